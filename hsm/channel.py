@@ -1,0 +1,153 @@
+"""A connection that carries frames both ways: calls with an answer each, in any order. asyncio, one event loop.
+
+Both ends use it: a caller with `call`, a server by giving `serve`. A call ends exactly once: with its answer, with its
+deadline, or with the connection; its slot in `_pending` is removed by whoever ends it, in the event loop, so there is
+nothing to lock. An answer that comes after the deadline finds no slot and is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from hsm import wire
+from hsm.errors import DeadlineError, HsmitmError, MemberLostError, RefusedError, from_wire
+
+logger = logging.getLogger("hsmitm.channel")
+
+Serve = Callable[["Channel", wire.Call], Awaitable[wire.Reply]]
+
+MAX_SERVED = 1024
+"""Calls of one peer that are served at a time. A worker has at most one mint in flight for each new name set; beyond
+this it is told to try later instead of growing a queue."""
+
+
+class Channel(asyncio.Protocol):
+    """One connection. `lost` is called once, when it ends."""
+
+    def __init__(self, serve: Serve | None = None, lost: Callable[[Channel], None] | None = None) -> None:
+        self._serve = serve
+        self._lost = lost
+        self._framer = wire.Framer()
+        self._transport: asyncio.Transport | None = None
+        self._pending: dict[int, tuple[asyncio.Future[wire.Reply], asyncio.TimerHandle]] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._next_id = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether a call can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls sent and not answered."""
+        return len(self._pending)
+
+    @property
+    def serving(self) -> int:
+        """Calls received and not answered."""
+        return len(self._serving)
+
+    async def call(self, body: wire.Request, deadline: float) -> wire.Reply:
+        """Send `body` and wait for its reply, at most until `deadline` (seconds on CLOCK_MONOTONIC).
+
+        Raises DeadlineError, MemberLostError where the connection ends first, or the error that the peer named.
+        """
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise DeadlineError("the deadline passed before the request was sent")
+        if not self.connected:
+            raise MemberLostError("the connection is closed")
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        self._next_id += 1
+        call_id = self._next_id
+        answered: asyncio.Future[wire.Reply] = loop.create_future()
+        timer = loop.call_later(remaining, self._end, call_id, DeadlineError("no answer before the deadline"))
+        self._pending[call_id] = (answered, timer)
+        self._transport.write(wire.encode(wire.Call(call_id, deadline, body)))
+        try:
+            return await answered
+        finally:
+            self._end(call_id, None)
+
+    def close(self) -> None:
+        """End the connection. Calls in flight fail with MemberLostError."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _end(self, call_id: int, result: wire.Reply | HsmitmError | None) -> None:
+        slot = self._pending.pop(call_id, None)
+        if slot is None:
+            return
+        answered, timer = slot
+        timer.cancel()
+        if answered.done() or result is None:
+            return
+        if isinstance(result, HsmitmError):
+            answered.set_exception(result)
+        else:
+            answered.set_result(result)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio hands over the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Whole frames are acted on at once; bytes that are no frame end the connection."""
+        try:
+            for frame in self._framer.feed(data):
+                match frame:
+                    case wire.Call():
+                        self._receive(frame)
+                    case wire.Answer():
+                        self._end(frame.id, frame.body)
+                    case wire.Fault():
+                        self._end(frame.id, from_wire(frame.kind, frame.message))
+        except ValueError as error:
+            logger.warning("closing a connection that sent what is not ours: %s", error)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Every call in flight fails now; calls being served are cancelled, their caller is gone."""
+        for call_id in list(self._pending):
+            self._end(call_id, MemberLostError("the connection was closed under the request"))
+        for task in self._serving:
+            task.cancel()
+        if self._lost is not None:
+            self._lost(self)
+
+    def _receive(self, call: wire.Call) -> None:
+        if self._serve is None:
+            self._reply(wire.Fault(call.id, RefusedError.__name__, "this end serves no calls"))
+        elif len(self._serving) >= MAX_SERVED:
+            self._reply(
+                wire.Fault(call.id, "TryLaterError", f"{MAX_SERVED} calls of this peer are being served already")
+            )
+        else:
+            task = asyncio.get_running_loop().create_task(self._answer(self._serve, call))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _answer(self, serve: Serve, call: wire.Call) -> None:
+        try:
+            frame: wire.Frame = wire.Answer(call.id, await serve(self, call))
+        except HsmitmError as error:
+            frame = wire.Fault(call.id, type(error).__name__, str(error))
+        except Exception:  # a bug of ours must not end the connection of everybody else's calls
+            logger.exception("serving %s failed", type(call.body).__name__)
+            frame = wire.Fault(call.id, RefusedError.__name__, "internal error; see the signer's log")
+        self._reply(frame)
+
+    def _reply(self, frame: wire.Frame) -> None:
+        with suppress(OSError):
+            if self.connected:
+                assert self._transport is not None
+                self._transport.write(wire.encode(frame))

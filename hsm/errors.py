@@ -1,0 +1,63 @@
+"""What went wrong, split by what the caller does next. Builtin exceptions everywhere else.
+
+An instance crosses a process boundary as its class name and its message (`wire.Fault`); its cause and its traceback
+stay where it was raised. Messages are written for an operator: what is wrong, and what would be right.
+"""
+
+from __future__ import annotations
+
+
+class HsmitmError(Exception):
+    """Base of the family; never raised itself."""
+
+
+class TryLaterError(HsmitmError):
+    """Nothing is wrong with the request: no member is in service, or the queue is full. Soon it may succeed."""
+
+
+class DeadlineError(HsmitmError):
+    """The request's own deadline passed before an answer came."""
+
+
+class MemberLostError(HsmitmError):
+    """The member or its HSM failed under the request. A signature has no side effect, so a peer may be asked."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        """`code` is the PKCS#11 return code, 0 where there was none (a crash, a closed socket)."""
+        super().__init__(message)
+        self.code = code
+
+
+class SessionLostError(MemberLostError):
+    """One PKCS#11 session is unusable. Inside the member: discard it with its key objects and try once on a new one."""
+
+
+class RefusedError(HsmitmError):
+    """The request itself is not allowed or not possible. Never retry."""
+
+
+class MisconfiguredError(HsmitmError):
+    """The operator must act; retrying cannot help. At start-up it ends the process."""
+
+
+class PinRefusedError(MisconfiguredError):
+    """The token did not accept the PIN, or it is one that it refused before. Never try it again: partitions lock."""
+
+
+_FAMILY: dict[str, type[HsmitmError]] = {
+    kind.__name__: kind
+    for kind in (
+        TryLaterError,
+        DeadlineError,
+        MemberLostError,
+        SessionLostError,
+        RefusedError,
+        MisconfiguredError,
+        PinRefusedError,
+    )
+}
+
+
+def from_wire(kind: str, message: str) -> HsmitmError:
+    """The error that a peer process named. A kind of a newer peer that we do not know is a refusal: never retried."""
+    return _FAMILY.get(kind, RefusedError)(message)

@@ -1,0 +1,123 @@
+"""The far end of a member: a process that holds one module, one login and its sessions, and dies with its parent.
+
+Started by `hsm.member` with one inherited socket. The PIN arrives in the first frame, never in argv or environment. The
+main thread reads frames; session threads answer. It always ends in `os._exit`: the interpreter would run C_Finalize
+with the GIL held, and a hung module would then hang the exit.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+from hsm import wire
+from hsm.errors import HsmitmError, RefusedError
+from hsm.module import Module
+from hsm.partition import Partition
+
+
+class _MemberProcess:
+    """Answers frames on one socket until it is closed."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._module: Module | None = None
+        self._partition: Partition | None = None
+
+    def serve(self) -> None:
+        """Read frames until the parent closes the socket or dies."""
+        framer = wire.Framer()
+        while data := self._connection.recv(65536):
+            for frame in framer.feed(data):
+                if isinstance(frame, wire.Call):
+                    self._handle(frame)
+
+    def _handle(self, call: wire.Call) -> None:
+        body = call.body
+        if isinstance(body, wire.Sign):
+            if self._partition is None:
+                self._send(wire.Fault(call.id, RefusedError.__name__, "sign before open"))
+            else:
+                self._partition.sign(call, body, self._responder(call.id))
+            return
+        try:
+            self._send(wire.Answer(call.id, self._answer(body)))
+        except HsmitmError as error:
+            self._send(wire.Fault(call.id, type(error).__name__, str(error)))
+
+    def _answer(self, body: wire.Request) -> wire.Reply:
+        match body:
+            case wire.Open():
+                return self._open(body)
+            case wire.Initialise():
+                self._load(body.module).initialise(body.label, body.so_pin, body.pin)
+                return wire.Done()
+            case wire.Generate() if self._partition is not None:
+                return self._partition.generate(body)
+            case wire.Ping():
+                return wire.Done()
+        raise RefusedError(f"a member does not answer {type(body).__name__}")
+
+    def _load(self, path: str) -> Module:
+        if self._module is None:
+            self._module = Module(path)
+        return self._module
+
+    def _open(self, opening: wire.Open) -> wire.Opened:
+        module = self._load(opening.module)
+        if opening.pin is None:
+            token = module.token(opening.selector)
+            return wire.Opened(opening.module, module.description, token.info, 0, {})
+        self._partition = partition = Partition(module, opening)
+        keys = partition.describe_keys()
+        return wire.Opened(opening.module, module.description, partition.token.info, partition.sessions, keys)
+
+    def _responder(self, call_id: int) -> Callable[[wire.Signature | HsmitmError], None]:
+        def respond(result: wire.Signature | HsmitmError) -> None:
+            if isinstance(result, HsmitmError):
+                self._send(wire.Fault(call_id, type(result).__name__, str(result)))
+            else:
+                self._send(wire.Answer(call_id, result))
+
+        return respond
+
+    def _send(self, frame: wire.Frame) -> None:
+        with self._sending:
+            self._connection.sendall(wire.encode(frame))
+
+
+def main() -> None:
+    """Entry point: `python -m hsm.member_process FD`."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)  # the signer ends a member by closing its socket, or with SIGKILL
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the PIN
+    threading.excepthook = _die_of
+    status = 1
+    try:
+        _MemberProcess(socket.socket(fileno=int(sys.argv[1]))).serve()
+        status = 0
+    except OSError:
+        status = 0  # the signer is gone, and with it the reason to be here
+    except Exception as error:  # noqa: BLE001  # no traceback reaches an operator; the signer counts and restarts
+        sys.stderr.write(f"hsmitm member: {type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _die_of(failure: threading.ExceptHookArgs) -> None:
+    """A session thread met what it cannot answer (the socket is gone, or a bug): end here, and start afresh."""
+    if not issubclass(failure.exc_type, OSError):
+        sys.stderr.write(f"hsmitm member: {failure.exc_type.__name__}: {failure.exc_value}\n")
+        sys.stderr.flush()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

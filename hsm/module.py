@@ -1,0 +1,390 @@
+"""A PKCS#11 module, its tokens and sessions. The only file that imports pkcs11; only a member process loads it.
+
+Three traps of python-pkcs11 (0.10.1) are closed here:
+* It calls C_Initialize(NULL), which promises the module that one thread uses it (PKCS#11 v3.0 section 5.4.1). SoftHSM
+  then drops its locks, and two signing threads corrupt its memory. So the module is finalised and initialised again
+  with CKF_OS_LOCKING_OK through its own function list; `lib.reinitialize()` would undo that and is never called.
+* `Session.close()` of a session that was opened with a PIN logs every session of the process out. So the one session
+  that logs in, the anchor, is never closed; all others are opened without a PIN.
+* About thirty return codes have no exception class and arrive as text; `_code` reads them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pkcs11
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
+from pkcs11.util.ec import encode_named_curve_parameters
+
+from hsm import codes, wire
+from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, TryLaterError
+from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, form_for
+from hsm.uri import KeyURI
+
+_CKF_OS_LOCKING_OK = 0x2
+_C_INITIALIZE, _C_FINALIZE, _C_GET_TOKEN_INFO, _C_INIT_TOKEN = 1, 2, 7, 10
+"""Positions in CK_FUNCTION_LIST (PKCS#11 v3.0 section 3.6), counted in pointers; the version fills the first."""
+_CKR_CRYPTOKI_NOT_INITIALIZED = 0x190
+_NO_LIMIT = (0, 2**64 - 1, 2**32 - 1)
+"""CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION of 64 and of 32 bits (section 3.2)."""
+
+
+class _InitializeArgs(ctypes.Structure):
+    _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", ctypes.c_ulong), ("reserved", ctypes.c_void_p))
+
+
+class _TokenInfo(ctypes.Structure):
+    _fields_ = (
+        ("names", ctypes.c_char * 96),
+        ("flags", ctypes.c_ulong),
+        ("max_sessions", ctypes.c_ulong),
+        ("rest", ctypes.c_ulong * 9),
+        ("versions_and_time", ctypes.c_char * 20),
+    )
+
+
+def _code(error: Exception) -> int:
+    """The return code behind a python-pkcs11 exception, 0 where it has none (the library's own complaints)."""
+    text = str(error)
+    if found := re.search(r"0x([0-9a-fA-F]+)", text):
+        return int(found[1], 16)
+    if "not initialized" in text:
+        return _CKR_CRYPTOKI_NOT_INITIALIZED
+    return _CODES.get(type(error).__name__, 0)
+
+
+_CODES = {
+    "ActionProhibited": 0x1B, "AnotherUserAlreadyLoggedIn": 0x104, "ArgumentsBad": 0x07, "AttributeReadOnly": 0x10,
+    "AttributeTypeInvalid": 0x12, "AttributeValueInvalid": 0x13, "DataInvalid": 0x20, "DataLenRange": 0x21,
+    "DeviceError": 0x30, "DeviceMemory": 0x31, "DeviceRemoved": 0x32, "FunctionCancelled": 0x50,
+    "FunctionFailed": 0x06, "FunctionNotSupported": 0x54, "FunctionRejected": 0x200, "GeneralError": 0x05,
+    "HostMemory": 0x02, "KeyHandleInvalid": 0x60, "KeySizeRange": 0x62, "KeyTypeInconsistent": 0x63,
+    "MechanismInvalid": 0x70, "MechanismParamInvalid": 0x71, "ObjectHandleInvalid": 0x82, "OperationActive": 0x90,
+    "OperationNotInitialized": 0x91, "PinExpired": 0xA3, "PinIncorrect": 0xA0, "PinInvalid": 0xA1, "PinLenRange": 0xA2,
+    "PinLocked": 0xA4, "SessionClosed": 0xB0, "SessionCount": 0xB1, "SessionHandleInvalid": 0xB3,
+    "SessionReadOnly": 0xB5, "SlotIDInvalid": 0x03, "TemplateIncomplete": 0xD0, "TemplateInconsistent": 0xD1,
+    "TokenNotPresent": 0xE0, "TokenNotRecognised": 0xE1, "TokenWriteProtected": 0xE2, "UserAlreadyLoggedIn": 0x100,
+    "UserNotLoggedIn": 0x101, "UserPinNotInitialized": 0x102,
+}  # fmt: skip
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """The one place where a pkcs11 exception becomes one of ours (`hsm.codes`), its cause kept."""
+    try:
+        yield
+    except pkcs11.PKCS11Error as error:
+        code = _code(error)
+        if code:
+            raise codes.error(code, doing) from error
+        raise MemberLostError(f"{type(error).__name__} while {doing}: {error}") from error
+
+
+class Module:
+    """A loaded module. Once per process; safe for threads from here on."""
+
+    def __init__(self, path: str) -> None:
+        """Load the library at `path`. Raises MisconfiguredError where that is not a usable PKCS#11 module."""
+        try:
+            self._lib = pkcs11.lib(path)
+        except pkcs11.PKCS11Error as error:
+            raise MisconfiguredError(_why_not_loaded(path, error)) from error
+        self._functions = _function_list(path)
+        self._lock_for_threads()
+
+    @property
+    def description(self) -> str:
+        """What the library calls itself (CK_INFO)."""
+        return f"{self._lib.library_description} {'.'.join(map(str, self._lib.library_version))}"
+
+    def _lock_for_threads(self) -> None:
+        finalise = self._function(_C_FINALIZE, ctypes.c_void_p)
+        if finalise(None) == _CKR_CRYPTOKI_NOT_INITIALIZED:
+            # p11-kit-client hands out a new instance at each C_GetFunctionList: ours is not the one pkcs11 holds. It
+            # has mutexes of its own, so there is nothing to cure.
+            self._functions = None
+            return
+        arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
+        code = self._function(_C_INITIALIZE, ctypes.c_void_p)(ctypes.byref(arguments))
+        if code:
+            raise MisconfiguredError(
+                f"{self._lib.so} cannot be used by threads: {codes.name(code)} at C_Initialize with CKF_OS_LOCKING_OK"
+            )
+
+    def _function(self, position: int, *arguments: Any) -> Callable[..., int]:
+        assert self._functions is not None
+        return ctypes.CFUNCTYPE(ctypes.c_ulong, *arguments)(self._functions[position])
+
+    def tokens(self) -> list[Token]:
+        """Every token that is present and initialised."""
+        with translated("listing the tokens"):
+            found = []
+            for slot in self._lib.get_slots(token_present=True):
+                with suppress(pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
+                    token = slot.get_token()
+                    if token.flags & TokenFlag.TOKEN_INITIALIZED:
+                        found.append(Token(token, self._max_sessions(slot.slot_id)))
+            return found
+
+    def _max_sessions(self, slot: int) -> int | None:
+        if self._functions is None:
+            return None
+        info = _TokenInfo()
+        if self._function(_C_GET_TOKEN_INFO, ctypes.c_ulong, ctypes.c_void_p)(slot, ctypes.byref(info)):
+            return None
+        return None if info.max_sessions in _NO_LIMIT else info.max_sessions
+
+    def token(self, selector: wire.Selector) -> Token:
+        """The one token that `selector` names.
+
+        Raises TryLaterError where the module shows no token at all (a network HSM that cannot be reached looks so),
+        MisconfiguredError where others are there but not this one, or where two fit.
+        """
+        present = self.tokens()
+        chosen = [token for token in present if token.matches(selector)]
+        if len(chosen) == 1:
+            return chosen[0]
+        listed = ", ".join(str(token.info) for token in present)
+        if chosen:
+            raise MisconfiguredError(
+                f"{len(chosen)} partitions have {selector}: {listed}. Name one by 'serial' instead"
+            )
+        if not present:
+            raise TryLaterError(
+                f"{self._lib.so} shows no initialised partition; is the HSM reachable and its client configured?"
+            )
+        raise MisconfiguredError(f"no partition has {selector}. This module shows: {listed}")
+
+    def initialise(self, label: str, so_pin: str, pin: str) -> None:
+        """Make a new token in the first free slot, with both PINs (C_InitToken, C_InitPIN). For SoftHSM, at `init`."""
+        with translated("initialising a token"):
+            for slot in self._lib.get_slots(token_present=True):
+                if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED:
+                    break
+            else:
+                raise MisconfiguredError(f"{self._lib.so} has no uninitialised slot; name a partition with --token")
+            initialise = self._function(_C_INIT_TOKEN, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+            encoded = so_pin.encode()
+            code = initialise(slot.slot_id, encoded, len(encoded), label.encode().ljust(32))
+            if code:
+                raise codes.error(code, "initialising a token")
+            with slot.get_token().open(rw=True, so_pin=so_pin) as session:
+                session.init_pin(pin)
+
+
+def _why_not_loaded(path: str, error: pkcs11.PKCS11Error) -> str:
+    text = str(error)
+    if "cannot open shared object file: No such file" in text and path in text.partition(":")[0] + text:
+        return f"no PKCS#11 module at {path}; give the path of the vendor's library (.so)"
+    if "C_GetFunctionList" in text:
+        return f"{path} is a library but not a PKCS#11 module: it has no C_GetFunctionList"
+    code = _code(error)
+    detail = codes.name(code) + " at C_Initialize; is its configuration file in place?" if code else text
+    return f"cannot load the PKCS#11 module {path}: {detail}"
+
+
+def _function_list(path: str) -> Any:
+    """CK_FUNCTION_LIST as an array of pointers. The version (two bytes) is padded to the first one."""
+    pointer = ctypes.c_void_p()
+    ctypes.CDLL(path).C_GetFunctionList(ctypes.byref(pointer))
+    return ctypes.cast(pointer, ctypes.POINTER(ctypes.c_void_p))
+
+
+class Token:
+    """A token in its slot, before login."""
+
+    def __init__(self, token: pkcs11.Token, max_sessions: int | None) -> None:
+        self._token = token
+        self.info = wire.Partition(
+            label=token.label,
+            serial=token.serial.decode(errors="replace"),
+            slot=token.slot.slot_id,
+            manufacturer=token.manufacturer_id,
+            model=token.model,
+            firmware=".".join(map(str, token.firmware_version)),
+            flags=[flag.name for flag in TokenFlag if flag & token.flags and flag.name],
+            max_sessions=max_sessions,
+        )
+        with translated("reading the mechanisms"):
+            self.mechanisms = frozenset(int(mechanism) for mechanism in token.slot.get_mechanisms())
+
+    def matches(self, selector: wire.Selector) -> bool:
+        """Whether this is the selector's token; a serial number compares without the padding of CK_TOKEN_INFO."""
+        if selector.label is not None:
+            return self.info.label == selector.label
+        if selector.serial is not None:
+            return self.info.serial.strip() == selector.serial.strip()
+        return self.info.slot == selector.slot
+
+    def log_in(self, pin: str, *, writable: bool = False) -> Session:
+        """The anchor session: one C_Login for the life of this process. Keep it; it is never closed.
+
+        Raises PinRefusedError without trying where the token says that the PIN is locked or at its final try.
+        """
+        if "USER_PIN_LOCKED" in self.info.flags:
+            raise PinRefusedError(f"the PIN of partition {self.info} is locked; its security officer must reset it")
+        if "USER_PIN_FINAL_TRY" in self.info.flags:
+            raise PinRefusedError(
+                f"partition {self.info} says that one more wrong PIN locks it; log in once with the vendor's own tool "
+                "to clear that, then start again"
+            )
+        with translated(f"logging in to partition {self.info}"):
+            return Session(self._token.open(rw=writable, user_pin=pin), self)
+
+    def session(self) -> Session:
+        """A session that shares the anchor's login."""
+        with translated("opening a session"):
+            return Session(self._token.open(), self)
+
+
+class Session:
+    """One PKCS#11 session: used by one thread. Its keys die with it."""
+
+    def __init__(self, session: pkcs11.Session, token: Token) -> None:
+        self._session = session
+        self._token = token
+
+    def close(self) -> None:
+        """End the session; a session that is already gone is no error."""
+        with suppress(pkcs11.PKCS11Error):
+            self._session.close()
+
+    def prove_alive(self) -> None:
+        """The cheapest call that reaches the token: one random byte."""
+        with translated("proving a session alive"):
+            self._session.generate_random(8)
+
+    def key(self, uri: KeyURI) -> PrivateKey:
+        """The private key that `uri` names on this token. Raises RefusedError: none, several, or not for signing."""
+        info = self._token.info
+        named = (uri.token, info.label), (uri.serial, info.serial), (uri.model, info.model)
+        if any(wanted is not None and wanted != found for wanted, found in named):
+            raise KeyMissingError(f"{uri} names another partition than {info}")
+        template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
+        if uri.object is not None:
+            template[Attribute.LABEL] = uri.object
+        if uri.id is not None:
+            template[Attribute.ID] = uri.id
+        with translated("looking for a key"):
+            found = list(self._session.get_objects(template))
+            if not found:
+                raise KeyMissingError(f"no private key {uri} on partition {self._token.info}")
+            if len(found) > 1:
+                ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
+                raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
+            return PrivateKey(found[0], self._session, self._token.mechanisms)
+
+    def generate(self, label: str, key_type: wire.KeyType) -> None:
+        """Make a key pair of token objects, the private half sensitive and never extractable."""
+        private = {
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.PRIVATE: True,
+            Attribute.SIGN: True,
+            Attribute.DECRYPT: False,
+            Attribute.UNWRAP: False,
+        }
+        public = {Attribute.VERIFY: True, Attribute.ENCRYPT: False, Attribute.WRAP: False}
+        with translated(f"generating {key_type} '{label}'"):
+            identifier = self._session.generate_random(64)
+            pair: dict[str, Any] = {"label": label, "id": identifier, "store": True}
+            if key_type.startswith("rsa-"):
+                self._session.generate_keypair(
+                    KeyType.RSA,
+                    int(key_type.removeprefix("rsa-")),
+                    mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+                    private_template=private,
+                    public_template=public,
+                    **pair,
+                )
+                return
+            curve = {"p256": "secp256r1", "p384": "secp384r1"}[key_type]
+            parameters = self._session.create_domain_parameters(
+                KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(curve)}, local=True
+            )
+            private[Attribute.DERIVE] = False
+            parameters.generate_keypair(private_template=private, public_template=public, **pair)
+
+
+class KeyMissingError(RefusedError):
+    """The search found no such key: it was deleted, the login was lost, or the store is gone; all three look alike."""
+
+
+class PrivateKey:
+    """A private key object of one session."""
+
+    def __init__(self, key: Any, session: pkcs11.Session, mechanisms: frozenset[int]) -> None:
+        self._key = key
+        self._session = session
+        self._forms: dict[str, Form] = {}
+        for scheme in SCHEMES.values():
+            if (scheme.family == "ecdsa") != (key.key_type == KeyType.EC):
+                continue
+            form = form_for(scheme, mechanisms)
+            if form:
+                self._forms[scheme.name] = form
+
+    def describe(self) -> wire.KeyFound:
+        """What the key is and may do; `problem` where it cannot serve."""
+        with translated("reading a key"):
+            if self._key.key_type not in (KeyType.RSA, KeyType.EC):
+                return wire.KeyFound(f"key type {self._key.key_type.name}; RSA and EC keys are used")
+            public = self._public()
+            if self._flag(Attribute.ALWAYS_AUTHENTICATE):
+                return wire.KeyFound("CKA_ALWAYS_AUTHENTICATE is set: it would need the PIN for every signature")
+            if self._flag(Attribute.SIGN) is False:
+                return wire.KeyFound("CKA_SIGN is false: the partition does not let this key sign")
+            schemes = [name for name in self._forms if public is None or SCHEMES[name].fits(public)]
+            spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) if public else b""
+            problem = "" if schemes else "the partition has no mechanism to sign with it (CKM_RSA_PKCS, CKM_ECDSA, ...)"
+            guarded = bool(self._flag(Attribute.SENSITIVE) and self._flag(Attribute.NEVER_EXTRACTABLE))
+            return wire.KeyFound(problem, spki, schemes, guarded)
+
+    def _flag(self, attribute: Attribute) -> bool | None:
+        try:
+            return bool(self._key[attribute])
+        except pkcs11.PKCS11Error:  # a token may lack an optional attribute; absent is not false
+            return None
+
+    def _public(self) -> PublicKey | None:
+        """The public half: an RSA key carries it; an EC key's is the public key object of the same CKA_ID."""
+        if self._key.key_type == KeyType.RSA:
+            numbers = self._key.get_attributes([Attribute.MODULUS, Attribute.PUBLIC_EXPONENT])
+            exponent, modulus = numbers.get(Attribute.PUBLIC_EXPONENT), numbers.get(Attribute.MODULUS)
+            if exponent and modulus:
+                return rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+            return None
+        template = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: self._key[Attribute.ID]}
+        for key in self._session.get_objects(template):
+            oid = key[Attribute.EC_PARAMS]
+            for curve in (ec.SECP256R1(), ec.SECP384R1()):
+                if oid == encode_named_curve_parameters(curve.name):
+                    point = key[Attribute.EC_POINT]
+                    # An OCTET STRING around the point by the standard; some tokens give the bare point.
+                    if len(point) == 2 * ((curve.key_size + 7) // 8) + 3:
+                        point = point[2:]
+                    return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+        return None
+
+    def sign(self, scheme: Scheme, digest: bytes, message: bytes | None) -> bytes:
+        """The signature of `digest` (of the scheme's size) as TLS carries it. Raises RefusedError."""
+        form = self._forms.get(scheme.name)
+        if form is None:
+            raise RefusedError(f"this key or its partition cannot make {scheme.name}")
+        payload = form.payload(scheme, digest, message)
+        if payload is None:
+            raise RefusedError(f"the partition hashes for {scheme.name} itself and needs the message, not its digest")
+        parameters = None
+        if scheme.family == "rsa_pss":
+            hash_name = scheme.hash_name.upper()
+            parameters = (Mechanism[hash_name], pkcs11.MGF[hash_name], scheme.digest_size)
+        with translated("signing"):
+            raw = self._key.sign(payload, mechanism=Mechanism(form.mechanism), mechanism_param=parameters)
+        return scheme.encode(raw)

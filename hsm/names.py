@@ -1,0 +1,78 @@
+"""Names that a leaf may carry: DNS names as A-labels, with one left-most wildcard, and IP addresses. No I/O.
+
+The signer checks every name of a mint with `check`; the worker uses the same function first, so that a name that
+cannot be signed costs no request.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from cryptography import x509
+
+MAX_NAMES = 100
+"""Names of one leaf. A handshake with more grows past what a client's first flight should carry (100 names: ~3 KiB)."""
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+def check(text: str) -> str:
+    """`text` in its canonical form: lower case, without a trailing dot; an IP address as RFC 5952 writes it.
+
+    Raises ValueError with the reason. Underscores are let through (RFC 1035 hosts have none, but servers do and
+    clients accept them); a wildcard needs two labels behind it, for `*.com` would stand for half the internet.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        pass
+    else:
+        if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+            raise ValueError(f"'{text}' has a scope; a certificate cannot carry that")
+        return str(address)
+    name = text.removesuffix(".").lower()
+    if not name or len(name) > 253:
+        raise ValueError(f"a name of {len(name)} characters; 1 to 253 are possible (RFC 1035)")
+    labels = name.split(".")
+    plain = labels[1:] if labels[0] == "*" else labels
+    if labels[0] == "*" and len(plain) < 2:
+        raise ValueError(f"'{name}': a wildcard needs at least two labels behind it")
+    for label in plain:
+        if not _LABEL.fullmatch(label):
+            raise ValueError(f"'{name}' has the label '{label}', which is no part of a host name")
+    if plain[-1].isdigit():
+        raise ValueError(f"'{name}' ends in a number: neither an IP address nor a host name")
+    return name
+
+
+def to_ascii(host: str) -> str:
+    """A host as a CONNECT request or an SNI gives it, as a checked name. Raises ValueError.
+
+    The standard library's IDNA 2003 codec, not the `idna` package: the connection to the server and its verification
+    use that codec too, and a leaf must carry the very name that was verified.
+    """
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode()
+        except UnicodeError as error:
+            raise ValueError(f"'{host}' has no IDNA form: {error}") from error
+    return check(host.strip("[]"))
+
+
+def general_name(name: str) -> x509.GeneralName:
+    """A checked name as subjectAltName carries it (RFC 5280 section 4.2.1.6)."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Whether a certificate's `pattern` is valid for the host `name` (RFC 9525 section 6.3; both checked)."""
+    if pattern == name:
+        return True
+    if not pattern.startswith("*."):
+        return False
+    first, _, rest = name.partition(".")
+    return bool(first) and first != "*" and rest == pattern[2:]

@@ -1,0 +1,154 @@
+"""TLS signature schemes: which PKCS#11 mechanisms make each one, and how to verify it. No I/O, no pkcs11 import.
+
+A scheme can be made in two forms. *Prehashed*: the token gets the digest (for PKCS#1 v1.5 inside a DigestInfo, RFC 8017
+section 9.2). *Whole*: the token gets the message and hashes it itself. Both give the same signature; tokens differ in
+which they allow (FIPS modes tend to forbid CKM_RSA_PKCS, SoftHSM has no CKM_ECDSA_SHA256), so a key's form is chosen
+from the mechanism list that its token reports.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from msgspec import Struct
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+Family = Literal["rsa_pkcs1", "rsa_pss", "ecdsa"]
+
+Digest = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+
+_HASHES: dict[str, Digest] = {
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+}
+_DIGEST_INFO = {  # RFC 8017 section 9.2, note 1
+    "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
+    "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
+    "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
+}
+_PREHASHED = {"rsa_pkcs1": 0x1, "rsa_pss": 0xD, "ecdsa": 0x1041}
+"""CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_ECDSA (PKCS#11 v3.0 current mechanisms, sections 2.1.6, 2.1.10, 2.3.6)."""
+_WHOLE = {
+    ("rsa_pkcs1", "sha256"): 0x40,
+    ("rsa_pkcs1", "sha384"): 0x41,
+    ("rsa_pkcs1", "sha512"): 0x42,
+    ("rsa_pss", "sha256"): 0x43,
+    ("rsa_pss", "sha384"): 0x44,
+    ("rsa_pss", "sha512"): 0x45,
+    ("ecdsa", "sha256"): 0x1044,
+    ("ecdsa", "sha384"): 0x1045,
+    ("ecdsa", "sha512"): 0x1046,
+}
+
+
+class Scheme(Struct, frozen=True):
+    """One TLS signature scheme (RFC 8446 section 4.2.3)."""
+
+    name: str
+    family: Family
+    hash_name: str
+    curve: str | None = None
+
+    @property
+    def hash(self) -> Digest:
+        """The digest of the scheme, for cryptography."""
+        return _HASHES[self.hash_name]
+
+    @property
+    def digest_size(self) -> int:
+        """Bytes of the digest: 32, 48 or 64."""
+        return self.hash.digest_size
+
+    def digest(self, message: bytes) -> bytes:
+        """The scheme's digest of `message`."""
+        hasher = hashes.Hash(self.hash)
+        hasher.update(message)
+        return hasher.finalize()
+
+    def fits(self, key: PublicKey) -> bool:
+        """Whether `key` can make this scheme: the family, and for ECDSA the curve that TLS 1.3 ties to it."""
+        if isinstance(key, rsa.RSAPublicKey):
+            return self.family != "ecdsa"
+        return self.family == "ecdsa" and self.curve == key.curve.name
+
+    def encode(self, raw: bytes) -> bytes:
+        """A token's answer as TLS and X.509 carry it: ECDSA r||s (two halves of equal length) becomes DER."""
+        if self.family != "ecdsa":
+            return raw
+        half = len(raw) // 2
+        return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
+
+    def verifies(self, key: PublicKey, digest: bytes, signature: bytes) -> bool:
+        """Whether `signature` is this scheme's signature of `digest` by `key`."""
+        prehashed = Prehashed(self.hash)
+        try:
+            if isinstance(key, ec.EllipticCurvePublicKey):
+                key.verify(signature, digest, ec.ECDSA(prehashed))
+            elif self.family == "rsa_pss":
+                pss = padding.PSS(padding.MGF1(self.hash), self.digest_size)
+                key.verify(signature, digest, pss, prehashed)
+            else:
+                key.verify(signature, digest, padding.PKCS1v15(), prehashed)
+        except InvalidSignature:
+            return False
+        return True
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("rsa_pkcs1_sha256", "rsa_pkcs1", "sha256"),
+        Scheme("rsa_pkcs1_sha384", "rsa_pkcs1", "sha384"),
+        Scheme("rsa_pkcs1_sha512", "rsa_pkcs1", "sha512"),
+        Scheme("rsa_pss_rsae_sha256", "rsa_pss", "sha256"),
+        Scheme("rsa_pss_rsae_sha384", "rsa_pss", "sha384"),
+        Scheme("rsa_pss_rsae_sha512", "rsa_pss", "sha512"),
+        Scheme("ecdsa_secp256r1_sha256", "ecdsa", "sha256", "secp256r1"),
+        Scheme("ecdsa_secp384r1_sha384", "ecdsa", "sha384", "secp384r1"),
+    )
+}
+
+
+class Form(Struct, frozen=True):
+    """How a token makes a scheme: the mechanism, and whether it wants the message instead of the digest."""
+
+    mechanism: int
+    whole: bool
+
+    def payload(self, scheme: Scheme, digest: bytes, message: bytes | None) -> bytes | None:
+        """The bytes to hand to the token, or None where the message is needed and the caller has only a digest."""
+        if self.whole:
+            return message
+        return _DIGEST_INFO[scheme.hash_name] + digest if scheme.family == "rsa_pkcs1" else digest
+
+
+def form_for(scheme: Scheme, mechanisms: frozenset[int]) -> Form | None:
+    """The form in which a token with these mechanisms makes `scheme`; None if it cannot.
+
+    Prehashed comes first: it sends the HSM 51 bytes instead of a whole certificate, and TLS handshakes have no message.
+    """
+    if _PREHASHED[scheme.family] in mechanisms:
+        return Form(_PREHASHED[scheme.family], whole=False)
+    whole = _WHOLE[scheme.family, scheme.hash_name]
+    return Form(whole, whole=True) if whole in mechanisms else None
+
+
+def certificate_scheme(key: PublicKey) -> Scheme:
+    """The scheme in which a CA with `key` signs certificates. Raises ValueError for a key we do not sign with.
+
+    PKCS#1 v1.5 for RSA because TLS 1.2 clients of the last decade verify it without exception; for ECDSA the digest
+    of the curve's own strength (RFC 5480 section 4).
+    """
+    if isinstance(key, rsa.RSAPublicKey):
+        if not 2048 <= key.key_size <= 4096:
+            raise ValueError(f"an RSA key of {key.key_size} bits; use 2048 to 4096")
+        return SCHEMES["rsa_pkcs1_sha256"]
+    for scheme in SCHEMES.values():
+        if scheme.fits(key):
+            return scheme
+    raise ValueError(f"an elliptic curve key on {key.curve.name}; use P-256 or P-384")

@@ -1,0 +1,326 @@
+"""Frames between processes: four bytes of length (big endian), then one msgpack value. No I/O, no clock.
+
+Both directions of a connection carry the same two envelopes, `Call` and `Answer`. A deadline is absolute on
+CLOCK_MONOTONIC, which all processes of one host share, so it travels without conversion.
+msgspec decodes straight into the types below and refuses what it does not know: nothing is checked again inside.
+Fields may be added at the end, with a default: processes of two versions may meet while one is restarted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from hsm.uri import KeyURI
+
+MAX_FRAME = 1 << 20
+"""Bytes. A mint is below 16 KiB; a telemetry report of a busy worker below 64 KiB."""
+
+KeyType = Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384"]
+Authority = Literal["trust", "untrust"]
+
+
+# --- signer -> member -------------------------------------------------------------------------------------------------
+
+
+class Selector(Struct, frozen=True, array_like=True):
+    """Which partition of a module: exactly one of label, serial number or slot id."""
+
+    label: str | None = None
+    serial: str | None = None
+    slot: int | None = None
+
+    def __str__(self) -> str:
+        if self.label is not None:
+            return f"label '{self.label}'"
+        return f"serial '{self.serial}'" if self.serial is not None else f"slot {self.slot}"
+
+
+class Open(Struct, frozen=True, array_like=True, tag="open"):
+    """The first call to a member: load, find the partition, log in once, open sessions, find the keys.
+
+    `pin` is None for looking only (no login, no sessions). `writable` allows `Generate`. Answered with `Opened`.
+    """
+
+    module: str
+    selector: Selector
+    pin: str | None
+    sessions: int
+    keys: dict[str, KeyURI]
+    writable: bool = False
+
+    def __repr__(self) -> str:
+        """Without the PIN: a repr may reach a log."""
+        return f"Open({self.module}, {self.selector})"
+
+
+class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
+    """A private key on a partition. `problem` says why it cannot be used; empty when it can.
+
+    `spki` is DER (RFC 5280 SubjectPublicKeyInfo), empty where the token keeps no public half. `schemes` are names of
+    `hsm.schemes`. `guarded` is CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE.
+    """
+
+    problem: str = ""
+    spki: bytes = b""
+    schemes: list[str] = []
+    guarded: bool = False
+    missing: bool = False
+
+
+class Partition(Struct, frozen=True, array_like=True):
+    """What a token says of itself (CK_TOKEN_INFO). `max_sessions` is None where it names no limit."""
+
+    label: str
+    serial: str
+    slot: int
+    manufacturer: str
+    model: str
+    firmware: str
+    flags: list[str]
+    max_sessions: int | None
+
+    def __str__(self) -> str:
+        return f"'{self.label}' (serial {self.serial}, slot {self.slot})"
+
+
+class Opened(Struct, frozen=True, array_like=True, tag="opened"):
+    """What a member found."""
+
+    module: str
+    module_version: str
+    partition: Partition
+    sessions: int
+    keys: dict[str, KeyFound]
+
+
+class Sign(Struct, frozen=True, array_like=True, tag="sign"):
+    """Sign `digest` (of the scheme's size); `message` is there when the caller has it, for tokens that hash themselves.
+
+    Answered with `Signature`.
+    """
+
+    key: str
+    scheme: str
+    digest: bytes
+    message: bytes | None = None
+
+
+class Signature(Struct, frozen=True, array_like=True, tag="signature"):
+    """A signature as TLS and X.509 carry it (ECDSA in DER), and where the time went, in seconds."""
+
+    signature: bytes
+    queued_s: float
+    executed_s: float
+
+
+class Initialise(Struct, frozen=True, array_like=True, tag="initialise"):
+    """Make a new token with this label and PINs in the module's first free slot. For SoftHSM, at `init`. -> `Done`."""
+
+    module: str
+    label: str
+    so_pin: str
+    pin: str
+
+    def __repr__(self) -> str:
+        """Without the PINs."""
+        return f"Initialise({self.module}, {self.label})"
+
+
+class Generate(Struct, frozen=True, array_like=True, tag="generate"):
+    """Make a key pair on the partition: token objects, private half sensitive and never extractable. -> `KeyFound`."""
+
+    label: str
+    key_type: KeyType
+
+
+class Ping(Struct, frozen=True, array_like=True, tag="ping"):
+    """Is the process answering? -> `Done`."""
+
+
+class Done(Struct, frozen=True, array_like=True, tag="done"):
+    """Nothing to say but that it was done."""
+
+
+# --- worker -> signer -------------------------------------------------------------------------------------------------
+
+
+class Mint(Struct, frozen=True, array_like=True, tag="mint"):
+    """A leaf for `names` (A-labels, one left-most wildcard, or IP addresses) and a worker's public key (DER SPKI)."""
+
+    authority: Authority
+    names: list[str]
+    spki: bytes
+
+
+class Minted(Struct, frozen=True, array_like=True, tag="minted"):
+    """A leaf (DER) and its validity in seconds since the epoch."""
+
+    certificate: bytes
+    not_before: float
+    not_after: float
+
+
+class Authorities(Struct, frozen=True, array_like=True, tag="authorities"):
+    """Which CAs sign, and what to send after a leaf. -> `Chains`."""
+
+
+class Chains(Struct, frozen=True, array_like=True, tag="chains"):
+    """For each CA the certificates (DER) that follow a leaf in a handshake: the CA and its issuers, less the root."""
+
+    chains: dict[Authority, list[bytes]]
+
+
+class Ready(Struct, frozen=True, array_like=True, tag="ready"):
+    """Can a mint succeed now? -> `Done`, or a fault that says why not."""
+
+
+class Report(Struct, frozen=True, array_like=True, tag="report"):
+    """What a worker tells of itself, each second. `metrics` is `hsm.telemetry.collect`'s. -> `Done`."""
+
+    pid: int
+    index: int
+    started: float
+    listeners: list[str]
+    connections: int
+    metrics: list[Family]
+
+
+class Family(Struct, frozen=True, array_like=True):
+    """One metric with its samples (name, labels, value), as in Prometheus' text format."""
+
+    name: str
+    kind: str
+    help: str
+    samples: list[tuple[str, dict[str, str], float]]
+
+
+# --- command line -> signer -------------------------------------------------------------------------------------------
+
+
+class Status(Struct, frozen=True, array_like=True, tag="status"):
+    """Everything `hsmitm status` shows. -> `StatusReport`."""
+
+
+class MemberStatus(Struct, frozen=True):
+    """A member as `status` shows it. `partition` is None until the member was up once."""
+
+    name: str
+    state: str
+    since: float
+    reason: str
+    module: str
+    module_version: str
+    partition: Partition | None
+    sessions_busy: int
+    sessions_total: int
+    starts: int
+
+
+class WorkerStatus(Struct, frozen=True):
+    """A connected worker."""
+
+    index: int
+    pid: int
+    started: float
+    connections: int
+
+
+class ListenerStatus(Struct, frozen=True):
+    """A proxy address and how many workers accept on it."""
+
+    address: str
+    workers: int
+
+
+class CertificateStatus(Struct, frozen=True):
+    """A CA. `proved` names the members whose signature by its key was verified with the certificate's public key."""
+
+    authority: str
+    subject: str
+    not_after: float
+    fingerprint_sha256: str
+    key: str
+    key_type: str
+    proved: list[str]
+    guarded: bool
+    problems: dict[str, str]
+
+
+class StatusReport(Struct, frozen=True, array_like=True, tag="status-report"):
+    """The signer's whole state. Times are seconds since the epoch."""
+
+    members: list[MemberStatus]
+    workers: list[WorkerStatus]
+    listeners: list[ListenerStatus]
+    certificates: list[CertificateStatus]
+    counters: dict[str, float]
+
+
+# --- envelopes --------------------------------------------------------------------------------------------------------
+
+Request = Open | Sign | Initialise | Generate | Ping | Mint | Authorities | Ready | Report | Status
+Reply = Opened | Signature | KeyFound | Done | Minted | Chains | StatusReport
+
+
+class Call(Struct, frozen=True, tag="call", tag_field="t"):
+    """A request. `deadline` is seconds on CLOCK_MONOTONIC; an answer after it is of no use."""
+
+    id: int
+    deadline: float
+    body: Request
+
+
+class Answer(Struct, frozen=True, tag="answer", tag_field="t"):
+    """The reply to the call of the same id."""
+
+    id: int
+    body: Reply
+
+
+class Fault(Struct, frozen=True, tag="fault", tag_field="t"):
+    """The call failed: a class name of `hsm.errors` and its message."""
+
+    id: int
+    kind: str
+    message: str
+
+
+Frame = Call | Answer | Fault
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Frame)
+
+
+def encode(frame: Frame) -> bytes:
+    """`frame` as bytes with its length in front. Raises ValueError above MAX_FRAME."""
+    body = _encoder.encode(frame)
+    if len(body) > MAX_FRAME:
+        raise ValueError(f"a frame of {len(body)} bytes; at most {MAX_FRAME} are sent")
+    return len(body).to_bytes(4) + body
+
+
+class Framer:
+    """Bytes in, whole frames out. Feed it whatever a socket gives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that `data` completes. Raises ValueError for what is not a frame: end the connection then."""
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            end = 4 + int.from_bytes(self._buffer[:4])
+            if end - 4 > MAX_FRAME:
+                raise ValueError(f"a frame of {end - 4} bytes; at most {MAX_FRAME} are accepted")
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[4:end])
+            del self._buffer[:end]
+            try:
+                yield _decoder.decode(body)
+            except msgspec.MsgspecError as error:
+                raise ValueError(f"not a frame of ours: {error}") from error
