@@ -95,11 +95,6 @@ class Issuer:
             raise MisconfiguredError(f"the CA has {error}") from error
         self._key_identifier = _key_identifier(self.certificate, key)
 
-    @property
-    def sent_chain(self) -> list[bytes]:
-        """What follows a leaf in a handshake (DER): the CA and its issuers, less a root, which clients have."""
-        return [c.public_bytes(Encoding.DER) for c in self.chain if c.subject != c.issuer]
-
     def check_usable(self, now: dt.datetime) -> None:
         """Raise MisconfiguredError unless the certificate is a CA's and valid at `now`."""
         certificate = self.certificate

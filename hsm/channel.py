@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import cast
 
 from hsm import wire
 from hsm.errors import DeadlineError, HsmitmError, MemberLostError, RefusedError, from_wire
@@ -97,8 +98,7 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio hands over the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from asyncio's
 
     def data_received(self, data: bytes) -> None:
         """Whole frames are acted on at once; bytes that are no frame end the connection."""

@@ -36,6 +36,8 @@ class SignerClient:
         self._connected = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._why = "not connected yet"
+        self.generation = 0
+        """How many connections there were. It changes whenever the signer may have been restarted."""
 
     async def __aenter__(self) -> Self:
         """Begin to connect; does not wait."""
@@ -71,6 +73,7 @@ class SignerClient:
                 continue
             delay = RECONNECT_FIRST_S
             self._channel = channel
+            self.generation += 1
             self._connected.set()
             await lost.wait()
             self._connected.clear()

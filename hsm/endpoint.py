@@ -13,7 +13,7 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from msgspec import Struct
 
@@ -167,7 +167,7 @@ class _Admission(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit or refuse by the kernel's word."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from asyncio's
         pid, uid = peer(transport.get_extra_info("socket"))
         if uid not in self._users:
             logger.warning("refused a connection of user %s (pid %d)", _user(uid), pid)

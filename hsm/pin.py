@@ -54,12 +54,12 @@ async def read(source: PinSource, base: Path, prompted: str | None = None) -> st
     Raises MisconfiguredError with what is wrong and what would be right.
     """
     if source.file is not None:
-        pin = _from_file(base / source.file)
+        pin = from_file(base / source.file)
     elif source.credential is not None:
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if not directory:
             raise MisconfiguredError("a PIN from a systemd credential needs LoadCredential= in the unit that starts us")
-        pin = _from_file(Path(directory) / source.credential)
+        pin = from_file(Path(directory) / source.credential)
     elif source.env is not None:
         pin = os.environ.get(source.env, "")
     elif source.command is not None:
@@ -71,7 +71,8 @@ async def read(source: PinSource, base: Path, prompted: str | None = None) -> st
     return pin
 
 
-def _from_file(path: Path) -> str:
+def from_file(path: Path) -> str:
+    """The PIN in a file that others cannot read. Raises MisconfiguredError."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):

@@ -17,6 +17,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -168,7 +169,7 @@ class Signer:
             case wire.Mint():
                 return await self._mint(self._workers[channel][0], call.body, call.deadline)
             case wire.Authorities():
-                return wire.Chains({name: issuer.sent_chain for name, issuer in self.issuers.items()})
+                return wire.Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
             case wire.Ready():
                 self.check_ready()
                 return wire.Done()
@@ -286,6 +287,10 @@ class Signer:
             guarded=bool(holders) and all(found.guarded for found in holders),
             problems=self.group.problems(name),
         )
+
+
+def _der(chain: list[x509.Certificate]) -> list[bytes]:
+    return [certificate.public_bytes(Encoding.DER) for certificate in chain]
 
 
 def _member_status(member: Member) -> wire.MemberStatus:

@@ -165,11 +165,11 @@ class Minted(Struct, frozen=True, array_like=True, tag="minted"):
 
 
 class Authorities(Struct, frozen=True, array_like=True, tag="authorities"):
-    """Which CAs sign, and what to send after a leaf. -> `Chains`."""
+    """Which CAs sign. -> `Chains`."""
 
 
 class Chains(Struct, frozen=True, array_like=True, tag="chains"):
-    """For each CA the certificates (DER) that follow a leaf in a handshake: the CA and its issuers, less the root."""
+    """For each CA its certificate (DER) and those of its issuers, in that order."""
 
     chains: dict[Authority, list[bytes]]
 

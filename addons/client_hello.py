@@ -1,0 +1,40 @@
+"""What a client can verify, from its ClientHello. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mitmproxy.tls import ClientHello
+
+_SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS, _SUPPORTED_VERSIONS = 10, 13, 43
+_SECP256R1 = 0x0017
+_ECDSA_SECP256R1_SHA256 = 0x0403
+_TLS_1_3 = 0x0304
+_ECDHE_ECDSA = frozenset(
+    {0xC009, 0xC00A, 0xC023, 0xC024, 0xC02B, 0xC02C, 0xCCA9, 0xC0AC, 0xC0AD, 0xC0AE, 0xC0AF, 0xC008, 0xC007}
+)
+"""TLS 1.2 cipher suites that sign with ECDSA (RFC 8422, 5289, 7905, 7251)."""
+
+
+def can_ecdsa(hello: ClientHello, *, tls_1_3: bool) -> bool:
+    """Whether the client completes a handshake with a P-256 certificate.
+
+    `tls_1_3` is whether we would speak it. RFC 8446 section 4.2.3 and RFC 5246 section 7.4.1.4.1: a client that sends
+    no signature_algorithms means SHA-1, which we do not sign with, so it gets RSA (and very old ones need that).
+    """
+    extensions = dict(hello.extensions)
+    algorithms = _list16(extensions.get(_SIGNATURE_ALGORITHMS, b""))
+    if _ECDSA_SECP256R1_SHA256 not in algorithms:
+        return False
+    groups = extensions.get(_SUPPORTED_GROUPS)
+    if tls_1_3 and _TLS_1_3 in _list16(extensions.get(_SUPPORTED_VERSIONS, b""), length_bytes=1):
+        return True
+    if groups is not None and _SECP256R1 not in _list16(groups):
+        return False
+    return not _ECDHE_ECDSA.isdisjoint(hello.cipher_suites)
+
+
+def _list16(body: bytes, length_bytes: int = 2) -> Iterable[int]:
+    """The 16-bit values of a TLS vector with a length prefix. A body that is cut short gives what is whole of it."""
+    values = body[length_bytes:]
+    return [int.from_bytes(values[i : i + 2]) for i in range(0, len(values) - 1, 2)]

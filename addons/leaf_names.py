@@ -1,0 +1,58 @@
+"""Which names a leaf carries. No I/O.
+
+The host that the client asked for comes first (it becomes the common name); behind it the names of the upstream
+certificate, wildcards as they are, so that one signature serves every host of that certificate. Names of a certificate
+that did not verify are never copied: only what the client asked for is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from mitmproxy.certs import Cert
+
+from hsm import names
+
+
+def requested_host(sni: str | None, server_host: str | None, local_address: str) -> str:
+    """What the client asked for: its SNI; without one the CONNECT host or original destination; else our own address.
+
+    An SNI that is no host name counts as none. Raises ValueError where nothing is left that a certificate can carry.
+    """
+    for candidate in (sni, server_host):
+        if candidate:
+            with suppress(ValueError):
+                return names.to_ascii(candidate)
+    return names.to_ascii(local_address)
+
+
+def leaf_names(host: str, upstream: Cert | None) -> tuple[str, ...]:
+    """Names for a leaf that must be valid for `host` (checked); `upstream` is the server's certificate if it verified.
+
+    The order is canonical for a given set: two hosts of one wildcard certificate share a leaf.
+    """
+    found = _names_of(upstream) if upstream is not None else []
+    if len(found) > names.MAX_NAMES:
+        # A shared certificate of a large host: keep what covers this host, in order not to send kilobytes of others.
+        found = [name for name in found if names.covers(name, host)][: names.MAX_NAMES]
+    if not any(names.covers(name, host) for name in found):
+        return (host, *sorted(set(found))[: names.MAX_NAMES - 1])
+    return tuple(sorted(set(found), key=lambda name: (not _is_plain(name), name)))
+
+
+def _is_plain(name: str) -> bool:
+    """A plain name makes a better common name than a wildcard."""
+    return not name.startswith("*.")
+
+
+def _names_of(certificate: Cert) -> Sequence[str]:
+    """DNS names and addresses of a certificate, those that a leaf may carry. A lone common name counts (RFC 2818)."""
+    found = []
+    for entry in certificate.altnames:
+        with suppress(ValueError):
+            found.append(names.check(str(entry.value)))
+    if not found and certificate.cn:
+        with suppress(ValueError):
+            found.append(names.to_ascii(certificate.cn))
+    return found

@@ -1,0 +1,16 @@
+"""The running program: command line, configuration and processes. It may import everything; nothing imports it.
+
+main        the command line
+config      hsmitm.toml -> frozen objects
+supervisor  start, watch and restart signer and workers
+child       one supervised process; its far end watches for the supervisor
+signing     the signer's process: wiring only
+worker      a worker's process: wiring only
+lean        which of mitmproxy's addons a worker needs
+loop        the worker's event loop
+listening   is the proxy's address free, and for whom
+setup       `hsmitm init`
+check       `hsmitm check`
+demo        `hsmitm demo`
+status      the status page and `hsmitm status`
+"""

@@ -1,0 +1,178 @@
+"""`hsmitm check`: try every part of a configuration without serving. One line for each: right, or wrong and what to do.
+
+It logs in once for each member, as `run` would: a wrong PIN found here is remembered and not tried again by `run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
+from mitmproxy import exceptions, options
+from mitmproxy.master import Master
+from prometheus_client import CollectorRegistry
+
+from hsm.authority import Issuer
+from hsm.errors import MisconfiguredError
+from hsm.group import Group, Key
+from hsm.lifecycle import State
+from hsm.member import Member
+from hsm.pin import Refusals
+from hsm.signer import load_issuer
+from hsm.wire import Partition
+from proxy import lean, listening, logs
+from proxy.child import Guard
+from proxy.config import Config, load
+from proxy.signing import prompt_pins
+
+Say = Callable[[str], object]
+
+_EXPIRES_SOON_DAYS = 30
+
+
+class _Findings:
+    """What was tried, said line by line."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self.right = True
+
+    def ok(self, text: str) -> None:
+        self._say(f"ok     {text}")
+
+    def warn(self, text: str) -> None:
+        self._say(f"WARN   {text}")
+
+    def wrong(self, text: str) -> None:
+        self.right = False
+        self._say(f"WRONG  {text}")
+
+    def attempt(self, text: str, act: Callable[[], object]) -> None:
+        """`text` is right if `act` raises no MisconfiguredError."""
+        try:
+            act()
+        except MisconfiguredError as error:
+            self.wrong(str(error))
+        else:
+            self.ok(text)
+
+
+async def check(path: Path, say: Say) -> bool:
+    """Whether everything is right. Raises nothing but what is a bug."""
+    findings = _Findings(say)
+    try:
+        config = load(path)
+    except MisconfiguredError as error:
+        findings.wrong(str(error))
+        return False
+    logs.configure("error", "check")
+    findings.ok(f"{config.path}: every field is known and in range")
+    _check_places(config, findings)
+    await _check_mitmproxy(config, findings)
+    await _check_hsm(config, findings)
+    say("everything is right" if findings.right else "something is wrong: see the lines above")
+    return findings.right
+
+
+def _check_places(config: Config, findings: _Findings) -> None:
+    findings.attempt(f"run directory {config.run.path}: private", config.run.prepare)
+    refusals = Refusals(config.base / config.file.run.state)
+    findings.attempt(f"state directory {config.base / config.file.run.state}", refusals.prepare)
+    if Guard(config.path).held():
+        findings.ok("hsmitm runs with this configuration now; its addresses are in use by it")
+        return
+    findings.attempt(f"proxy.listen {config.listen}: free", lambda: listening.check(config.listen, "proxy.listen"))
+    status = config.status_listen
+    if status:
+        findings.attempt(f"status.listen {status}: free", lambda: listening.check(status, "status.listen"))
+
+
+async def _check_mitmproxy(config: Config, findings: _Findings) -> None:
+    section = config.file.mitmproxy
+    for script in section.scripts:
+        if (config.base / script).is_file():
+            findings.ok(f"mitmproxy.scripts: {script}")
+        else:
+            findings.wrong(f"mitmproxy.scripts: there is no file {config.base / script}")
+    try:
+        master = Master(options.Options(), event_loop=asyncio.get_running_loop())
+        master.addons.add(*lean.choose([], section.options, scripts=False, upstream=True))
+        lean.set_options(master, section.options)
+        master.options.update(mode=[config.file.proxy.mode])
+        findings.ok("proxy.mode and mitmproxy.options")
+    except exceptions.OptionsError as error:
+        findings.wrong(f"proxy.mode: {error}")
+    except MisconfiguredError as error:
+        findings.wrong(str(error))
+    if config.upstream_ca:
+        try:
+            roots = x509.load_pem_x509_certificates(config.upstream_ca.read_bytes())
+            findings.ok(f"proxy.upstream_ca: {len(roots)} certificates in {config.upstream_ca}")
+        except (OSError, ValueError) as error:
+            findings.wrong(f"proxy.upstream_ca: {config.upstream_ca} is no file of PEM certificates: {error}")
+
+
+async def _check_hsm(config: Config, findings: _Findings) -> None:
+    try:
+        settings = config.signer()
+        pins = prompt_pins(config)
+    except MisconfiguredError as error:
+        findings.wrong(str(error))
+        return
+    issuers: dict[str, Issuer] = {}
+    for name, one in settings.authorities.items():
+        try:
+            issuers[name] = load_issuer(one)
+        except MisconfiguredError as error:
+            findings.wrong(f"forward.{name}: {error}")
+        else:
+            _say_certificate(name, issuers[name], findings)
+    keys = {n: Key(settings.authorities[n].key, issuer.key, issuer.scheme) for n, issuer in issuers.items()}  # type: ignore[index]
+    group = Group(keys, CollectorRegistry())
+    uris = {name: key.uri for name, key in keys.items()}
+    refusals = Refusals(settings.state)
+    group.members = [Member(one, uris, refusals, group.prove, pins.get(one.name)) for one in settings.members]
+    running = [asyncio.create_task(member.run()) for member in group.members]
+    for member in group.members:
+        await member.settled.wait()
+        _say_member(member, group, findings)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+def _say_certificate(name: str, issuer: Issuer, findings: _Findings) -> None:
+    left = issuer.certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
+    text = f"forward.{name}: '{issuer.certificate.subject.rfc4514_string()}' is a CA, {left.days} days left"
+    (findings.warn if left.days < _EXPIRES_SOON_DAYS else findings.ok)(text)
+
+
+def _say_member(member: Member, group: Group, findings: _Findings) -> None:
+    if member.state is not State.UP or member.opened is None:
+        findings.wrong(f"member {member.name}: {member.reason}")
+        return
+    opened = member.opened
+    findings.ok(
+        f"member {member.name}: {opened.module} ({opened.module_version}), partition {opened.partition}, "
+        f"logged in, {opened.sessions} of {member.settings.sessions} sessions"
+    )
+    for flag in worrying_flags(opened.partition):
+        findings.warn(f"member {member.name}: the token says {flag}")
+    if opened.sessions < member.settings.sessions:
+        findings.warn(f"member {member.name}: the token gives {opened.sessions} sessions, fewer than configured")
+    for name, key in group.keys.items():
+        problem = group.problems(name).get(member.name)
+        if problem:
+            findings.wrong(f"member {member.name}: forward.{name}: {problem}")
+            continue
+        findings.ok(f"member {member.name}: {key.uri} is the key of forward-{name}, proved by a signature")
+        if not group.held[member.name][name].guarded:
+            findings.warn(f"member {member.name}: {key.uri} is not both CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE")
+
+
+def worrying_flags(partition: Partition) -> list[str]:
+    """Token flags that say something about the PIN's tries."""
+    return [flag for flag in partition.flags if flag.startswith("USER_PIN_") and flag != "USER_PIN_INITIALIZED"]

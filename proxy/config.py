@@ -1,0 +1,303 @@
+"""hsmitm.toml -> frozen objects. Every error names the field and says what would be right.
+
+Parsed once, at the edge, by msgspec; inside nothing is checked again. Relative paths start from the file's directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pwd
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from hsm import uri, wire
+from hsm.authority import BACKDATED, MAX_VALIDITY, LeafProfile
+from hsm.endpoint import RunDirectory
+from hsm.errors import MisconfiguredError
+from hsm.member import MemberSettings
+from hsm.pin import PinSource
+from hsm.signer import AuthoritySettings, SignerSettings
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}$")]
+"""A member's name: ASCII, at most 31 characters."""
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_MAX_LEAF_DAYS = (MAX_VALIDITY - BACKDATED).days
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file. A field that is not in the table is an error."""
+
+
+class Address(Struct, frozen=True):
+    """Where to listen. An empty host means every address of the machine."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """From "host:port", "[v6]:port" or ":port". Raises ValueError."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"'{text}' is no address; write host:port, for example 127.0.0.1:8080")
+        if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
+            raise ValueError(f"'{text}': write an IPv6 address in brackets, for example [::1]:8080")
+        return cls(host.strip("[]"), int(port))
+
+
+def _named(name: str, parse: Callable[[str], object], text: str) -> None:
+    """Check `text` with `parse`; its ValueError gets the field's name in front."""
+    try:
+        parse(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+class MemberSection(Section, frozen=True):
+    """[[hsm.members]]"""
+
+    name: Name
+    module: str
+    pin: PinSource
+    token: str | None = None
+    serial: str | None = None
+    slot: Annotated[int, Meta(ge=0)] | None = None
+    sessions: Annotated[int, Meta(ge=1, le=1024)] = 8
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.token, self.serial, self.slot)) != 1:
+            raise ValueError("name the partition by exactly one of token (its label), serial, slot")
+
+
+class HsmSection(Section, frozen=True):
+    """[hsm]"""
+
+    members: Annotated[list[MemberSection], Meta(min_length=1, max_length=16)]
+
+    def __post_init__(self) -> None:
+        names = [member.name for member in self.members]
+        if len(set(names)) != len(names):
+            raise ValueError("two members have the same name")
+
+
+class AuthoritySection(Section, frozen=True):
+    """[forward.trust] and [forward.untrust]"""
+
+    certificate: str
+    key: str
+
+    def __post_init__(self) -> None:
+        _named("key", uri.parse, self.key)
+
+
+class ForwardSection(Section, frozen=True):
+    """[forward]"""
+
+    trust: AuthoritySection
+    untrust: AuthoritySection
+    leaf_days: Annotated[int, Meta(ge=1, le=_MAX_LEAF_DAYS)] = 30
+    cache_entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+
+
+class ProxySection(Section, frozen=True):
+    """[proxy]"""
+
+    listen: str = "127.0.0.1:8080"
+    mode: str = "regular"
+    workers: Annotated[int, Meta(ge=0, le=256)] = 0
+    upstream_ca: str | None = None
+    connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    mint_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+
+    def __post_init__(self) -> None:
+        _named("listen", Address.parse, self.listen)
+        if not re.match(r"^(regular|transparent|socks5|upstream:https?://.+)$", self.mode):
+            raise ValueError(
+                f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
+            )
+
+
+class StatusSection(Section, frozen=True):
+    """[status]"""
+
+    listen: str = "127.0.0.1:9797"
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            _named("listen", Address.parse, self.listen)
+
+
+class RunSection(Section, frozen=True):
+    """[run]"""
+
+    directory: str = "run"
+    state: str = "state"
+    group: str | None = None
+    users: list[str] = field(default_factory=list)
+
+
+class MitmproxySection(Section, frozen=True):
+    """[mitmproxy]"""
+
+    scripts: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class LogSection(Section, frozen=True):
+    """[log]"""
+
+    level: LogLevel = "info"
+
+
+class File(Section, frozen=True):
+    """The whole file."""
+
+    hsm: HsmSection
+    forward: ForwardSection
+    proxy: ProxySection = field(default_factory=ProxySection)
+    status: StatusSection = field(default_factory=StatusSection)
+    run: RunSection = field(default_factory=RunSection)
+    mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
+    log: LogSection = field(default_factory=LogSection)
+
+
+class Config(Struct, frozen=True):
+    """A file that was read, with its path: what each process starts from."""
+
+    path: Path
+    file: File
+
+    @property
+    def base(self) -> Path:
+        """The directory that relative paths start from."""
+        return self.path.parent
+
+    @property
+    def listen(self) -> Address:
+        """Where the proxy listens."""
+        return Address.parse(self.file.proxy.listen)
+
+    @property
+    def status_listen(self) -> Address | None:
+        """Where the status page listens, if it does."""
+        return Address.parse(self.file.status.listen) if self.file.status.listen else None
+
+    @property
+    def workers(self) -> int:
+        """How many workers: what is asked for, else one for each core we may use."""
+        return self.file.proxy.workers or len(os.sched_getaffinity(0))
+
+    @property
+    def run(self) -> RunDirectory:
+        """The directory of the sockets."""
+        return RunDirectory(self.base / self.file.run.directory, self.file.run.group)
+
+    @property
+    def upstream_ca(self) -> Path | None:
+        """Roots that upstream servers are verified with; None for Mozilla's (certifi)."""
+        given = self.file.proxy.upstream_ca
+        return self.base / given if given else None
+
+    @property
+    def secret_variables(self) -> set[str]:
+        """Environment variables that hold a PIN: no worker gets them."""
+        return {member.pin.env for member in self.file.hsm.members if member.pin.env} | {"CREDENTIALS_DIRECTORY"}
+
+    def members(self) -> list[MemberSettings]:
+        """The members, for the signer. Values of `environment` are taken as they stand."""
+        return [
+            MemberSettings(
+                name=one.name,
+                module=str(self.base / one.module) if "/" in one.module else one.module,
+                selector=wire.Selector(one.token, one.serial, one.slot),
+                pin=one.pin,
+                sessions=one.sessions,
+                environment=one.environment,
+                base=self.base,
+            )
+            for one in self.file.hsm.members
+        ]
+
+    def signer(self) -> SignerSettings:
+        """What the signer needs. Raises MisconfiguredError for a user that does not exist."""
+        forward = self.file.forward
+        sections: dict[wire.Authority, AuthoritySection] = {"trust": forward.trust, "untrust": forward.untrust}
+        return SignerSettings(
+            members=self.members(),
+            authorities={
+                name: AuthoritySettings(self.base / section.certificate, uri.parse(section.key))
+                for name, section in sections.items()
+            },
+            profile=LeafProfile(days=forward.leaf_days),
+            run=self.run,
+            state=self.base / self.file.run.state,
+            users=frozenset(_uid(user) for user in self.file.run.users),
+        )
+
+
+def _uid(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise MisconfiguredError(f"run.users: there is no user '{user}' on this machine") from None
+
+
+def load(path: Path) -> Config:
+    """Read and check `path`. Raises MisconfiguredError: the file, the field, what is wrong, what would be right."""
+    path = path.absolute()
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise MisconfiguredError(f"there is no configuration at {path}; make one with 'hsmitm init'") from None
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return Config(path, msgspec.toml.decode(raw, type=File))
+    except msgspec.ValidationError as error:
+        raise MisconfiguredError(f"{path.name}: {_explained(str(error))}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{path.name} is not TOML: {error}") from None
+
+
+def _explained(text: str) -> str:
+    """msgspec's message with the field first, and the known fields where one is unknown."""
+    message, _, where = text.partition(" - at `$")
+    place = where.rstrip("`").lstrip(".")
+    if unknown := re.search(r"unknown field `(.+)`", message):
+        known = _fields(place)
+        close = difflib.get_close_matches(unknown[1], known, 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+        return f"{f'{place}.' if place else ''}{unknown[1]}: unknown field; {hint}"
+    if missing := re.search(r"missing required field `(.+)`", message):
+        return f"{f'{place}.' if place else ''}{missing[1]}: this field is required"
+    if "regex" in message:
+        message = "1 to 31 ASCII letters, digits, dots, underscores or hyphens, beginning with a letter or digit"
+    if "enum value" in message:
+        message += f"; one of {', '.join(get_args(LogLevel))}"
+    return f"{place}: {message[:1].lower()}{message[1:]}" if place else message
+
+
+def _fields(place: str) -> list[str]:
+    """The fields of the table at `place` ("hsm.members[0]")."""
+    kind: Any = File
+    for part in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
+        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
+        while not (isinstance(kind, type) and issubclass(kind, Struct)):
+            kind = next(
+                (a for a in getattr(kind, "__args__", ()) if a is not type(None)), getattr(kind, "__origin__", None)
+            )
+    return [f.name for f in msgspec.structs.fields(kind)]

@@ -1,0 +1,52 @@
+"""The worker's event loop: uvloop where it is installed, with three things that mitmproxy leaves to the loop.
+
+* Listening sockets get SO_REUSEPORT, so that all workers accept on one port and the kernel spreads connections.
+* Connections to servers have a limit in time; the kernel's own is two minutes.
+* Python 3.13.0's eager task factory does not know the `eager_start` argument that uvloop 0.22 and later pass on; the
+  wrapper drops it. (mitmproxy's master installs that factory; without this every task fails to start.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+try:
+    from uvloop import Loop as _BaseLoop
+except ImportError:  # not a platform that uvloop is built for
+    _BaseLoop = asyncio.SelectorEventLoop  # type: ignore[assignment,misc]
+
+
+class WorkerLoop(_BaseLoop):
+    """An event loop for one worker."""
+
+    def __init__(self, connect_timeout_s: float) -> None:
+        """`connect_timeout_s`: name resolution and TCP handshake together."""
+        super().__init__()
+        self._connect_timeout_s = connect_timeout_s
+
+    async def create_server(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base class, with SO_REUSEPORT."""
+        return await super().create_server(*args, **(kwargs | {"reuse_port": True}))
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base class, with a limit in time. Raises TimeoutError, an OSError, with a sentence."""
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                return await super().create_connection(*args, **kwargs)
+        except TimeoutError as error:
+            raise TimeoutError(f"no connection within {self._connect_timeout_s:g} s") from error
+
+    def set_task_factory(self, factory: Callable[..., Any] | None) -> None:
+        """As the base class; asyncio's eager factory is wrapped."""
+        wrapped: Any = _eager_task_factory if factory is asyncio.eager_task_factory else factory
+        super().set_task_factory(wrapped)
+
+
+def _eager_task_factory(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **kwargs: Any
+) -> asyncio.Task[Any]:
+    kwargs.pop("eager_start", None)  # it is always True here: that is what the factory is
+    task: asyncio.Task[Any] = asyncio.eager_task_factory(loop, coro, **kwargs)
+    return task

@@ -1,0 +1,160 @@
+"""The command line. Every error is one sentence on standard error, and an exit status of sysexits.h."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from hsm import wire
+from hsm.errors import HsmitmError, MisconfiguredError
+
+EX_UNAVAILABLE, EX_SOFTWARE, EX_CONFIG = 69, 70, 78
+
+app = typer.Typer(
+    help="A TLS decryption proxy whose keys live in an HSM.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file.")]
+_CONFIG = Path("hsmitm.toml")
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Option("--dir", help="Where everything goes that is made.")] = Path(),
+    module: Annotated[str | None, typer.Option(help="The vendor's PKCS#11 library. Without it: SoftHSM.")] = None,
+    token: Annotated[str | None, typer.Option(help="The label of a partition that exists already.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that the vendor's library needs.")] = None,
+    pin_file: Annotated[Path | None, typer.Option(help="A file of mode 0600 with the partition's PIN.")] = None,
+    key_type: Annotated[str, typer.Option(help="rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-3072",
+    listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = "127.0.0.1:8080",
+    status_listen: Annotated[str, typer.Option(help="Where /metrics is served.")] = "127.0.0.1:9797",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before making keys on a partition.")] = False,
+) -> None:
+    """Write a commented hsmitm.toml and prepare the partition. Never overwrites."""
+    from proxy import setup  # noqa: PLC0415  # commands load what they need: --help is instant
+
+    wanted = setup.Wanted(
+        directory=directory,
+        module=module,
+        token=token,
+        environment=tuple(env or ()),
+        pin_file=pin_file,
+        key_type=key_type,
+        listen=listen,
+        status_listen=status_listen,
+    )
+    asyncio.run(setup.initialise(wanted, print, (lambda _: True) if yes else typer.confirm))
+
+
+@app.command()
+def run(config: ConfigOption = _CONFIG) -> None:
+    """Start signer, members and workers."""
+    from proxy import signing, supervisor  # noqa: PLC0415
+    from proxy.config import load  # noqa: PLC0415
+
+    loaded = load(config)
+    supervisor.run(loaded, signing.prompt_pins(loaded), with_signer=True)
+
+
+@app.command()
+def signer(
+    config: ConfigOption = _CONFIG,
+    supervised: Annotated[bool, typer.Option(hidden=True)] = False,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the signer alone: the half that holds the PIN."""
+    from proxy import signing  # noqa: PLC0415
+    from proxy.config import load  # noqa: PLC0415
+
+    signing.run(load(config), supervised=supervised, ready_fd=ready_fd)
+
+
+@app.command()
+def proxy(config: ConfigOption = _CONFIG) -> None:
+    """Run the workers alone: the half that meets the network."""
+    from proxy import supervisor  # noqa: PLC0415
+    from proxy.config import load  # noqa: PLC0415
+
+    supervisor.run(load(config), {}, with_signer=False)
+
+
+@app.command()
+def status(
+    config: ConfigOption = _CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show members, workers, listeners, CA certificates and counters."""
+    from hsm.client import ask  # noqa: PLC0415
+    from hsm.endpoint import ADMIN_SOCKET  # noqa: PLC0415
+    from proxy.config import load  # noqa: PLC0415
+    from proxy.status import table  # noqa: PLC0415
+
+    report = asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), wire.Status(), 5.0))
+    assert isinstance(report, wire.StatusReport)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(_named(report)), indent=2).decode())
+    else:
+        table.show(report)
+
+
+def _named(value: object) -> object:
+    """Structs as objects with field names: on the wire some travel as arrays."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _named(one) for name, one in msgspec.structs.asdict(value).items()}
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    return value
+
+
+@app.command()
+def check(config: ConfigOption = _CONFIG) -> None:
+    """Try every part of a configuration without serving; say what is right, what is wrong and what to do."""
+    from proxy import check as checking  # noqa: PLC0415
+
+    if not asyncio.run(checking.check(config, print)):
+        raise typer.Exit(EX_CONFIG)
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--dir", help="Where the demo's partition and files go.")] = Path("demo"),
+    once: Annotated[bool, typer.Option("--once", help="End after the proof.")] = False,
+) -> None:
+    """Set up a partition, run the proxy and show the main job on real traffic."""
+    from proxy import demo as show  # noqa: PLC0415
+
+    if not asyncio.run(show.demo(directory, once=once)):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of `hsmitm`."""
+    try:
+        app(standalone_mode=True)
+    except HsmitmError as error:
+        print(f"hsmitm: {error}", file=sys.stderr)
+        sys.exit(EX_CONFIG if isinstance(error, MisconfiguredError) else EX_UNAVAILABLE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("HSMITM_DEBUG"):
+            raise
+        print(
+            f"hsmitm: internal error, please report it: {type(error).__name__}: {error} "
+            "(set HSMITM_DEBUG=1 for the traceback)",
+            file=sys.stderr,
+        )
+        sys.exit(EX_SOFTWARE)
+
+
+if __name__ == "__main__":
+    main()

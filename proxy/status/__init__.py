@@ -1,0 +1,1 @@
+"""What operators and monitors see: `page` over HTTP, `table` on a terminal."""

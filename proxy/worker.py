@@ -1,0 +1,176 @@
+"""A worker's process: mitmproxy as a library with our addons, and a connection to the signer. Wiring only.
+
+It loads no PKCS#11 module and sees no PIN; `tests/integration/test_privileges.py` looks into its memory for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from mitmproxy import exceptions, options
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.master import Master
+from prometheus_client import Counter
+
+from addons.forward import Forward
+from addons.metrics import Metrics
+from addons.upstream_tls import UpstreamTls
+from hsm import telemetry, wire
+from hsm.client import SignerClient
+from hsm.endpoint import WORKER_SOCKET
+from hsm.errors import HsmitmError, MisconfiguredError
+from proxy import child, lean, logs
+from proxy.config import Address, Config, load
+from proxy.loop import WorkerLoop
+
+logger = logging.getLogger("hsmitm.worker")
+
+_REPORT_EVERY_S = 1.0
+_DRAIN_POLL_S = 0.05
+
+
+class Worker:
+    """One worker: started once, drained once."""
+
+    def __init__(self, config: Config, index: int, listen: Address) -> None:
+        """`listen` is the address with the port that the supervisor reserved."""
+        self._config = config
+        self._index = index
+        self._listen = listen
+        self._started = time.time()
+        self._metrics = Metrics()
+        self._signer = SignerClient(config.run.socket(WORKER_SOCKET))
+        self.leave = asyncio.Event()
+
+    async def serve(self, ready_fd: int | None) -> None:
+        """Listen, serve until `leave`, then let flows in progress end. Raises MisconfiguredError."""
+        async with self._signer:
+            master = self._master()
+            running = asyncio.create_task(master.run())
+            proxyserver = master.addons.get("proxyserver")
+            await self._wait_until_listening(running, proxyserver)
+            logger.info("worker %d listens on %s", self._index, self._listen)
+            child.tell_ready(ready_fd)
+            reporting = asyncio.create_task(self._report(proxyserver))
+            await self.leave.wait()
+            await self._drain(proxyserver)
+            reporting.cancel()
+            master.shutdown()
+            await running
+
+    def _master(self) -> Master:
+        section, file = self._config.file.proxy, self._config.file
+        master = Master(options.Options(), event_loop=asyncio.get_running_loop())
+        ours = [
+            self._metrics,
+            Forward(
+                self._signer,
+                self._metrics,
+                cache_entries=file.forward.cache_entries,
+                mint_timeout_s=section.mint_timeout_s,
+            ),
+            UpstreamTls(section.connect_timeout_s),
+        ]
+        scripts = [str(self._config.base / script) for script in file.mitmproxy.scripts]
+        for script in scripts:
+            if not Path(script).is_file():
+                raise MisconfiguredError(f"mitmproxy.scripts: there is no file {script}")
+        chosen = lean.choose(
+            ours, file.mitmproxy.options, scripts=bool(scripts), upstream=section.mode.startswith("upstream")
+        )
+        try:
+            master.addons.add(*chosen)
+            master.options.update(
+                mode=[section.mode],
+                listen_host=self._listen.host,
+                listen_port=self._listen.port,
+                ssl_verify_upstream_trusted_ca=str(self._config.upstream_ca) if self._config.upstream_ca else None,
+            )
+            lean.set_options(master, file.mitmproxy.options)
+            if scripts:
+                master.options.update(scripts=scripts)
+        except exceptions.OptionsError as error:
+            raise MisconfiguredError(f"mitmproxy refuses its options: {error}") from error
+        return master
+
+    async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
+        while not proxyserver.is_running:
+            if running.done():
+                with suppress(SystemExit):  # mitmproxy's errorcheck; it has logged why
+                    await running
+                raise MisconfiguredError("mitmproxy could not start; the lines above say why")
+            await asyncio.sleep(0.005)
+        if not all(server.is_running for server in proxyserver.servers):
+            raise MisconfiguredError(f"cannot listen on {self._listen}")
+
+    async def _report(self, proxyserver: Proxyserver) -> None:
+        """Tell the signer of ourselves, each second; it is where status and metrics of all workers come together."""
+        missed = Counter(
+            "hsmitm_reports_missed", "Reports that the signer did not take", registry=self._metrics.registry
+        )
+        while True:
+            report = wire.Report(
+                pid=os.getpid(),
+                index=self._index,
+                started=self._started,
+                listeners=[str(Address(*address[:2])) for address in proxyserver.listen_addrs()],
+                connections=self._metrics.connections,
+                metrics=telemetry.collect(self._metrics.registry),
+            )
+            try:
+                await self._signer.call(report, _REPORT_EVERY_S)
+            except HsmitmError:
+                missed.inc()
+            await asyncio.sleep(_REPORT_EVERY_S)
+
+    async def _drain(self, proxyserver: Proxyserver) -> None:
+        """Stop listening, and give flows in progress their time."""
+        await proxyserver.servers.update([])
+        until = time.monotonic() + self._config.file.proxy.grace_s
+        while self._metrics.flows and time.monotonic() < until:  # noqa: ASYNC110  # once, at the end of a life
+            await asyncio.sleep(_DRAIN_POLL_S)
+        if self._metrics.flows:
+            logger.warning("worker %d cuts %d flows that did not end in time", self._index, self._metrics.flows)
+
+
+async def _serve(config: Config, arguments: argparse.Namespace) -> None:
+    worker = Worker(config, arguments.index, Address.parse(arguments.listen))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.leave.set)
+    if arguments.supervised:
+        await child.orphaned(config.path, worker.leave.set)
+    await worker.serve(arguments.ready_fd)
+
+
+def main() -> int:
+    """Entry point: `python -m proxy.worker`, started by the supervisor."""
+    parser = argparse.ArgumentParser(prog="hsmitm worker")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--supervised", action="store_true")
+    parser.add_argument("--ready-fd", type=int)
+    arguments = parser.parse_args()
+    try:
+        config = load(arguments.config)
+        logs.configure(config.file.log.level, f"worker-{arguments.index}")
+        loop = WorkerLoop(config.file.proxy.connect_timeout_s)
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(_serve(config, arguments))
+    except MisconfiguredError as error:
+        logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
+        return child.EX_CONFIG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
