@@ -38,12 +38,13 @@ def leaf_names(host: str, upstream: Cert | None) -> tuple[str, ...]:
         found = [name for name in found if names.covers(name, host)][: names.MAX_NAMES]
     if not any(names.covers(name, host) for name in found):
         return (host, *sorted(set(found))[: names.MAX_NAMES - 1])
-    return tuple(sorted(set(found), key=lambda name: (not _is_plain(name), name)))
+    return tuple(sorted(set(found), key=_as_common_name))
 
 
-def _is_plain(name: str) -> bool:
-    """A plain name makes a better common name than a wildcard."""
-    return not name.startswith("*.")
+def _as_common_name(name: str) -> tuple[bool, bool, str]:
+    """Sorts what makes the best common name to the front: host names, then wildcards, then addresses."""
+    is_address = ":" in name or name.rpartition(".")[2].isdigit()
+    return is_address, name.startswith("*."), name
 
 
 def _names_of(certificate: Cert) -> Sequence[str]:

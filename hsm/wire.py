@@ -87,6 +87,11 @@ class Partition(Struct, frozen=True, array_like=True):
         return f"'{self.label}' (serial {self.serial}, slot {self.slot})"
 
 
+def worrying_flags(partition: Partition) -> list[str]:
+    """Flags that say something about the PIN's tries: count low, final try, locked, to be changed (CK_TOKEN_INFO)."""
+    return [flag for flag in partition.flags if flag.startswith("USER_PIN_") and flag != "USER_PIN_INITIALIZED"]
+
+
 class Opened(Struct, frozen=True, array_like=True, tag="opened"):
     """What a member found."""
 

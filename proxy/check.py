@@ -22,7 +22,7 @@ from hsm.lifecycle import State
 from hsm.member import Member
 from hsm.pin import Refusals
 from hsm.signer import load_issuer
-from hsm.wire import Partition
+from hsm.wire import worrying_flags
 from proxy import lean, listening, logs
 from proxy.child import Guard
 from proxy.config import Config, load
@@ -171,8 +171,3 @@ def _say_member(member: Member, group: Group, findings: _Findings) -> None:
         findings.ok(f"member {member.name}: {key.uri} is the key of forward-{name}, proved by a signature")
         if not group.held[member.name][name].guarded:
             findings.warn(f"member {member.name}: {key.uri} is not both CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE")
-
-
-def worrying_flags(partition: Partition) -> list[str]:
-    """Token flags that say something about the PIN's tries."""
-    return [flag for flag in partition.flags if flag.startswith("USER_PIN_") and flag != "USER_PIN_INITIALIZED"]

@@ -1,7 +1,8 @@
 """Log lines on standard error: time, level, process, then one outcome. Standard library logging, for mitmproxy uses it.
 
 mitmproxy's own lines are shown from warnings on: at info it has several for each connection, and formatting them costs
-more than the connection's policy decisions.
+more than the connection's policy decisions. Its connection handler is shown from errors on: what it warns of does not
+name the server, and our addons say it better.
 """
 
 from __future__ import annotations
@@ -44,3 +45,5 @@ def configure(level: LogLevel, process: str) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    if level != "debug":
+        logging.getLogger("mitmproxy.proxy.server").setLevel(logging.ERROR)

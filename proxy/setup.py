@@ -47,7 +47,7 @@ _VENDOR_VARIABLES = (
     "SOFTHSM2_CONF", "ChrystokiConfigurationPath", "P11_KIT_SERVER_ADDRESS", "CS_PKCS11_R3_CFG", "CS_PKCS11_R2_CFG",
     "CKNFAST_LOADSHARING", "NFAST_HOME", "YUBIHSM_PKCS11_CONF", "P11NETHSM_CONFIG_FILE", "KMS_PKCS11_CONFIG",
 )  # fmt: skip
-"""What vendors' libraries read. A member gets only what the configuration names, so what is set now is written there."""
+"""What vendors' libraries read. A member gets what the configuration names, so what is set now is written there."""
 
 
 class Wanted(Struct, frozen=True, kw_only=True):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from hsm.wire import CertificateStatus, MemberStatus, StatusReport
+from hsm.wire import CertificateStatus, MemberStatus, StatusReport, worrying_flags
 
+_EXPIRES_SOON_DAYS = 30
 _STYLE = {"up": "green", "starting": "yellow", "down": "red", "quarantined": "bold red", "stopped": "dim"}
 
 
@@ -28,41 +30,36 @@ def render(report: StatusReport) -> Group:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        column.overflow = "fold"
     return table
 
 
 def _members(members: list[MemberStatus]) -> Table:
-    table = _table("Members", "name", "state", "partition", "serial number", "module", "sessions busy/total", "starts")
+    table = _table("Members", "name", "state", "partition and module", "sessions busy/total")
     for member in members:
-        partition = member.partition
-        label = partition.label if partition else "-"
-        if partition and (worrying := [flag for flag in partition.flags if flag.startswith("USER_PIN_")]):
-            label += "".join(f"\n{flag}" for flag in worrying if flag != "USER_PIN_INITIALIZED")
         state = Text(f"{member.state} since {ago(member.since)}", style=_STYLE.get(member.state, ""))
+        state.append(f"\nstarts: {member.starts}", style="")
+        lines = [f"{member.module} {member.module_version}".rstrip()]
+        if member.partition:
+            lines.insert(0, f"{member.partition.label}, serial number {member.partition.serial}")
+            lines += [f"the token says {flag}" for flag in worrying_flags(member.partition)]
         if member.state not in ("up", "starting"):
-            state.append(f"\n{member.reason}", style="")
-        table.add_row(
-            member.name, state, label, partition.serial if partition else "-",
-            f"{member.module}\n{member.module_version}", f"{member.sessions_busy}/{member.sessions_total}",
-            str(member.starts),
-        )  # fmt: skip
+            lines.append(member.reason)
+        table.add_row(member.name, state, "\n".join(lines), f"{member.sessions_busy}/{member.sessions_total}")
     return table
 
 
 def _certificates(certificates: list[CertificateStatus]) -> Table:
-    table = _table("CA certificates", "", "CA", "subject", "expires in", "key", "proved by")
+    table = _table("CA certificates", "", "CA", "subject and key", "expires in")
     for one in certificates:
         days = (one.not_after - time.time()) / 86400
-        proved = ", ".join(one.proved) or "nobody"
-        for member, problem in one.problems.items():
-            proved += f"\n{member}: {problem}"
-        table.add_row(
-            "🔒" if one.proved else "⚠", f"forward-{one.authority}", one.subject,
-            Text(f"{days:.0f} days", style="red" if days < 30 else ""), f"{one.key_type}\n{one.key}", proved,
-        )  # fmt: skip
+        proved = f"on the partition, proved by a signature of {', '.join(one.proved)}" if one.proved else "NOT PROVED"
+        lines = [one.subject, f"{one.key_type} {one.key}", proved]
+        lines += [f"{member}: {problem}" for member, problem in one.problems.items()]
+        left = Text(f"{days:.0f} days", style="red" if days < _EXPIRES_SOON_DAYS else "")
+        table.add_row("🔒" if one.proved else "⚠", f"forward-{one.authority}", "\n".join(lines), left)
     return table
 
 
