@@ -120,6 +120,7 @@ class ProxySection(Section, frozen=True):
     workers: Annotated[int, Meta(ge=0, le=256)] = 0
     upstream_ca: str | None = None
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    client_handshake_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
     mint_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
     grace_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 

@@ -168,11 +168,9 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
         (all(name in v.issuer for v in visits), f"every certificate was signed by '{name}'"),
     ]
     made = 3
-    while (
-        made < _WARM_UP
-        and (await _settled(config, base.counters["connections"] + made)).counters["minted"]
-        < (base.counters["minted"] + 2 + config.workers)
-    ):  # each worker keeps its own leaves, and the kernel chooses the worker: go on until each has signed this host once
+    while made < _WARM_UP and (await _settled(config, base.counters["connections"] + made)).counters["minted"] < (
+        base.counters["minted"] + 2 + config.workers
+    ):  # each worker keeps its own leaves, and the kernel chooses the worker: until each has asked for this host once
         await _curl(config, f"https://{_HOSTS[0]}:{origin.port}/", "--http1.1")
         made += 1
     first = await _settled(config, base.counters["connections"] + made)
@@ -201,12 +199,14 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
 
 
 def _key_claims(report: wire.StatusReport, config: Config) -> list[tuple[bool, str]]:
-    claims = []
-    for one in report.certificates:
-        claims.append(
-            (bool(one.proved) and one.guarded, f"the key of '{one.subject.removeprefix('CN=')}' is on the partition: "
-             "sensitive, never extractable, proved by a signature")
-        )  # fmt: skip
+    claims = [
+        (
+            bool(one.proved) and one.guarded,
+            f"the key of '{one.subject.removeprefix('CN=')}' is on the partition: "
+            "sensitive, never extractable, proved by a signature",
+        )
+        for one in report.certificates
+    ]
     clear = [
         path.name for path in config.base.rglob("*") if path.is_file() and b"PRIVATE KEY-----" in path.read_bytes()
     ]

@@ -36,7 +36,7 @@ def init(
     pin_file: Annotated[Path | None, typer.Option(help="A file of mode 0600 with the partition's PIN.")] = None,
     key_type: Annotated[str, typer.Option(help="rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-3072",
     listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = "127.0.0.1:8080",
-    status_listen: Annotated[str, typer.Option(help="Where /metrics is served.")] = "127.0.0.1:9797",
+    status_listen: Annotated[str, typer.Option(help="Where /metrics is served; empty: nowhere.")] = "127.0.0.1:9797",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before making keys on a partition.")] = False,
 ) -> None:
     """Write a commented hsmitm.toml and prepare the partition. Never overwrites."""

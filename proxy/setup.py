@@ -86,7 +86,8 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
         raise MisconfiguredError(f"--key-type {wanted.key_type}: use one of {', '.join(get_args(wire.KeyType))}")
     for name, text in (("--listen", wanted.listen), ("--status-listen", wanted.status_listen)):
         try:
-            Address.parse(text)
+            if text or name == "--listen":
+                Address.parse(text)
         except ValueError as error:
             raise MisconfiguredError(f"{name}: {error}") from None
     if (wanted.module is None) != (wanted.token is None):

@@ -21,6 +21,7 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons.forward import Forward
+from addons.handshake_timeout import HandshakeTimeout
 from addons.metrics import Metrics
 from addons.upstream_tls import UpstreamTls
 from hsm import telemetry, wire
@@ -77,7 +78,8 @@ class Worker:
                 cache_entries=file.forward.cache_entries,
                 mint_timeout_s=section.mint_timeout_s,
             ),
-            UpstreamTls(section.connect_timeout_s),
+            UpstreamTls(),
+            HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s),
         ]
         scripts = [str(self._config.base / script) for script in file.mitmproxy.scripts]
         for script in scripts:

@@ -1,0 +1,283 @@
+"""A whole hsmitm for a test: its own partition, processes, origin and client. Nothing prepared by hand, nothing shared.
+
+`System` is `hsmitm run` with a directory made by `hsmitm init`; `OriginThread` is the internet behind it: every name
+that ends in .test resolves to it, by a mitmproxy script as an operator could write one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from hsm import wire
+from hsm.client import ask
+from hsm.endpoint import ADMIN_SOCKET
+from hsm.errors import HsmitmError
+from proxy.config import Config, load
+from proxy.origin import Origin, OriginCA
+
+HSMITM = [sys.executable, "-P", "-m", "proxy.main"]
+_SCRIPT = """
+def server_connect(data):
+    if data.server.address[0].endswith(".test"):
+        data.server.address = ("127.0.0.1", data.server.address[1])
+"""
+
+
+def wait_until[T](condition: Callable[[], T], message: str, timeout_s: float = 15.0) -> T:
+    """The first true value of `condition`. Fails with `message` and the last value."""
+    until = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < until, f"not within {timeout_s:g} s: {message} (last: {value!r})"
+        time.sleep(0.02)
+    return value
+
+
+class OriginThread:
+    """An origin on an event loop of its own."""
+
+    def __init__(self, ca: OriginCA, **options: Any) -> None:
+        self._ca, self._options = ca, options
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.origin: Origin
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.origin.port
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.origin = Origin(self._ca, **self._options)
+        asyncio.run_coroutine_threadsafe(self.origin.__aenter__(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self.origin.__aexit__(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+@dataclass
+class Reply:
+    """What curl reports."""
+
+    exit: int
+    status: int
+    version: str
+    body: str
+    errors: str
+    trace: str
+
+    @property
+    def ok(self) -> bool:
+        """A request that went through."""
+        return self.exit == 0 and self.status == 200
+
+
+@dataclass
+class System:
+    """`hsmitm run` on a directory of its own."""
+
+    directory: Path
+    process: subprocess.Popen[bytes] | None = None
+    command: str = "run"
+    environment: dict[str, str] = field(default_factory=dict)
+    expect_crashes: bool = False
+
+    @property
+    def toml(self) -> Path:
+        """Its configuration."""
+        return self.directory / "hsmitm.toml"
+
+    @property
+    def config(self) -> Config:
+        """Its configuration, read."""
+        return load(self.toml)
+
+    @property
+    def ca(self) -> Path:
+        """The forward-trust certificate."""
+        return self.directory / "forward-trust.pem"
+
+    @property
+    def log_path(self) -> Path:
+        """Everything that its processes said."""
+        return self.directory / f"{self.command}.log"
+
+    @property
+    def log(self) -> str:
+        """Everything that its processes said so far."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    @classmethod
+    def make(cls, directory: Path, key_type: str = "p256", upstream_ca: str = "", **edits: str) -> System:
+        """`hsmitm init`, then lines of the configuration replaced: `workers="1"` sets `workers = 1`."""
+        made = subprocess.run(
+            [*HSMITM, "init", "--dir", str(directory), "--key-type", key_type,
+             "--listen", "127.0.0.1:0", "--status-listen", ""],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        system = cls(directory)
+        (directory / "test_hosts.py").write_text(_SCRIPT)
+        system.edit(scripts='["test_hosts.py"]', **edits)
+        if upstream_ca:
+            (directory / "origin-ca.pem").write_text(upstream_ca)
+            system.edit(upstream_ca='"origin-ca.pem"')
+        return system
+
+    def edit(self, **lines: str) -> None:
+        """Replace `name = ...` lines, commented or not; the first of each name."""
+        text = self.toml.read_text().splitlines()
+        for name, value in lines.items():
+            at = next(i for i, line in enumerate(text) if line.lstrip("# ").startswith(f"{name} ="))
+            text[at] = f"{name} = {value}"
+        self.toml.write_text("\n".join(text) + "\n")
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it; by default wait until every worker listens and the signer knows of it."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*HSMITM, self.command, "--config", str(self.toml)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment,
+            )  # fmt: skip
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Every worker listens, and the signer knows."""
+
+        def ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.log}"
+            report = self.try_status()
+            return bool(report and any(one.workers == self.config.workers for one in report.listeners))
+
+        wait_until(ready, "hsmitm serves", 30)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20) -> int:
+        """End it; the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout_s)
+        if not self.expect_crashes:
+            assert "killed by signal 11" not in self.log
+            assert "Traceback" not in self.log
+            assert "internal error" not in self.log
+        return status
+
+    def try_status(self) -> wire.StatusReport | None:
+        """The signer's report, None while there is no signer."""
+        try:
+            reply = asyncio.run(ask(self.config.run.socket(ADMIN_SOCKET), wire.Status(), 5))
+        except HsmitmError:
+            return None
+        assert isinstance(reply, wire.StatusReport)
+        return reply
+
+    def status(self) -> wire.StatusReport:
+        """The signer's report."""
+        report = self.try_status()
+        assert report is not None, self.log
+        return report
+
+    @property
+    def proxy(self) -> str:
+        """host:port of the proxy."""
+        return self.status().listeners[0].address
+
+    def worker_pids(self) -> set[int]:
+        """Workers that the signer knows."""
+        report = self.try_status()
+        return {worker.pid for worker in report.workers} if report else set()
+
+    def pids(self, fragment: str) -> list[int]:
+        """Processes of this system whose command line has `fragment`, for example "proxy.worker"."""
+        assert self.process is not None
+        return [
+            pid
+            for pid in descendants(self.process.pid)
+            if fragment in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        ]
+
+    def curl(self, url: str, *options: str, proxy: str | None = None, trust: Path | None = None) -> Reply:
+        """One request through the proxy by the real client."""
+        done = subprocess.run(
+            ["curl", "--silent", "--show-error", "--verbose", "--max-time", "20",
+             "--proxy", f"http://{proxy or self.proxy}", "--cacert", str(trust or self.ca),
+             "--write-out", "\n%{http_code} %{http_version}", *options, url],
+            capture_output=True, text=True, timeout=30, check=False,
+            env={name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+        )  # fmt: skip
+        body, _, numbers = done.stdout.rpartition("\n")
+        status, _, version = numbers.partition(" ")
+        errors = "\n".join(line for line in done.stderr.splitlines() if line.startswith("curl:"))
+        return Reply(done.returncode, int(status), version, body, errors, done.stderr)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Process ids below `pid`, at any depth."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    for child in map(int, children):
+        yield child
+        yield from descendants(child)
+
+
+def hsmitm(*arguments: str, timeout_s: float = 30, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line, to its end."""
+    return subprocess.run(
+        [*HSMITM, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False,
+        stdin=subprocess.DEVNULL, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie does not)."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@contextmanager
+def killed_at_end(pids: Callable[[], list[int]]) -> Iterator[None]:
+    """Whatever happens, end these processes of ours."""
+    try:
+        yield
+    finally:
+        for pid in pids():
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def status_json(system: System) -> dict[str, Any]:
+    """`hsmitm status --json`, as a program reads it."""
+    done = hsmitm("status", "--json", "--config", str(system.toml))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
