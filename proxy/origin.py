@@ -102,6 +102,7 @@ class Origin:
         self._tls.sni_callback = self._choose
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.connections = 0
 
@@ -113,11 +114,14 @@ class Origin:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop, and cut what is open."""
-        if self._server is not None:
-            self._server.close()
+        assert self._server is not None
+        self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await self._server.wait_closed()
 
     def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> None:
         if name is not None:
@@ -131,11 +135,15 @@ class Origin:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.connections += 1
+        self._writers.add(writer)
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
         serve = _Http2 if tls.selected_alpn_protocol() == "h2" else _Http1
         with suppress(OSError, asyncio.CancelledError, h11.RemoteProtocolError):
             await serve(reader, writer).run()
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        self._writers.discard(writer)
 
 
 def _answer(method: str, host: str, path: str, body: bytes) -> bytes:
