@@ -137,7 +137,7 @@ class Group:
         request = wire.Sign(name, key.scheme.name, digest, message)
         tried: set[str] = set()
         for attempt in range(TRIES):
-            member = await self._wait_for_member(name, tried, deadline)
+            member = await self.wait_for_member(name, tried, deadline)
             tried.add(member.name)
             try:
                 answer = await member.sign(request, deadline)
@@ -161,7 +161,8 @@ class Group:
             members.discard(member.name)
         await member.restart()
 
-    async def _wait_for_member(self, name: str, tried: set[str], deadline: float) -> Member:
+    async def wait_for_member(self, name: str, tried: set[str], deadline: float) -> Member:
+        """A member that serves the key `name`, once there is one. Raises TryLaterError, saying why there is none."""
         until = min(deadline, time.monotonic() + WAIT_FOR_MEMBER_S)
         while (member := self.choose(name, tried)) is None:
             self._joined.clear()

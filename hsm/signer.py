@@ -171,7 +171,8 @@ class Signer:
             case wire.Authorities():
                 return wire.Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
             case wire.Ready():
-                self.check_ready()
+                for name in self.group.keys:
+                    await self.group.wait_for_member(name, set(), call.deadline)
                 return wire.Done()
             case wire.Report():
                 self._workers[channel] = (self._workers[channel][0], call.body)

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from mitmproxy import exceptions, options
@@ -106,9 +105,7 @@ class Worker:
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
         while not proxyserver.is_running:
             if running.done():
-                with suppress(SystemExit):  # mitmproxy's errorcheck; it has logged why
-                    await running
-                raise MisconfiguredError("mitmproxy could not start; the lines above say why")
+                await running
             await asyncio.sleep(0.005)
         if not all(server.is_running for server in proxyserver.servers):
             raise MisconfiguredError(f"cannot listen on {self._listen}")
@@ -170,6 +167,9 @@ def main() -> int:
             runner.run(_serve(config, arguments))
     except MisconfiguredError as error:
         logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
+        return child.EX_CONFIG
+    except SystemExit:  # mitmproxy's errorcheck: something was logged as an error before serving began
+        logger.error("mitmproxy could not start; the lines above say why")  # noqa: TRY400
         return child.EX_CONFIG
     return 0
 

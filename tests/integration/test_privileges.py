@@ -1,0 +1,101 @@
+"""What each process can reach: a worker that is taken over finds no PIN, no PKCS#11 module and no CA key."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import System
+
+
+def memory_holds(pid: int, needle: bytes) -> bool:
+    """Whether the bytes stand anywhere in a process's readable memory."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            found = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
+            if not found or "[v" in line:
+                continue
+            begin, end = (int(part, 16) for part in found.groups())
+            try:
+                memory.seek(begin)
+                if needle in memory.read(end - begin):
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+@pytest.fixture
+def pin(system: System) -> bytes:
+    """The partition's PIN."""
+    return (system.directory / "pin").read_bytes().strip()
+
+
+def test_worker_has_no_pin_and_no_module(system: System, pin: bytes) -> None:
+    """A worker's memory, environment and arguments hold no PIN, and it maps no PKCS#11 library; a member's do."""
+    (worker,) = system.pids("proxy.worker")
+    (member,) = system.pids("hsm.member_process")
+    maps = Path(f"/proc/{worker}/maps").read_text()
+    assert "softhsm" not in maps
+    assert "pkcs11" not in maps
+    assert not memory_holds(worker, pin)
+    assert "softhsm" in Path(f"/proc/{member}/maps").read_text()
+    assert memory_holds(member, pin), "the search must be able to find a PIN where there is one"
+
+
+def test_supervisor_never_sees_the_pin(system: System, pin: bytes) -> None:
+    """The supervisor starts processes and knows no secret; nor does it load a module."""
+    assert system.process is not None
+    assert not memory_holds(system.process.pid, pin)
+    assert "pkcs11" not in Path(f"/proc/{system.process.pid}/maps").read_text()
+
+
+def test_no_pin_in_arguments_environments_or_logs(system: System, pin: bytes) -> None:
+    """No process of ours shows the PIN in argv or environment, and no log line has it."""
+    assert system.process is not None
+    pids = [system.process.pid, *system.pids("proxy."), *system.pids("hsm.")]
+    assert len(pids) >= 4
+    for pid in pids:
+        assert pin not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert pin not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert pin not in system.log_path.read_bytes()
+
+
+def test_signer_and_member_leave_no_core(system: System) -> None:
+    """A crash of a process that knows the PIN writes no core file."""
+    for fragment in ("proxy.main signer", "hsm.member_process"):
+        (pid,) = system.pids(fragment)
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"Max core file size\s+0\s+0", limits), limits
+
+
+def test_pin_from_the_environment_reaches_no_worker(softhsm_module: str, tmp_path: Path) -> None:
+    """A PIN that comes in an environment variable is the signer's alone: no worker and no member inherits it."""
+    own = System.make(tmp_path / "s", workers="1")
+    secret = (own.directory / "pin").read_text().strip()
+    own.edit(pin='{ env = "TEST_HSM_PIN" }')
+    own.environment = {"TEST_HSM_PIN": secret}
+    with own:
+        for fragment in ("proxy.worker", "hsm.member_process"):
+            (pid,) = own.pids(fragment)
+            assert secret.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        (worker,) = own.pids("proxy.worker")
+        assert not memory_holds(worker, secret.encode())
+
+
+def test_sockets_are_private(system: System) -> None:
+    """Run directory and sockets are their owner's alone."""
+    run = system.config.run.path
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    for name in ("signer.sock", "admin.sock"):
+        assert stat.S_IMODE((run / name).stat().st_mode) == 0o600
+
+
+def test_no_file_holds_a_private_key(system: System) -> None:
+    """Nothing on disk under the system's directory is a private key in the clear, mitmproxy's own CA included."""
+    assert (system.directory / "softhsm").is_dir()
+    for path in system.directory.rglob("*"):
+        assert not (path.is_file() and b"PRIVATE KEY" in path.read_bytes()), path
