@@ -119,7 +119,7 @@ def _itself(channel: Channel) -> Channel:
 
 
 async def ask(path: Path, body: wire.Request, timeout_s: float) -> wire.Reply:
-    """One call on a connection of its own, for the command line. Raises TryLaterError where nobody listens."""
+    """One call on a connection of its own, for the command line. Raises TryLaterError where it gets no answer."""
     loop = asyncio.get_running_loop()
     try:
         _, channel = await loop.create_unix_connection(Channel, str(path))
@@ -127,5 +127,7 @@ async def ask(path: Path, body: wire.Request, timeout_s: float) -> wire.Reply:
         raise TryLaterError(f"no signer listens at {path} ({error.strerror}); start one with 'hsmitm run'") from error
     try:
         return await channel.call(body, time.monotonic() + timeout_s)
+    except MemberLostError as error:
+        raise TryLaterError(f"the signer closed the connection at {path}; only its own user and root may ask") from error
     finally:
         channel.close()

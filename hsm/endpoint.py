@@ -100,8 +100,12 @@ class Endpoint:
     def __init__(
         self, directory: RunDirectory, name: str, users: frozenset[int], make: Callable[[int], Channel]
     ) -> None:
-        """`users` are the uids that may connect beside our own and root's; `make(pid)` makes a connection's channel."""
+        """`users` are the uids that may connect beside our own and root's; `make(pid)` makes a connection's channel.
+
+        A socket that admits others belongs to the directory's group; one that does not is closed to it.
+        """
         self._directory = directory
+        self._group = directory.group if users else None
         self._path = directory.socket(name)
         self._users = users | {0, os.geteuid()}
         self._make = make
@@ -122,9 +126,9 @@ class Endpoint:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(str(self._path))
-            self._path.chmod(0o600 if self._directory.group is None else 0o660)
-            if self._directory.group is not None:
-                os.chown(self._path, -1, _gid(self._directory.group))
+            self._path.chmod(0o600 if self._group is None else 0o660)
+            if self._group is not None:
+                os.chown(self._path, -1, _gid(self._group))
         except OSError as error:
             listener.close()
             raise MisconfiguredError(f"cannot make the socket {self._path}: {error.strerror}") from error
