@@ -1,0 +1,79 @@
+"""Other ways for a client to reach the proxy: SOCKS5, a proxy in front of servers, and redirected traffic."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from proxy.origin import OriginCA
+from tests.integration.harness import OriginThread, System
+
+
+def test_socks5(softhsm_module: str, origin_ca: OriginCA, origin: OriginThread, tmp_path: Path) -> None:
+    """A SOCKS5 client gets a leaf for the name that it asks for."""
+    with System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", mode='"socks5"') as system:
+        address = system.proxy
+        reply = system.curl(f"https://socks.test:{origin.port}/", "--proxy", f"socks5h://{address}")
+    assert reply.ok, reply.errors
+
+
+def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, system: System, tmp_path: Path) -> None:
+    """With another inspecting proxy in front of the servers its CA is what servers are verified with."""
+    outer = System.make(
+        tmp_path / "s", upstream_ca=system.ca.read_text(), workers="1", mode=f'"upstream:http://{system.proxy}"'
+    )
+    outer.edit(scripts="[]")
+    with outer:
+        reply = outer.curl(f"https://chained.test:{origin.port}/")
+    assert reply.ok, reply.errors
+    assert "hsmitm forward trust CA" in reply.trace
+
+
+TRANSPARENT = """
+import subprocess, sys
+from pathlib import Path
+import pytest
+
+from proxy.origin import OriginCA
+from tests.integration.harness import OriginThread, System
+
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+ca = OriginCA()
+with OriginThread(ca) as origin:
+    made = System.make(Path(sys.argv[1]) / "s", upstream_ca=ca.pem, workers="1", mode='"transparent"')
+    with made as system:
+        port = system.proxy.rpartition(":")[2]
+        rules = (
+            "table ip nat { chain output { type nat hook output priority -100; "
+            f"meta skuid 65534 tcp dport {origin.port} redirect to :{port}; }}; }}"
+        )
+        subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+        Path(sys.argv[2]).write_bytes(system.ca.read_bytes())
+        for host in ("redirected.test", "127.0.0.1"):
+            done = subprocess.run(
+                ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "curl", "--silent",
+                 "--show-error", "--noproxy", "*", "--max-time", "20", "--cacert", sys.argv[2],
+                 "--resolve", f"{host}:{origin.port}:127.0.0.1", f"https://{host}:{origin.port}/"],
+                capture_output=True, text=True, timeout=30,
+            )
+            print(done.returncode, done.stdout.strip(), done.stderr.strip())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+def test_transparent(softhsm_module: str, tmp_path: Path) -> None:
+    """Redirected clients, with and without SNI, get leaves for what they wanted. In a network namespace of its own."""
+    with tempfile.NamedTemporaryFile(suffix=".pem") as trust:
+        Path(trust.name).chmod(0o644)  # the client is another user, and pytest's directories are closed to it
+        done = subprocess.run(
+            ["unshare", "--net", sys.executable, "-c", TRANSPARENT, str(tmp_path), trust.name],
+            capture_output=True, text=True, timeout=90, check=False, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "says hello" in line]
+    assert [line.split(":")[0] for line in lines] == ["0 redirected.test", "0 127.0.0.1"], done.stdout
