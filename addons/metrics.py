@@ -110,6 +110,10 @@ class Metrics:
         """An exchange ends in an error."""
         self._flows.discard(flow.id)
 
+    def websocket_start(self, flow: http.HTTPFlow) -> None:
+        """A WebSocket begins where an exchange ended."""
+        self._flows.add(flow.id)
+
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         """A WebSocket ends."""
         self._flows.discard(flow.id)

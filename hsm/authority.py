@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import datetime as dt
 from itertools import pairwise
+from typing import Any
 
 from asn1crypto import parser as der
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, PublicKeyAlgorithmOID
 from msgspec import Struct
 
 from hsm import names
@@ -32,6 +33,16 @@ MAX_VALIDITY = dt.timedelta(days=46)
 SC-081, from March 2029); it binds public CAs, and a leaf within it is safe from whoever extends it to private ones."""
 SERIAL_BITS = 159
 """RFC 5280 section 4.1.2.2 allows 20 octets, positive: 159 random bits."""
+
+
+_LEAF_EXTENSIONS = {
+    x509.BasicConstraints,
+    x509.KeyUsage,
+    x509.ExtendedKeyUsage,
+    x509.SubjectAlternativeName,
+    x509.SubjectKeyIdentifier,
+    x509.AuthorityKeyIdentifier,
+}
 
 
 class LeafProfile(Struct, frozen=True, kw_only=True):
@@ -85,6 +96,8 @@ class Issuer:
                     f"'{child.subject.rfc4514_string()}' is not issued by the certificate that follows it, "
                     f"'{parent.subject.rfc4514_string()}'; put the CA first, then each one's issuer"
                 ) from error
+        if self.certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+            raise MisconfiguredError("the CA's key is bound to RSASSA-PSS, and leaves are signed with PKCS#1 v1.5")
         key = self.certificate.public_key()
         if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
             raise MisconfiguredError(f"a CA key of type {type(key).__name__}; RSA and EC keys are used")
@@ -131,12 +144,12 @@ class Issuer:
             raise RefusedError(str(error)) from error
         checked = _checked_names(wanted)
         key = _leaf_key(spki)
-        if spki == self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+        if spki == _spki(self.key):
             raise RefusedError("a leaf with the CA's own key")
         not_before = max(now - BACKDATED, self.certificate.not_valid_before_utc)
         not_after = min(now + profile.ahead, self.certificate.not_valid_after_utc)
         draft = self._draft(checked, key, not_before, not_after, serial)
-        self._check_leaf(draft, checked)
+        self._check_leaf(draft, checked, spki)
         return Approved(draft, self.scheme)
 
     def _draft(
@@ -162,9 +175,11 @@ class Issuer:
         )
         return builder.sign(stand_in(self.key), self.scheme.hash)
 
-    def _check_leaf(self, draft: x509.Certificate, checked: list[str]) -> None:
+    def _check_leaf(self, draft: x509.Certificate, checked: list[str], spki: bytes) -> None:
         """Read the bytes that would be signed once more, as a verifier would; refuse whatever is not a leaf of ours."""
         extensions = draft.extensions
+        if {type(one.value) for one in extensions} != _LEAF_EXTENSIONS:
+            raise RefusedError("not a leaf: its extensions are not those of a leaf")
         constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
         purposes = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
@@ -181,10 +196,16 @@ class Issuer:
             "its validity is too long": draft.not_valid_after_utc - draft.not_valid_before_utc > MAX_VALIDITY,
             "it would not be valid yet": draft.not_valid_after_utc <= draft.not_valid_before_utc,
             "its serial number is too short": draft.serial_number.bit_length() < 64,
-            "it has more extensions than a leaf": len(list(extensions)) != 6,
+            "its subject is not one of its names": [one.value for one in draft.subject] not in ([], checked[:1]),
+            "its key is not the one that was asked for": _spki(draft.public_key()) != spki,
         }
         if found := [fault for fault, present in faults.items() if present]:
             raise RefusedError(f"not a leaf: {'; '.join(found)}")
+
+
+def _spki(key: Any) -> bytes:
+    """Any public key of cryptography's as DER."""
+    return bytes(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def _checked_names(wanted: list[str]) -> list[str]:
@@ -208,7 +229,7 @@ def _leaf_key(spki: bytes) -> PublicKey:
     right = (isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1") or (
         isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= 4096
     )
-    if not right or key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != spki:
+    if not right or _spki(key) != spki:
         raise RefusedError("a leaf's key is P-256 or RSA with 2048 to 4096 bits")
     assert isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
     return key

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import cast
 
 from hsm import wire
@@ -67,10 +66,11 @@ class Channel(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._next_id += 1
         call_id = self._next_id
+        frame = wire.encode(wire.Call(call_id, deadline, body))
         answered: asyncio.Future[wire.Reply] = loop.create_future()
         timer = loop.call_later(remaining, self._end, call_id, DeadlineError("no answer before the deadline"))
         self._pending[call_id] = (answered, timer)
-        self._transport.write(wire.encode(wire.Call(call_id, deadline, body)))
+        self._transport.write(frame)
         try:
             return await answered
         finally:
@@ -144,10 +144,12 @@ class Channel(asyncio.Protocol):
         except Exception:  # a bug of ours must not end the connection of everybody else's calls
             logger.exception("serving %s failed", type(call.body).__name__)
             frame = wire.Fault(call.id, RefusedError.__name__, "internal error; see the signer's log")
-        self._reply(frame)
+        try:
+            self._reply(frame)
+        except ValueError as error:
+            self._reply(wire.Fault(call.id, RefusedError.__name__, f"the answer cannot be sent: {error}"))
 
     def _reply(self, frame: wire.Frame) -> None:
-        with suppress(OSError):
-            if self.connected:
-                assert self._transport is not None
-                self._transport.write(wire.encode(frame))
+        if self.connected:
+            assert self._transport is not None
+            self._transport.write(wire.encode(frame))

@@ -128,6 +128,8 @@ async def ask(path: Path, body: wire.Request, timeout_s: float) -> wire.Reply:
     try:
         return await channel.call(body, time.monotonic() + timeout_s)
     except MemberLostError as error:
-        raise TryLaterError(f"the signer at {path} closed the connection; only its own user and root may ask") from error
+        raise TryLaterError(
+            f"the signer at {path} closed the connection; only its own user and root may ask"
+        ) from error
     finally:
         channel.close()

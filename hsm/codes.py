@@ -1,7 +1,8 @@
 """PKCS#11 return codes (PKCS#11 v3.0, section 5.1.6) and which error of ours each becomes inside a member.
 
 A code that is not here, a vendor's code among them, loses the member: the process starts afresh, which cures what can
-be cured, and a PIN is never at stake because only the codes in `PIN` come from a login that failed.
+be cured. The process logs in once when it starts; a token whose flags say that its PIN is at its final try is not
+logged in to at all, so that even a vendor's own code for a wrong PIN cannot lock it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ REQUEST = {
     0x54: "CKR_FUNCTION_NOT_SUPPORTED",
     0x62: "CKR_KEY_SIZE_RANGE",
     0x63: "CKR_KEY_TYPE_INCONSISTENT",
+    0x64: "CKR_KEY_NOT_NEEDED",
+    0x65: "CKR_KEY_CHANGED",
+    0x66: "CKR_KEY_NEEDED",
+    0x67: "CKR_KEY_INDIGESTIBLE",
     0x68: "CKR_KEY_FUNCTION_NOT_PERMITTED",
     0x70: "CKR_MECHANISM_INVALID",
     0x71: "CKR_MECHANISM_PARAM_INVALID",
@@ -48,6 +53,7 @@ REQUEST = {
     0xD1: "CKR_TEMPLATE_INCONSISTENT",
     0x140: "CKR_CURVE_NOT_SUPPORTED",
     0x200: "CKR_FUNCTION_REJECTED",
+    0x203: "CKR_KEY_EXHAUSTED",
 }
 
 PLACE = {

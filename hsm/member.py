@@ -160,6 +160,9 @@ class Member:
                     self._move(event, str(error))
                     if event is Event.REFUSED:
                         return
+                except Exception as error:  # a bug of ours must not leave the signer waiting for this member for ever
+                    logger.exception("starting member %s failed", self.name)
+                    self._move(Event.LOST, f"internal error: {error}")
                 else:
                     up_at = time.monotonic()
                     await process.lost.wait()

@@ -61,7 +61,7 @@ def _code(error: Exception) -> int:
 
 
 _CODES = {
-    "ActionProhibited": 0x1B, "AnotherUserAlreadyLoggedIn": 0x104, "ArgumentsBad": 0x07, "AttributeReadOnly": 0x10,
+    "AnotherUserAlreadyLoggedIn": 0x104, "ArgumentsBad": 0x07, "AttributeReadOnly": 0x10,
     "AttributeTypeInvalid": 0x12, "AttributeValueInvalid": 0x13, "DataInvalid": 0x20, "DataLenRange": 0x21,
     "DeviceError": 0x30, "DeviceMemory": 0x31, "DeviceRemoved": 0x32, "FunctionCancelled": 0x50,
     "FunctionFailed": 0x06, "FunctionNotSupported": 0x54, "FunctionRejected": 0x200, "GeneralError": 0x05,
@@ -264,8 +264,13 @@ class Session:
     def key(self, uri: KeyURI) -> PrivateKey:
         """The private key that `uri` names on this token. Raises RefusedError: none, several, or not for signing."""
         info = self._token.info
-        named = (uri.token, info.label), (uri.serial, info.serial), (uri.model, info.model)
-        if any(wanted is not None and wanted != found for wanted, found in named):
+        named = (
+            (uri.token, info.label),
+            (uri.serial, info.serial),
+            (uri.model, info.model),
+            (uri.manufacturer, info.manufacturer),
+        )
+        if any(wanted is not None and wanted.strip() != found.strip() for wanted, found in named):
             raise KeyMissingError(f"{uri} names another partition than {info}")
         template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
         if uri.object is not None:

@@ -29,20 +29,22 @@ def check(text: str) -> str:
         pass
     else:
         if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
-            raise ValueError(f"'{text}' has a scope; a certificate cannot carry that")
+            raise ValueError(f"{text!r} has a scope; a certificate cannot carry that")
         return str(address)
+    if not text.isascii():  # before lower(), which folds some letters of other scripts to ASCII
+        raise ValueError(f"{text!r} is no part of a host name; international names are written as A-labels (xn--)")
     name = text.removesuffix(".").lower()
     if not name or len(name) > 253:
         raise ValueError(f"a name of {len(name)} characters; 1 to 253 are possible (RFC 1035)")
     labels = name.split(".")
     plain = labels[1:] if labels[0] == "*" else labels
     if labels[0] == "*" and len(plain) < 2:
-        raise ValueError(f"'{name}': a wildcard needs at least two labels behind it")
+        raise ValueError(f"{name!r}: a wildcard needs at least two labels behind it")
     for label in plain:
         if not _LABEL.fullmatch(label):
-            raise ValueError(f"'{name}' has the label '{label}', which is no part of a host name")
+            raise ValueError(f"{name!r} has the label {label!r}, which is no part of a host name")
     if plain[-1].isdigit():
-        raise ValueError(f"'{name}' ends in a number: neither an IP address nor a host name")
+        raise ValueError(f"{name!r} ends in a number: neither an IP address nor a host name")
     return name
 
 
@@ -56,8 +58,10 @@ def to_ascii(host: str) -> str:
         try:
             host = host.encode("idna").decode()
         except UnicodeError as error:
-            raise ValueError(f"'{host}' has no IDNA form: {error}") from error
-    return check(host.strip("[]"))
+            raise ValueError(f"{host!r} has no IDNA form: {error}") from error
+    if host.startswith("[") and host.endswith("]"):  # an IPv6 address as a URI writes it
+        host = host[1:-1]
+    return check(host)
 
 
 def general_name(name: str) -> x509.GeneralName:
@@ -75,4 +79,4 @@ def covers(pattern: str, name: str) -> bool:
     if not pattern.startswith("*."):
         return False
     first, _, rest = name.partition(".")
-    return bool(first) and first != "*" and rest == pattern[2:]
+    return bool(first) and rest == pattern[2:]

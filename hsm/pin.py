@@ -11,7 +11,9 @@ import hashlib
 import hmac
 import os
 import secrets
+import signal
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -19,6 +21,8 @@ from msgspec import Struct
 from hsm.errors import MisconfiguredError, PinRefusedError
 
 _COMMAND_TIMEOUT_S = 30
+_DIGEST_DIGITS = 128
+"""64 bytes of scrypt in hexadecimal."""
 
 
 class PinSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +40,8 @@ class PinSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         given = [self.file, self.env, self.command, self.credential, self.prompt or None]
         if sum(source is not None for source in given) != 1:
             raise ValueError("give exactly one of file, env, command, credential, prompt")
+        if self.command == []:
+            raise ValueError("command: name the program to run, then its arguments")
 
     def __str__(self) -> str:
         """The source, for messages; never the PIN."""
@@ -68,6 +74,9 @@ async def read(source: PinSource, base: Path, prompted: str | None = None) -> st
         pin = prompted or ""
     if not pin:
         raise MisconfiguredError(f"the {source} gives no PIN")
+    # What is not a line of text is a mistake of the source, and to try it would waste one of the partition's tries.
+    if not pin.isprintable():  # a lone surrogate, from bytes that are not UTF-8, is not printable either
+        raise MisconfiguredError(f"the {source} gives a PIN that is not one line of UTF-8 text")
     return pin
 
 
@@ -84,17 +93,15 @@ def from_file(path: Path) -> str:
             )
         if found.st_mode & 0o007:
             raise MisconfiguredError(f"the PIN file {path} can be read by everybody; take that right away")
-        return path.read_text().strip("\r\n")
+        return path.read_bytes().decode(errors="surrogateescape").strip("\r\n")
     except OSError as error:
         raise MisconfiguredError(f"cannot read the PIN file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise MisconfiguredError(f"the PIN file {path} is not UTF-8 text") from error
 
 
 async def _from_command(command: list[str]) -> str:
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True
         )
     except OSError as error:
         raise MisconfiguredError(f"cannot run the PIN command {command[0]}: {error.strerror}") from error
@@ -102,12 +109,13 @@ async def _from_command(command: list[str]) -> str:
         async with asyncio.timeout(_COMMAND_TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError as error:
-        process.kill()
-        await process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the pipe open
+        await process.communicate()
         raise MisconfiguredError(f"the PIN command {command[0]} did not end in {_COMMAND_TIMEOUT_S} s") from error
     if process.returncode:
         raise MisconfiguredError(f"the PIN command {command[0]} ended with status {process.returncode}")
-    return output.decode(errors="replace").partition("\n")[0].strip("\r")
+    return output.decode(errors="surrogateescape").partition("\n")[0].strip("\r")
 
 
 class Refusals:
@@ -128,30 +136,45 @@ class Refusals:
         return self._directory / f"{member}.pin-refused"
 
     def check(self, member: str, pin: str) -> None:
-        """Raise PinRefusedError where this very PIN was refused before. A different PIN is a new try."""
+        """Raise PinRefusedError where this very PIN was refused before. A different PIN is a new try.
+
+        A file that cannot be read as one of ours raises MisconfiguredError: it may stand for a PIN that was refused.
+        """
+        path = self.path(member)
         try:
-            salt, _, digest = self.path(member).read_text().partition(":")
-        except OSError:
+            salt, _, digest = path.read_text().strip().partition(":")
+            same = len(digest) == _DIGEST_DIGITS and hmac.compare_digest(bytes.fromhex(digest), _digest(pin, salt))
+            spoilt = len(digest) != _DIGEST_DIGITS
+        except FileNotFoundError:
             return
-        if hmac.compare_digest(digest.strip(), _digest(pin, salt)):
+        except (OSError, ValueError):
+            same, spoilt = False, True
+        if spoilt:
+            raise MisconfiguredError(
+                f"cannot read {path}, which remembers a refused PIN; remove it when the PIN is right"
+            )
+        if same:
             raise PinRefusedError(
                 f"the partition refused this PIN before; it is not tried again, because tries lock a partition. "
-                f"Give the right PIN; if it was right after all, remove {self.path(member)}"
+                f"Give the right PIN; if it was right after all, remove {path}"
             )
 
     def remember(self, member: str, pin: str) -> None:
-        """Note on disk that the token refused this PIN."""
+        """Note on disk that the token refused this PIN: whole or not at all, whenever the machine stops."""
         salt = secrets.token_hex(16)
-        descriptor = os.open(self.path(member), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        path = self.path(member)
+        unfinished = path.with_suffix(".new")
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"{salt}:{_digest(pin, salt)}\n")
+            file.write(f"{salt}:{_digest(pin, salt).hex()}\n")
             file.flush()
             os.fsync(file.fileno())
+        unfinished.replace(path)
 
     def forget(self, member: str) -> None:
         """The token accepted a PIN."""
         self.path(member).unlink(missing_ok=True)
 
 
-def _digest(pin: str, salt: str) -> str:
-    return hashlib.scrypt(pin.encode(), salt=bytes.fromhex(salt), n=2**14, r=8, p=1).hex()
+def _digest(pin: str, salt: str) -> bytes:
+    return hashlib.scrypt(pin.encode(), salt=bytes.fromhex(salt), n=2**14, r=8, p=1)

@@ -104,6 +104,9 @@ class Signer:
             "hsmitm_member_starts", "Starts of a member's process", ("member",), registry=self.registry
         )
         self._connected = Gauge("hsmitm_workers", "Workers connected to the signer", registry=self.registry)
+        self._worker_up = Gauge(
+            "hsmitm_worker_up", "1 for each worker that reports", ("worker",), registry=self.registry
+        )
 
     async def open(self) -> None:
         """Start the members, wait until each is up or known not to be, then listen.
@@ -193,7 +196,7 @@ class Signer:
         except HsmitmError as error:
             self._mints.labels(request.authority, type(error).__name__.removesuffix("Error")).inc()
             logger.warning(
-                "not minted names=%s authority=%s worker=%d: %s", request.names, request.authority, pid, error
+                "not minted names=%s authority=%s worker=%d: %s", request.names[:5], request.authority, pid, error
             )
             raise
         self._mints.labels(request.authority, "minted").inc()
@@ -237,6 +240,10 @@ class Signer:
             self._sessions.labels(member.name, "total").set(member.sessions)
             self._starts.labels(member.name).set(member.starts)
         self._connected.set(len(self._workers))
+        self._worker_up.clear()
+        for _, report in self._workers.values():
+            if report is not None:
+                self._worker_up.labels(str(report.index)).set(1)
         totals = telemetry.Totals()
         totals.add(telemetry.collect(self.registry))
         totals.add(self._retired.families())

@@ -6,6 +6,7 @@ Own code because no maintained library on the package index parses these URIs wi
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from msgspec import Struct
@@ -59,6 +60,8 @@ def parse(text: str) -> KeyURI:
             _reject(attribute)
         if attribute in found:
             raise ValueError(f"attribute '{attribute}' stands twice")
+        if re.search(r"%(?![0-9A-Fa-f]{2})", value):
+            raise ValueError(f"attribute '{attribute}': a % must be followed by two hexadecimal digits (RFC 3986)")
         raw = unquote_to_bytes(value)
         try:
             found[attribute] = raw if attribute == "id" else raw.decode()
@@ -68,6 +71,8 @@ def parse(text: str) -> KeyURI:
         raise ValueError("this must name a private key: type=private")
     if not found.get("object") and not found.get("id"):
         raise ValueError("name the key by its label (object=...) or its CKA_ID (id=%01%02...)")
+    if "" in found.values() or b"" in found.values():
+        raise ValueError("an attribute without a value would fit every key that has none; leave it out")
     return KeyURI(**found)  # type: ignore[arg-type]  # keys and types were checked one by one above
 
 

@@ -56,6 +56,10 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
         """Without the PIN: a repr may reach a log."""
         return f"Open({self.module}, {self.selector})"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """msgspec makes one of every field otherwise, for rich's tracebacks."""
+        return [("module", self.module)]
+
 
 class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     """A private key on a partition. `problem` says why it cannot be used; empty when it can.
@@ -133,6 +137,10 @@ class Initialise(Struct, frozen=True, array_like=True, tag="initialise"):
     def __repr__(self) -> str:
         """Without the PINs."""
         return f"Initialise({self.module}, {self.label})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Without the PINs."""
+        return [("module", self.module)]
 
 
 class Generate(Struct, frozen=True, array_like=True, tag="generate"):
@@ -327,5 +335,5 @@ class Framer:
             del self._buffer[:end]
             try:
                 yield _decoder.decode(body)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise ValueError(f"not a frame of ours: {error}") from error

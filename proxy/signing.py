@@ -6,7 +6,6 @@ import asyncio
 import getpass
 import json
 import logging
-import os
 import resource
 import signal
 import sys
@@ -67,6 +66,3 @@ def run(config: Config, *, supervised: bool = False, ready_fd: int | None = None
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # PINs pass through here
     pins = {} if supervised else prompt_pins(config)
     asyncio.run(serve(config, pins, supervised=supervised, ready_fd=ready_fd))
-    # Not through the interpreter's exit: nothing of ours is left to save, and a vendor's atexit handler may hang.
-    logging.shutdown()
-    os._exit(0)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -135,6 +136,7 @@ async def _all_ready(children: list[Child]) -> None:
 def run(config: Config, pins: dict[str, str], *, with_signer: bool) -> None:
     """Supervise in this process until told to stop. Raises MisconfiguredError."""
     logs.configure(config.file.log.level, "hsmitm")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a prompted PIN is here, decrypted traffic in the workers
 
     async def supervise() -> None:
         await Supervisor(config, pins, with_signer=with_signer).run()

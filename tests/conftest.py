@@ -10,9 +10,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from hsm import wire
 from tests.softhsm import MODULE, Store, make_store
+
+settings.register_profile("hsmitm", deadline=None)  # two busy cores are no property of the code
+settings.load_profile("hsmitm")
 
 _RUNNING = Path(__file__).parent / ".running"
 _touched_hsm = False
