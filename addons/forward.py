@@ -70,7 +70,7 @@ class Forward:
         except ValueError as error:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return
-        if self._cache.covers(host, names.covers):
+        if self._cache.covers(host):
             return
         try:
             await self._signer.call(wire.Ready(), _READY_TIMEOUT_S)

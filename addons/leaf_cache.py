@@ -67,6 +67,7 @@ class LeafCache:
         self._limit = limit
         self._count = count
         self._leaves: OrderedDict[LeafKey, Leaf] = OrderedDict()
+        self._by_name: dict[str, LeafKey] = {}
         self._minting: dict[LeafKey, asyncio.Task[Leaf]] = {}
 
     def __len__(self) -> int:
@@ -75,13 +76,19 @@ class LeafCache:
     def clear(self) -> None:
         """Forget every leaf; mints in flight go on."""
         self._leaves.clear()
+        self._by_name.clear()
 
-    def covers(self, host: str, covers: Callable[[str, str], bool]) -> bool:
-        """Whether some valid leaf would do for `host`. Looks at every entry: for the rare moment when no signer is."""
+    def covers(self, host: str) -> bool:
+        """Whether a valid leaf for `host` (a checked name) is likely here: by its name or by a wildcard of its parent.
+
+        It may say no where an older leaf would do: the newest leaf with a name stands for it.
+        """
         now = time.time()
-        return any(
-            leaf.not_after > now and any(covers(name, host) for name in key.names) for key, leaf in self._leaves.items()
-        )
+        for name in (host, f"*.{host.partition('.')[2]}"):
+            key = self._by_name.get(name)
+            if key is not None and key in self._leaves and self._leaves[key].not_after > now:
+                return True
+        return False
 
     async def leaf(self, key: LeafKey) -> Leaf:
         """The leaf for `key`. Raises the mint's error where there is none; a failed mint is not remembered."""
@@ -110,8 +117,13 @@ class LeafCache:
         minted = await self._mint(key)
         self._leaves[key] = minted
         self._leaves.move_to_end(key)
+        for name in key.names:
+            self._by_name[name] = key
         while len(self._leaves) > self._limit:
-            self._leaves.popitem(last=False)
+            oldest, _ = self._leaves.popitem(last=False)
+            for name in oldest.names:
+                if self._by_name.get(name) == oldest:
+                    del self._by_name[name]
         return minted
 
 

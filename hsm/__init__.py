@@ -9,6 +9,7 @@ may be signed.
     codes      PKCS#11 return codes and the step that follows each
     uri        RFC 7512 PKCS#11 URIs
     schemes    TLS signature schemes: their mechanisms, DigestInfo prefixes and verification
+    cryptoki   a module's function list, called with ctypes
     module     the only file that imports pkcs11
     partition  session threads of one logged-in partition
     pin        where a PIN comes from; the PINs that a token refused

@@ -36,11 +36,17 @@ class Channel(asyncio.Protocol):
         self._pending: dict[int, tuple[asyncio.Future[wire.Reply], asyncio.TimerHandle]] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._next_id = 0
+        self._silent_since: float | None = None
 
     @property
     def connected(self) -> bool:
         """Whether a call can be sent."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the peer has owed an answer and sent nothing at all; late answers and faults count as signs."""
+        return 0.0 if self._silent_since is None else time.monotonic() - self._silent_since
 
     @property
     def in_flight(self) -> int:
@@ -71,6 +77,8 @@ class Channel(asyncio.Protocol):
         timer = loop.call_later(remaining, self._end, call_id, DeadlineError("no answer before the deadline"))
         self._pending[call_id] = (answered, timer)
         self._transport.write(frame)
+        if self._silent_since is None:
+            self._silent_since = time.monotonic()
         try:
             return await answered
         finally:
@@ -102,6 +110,7 @@ class Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Whole frames are acted on at once; bytes that are no frame end the connection."""
+        self._silent_since = None
         try:
             for frame in self._framer.feed(data):
                 match frame:

@@ -7,6 +7,8 @@ logged in to at all, so that even a vendor's own code for a wrong PIN cannot loc
 
 from __future__ import annotations
 
+import re
+
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, SessionLostError
 
 SESSION = {
@@ -80,6 +82,7 @@ MEMBER = {
 }
 
 SESSION_COUNT = 0xB1
+CRYPTOKI_NOT_INITIALIZED = 0x190
 USER_ALREADY_LOGGED_IN = 0x100
 NAMES = SESSION | PIN | REQUEST | PLACE | MEMBER | {USER_ALREADY_LOGGED_IN: "CKR_USER_ALREADY_LOGGED_IN"}
 
@@ -102,3 +105,30 @@ def error(code: int, doing: str) -> HsmitmError:
     if code in PLACE:
         return MisconfiguredError(message)
     return MemberLostError(message, code)
+
+
+def of(class_name: str, text: str) -> int:
+    """The return code behind a python-pkcs11 exception, by its class and its text; 0 where it has none.
+
+    Codes without a class, every vendor's among them, stand in the text alone: "Unmapped error code 0x68".
+    """
+    if found := re.search(r"0x([0-9a-fA-F]+)", text):
+        return int(found[1], 16)
+    if "not initialized" in text:
+        return CRYPTOKI_NOT_INITIALIZED
+    return _CLASSES.get(class_name, 0)
+
+
+_CLASSES = {
+    "AnotherUserAlreadyLoggedIn": 0x104, "ArgumentsBad": 0x07, "AttributeReadOnly": 0x10,
+    "AttributeTypeInvalid": 0x12, "AttributeValueInvalid": 0x13, "DataInvalid": 0x20, "DataLenRange": 0x21,
+    "DeviceError": 0x30, "DeviceMemory": 0x31, "DeviceRemoved": 0x32, "FunctionCancelled": 0x50,
+    "FunctionFailed": 0x06, "FunctionNotSupported": 0x54, "FunctionRejected": 0x200, "GeneralError": 0x05,
+    "HostMemory": 0x02, "KeyHandleInvalid": 0x60, "KeySizeRange": 0x62, "KeyTypeInconsistent": 0x63,
+    "MechanismInvalid": 0x70, "MechanismParamInvalid": 0x71, "ObjectHandleInvalid": 0x82, "OperationActive": 0x90,
+    "OperationNotInitialized": 0x91, "PinExpired": 0xA3, "PinIncorrect": 0xA0, "PinInvalid": 0xA1, "PinLenRange": 0xA2,
+    "PinLocked": 0xA4, "SessionClosed": 0xB0, "SessionCount": 0xB1, "SessionHandleInvalid": 0xB3,
+    "SessionReadOnly": 0xB5, "SlotIDInvalid": 0x03, "TemplateIncomplete": 0xD0, "TemplateInconsistent": 0xD1,
+    "TokenNotPresent": 0xE0, "TokenNotRecognised": 0xE1, "TokenWriteProtected": 0xE2, "UserAlreadyLoggedIn": 0x100,
+    "UserNotLoggedIn": 0x101, "UserPinNotInitialized": 0x102,
+}  # fmt: skip

@@ -18,7 +18,7 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from hsm import wire
-from hsm.errors import DeadlineError, HsmitmError, MemberLostError, RefusedError, TryLaterError
+from hsm.errors import HsmitmError, MemberLostError, RefusedError, TryLaterError
 from hsm.lifecycle import State
 from hsm.member import Member
 from hsm.schemes import PublicKey, Scheme
@@ -110,7 +110,7 @@ class Group:
         request = wire.Sign(name, key.scheme.name, key.scheme.digest(challenge), challenge)
         try:
             answer = await member.sign(request, time.monotonic() + PROOF_TIMEOUT_S)
-        except (RefusedError, MemberLostError, DeadlineError) as error:
+        except RefusedError as error:  # what may pass, a lost member or a deadline, keeps the member down instead
             return f"it did not sign a challenge: {error}"
         if not key.scheme.verifies(key.public, request.digest, answer.signature):
             return f"{key.uri} is not the key of the certificate: its signature of a challenge does not verify"

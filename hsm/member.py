@@ -31,6 +31,9 @@ START_TIMEOUT_S = 30.0
 """From exec to a logged-in member with its keys found. A network HSM's client may take 20 s to set up its TLS."""
 HANG_S = 2.0
 """A member that owes an answer past its deadline and has answered nothing for this long is killed."""
+LOSSES_IN_A_ROW = 5
+"""Answers in a row that say that the HSM failed, until the process starts afresh: a lost login or a vanished store is
+cured so. Fewer are a single lost session or a moment's throttling, which heal by themselves."""
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH")
 """Of the signer's environment, what a vendor's library may need. Not the rest: it may hold PINs of other members."""
 
@@ -60,7 +63,10 @@ class MemberProcess:
         """Start a process that waits for `wire.Open`."""
         ours, theirs = socket.socketpair()
         lost = asyncio.Event()
+        loop = asyncio.get_running_loop()
         with theirs:
+            # Before the process, so that nothing is awaited between its start and the caller's holding it.
+            _, channel = await loop.create_connection(lambda: Channel(lost=lambda _: lost.set()), sock=ours)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-m", "hsm.member_process", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -68,8 +74,6 @@ class MemberProcess:
                 env={name: os.environ[name] for name in _INHERITED if name in os.environ} | environment,
                 start_new_session=True,
             )  # fmt: skip
-        loop = asyncio.get_running_loop()
-        _, channel = await loop.create_connection(lambda: Channel(lost=lambda _: lost.set()), sock=ours)
         return cls(process, channel, lost)
 
     @property
@@ -122,8 +126,8 @@ class Member:
         self._prove = prove
         self._prompted = prompted
         self._process: MemberProcess | None = None
-        self._last_answer = 0.0
         self._was_up = False
+        self._losses = 0
 
     @property
     def name(self) -> str:
@@ -181,8 +185,11 @@ class Member:
         opening = wire.Open(self.settings.module, self.settings.selector, secret, self.settings.sessions, self._keys)
         try:
             reply = await process.channel.call(opening, time.monotonic() + START_TIMEOUT_S)
-        except PinRefusedError:
-            self._refusals.remember(self.name, secret)
+        except PinRefusedError as error:
+            try:
+                self._refusals.remember(self.name, secret)
+            except OSError as failure:  # still a refused PIN: a lost start would be tried again, and lock the partition
+                raise PinRefusedError(f"{error}; it cannot be noted for the next start: {failure}") from error
             raise
         except MemberLostError as error:
             if process.lost.is_set():
@@ -193,7 +200,7 @@ class Member:
         self.opened = reply
         await self._prove(self, reply)
         self._was_up = True
-        self._last_answer = time.monotonic()
+        self._losses = 0
         self._move(Event.OPENED, f"process {process.pid}, partition {reply.partition}, {reply.sessions} sessions")
         return process
 
@@ -205,11 +212,17 @@ class Member:
         try:
             reply = await process.channel.call(request, deadline)
         except DeadlineError:
-            if time.monotonic() - self._last_answer > HANG_S and process is self._process:
+            if process.channel.silent_s > HANG_S and process is self._process:
                 logger.warning("member %s has answered nothing for %.1f s; killing it", self.name, HANG_S)
                 await process.end()
             raise
-        self._last_answer = time.monotonic()
+        except MemberLostError:
+            self._losses += 1
+            if self._losses >= LOSSES_IN_A_ROW and process is self._process and not process.lost.is_set():
+                logger.warning("member %s failed %d requests in a row; restarting it", self.name, self._losses)
+                await process.end()
+            raise
+        self._losses = 0
         assert isinstance(reply, wire.Signature)
         return reply
 
@@ -225,9 +238,11 @@ class Member:
         await self._discard()
 
     async def _discard(self) -> None:
-        process, self._process = self._process, None
+        process = self._process
         if process is not None:
-            await process.end()
+            await process.end()  # cancelled here, it is left to `stop`
+            if self._process is process:
+                self._process = None
 
     def _move(self, event: Event, reason: str) -> None:
         before = self.state

@@ -7,6 +7,7 @@ with the GIL held, and a hung module would then hang the exit.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -19,6 +20,9 @@ from hsm import wire
 from hsm.errors import HsmitmError, RefusedError
 from hsm.module import Module
 from hsm.partition import Partition
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2), linux/prctl.h."""
 
 
 class _MemberProcess:
@@ -97,6 +101,8 @@ def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # the signer ends a member by closing its socket, or with SIGKILL
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the PIN
+    # When the signer dies while a module hangs in our main thread, nobody reads the socket's end: the kernel ends us.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.excepthook = _die_of
     status = 1
     try:

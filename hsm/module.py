@@ -6,14 +6,13 @@ Three traps of python-pkcs11 (0.10.1) are closed here:
   with CKF_OS_LOCKING_OK through its own function list; `lib.reinitialize()` would undo that and is never called.
 * `Session.close()` of a session that was opened with a PIN logs every session of the process out. So the one session
   that logs in, the anchor, is never closed; all others are opened without a PIN.
-* About thirty return codes have no exception class and arrive as text; `_code` reads them.
+* About thirty return codes have no exception class and arrive as text; `codes.of` reads them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,55 +23,10 @@ from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsm import codes, wire
-from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, TryLaterError
+from hsm.cryptoki import FunctionList
+from hsm.errors import MemberLostError, MisconfiguredError, RefusedError, TryLaterError
 from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, form_for
 from hsm.uri import KeyURI
-
-_CKF_OS_LOCKING_OK = 0x2
-_C_INITIALIZE, _C_FINALIZE, _C_GET_TOKEN_INFO, _C_INIT_TOKEN = 1, 2, 7, 10
-"""Positions in CK_FUNCTION_LIST (PKCS#11 v3.0 section 3.6), counted in pointers; the version fills the first."""
-_CKR_CRYPTOKI_NOT_INITIALIZED = 0x190
-_NO_LIMIT = (0, 2**64 - 1, 2**32 - 1)
-"""CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION of 64 and of 32 bits (section 3.2)."""
-
-
-class _InitializeArgs(ctypes.Structure):
-    _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", ctypes.c_ulong), ("reserved", ctypes.c_void_p))
-
-
-class _TokenInfo(ctypes.Structure):
-    _fields_ = (
-        ("names", ctypes.c_char * 96),
-        ("flags", ctypes.c_ulong),
-        ("max_sessions", ctypes.c_ulong),
-        ("rest", ctypes.c_ulong * 9),
-        ("versions_and_time", ctypes.c_char * 20),
-    )
-
-
-def _code(error: Exception) -> int:
-    """The return code behind a python-pkcs11 exception, 0 where it has none (the library's own complaints)."""
-    text = str(error)
-    if found := re.search(r"0x([0-9a-fA-F]+)", text):
-        return int(found[1], 16)
-    if "not initialized" in text:
-        return _CKR_CRYPTOKI_NOT_INITIALIZED
-    return _CODES.get(type(error).__name__, 0)
-
-
-_CODES = {
-    "AnotherUserAlreadyLoggedIn": 0x104, "ArgumentsBad": 0x07, "AttributeReadOnly": 0x10,
-    "AttributeTypeInvalid": 0x12, "AttributeValueInvalid": 0x13, "DataInvalid": 0x20, "DataLenRange": 0x21,
-    "DeviceError": 0x30, "DeviceMemory": 0x31, "DeviceRemoved": 0x32, "FunctionCancelled": 0x50,
-    "FunctionFailed": 0x06, "FunctionNotSupported": 0x54, "FunctionRejected": 0x200, "GeneralError": 0x05,
-    "HostMemory": 0x02, "KeyHandleInvalid": 0x60, "KeySizeRange": 0x62, "KeyTypeInconsistent": 0x63,
-    "MechanismInvalid": 0x70, "MechanismParamInvalid": 0x71, "ObjectHandleInvalid": 0x82, "OperationActive": 0x90,
-    "OperationNotInitialized": 0x91, "PinExpired": 0xA3, "PinIncorrect": 0xA0, "PinInvalid": 0xA1, "PinLenRange": 0xA2,
-    "PinLocked": 0xA4, "SessionClosed": 0xB0, "SessionCount": 0xB1, "SessionHandleInvalid": 0xB3,
-    "SessionReadOnly": 0xB5, "SlotIDInvalid": 0x03, "TemplateIncomplete": 0xD0, "TemplateInconsistent": 0xD1,
-    "TokenNotPresent": 0xE0, "TokenNotRecognised": 0xE1, "TokenWriteProtected": 0xE2, "UserAlreadyLoggedIn": 0x100,
-    "UserNotLoggedIn": 0x101, "UserPinNotInitialized": 0x102,
-}  # fmt: skip
 
 
 @contextmanager
@@ -81,7 +35,7 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except pkcs11.PKCS11Error as error:
-        code = _code(error)
+        code = codes.of(type(error).__name__, str(error))
         if code:
             raise codes.error(code, doing) from error
         raise MemberLostError(f"{type(error).__name__} while {doing}: {error}") from error
@@ -96,7 +50,7 @@ class Module:
             self._lib = pkcs11.lib(path)
         except pkcs11.PKCS11Error as error:
             raise MisconfiguredError(_why_not_loaded(path, error)) from error
-        self._functions = _function_list(path)
+        self._functions: FunctionList | None = None
         self._lock_for_threads()
 
     @property
@@ -105,22 +59,17 @@ class Module:
         return f"{self._lib.library_description} {'.'.join(map(str, self._lib.library_version))}"
 
     def _lock_for_threads(self) -> None:
-        finalise = self._function(_C_FINALIZE, ctypes.c_void_p)
-        if finalise(None) == _CKR_CRYPTOKI_NOT_INITIALIZED:
+        functions = FunctionList(self._lib.so)
+        if functions.finalise() == codes.CRYPTOKI_NOT_INITIALIZED:
             # p11-kit-client hands out a new instance at each C_GetFunctionList: ours is not the one pkcs11 holds. It
             # has mutexes of its own, so there is nothing to cure.
-            self._functions = None
             return
-        arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
-        code = self._function(_C_INITIALIZE, ctypes.c_void_p)(ctypes.byref(arguments))
+        self._functions = functions
+        code = functions.initialise_for_threads()
         if code:
             raise MisconfiguredError(
                 f"{self._lib.so} cannot be used by threads: {codes.name(code)} at C_Initialize with CKF_OS_LOCKING_OK"
             )
-
-    def _function(self, position: int, *arguments: Any) -> Callable[..., int]:
-        assert self._functions is not None
-        return ctypes.CFUNCTYPE(ctypes.c_ulong, *arguments)(self._functions[position])
 
     def tokens(self) -> list[Token]:
         """Every token that is present and initialised."""
@@ -134,12 +83,7 @@ class Module:
             return found
 
     def _max_sessions(self, slot: int) -> int | None:
-        if self._functions is None:
-            return None
-        info = _TokenInfo()
-        if self._function(_C_GET_TOKEN_INFO, ctypes.c_ulong, ctypes.c_void_p)(slot, ctypes.byref(info)):
-            return None
-        return None if info.max_sessions in _NO_LIMIT else info.max_sessions
+        return None if self._functions is None else self._functions.max_sessions(slot)
 
     def token(self, selector: wire.Selector) -> Token:
         """The one token that `selector` names.
@@ -170,9 +114,11 @@ class Module:
                     break
             else:
                 raise MisconfiguredError(f"{self._lib.so} has no uninitialised slot; name a partition with --token")
-            initialise = self._function(_C_INIT_TOKEN, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
-            encoded = so_pin.encode()
-            code = initialise(slot.slot_id, encoded, len(encoded), label.encode().ljust(32))
+            if self._functions is None:
+                raise MisconfiguredError(
+                    f"tokens cannot be made through {self._lib.so}; make it with the HSM's own tool"
+                )
+            code = self._functions.init_token(slot.slot_id, so_pin, label)
             if code:
                 raise codes.error(code, "initialising a token")
             with slot.get_token().open(rw=True, so_pin=so_pin) as session:
@@ -181,20 +127,18 @@ class Module:
 
 def _why_not_loaded(path: str, error: pkcs11.PKCS11Error) -> str:
     text = str(error)
-    if "cannot open shared object file: No such file" in text and path in text.partition(":")[0] + text:
+    if f"{path}: cannot open shared object file: No such file" in text:
         return f"no PKCS#11 module at {path}; give the path of the vendor's library (.so)"
+    if needed := re.search(r"(\S+): cannot open shared object file: No such file", text):
+        return (
+            f"the PKCS#11 module {path} needs the library {needed[1]}, which is not found; install it, or name its "
+            "directory in LD_LIBRARY_PATH in the member's 'environment'"
+        )
     if "C_GetFunctionList" in text:
         return f"{path} is a library but not a PKCS#11 module: it has no C_GetFunctionList"
-    code = _code(error)
+    code = codes.of(type(error).__name__, str(error))
     detail = codes.name(code) + " at C_Initialize; is its configuration file in place?" if code else text
     return f"cannot load the PKCS#11 module {path}: {detail}"
-
-
-def _function_list(path: str) -> Any:
-    """CK_FUNCTION_LIST as an array of pointers. The version (two bytes) is padded to the first one."""
-    pointer = ctypes.c_void_p()
-    ctypes.CDLL(path).C_GetFunctionList(ctypes.byref(pointer))
-    return ctypes.cast(pointer, ctypes.POINTER(ctypes.c_void_p))
 
 
 class Token:
@@ -226,12 +170,13 @@ class Token:
     def log_in(self, pin: str, *, writable: bool = False) -> Session:
         """The anchor session: one C_Login for the life of this process. Keep it; it is never closed.
 
-        Raises PinRefusedError without trying where the token says that the PIN is locked or at its final try.
+        Raises MisconfiguredError without trying where the token says that the PIN is locked or at its final try: that
+        PIN was not refused, and may be right.
         """
         if "USER_PIN_LOCKED" in self.info.flags:
-            raise PinRefusedError(f"the PIN of partition {self.info} is locked; its security officer must reset it")
+            raise MisconfiguredError(f"the PIN of partition {self.info} is locked; its security officer must reset it")
         if "USER_PIN_FINAL_TRY" in self.info.flags:
-            raise PinRefusedError(
+            raise MisconfiguredError(
                 f"partition {self.info} says that one more wrong PIN locks it; log in once with the vendor's own tool "
                 "to clear that, then start again"
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -32,6 +33,9 @@ from hsm.member import Member, MemberSettings
 from hsm.uri import KeyURI
 
 logger = logging.getLogger("hsmitm.signer")
+
+MAX_WORKERS = 256
+"""Worker indices go up to this; for each one that is gone a last report is kept."""
 
 
 class AuthoritySettings(Struct, frozen=True):
@@ -88,6 +92,8 @@ class Signer:
         self._workers: dict[Channel, tuple[int, wire.Report | None]] = {}
         self._admins: set[Channel] = set()
         self._retired = telemetry.Totals()
+        self._gone: dict[int, wire.Report] = {}
+        """The last report of each worker index whose connection ended: retired when another process takes its place."""
         self._endpoints: list[Endpoint] = []
         self._runs: list[asyncio.Task[None]] = []
         self._lock = -1
@@ -114,6 +120,8 @@ class Signer:
         Raises MisconfiguredError where a key is served by no member for reasons that only an operator can mend; an HSM
         that merely cannot be reached is no such reason: it is tried again while we serve.
         """
+        for name in (WORKER_SOCKET, ADMIN_SOCKET):
+            self._settings.run.socket(name)  # refuses a path that is too long, before anybody logs in
         self._settings.run.prepare()
         self._refusals.prepare()
         self._lock = self._settings.run.lock("signer")
@@ -154,6 +162,9 @@ class Signer:
         await asyncio.gather(*self._runs, return_exceptions=True)
         for member in self.group.members:
             await member.stop()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     # what workers may ask
 
@@ -165,7 +176,9 @@ class Signer:
     def _forget_worker(self, channel: Channel) -> None:
         _, report = self._workers.pop(channel)
         if report is not None:
-            self._retired.add(report.metrics, kinds=telemetry.CUMULATIVE)
+            if before := self._gone.get(report.index):
+                self._retired.add(before.metrics, kinds=telemetry.CUMULATIVE)
+            self._gone[report.index] = report
 
     async def _serve_worker(self, channel: Channel, call: wire.Call) -> wire.Reply:
         match call.body:
@@ -177,8 +190,11 @@ class Signer:
                 for name in self.group.keys:
                     await self.group.wait_for_member(name, set(), call.deadline)
                 return wire.Done()
-            case wire.Report():
+            case wire.Report() if 0 <= call.body.index <= MAX_WORKERS:
                 self._workers[channel] = (self._workers[channel][0], call.body)
+                gone = self._gone.get(call.body.index)
+                if gone and (gone.pid, gone.started) == (call.body.pid, call.body.started):
+                    del self._gone[call.body.index]  # only its connection was lost; it still counts what it counted
                 return wire.Done()
         logger.warning("refused %s of a worker", type(call.body).__name__)
         raise RefusedError(f"a worker may not ask for {type(call.body).__name__}")
@@ -247,6 +263,8 @@ class Signer:
         totals = telemetry.Totals()
         totals.add(telemetry.collect(self.registry))
         totals.add(self._retired.families())
+        for gone in self._gone.values():
+            totals.add(gone.metrics, kinds=telemetry.CUMULATIVE)
         for _, report in self._workers.values():
             if report is not None:
                 totals.add(report.metrics)

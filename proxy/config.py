@@ -22,7 +22,7 @@ from hsm.endpoint import RunDirectory
 from hsm.errors import MisconfiguredError
 from hsm.member import MemberSettings
 from hsm.pin import PinSource
-from hsm.signer import AuthoritySettings, SignerSettings
+from hsm.signer import MAX_WORKERS, AuthoritySettings, SignerSettings
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}$")]
 """A member's name: ASCII, at most 31 characters."""
@@ -117,7 +117,7 @@ class ProxySection(Section, frozen=True):
 
     listen: str = "127.0.0.1:8080"
     mode: str = "regular"
-    workers: Annotated[int, Meta(ge=0, le=256)] = 0
+    workers: Annotated[int, Meta(ge=0, le=MAX_WORKERS)] = 0
     upstream_ca: str | None = None
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
     client_handshake_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm import codes
+from hsm.codes import _CLASSES
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, SessionLostError
-from hsm.module import _CODES
 
 SETS: list[tuple[dict[int, str], type[HsmitmError]]] = [
     (codes.SESSION, SessionLostError),
@@ -79,6 +79,6 @@ def test_names_agree_with_python_pkcs11() -> None:
     """The library that meets a code first calls it the same; a number mistyped here would take the wrong step."""
     spelt = {"AnotherUserAlreadyLoggedIn": "UserAnotherAlreadyLoggedIn", "FunctionCancelled": "FunctionCanceled",
              "TokenNotRecognised": "TokenNotRecognized"}  # fmt: skip
-    for kind, code in _CODES.items():
+    for kind, code in _CLASSES.items():
         assert issubclass(getattr(pkcs11.exceptions, kind), pkcs11.PKCS11Error)
         assert codes.NAMES[code] == "CKR_" + re.sub("(?<=[a-z])(?=[A-Z])|(?<=ID)", "_", spelt.get(kind, kind)).upper()

@@ -1,0 +1,267 @@
+"""Two channels over a socket pair: every call ends once, and one call's trouble is no other's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from hsm import channel, wire
+from hsm.channel import Channel, Serve
+from hsm.errors import DeadlineError, MemberLostError, PinRefusedError, RefusedError, TryLaterError
+from tests.softhsm import in_s
+from tests.waiting import until
+
+
+class Desk:
+    """The serving end: answers a call once its label was released, with that label."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.received: list[str] = []
+        self.cancelled: list[str] = []
+
+    async def serve(self, _channel: Channel, call: wire.Call) -> wire.Reply:
+        """Wait for the gate of the call's label."""
+        assert isinstance(call.body, wire.Generate)
+        label = call.body.label
+        self.received.append(label)
+        try:
+            await self.gates[label].wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(label)
+            raise
+        return wire.KeyFound(label)
+
+
+def ask(label: str) -> wire.Generate:
+    """A call with a name."""
+    return wire.Generate(label, "p256")
+
+
+async def attach(channel: Channel, connection: socket.socket) -> None:
+    """Give `channel` one end of a socket pair."""
+    await asyncio.get_running_loop().create_connection(lambda: channel, sock=connection)
+
+
+@asynccontextmanager
+async def pair(serve: Serve | None, serve_back: Serve | None = None) -> AsyncIterator[tuple[Channel, Channel]]:
+    """A calling channel and a serving one, connected."""
+    lost: list[Channel] = []
+    caller, server = Channel(serve_back, lost.append), Channel(serve, lost.append)
+    ours, theirs = socket.socketpair()
+    await attach(caller, ours)
+    await attach(server, theirs)
+    try:
+        yield caller, server
+    finally:
+        caller.close()
+        server.close()
+        await until(lambda: len(lost) == 2, "both ends of the connection are lost")
+    assert caller.in_flight == server.in_flight == 0
+    await until(lambda: caller.serving == server.serving == 0, "nothing is served for a caller that is gone")
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """A serving end with all gates shut."""
+    return Desk()
+
+
+async def test_answers_come_in_any_order(desk: Desk) -> None:
+    """A slow call does not hold up those behind it: each gets its own answer as soon as that is there."""
+    done: list[str] = []
+
+    async def one(caller: Channel, label: str) -> None:
+        answer = await caller.call(ask(label), in_s(10))
+        assert answer == wire.KeyFound(label)
+        done.append(label)
+
+    async with pair(desk.serve) as (caller, server), asyncio.TaskGroup() as calls:
+        for label in ("a", "b", "c"):
+            calls.create_task(one(caller, label))
+        await until(lambda: desk.received == ["a", "b", "c"], "all calls are received")
+        assert (caller.in_flight, server.serving) == (3, 3)
+        for number, label in enumerate(("c", "a", "b"), 1):
+            desk.gates[label].set()
+            await until(lambda: len(done) == number, f"{label} is answered")  # noqa: B023
+    assert done == ["c", "a", "b"]
+
+
+async def test_both_ends_call_each_other() -> None:
+    """Calls go both ways over one connection, with the same call numbers, and are not mixed up."""
+    here, there = Desk(), Desk()
+    for desk, label in ((here, "to here"), (there, "to there")):
+        desk.gates[label].set()
+    async with pair(there.serve, here.serve) as (caller, server):
+        answers = await asyncio.gather(caller.call(ask("to there"), in_s(10)), server.call(ask("to here"), in_s(10)))
+    assert list(answers) == [wire.KeyFound("to there"), wire.KeyFound("to here")]
+
+
+async def test_a_late_answer_is_dropped(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """A call ends with its deadline; the answer that comes later harms nothing, and the connection serves on."""
+    async with pair(desk.serve) as (caller, server):
+        before = time.monotonic()
+        with pytest.raises(DeadlineError, match="no answer before the deadline"):
+            await caller.call(ask("slow"), in_s(0.05))
+        assert 0.05 <= time.monotonic() - before < 5
+        assert caller.in_flight == 0
+        desk.gates["slow"].set()
+        await until(lambda: server.serving == 0, "the late answer is sent")
+        desk.gates["next"].set()
+        assert await caller.call(ask("next"), in_s(10)) == wire.KeyFound("next")
+        assert caller.in_flight == 0
+    assert caplog.records == []
+
+
+async def test_a_deadline_that_passed_sends_nothing(desk: Desk) -> None:
+    """A call whose deadline has passed already does not reach the other end."""
+    desk.gates["next"].set()
+    async with pair(desk.serve) as (caller, _):
+        with pytest.raises(DeadlineError, match="before the request was sent"):
+            await caller.call(ask("late"), time.monotonic())
+        await caller.call(ask("next"), in_s(10))
+    assert desk.received == ["next"]
+
+
+async def test_a_caller_that_gives_up_leaves_nothing_behind(desk: Desk) -> None:
+    """A call that is cancelled is forgotten at once, and its answer dropped."""
+    async with pair(desk.serve) as (caller, _):
+        call = asyncio.create_task(caller.call(ask("a"), in_s(10)))
+        await until(lambda: desk.received == ["a"], "the call is received")
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert caller.in_flight == 0
+        for label in ("a", "b"):
+            desk.gates[label].set()
+        assert await caller.call(ask("b"), in_s(10)) == wire.KeyFound("b")
+
+
+@pytest.mark.parametrize("end", ["caller", "server"])
+async def test_a_closed_connection_ends_its_calls(desk: Desk, end: str) -> None:
+    """When either end goes away, calls in flight fail at once, and what was being served for them is given up."""
+    async with pair(desk.serve) as (caller, server):
+        calls = [asyncio.create_task(caller.call(ask(label), in_s(60))) for label in ("a", "b")]
+        await until(lambda: len(desk.received) == 2, "both calls are received")
+        (caller if end == "caller" else server).close()
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(result, MemberLostError)
+            assert "closed under the request" in str(result)
+        await until(lambda: sorted(desk.cancelled) == ["a", "b"], "nothing is served for a caller that is gone")
+        with pytest.raises(MemberLostError, match="the connection is closed"):
+            await caller.call(ask("c"), in_s(10))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        pytest.param(b"\0\0\0\x05hello", id="no msgpack of ours"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="another protocol"),
+        pytest.param((wire.MAX_FRAME + 1).to_bytes(4), id="longer than any frame"),
+        pytest.param(b"\0\0\0\0", id="an empty frame"),
+    ],
+)
+async def test_garbage_closes_the_connection(garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A peer that sends what is not ours is cut off, with one line in the log; calls to it fail at once."""
+    lost: list[Channel] = []
+    channel = Channel(lost=lost.append)
+    ours, theirs = socket.socketpair()
+    await attach(channel, ours)
+    with theirs:
+        theirs.setblocking(False)
+        call = asyncio.create_task(channel.call(wire.Ping(), in_s(60)))
+        await until(lambda: channel.in_flight == 1, "the call is sent")
+        theirs.send(garbage)
+        with pytest.raises(MemberLostError):
+            await call
+        await until(lambda: lost == [channel], "the connection is lost")
+        assert not channel.connected
+    assert ["closing a connection that sent what is not ours" in line for line in caplog.messages] == [True]
+
+
+async def test_a_peer_that_asks_too_much_is_told_to_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number of calls at a time a peer is told to try later; the calls before are served on."""
+    monkeypatch.setattr(channel, "MAX_SERVED", 2)
+    async with pair(desk.serve) as (caller, server):
+        calls = [asyncio.create_task(caller.call(ask(label), in_s(10))) for label in ("a", "b")]
+        await until(lambda: server.serving == 2, "two calls are being served")
+        with pytest.raises(TryLaterError, match="2 calls of this peer are being served already"):
+            await caller.call(ask("c"), in_s(10))
+        for label in ("a", "b", "c"):
+            desk.gates[label].set()
+        assert await asyncio.gather(*calls) == [wire.KeyFound("a"), wire.KeyFound("b")]
+        await until(lambda: server.serving == 0, "the calls are done")
+        assert await caller.call(ask("c"), in_s(10)) == wire.KeyFound("c")
+    assert desk.received == ["a", "b", "c"]
+
+
+def failing(error: Exception) -> Callable[[Channel, wire.Call], Awaitable[wire.Reply]]:
+    """A serving end with a fault: it answers pings alone."""
+
+    async def serve(_channel: Channel, call: wire.Call) -> wire.Reply:
+        if isinstance(call.body, wire.Ping):
+            return wire.Done()
+        raise error
+
+    return serve
+
+
+async def test_a_bug_in_serving_ends_one_call(caplog: pytest.LogCaptureFixture) -> None:
+    """A bug that one request meets is logged and answered without details; the connection lives on."""
+    async with pair(failing(KeyError("secret"))) as (caller, _):
+        with pytest.raises(RefusedError) as caught:
+            await caller.call(ask("a"), in_s(10))
+        assert str(caught.value) == "internal error; see the signer's log"
+        assert await caller.call(wire.Ping(), in_s(10)) == wire.Done()
+    (line,) = caplog.records
+    assert (line.levelno, line.getMessage()) == (logging.ERROR, "serving Generate failed")
+    assert line.exc_info
+
+
+@pytest.mark.parametrize(
+    "error", [TryLaterError("soon"), RefusedError("no"), MemberLostError("gone", 0x30), PinRefusedError("wrong")]
+)
+async def test_errors_cross_as_what_they_are(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the serving end arrives as the same class with the same words, for the caller to act on."""
+    async with pair(failing(error)) as (caller, _):
+        with pytest.raises(type(error)) as caught:
+            await caller.call(ask("a"), in_s(10))
+        assert type(caught.value) is type(error)
+        assert str(caught.value) == str(error)
+        assert await caller.call(wire.Ping(), in_s(10)) == wire.Done()
+    assert caplog.records == []
+
+
+async def test_an_end_that_serves_nothing_says_so() -> None:
+    """A call to an end that only calls is refused."""
+    async with pair(None) as (caller, _):
+        with pytest.raises(RefusedError, match="this end serves no calls"):
+            await caller.call(wire.Ping(), in_s(10))
+
+
+async def test_a_request_that_is_too_large_leaves_nothing_behind(desk: Desk) -> None:
+    """A request that no frame can hold fails where it is made, and is not counted as in flight."""
+    desk.gates["next"].set()
+    async with pair(desk.serve) as (caller, _):
+        with pytest.raises(ValueError, match=f"at most {wire.MAX_FRAME} are sent"):
+            await caller.call(ask("x" * wire.MAX_FRAME), in_s(2))
+        assert caller.in_flight == 0
+        assert await caller.call(ask("next"), in_s(10)) == wire.KeyFound("next")
+
+
+async def test_an_answer_that_is_too_large_is_a_fault() -> None:
+    """An answer that no frame can hold reaches the caller as an error, not as silence until the deadline."""
+
+    async def serve(_channel: Channel, _call: wire.Call) -> wire.Reply:
+        return wire.KeyFound("x" * wire.MAX_FRAME)
+
+    async with pair(serve) as (caller, _):
+        with pytest.raises(RefusedError):
+            await caller.call(ask("a"), in_s(2))
