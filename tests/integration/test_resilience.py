@@ -71,8 +71,9 @@ def test_killed_supervisor_stops_no_traffic(own: System, origin: OriginThread) -
         wait_until(lambda: "the supervisor is gone" in own.log, "the orphans notice")
         assert own.curl(f"https://after-supervisor.test:{origin.port}/", proxy=proxy).ok
         own.edit(listen=f'"{proxy}"')  # as an operator's configuration would have it: a fixed port
-        own.start()
-        assert not any(alive(pid) for pid in orphans)
+        own.start(wait=False)
+        wait_until(lambda: not any(alive(pid) for pid in orphans), "the orphans leave")
+        own.wait_ready()
         assert own.curl(f"https://after-takeover.test:{origin.port}/").ok
 
 

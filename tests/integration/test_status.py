@@ -86,6 +86,7 @@ def test_metrics_are_summed_over_workers(watched: System, origin: OriginThread) 
     wait_until(lambda: samples(watched)["hsmitm_connections_total{}"] == before + 12, "all are counted")
     found = samples(watched)
     assert found["hsmitm_workers{}"] == 2
+    assert [found[f"hsmitm_worker_up{{worker={index}}}"] for index in (1, 2)] == [1, 1]
     assert found["hsmitm_member_state{member=softhsm1,state=up}"] == 1
     assert found["hsmitm_signatures_total{member=softhsm1,purpose=mint}"] >= 3
     assert found["hsmitm_signatures_total{member=softhsm1,purpose=proof}"] == 2
