@@ -81,7 +81,7 @@ def _check_places(config: Config, findings: _Findings) -> None:
     findings.attempt(f"run directory {config.run.path}: private", config.run.prepare)
     refusals = Refusals(config.base / config.file.run.state)
     findings.attempt(f"state directory {config.base / config.file.run.state}", refusals.prepare)
-    if Guard(config.path).held():
+    if Guard(config.path).holder():
         findings.ok("hsmitm runs with this configuration now; its addresses are in use by it")
         return
     findings.attempt(f"proxy.listen {config.listen}: free", lambda: listening.check(config.listen, "proxy.listen"))

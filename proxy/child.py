@@ -135,12 +135,14 @@ class Guard:
         held.setblocking(False)
         return held
 
-    def held(self) -> bool:
-        """Whether a supervisor of our own user is there."""
+    def holder(self) -> int:
+        """The process id of the supervisor, 0 where there is none of our own user."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking, suppress(OSError):
             asking.connect(self._address)
-            return peer(asking)[1] == os.geteuid()
-        return False
+            pid, uid = peer(asking)
+            if uid == os.geteuid():
+                return pid
+        return 0
 
 
 async def orphaned(config: Path, leave: Callable[[], None]) -> str:
@@ -148,7 +150,7 @@ async def orphaned(config: Path, leave: Callable[[], None]) -> str:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
     first = (await reader.readline()).decode().rstrip("\n")
-    watching = asyncio.create_task(_watch(reader, Guard(config), leave))
+    watching = asyncio.create_task(_watch(reader, Guard(config), os.getppid(), leave))
     _watchers.add(watching)
     return first
 
@@ -166,11 +168,12 @@ def orphans(config: Path) -> bool:
 _watchers: set[asyncio.Task[None]] = set()
 
 
-async def _watch(reader: asyncio.StreamReader, guard: Guard, leave: Callable[[], None]) -> None:
+async def _watch(reader: asyncio.StreamReader, guard: Guard, supervisor: int, leave: Callable[[], None]) -> None:
     while await reader.read(1024):
         pass
     logger.warning("the supervisor is gone; serving on until 'hsmitm run' is started again")
-    while not guard.held():  # noqa: ASYNC110  # another process's doing: there is nothing to wait on
+    # A process that is killed closes its pipe to us a moment before its guard, so the old one does not count as new.
+    while guard.holder() in (0, supervisor):  # noqa: ASYNC110  # another process's doing: nothing to wait on
         await asyncio.sleep(_GUARD_POLL_S)
     logger.warning("a new supervisor is there; leaving to make room")
     leave()
