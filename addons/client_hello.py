@@ -10,17 +10,25 @@ _SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS, _SUPPORTED_VERSIONS = 10, 13, 43
 _SECP256R1 = 0x0017
 _ECDSA_SECP256R1_SHA256 = 0x0403
 _TLS_1_3 = 0x0304
-_ECDHE_ECDSA = frozenset(
-    {0xC009, 0xC00A, 0xC023, 0xC024, 0xC02B, 0xC02C, 0xCCA9, 0xC0AC, 0xC0AD, 0xC0AE, 0xC0AF, 0xC008, 0xC007}
-)
-"""TLS 1.2 cipher suites that sign with ECDSA (RFC 8422, 5289, 7905, 7251)."""
+ECDSA_SUITES = {
+    "ECDHE-ECDSA-AES128-GCM-SHA256": 0xC02B,
+    "ECDHE-ECDSA-AES256-GCM-SHA384": 0xC02C,
+    "ECDHE-ECDSA-CHACHA20-POLY1305": 0xCCA9,
+    "ECDHE-ECDSA-AES128-SHA256": 0xC023,
+    "ECDHE-ECDSA-AES256-SHA384": 0xC024,
+    "ECDHE-ECDSA-AES128-SHA": 0xC009,
+    "ECDHE-ECDSA-AES256-SHA": 0xC00A,
+}
+"""TLS 1.2 cipher suites that sign with ECDSA (RFC 8422, 5289, 7905) and that mitmproxy offers, by OpenSSL's names."""
+_ALL = frozenset(ECDSA_SUITES.values())
 
 
-def can_ecdsa(hello: ClientHello, *, tls_1_3: bool) -> bool:
+def can_ecdsa(hello: ClientHello, *, tls_1_3: bool, suites: frozenset[int] = _ALL) -> bool:
     """Whether the client completes a handshake with a P-256 certificate.
 
-    `tls_1_3` is whether we would speak it. RFC 8446 section 4.2.3 and RFC 5246 section 7.4.1.4.1: a client that sends
-    no signature_algorithms means SHA-1, which we do not sign with, so it gets RSA (and very old ones need that).
+    `tls_1_3` is whether we would speak it, `suites` are those of ECDSA_SUITES that we would. RFC 8446 section 4.2.3 and
+    RFC 5246 section 7.4.1.4.1: a client that sends no signature_algorithms means SHA-1, which we do not sign with, so
+    it gets RSA (and very old ones need that).
     """
     extensions = dict(hello.extensions)
     algorithms = _list16(extensions.get(_SIGNATURE_ALGORITHMS, b""))
@@ -31,7 +39,7 @@ def can_ecdsa(hello: ClientHello, *, tls_1_3: bool) -> bool:
         return True
     if groups is not None and _SECP256R1 not in _list16(groups):
         return False
-    return not _ECDHE_ECDSA.isdisjoint(hello.cipher_suites)
+    return not suites.isdisjoint(hello.cipher_suites)
 
 
 def _list16(body: bytes, length_bytes: int = 2) -> Iterable[int]:

@@ -31,11 +31,12 @@ from addons.metrics import Metrics
 from addons.refusal import Refusal
 from hsm import names, wire
 from hsm.client import SignerClient
-from hsm.errors import HsmitmError
+from hsm.errors import HsmitmError, TryLaterError
 
 logger = logging.getLogger("hsmitm.forward")
 
 _READY_TIMEOUT_S = 3.0
+_RESTARTS_PER_MINT = 3
 
 
 class _Facts(Struct):
@@ -82,8 +83,9 @@ class Forward:
         """Choose the kind of leaf that this client can verify."""
         ours = net_tls.Version[ctx.options.tls_version_client_max]
         speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
-        ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3)
-        self._fact(data.context.client).kind = "p256" if ecdsa else "rsa-2048"
+        suites = _ecdsa_suites(ctx.options.ciphers_client, net_tls.Version[ctx.options.tls_version_client_min])
+        ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
+        self._facts[data.context.client.id] = _Facts("p256" if ecdsa else "rsa-2048")
 
     def tls_established_server(self, data: tls.TlsData) -> None:
         """With the option ssl_insecure a handshake succeeds without a verified certificate; OpenSSL still knows."""
@@ -105,12 +107,11 @@ class Forward:
         logger.warning("cannot connect to %s: %s", _where(data.server.address), data.server.error)
 
     def _note_verification(self, data: tls.TlsData) -> None:
-        if data.conn is data.context.server and data.ssl_conn is not None:
+        # mitmproxy cuts servers after it reported their client's end: then there is nothing to note.
+        facts = self._facts.get(data.context.client.id)
+        if facts is not None and data.conn is data.context.server and data.ssl_conn is not None:
             result = SSL._lib.SSL_get_verify_result(data.ssl_conn._ssl)  # type: ignore[attr-defined]  # noqa: SLF001
-            self._fact(data.context.client).unverified = result != 0  # X509_V_OK
-
-    def _fact(self, client: connection.Client) -> _Facts:
-        return self._facts.setdefault(client.id, _Facts())
+            facts.unverified = result != 0  # X509_V_OK
 
     def client_disconnected(self, client: connection.Client) -> None:
         """Forget the connection."""
@@ -122,11 +123,12 @@ class Forward:
         """Give the client's handshake its certificate."""
         if data.ssl_conn is not None:
             return  # a user's script was here first
-        facts = self._fact(data.context.client)
+        facts = self._facts.get(data.context.client.id) or _Facts()
         host = ""
         try:
             host, key = self._wanted(data.context, facts)
             found = await self._cache.leaf(key)
+            self._metrics.set_leaves(len(self._cache))
             data.ssl_conn = await self._connection(found, key, data)
         except (HsmitmError, ValueError) as error:
             logger.warning("no certificate for %s: %s", host or data.context.client.sni, error)
@@ -143,13 +145,16 @@ class Forward:
         return host, LeafKey("trust" if trusted else "untrust", facts.kind, leaf_names(host, upstream))
 
     async def _mint(self, key: LeafKey) -> Leaf:
-        if self._learned != self._signer.generation:
-            await self._learn_chains()
         request = wire.Mint(key.authority, list(key.names), await self._keys.spki(key.kind))
-        reply = await self._signer.call(request, self._timeout_s)
-        assert isinstance(reply, wire.Minted)
-        self._metrics.set_leaves(len(self._cache) + 1)
-        return leaf(reply.certificate, reply.not_before, reply.not_after)
+        for _ in range(_RESTARTS_PER_MINT):
+            if self._learned != self._signer.generation:
+                await self._learn_chains()
+            reply = await self._signer.call(request, self._timeout_s)
+            if self._learned == self._signer.generation:
+                assert isinstance(reply, wire.Minted)
+                return leaf(reply.certificate, reply.not_before, reply.not_after)
+            # The signer was restarted meanwhile, and the leaf may be of a CA that we do not know yet.
+        raise TryLaterError("the signer keeps being restarted")
 
     async def _learn_chains(self) -> None:
         """Once for each connection to the signer: it may have been restarted with other CAs, and then no leaf of the
@@ -174,6 +179,7 @@ class Forward:
         ciphers = client.cipher_list or (ctx.options.ciphers_client or "").split(":")
         minimum = net_tls.Version[ctx.options.tls_version_client_min]
         ssl_context = self._context(
+            key.authority,
             await self._keys.key(key.kind),
             net_tls.Method.DTLS_SERVER_METHOD if data.is_dtls else net_tls.Method.TLS_SERVER_METHOD,
             minimum,
@@ -198,7 +204,17 @@ class Forward:
         return conn
 
 
-def _make_context(
+@functools.cache
+def _ecdsa_suites(ciphers: str | None, minimum: net_tls.Version) -> frozenset[int]:
+    """Those of ECDSA_SUITES that we offer to clients."""
+    made = SSL.Context(SSL.TLS_SERVER_METHOD)
+    made.set_cipher_list((ciphers or ":".join(_default_ciphers(minimum))).encode())
+    offered = SSL.Connection(made).get_cipher_list()
+    return frozenset(number for name, number in client_hello.ECDSA_SUITES.items() if name in offered)
+
+
+def _make_context(  # noqa: PLR0917  # a cache's key
+    authority: wire.Authority,
     key: object,
     method: net_tls.Method,
     minimum: net_tls.Version,
@@ -225,6 +241,9 @@ def _make_context(
         extra_chain_certs=chain,
         dhparams=None,
     )
+    # A context for each authority: a session resumed shows no certificate, and must not carry a client that was served
+    # as trusted past an untrusted leaf. The id is needed where client certificates are asked for (SSL_VERIFY_PEER).
+    made.set_session_id(f"hsmitm-{authority}".encode())
     made.use_privatekey(key)  # type: ignore[arg-type]
     return made
 

@@ -32,6 +32,11 @@ class HandshakeTimeout:
         if client.tls and client.timestamp_tls_setup is None:
             self._start(client, client, self._client_s)
 
+    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+        """A script lets this client's TLS through unopened: mitmproxy sees no handshake that could end."""
+        if data.ignore_connection:
+            self._stop(data.context.client)
+
     def tls_start_server(self, data: tls.TlsData) -> None:
         """A server's handshake begins with ours."""
         self._start(data.conn, data.context.client, self._server_s)

@@ -21,7 +21,6 @@ from cryptography import x509
 from msgspec import Struct
 
 from addons.leaf_keys import LeafKind
-from hsm.errors import HsmitmError
 from hsm.wire import Authority
 
 logger = logging.getLogger("hsmitm.leaf_cache")
@@ -104,7 +103,9 @@ class LeafCache:
         task = self._minting.get(key)
         self._count("miss" if task is None else "joined")
         # Shielded: a client that goes away must not take the mint from the others that wait for it.
-        return await asyncio.shield(task or self._start(key))
+        task = task or self._start(key)
+        task.add_done_callback(_retrieve)  # all who waited may be gone when it fails
+        return await asyncio.shield(task)
 
     def _start(self, key: LeafKey) -> asyncio.Task[Leaf]:
         task = asyncio.get_running_loop().create_task(self._minted(key))
@@ -127,7 +128,10 @@ class LeafCache:
         return minted
 
 
+def _retrieve(task: asyncio.Task[Leaf]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
+
+
 def _log_failed_renewal(task: asyncio.Task[Leaf]) -> None:
-    error = None if task.cancelled() else task.exception()
-    if isinstance(error, HsmitmError):
+    if (error := _retrieve(task)) is not None:
         logger.warning("a leaf could not be renewed yet, the old one goes on: %s", error)

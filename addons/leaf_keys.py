@@ -25,9 +25,10 @@ class LeafKeys:
 
     async def key(self, kind: LeafKind) -> LeafPrivateKey:
         """The private key of `kind`."""
-        async with self._making:
-            if kind not in self._keys:
-                self._keys[kind] = await asyncio.to_thread(rsa.generate_private_key, 65537, 2048)
+        if kind not in self._keys:
+            async with self._making:
+                if kind not in self._keys:
+                    self._keys[kind] = await asyncio.to_thread(rsa.generate_private_key, 65537, 2048)
         return self._keys[kind]
 
     async def spki(self, kind: LeafKind) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+from cryptography import x509
 from mitmproxy.certs import Cert
 
 from hsm import names
@@ -50,7 +51,11 @@ def _as_common_name(name: str) -> tuple[bool, bool, str]:
 def _names_of(certificate: Cert) -> Sequence[str]:
     """DNS names and addresses of a certificate, those that a leaf may carry. A lone common name counts (RFC 2818)."""
     found = []
-    for entry in certificate.altnames:
+    try:
+        alternative = [one for one in certificate.altnames if isinstance(one, x509.DNSName | x509.IPAddress)]
+    except (ValueError, x509.DuplicateExtension):
+        return []  # one entry that cannot be read spoils the list; OpenSSL has verified the host by another
+    for entry in alternative:
         with suppress(ValueError):
             found.append(names.check(str(entry.value)))
     if not found and certificate.cn:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from addons.leaf_cache import Outcome
 
 _CLASSES = (
+    ("disconnected during the handshake", "closed"),  # goes on "may indicate that the client does not trust"
     ("certificate verify failed", "certificate"),
     ("unknown ca", "distrusted"),
     ("bad certificate", "distrusted"),
@@ -21,7 +22,6 @@ _CLASSES = (
     ("unsupported protocol", "no-common-version"),
     ("agree on a tls version", "no-common-version"),
     ("does not speak tls", "no-tls"),
-    ("disconnected", "closed"),
     ("connection closed", "closed"),
     ("closed", "closed"),
 )

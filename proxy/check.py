@@ -15,6 +15,7 @@ from mitmproxy import exceptions, options
 from mitmproxy.master import Master
 from prometheus_client import CollectorRegistry
 
+from addons.upstream_tls import UpstreamTls
 from hsm.authority import Issuer
 from hsm.errors import MisconfiguredError
 from hsm.group import Group, Key
@@ -99,7 +100,7 @@ async def _check_mitmproxy(config: Config, findings: _Findings) -> None:
             findings.wrong(f"mitmproxy.scripts: there is no file {config.base / script}")
     try:
         master = Master(options.Options(), event_loop=asyncio.get_running_loop())
-        master.addons.add(*lean.choose([], section.options, scripts=False, upstream=True))
+        master.addons.add(*lean.choose([UpstreamTls()], section.options, scripts=False, upstream=True))
         lean.set_options(master, section.options)
         master.options.update(mode=[config.file.proxy.mode])
         findings.ok("proxy.mode and mitmproxy.options")

@@ -42,7 +42,7 @@ class Child:
         self._argv = argv
         self._environment = environment
         self._first_line = first_line
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._was_ready = False
 
     async def run(self) -> None:
@@ -51,7 +51,7 @@ class Child:
         while True:
             started = time.monotonic()
             status = await self._one_life()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             if status == EX_CONFIG and not self._was_ready:
                 self.ended_for_good.set_result(status)
@@ -60,7 +60,10 @@ class Child:
             failures = 1 if lived > _BACKOFF_RESET_S else failures + 1
             pause = min(_BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10), _BACKOFF_MAX_S)
             logger.warning("%s %s; starting it again in %.1f s", self.name, _how(status), pause)
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
+                return
 
     async def _one_life(self) -> int:
         reading, writing = os.pipe()
@@ -74,29 +77,26 @@ class Child:
         os.close(writing)
         assert self.process.stdin is not None
         self.process.stdin.write(f"{self._first_line}\n".encode())
-        watching = asyncio.create_task(self._watch_ready(reading))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(reading, self._note_ready, reading)
         try:
+            if self._stopping.is_set():  # told to while it was being started
+                self.process.terminate()
             return await self.process.wait()
         finally:
-            watching.cancel()
+            loop.remove_reader(reading)
+            os.close(reading)
             self.ready.clear()
 
-    async def _watch_ready(self, descriptor: int) -> None:
-        loop = asyncio.get_running_loop()
-        readable = asyncio.Event()
-        loop.add_reader(descriptor, readable.set)
-        try:
-            await readable.wait()
-            if os.read(descriptor, 1):
-                self._was_ready = True
-                self.ready.set()
-        finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
+    def _note_ready(self, descriptor: int) -> None:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        if os.read(descriptor, 1):
+            self._was_ready = True
+            self.ready.set()
 
     async def stop(self, patience_s: float) -> None:
         """SIGTERM, then SIGKILL after `patience_s` seconds."""
-        self._stopping = True
+        self._stopping.set()
         process = self.process
         if process is None or process.returncode is not None:
             return

@@ -24,7 +24,7 @@ from hsm.member import MemberSettings
 from hsm.pin import PinSource
 from hsm.signer import MAX_WORKERS, AuthoritySettings, SignerSettings
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}\Z")]
 """A member's name: ASCII, at most 31 characters."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -126,7 +126,7 @@ class ProxySection(Section, frozen=True):
 
     def __post_init__(self) -> None:
         _named("listen", Address.parse, self.listen)
-        if not re.match(r"^(regular|transparent|socks5|upstream:https?://.+)$", self.mode):
+        if not re.fullmatch(r"regular|transparent|socks5|upstream:https?://.+", self.mode):
             raise ValueError(
                 f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
             )

@@ -88,6 +88,9 @@ def set_options(running: master.Master, options: dict[str, Any]) -> None:
             raise MisconfiguredError(
                 f"mitmproxy.options.{name}: mitmproxy has no such option; 'mitmdump --options' lists them"
             )
+        choices = running.options._options[name].choices  # noqa: SLF001  # mitmproxy checks them on its command line alone
+        if choices and value not in choices:
+            raise MisconfiguredError(f"mitmproxy.options.{name}: '{value}' is none of {', '.join(choices)}")
         try:
             running.options.update(**{name: tuple(value) if isinstance(value, list) else value})
         except (TypeError, ValueError, exceptions.OptionsError) as error:

@@ -22,6 +22,13 @@ def reserve(address: Address) -> tuple[socket.socket, Address]:
     if address.port:
         _bind(address, reuse_port=False).close()
     held = _bind(address, reuse_port=True)
+    if not address.host and socket.has_dualstack_ipv6():
+        # Workers listen on both families.
+        try:
+            _bind(Address("::", held.getsockname()[1]), reuse_port=False).close()
+        except MisconfiguredError:
+            held.close()
+            raise
     return held, Address(address.host, held.getsockname()[1])
 
 
@@ -36,11 +43,15 @@ def check(address: Address, field: str) -> None:
 def _bind(address: Address, *, reuse_port: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if reuse_port:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Never both on the reservation: SO_REUSEADDR would let another program's check pass while nobody listens yet.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if reuse_port else socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
         bound.bind((address.host, address.port))
+    except TypeError as error:  # Python's word for a host that has no IDNA form
+        bound.close()
+        raise MisconfiguredError(f"cannot listen on {address}: not a host name") from error
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:

@@ -29,9 +29,10 @@ class _OneLine(logging.Formatter):
         if record.exc_info and not self._tracebacks:
             kind, error, _ = record.exc_info
             record = logging.makeLogRecord(record.__dict__ | {"exc_info": None, "exc_text": None})
-            record.msg = f"{record.getMessage()} ({kind.__name__ if kind else 'error'}: {error})"
-            record.args = ()
-        return super().format(record).replace("\n", " | ")
+            if kind is not None:
+                record.msg, record.args = f"{record.getMessage()} ({kind.__name__}: {error})", ()
+        line = super().format(record).replace("\n", " | ")
+        return line if line.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
 
 
 def configure(level: LogLevel, process: str) -> None:

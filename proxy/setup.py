@@ -113,7 +113,7 @@ def _given(wanted: Wanted) -> _Place:
         environment[name] = value
     if wanted.pin_file is not None:
         path = wanted.pin_file.absolute()
-        secret, source = pin.from_file(path), f"{{ file = {json.dumps(str(path))} }}"
+        secret, source = pin.from_file(path), f"{{ file = {_toml(str(path))} }}"
     elif sys.stdin.isatty():
         secret, source = getpass.getpass(f"PIN of partition '{wanted.token}': "), "{ prompt = true }"
     else:
@@ -247,22 +247,27 @@ def _write(path: Path, text: str, mode: int) -> None:
         file.write(text)
 
 
+def _toml(value: object) -> str:
+    """A string or a list of strings as TOML: JSON's, but for surrogate pairs and DEL, which TOML does not allow."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _text(wanted: Wanted, place: _Place) -> str:
     template = Template((Path(__file__).parent / "hsmitm.toml.template").read_text())
-    pairs = ", ".join(f"{json.dumps(name)} = {json.dumps(value)}" for name, value in place.environment.items())
+    pairs = ", ".join(f"{_toml(name)} = {_toml(value)}" for name, value in place.environment.items())
     label = str(KeyURI(token=place.label)).removesuffix(";type=private")
     return template.substitute(
-        member=json.dumps(place.member),
-        module=json.dumps(place.module),
-        token=json.dumps(place.label),
+        member=_toml(place.member),
+        module=_toml(place.module),
+        token=_toml(place.label),
         pin=place.pin_source,
         environment=f"environment = {{ {pairs} }}" if pairs else '# environment = { NAME = "VALUE" }',
-        trust=json.dumps(f"{label};object={_label('trust')};type=private"),
-        untrust=json.dumps(f"{label};object={_label('untrust')};type=private"),
-        listen=json.dumps(wanted.listen),
-        status_listen=json.dumps(wanted.status_listen),
-        upstream_ca=f"upstream_ca = {json.dumps(wanted.upstream_ca)}"
+        trust=_toml(f"{label};object={_label('trust')};type=private"),
+        untrust=_toml(f"{label};object={_label('untrust')};type=private"),
+        listen=_toml(wanted.listen),
+        status_listen=_toml(wanted.status_listen),
+        upstream_ca=f"upstream_ca = {_toml(wanted.upstream_ca)}"
         if wanted.upstream_ca
         else '# upstream_ca = "company-roots.pem"',
-        scripts=json.dumps(list(wanted.scripts)),
+        scripts=_toml(list(wanted.scripts)),
     )
