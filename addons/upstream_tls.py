@@ -11,6 +11,7 @@ from mitmproxy import ctx, tls
 from mitmproxy.addons import tlsconfig
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy.layers import quic
+from OpenSSL import SSL
 
 _OF_THE_CA = {"certs", "cert_passphrase", "key_size", "confdir"}
 
@@ -26,6 +27,12 @@ class UpstreamTls(tlsconfig.TlsConfig):
         for name in ("certs", "cert_passphrase"):
             if name in updated and getattr(ctx.options, name):
                 raise OptionsError(f"the option '{name}' is not available: leaves are signed on the HSM")
+        for name in ("ciphers_client", "ciphers_server"):
+            if name in updated and (ciphers := getattr(ctx.options, name)):
+                try:
+                    SSL.Context(SSL.TLS_METHOD).set_cipher_list(ciphers.encode())
+                except SSL.Error as error:
+                    raise OptionsError(f"the option '{name}' names no cipher that OpenSSL knows: {ciphers}") from error
         super().configure(set(updated) - _OF_THE_CA)  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
 
     def running(self) -> None:

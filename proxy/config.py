@@ -52,7 +52,12 @@ class Address(Struct, frozen=True):
         host, colon, port = text.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"'{text}' is no address; write host:port, for example 127.0.0.1:8080")
-        if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
+        if (
+            host in ("[]", "[")
+            or host.startswith("[[")
+            or host.startswith("[") != host.endswith("]")
+            or (":" in host and not host.startswith("["))
+        ):
             raise ValueError(f"'{text}': write an IPv6 address in brackets, for example [::1]:8080")
         return cls(host.strip("[]"), int(port))
 
@@ -71,8 +76,8 @@ class MemberSection(Section, frozen=True):
     name: Name
     module: str
     pin: PinSource
-    token: str | None = None
-    serial: str | None = None
+    token: Annotated[str, Meta(min_length=1)] | None = None
+    serial: Annotated[str, Meta(min_length=1)] | None = None
     slot: Annotated[int, Meta(ge=0)] | None = None
     sessions: Annotated[int, Meta(ge=1, le=1024)] = 8
     environment: dict[str, str] = field(default_factory=dict)

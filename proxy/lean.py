@@ -12,13 +12,19 @@ from typing import Any
 
 from mitmproxy import addons as stock
 from mitmproxy import exceptions, master
-from mitmproxy.addons import core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
+from mitmproxy.addons import block, core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
 
 from hsm.errors import MisconfiguredError
 
 logger = logging.getLogger("hsmitm.worker")
 
-_NEEDED: tuple[type, ...] = (core.Core, proxyserver.Proxyserver, disable_h2c.DisableH2C, next_layer.NextLayer)
+_NEEDED: tuple[type, ...] = (
+    core.Core,
+    block.Block,  # refuses clients from public addresses unless block_global is off: no open proxy by mistake
+    proxyserver.Proxyserver,
+    disable_h2c.DisableH2C,
+    next_layer.NextLayer,
+)
 _REPLACED = {"TlsConfig", "Onboarding"}
 """Ours stands in for the first; the second hands out mitmproxy's CA, which does not exist here."""
 _OURS = {

@@ -7,6 +7,7 @@ which never reached its end says so: we load C libraries, and a crash of the tes
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,9 @@ _touched_hsm = False
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Leave a flag that only the end of the run removes."""
-    if _RUNNING.exists() and not hasattr(session.config, "workerinput"):
+    if _RUNNING.exists() and not Path(f"/proc/{_RUNNING.read_text()}").exists():
         print(f"\nWARNING: the run before this one did not reach its end (process {_RUNNING.read_text()})")
-    _RUNNING.write_text(str(session.config.rootpath))
+    _RUNNING.write_text(str(os.getpid()))
 
 
 @pytest.hookimpl(trylast=True)

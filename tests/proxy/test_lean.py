@@ -15,7 +15,7 @@ from addons.upstream_tls import UpstreamTls
 from hsm.errors import MisconfiguredError
 from proxy import lean
 
-_LEAN = ["Core", "DisableH2C", "Proxyserver", "NextLayer", "ErrorCheck"]
+_LEAN = ["Core", "Block", "DisableH2C", "Proxyserver", "NextLayer", "ErrorCheck"]
 
 
 class _Ours:
@@ -45,7 +45,6 @@ def test_a_worker_gets_only_what_it_needs() -> None:
     [
         ("anticache", "AntiCache"),
         ("anticomp", "AntiComp"),
-        ("block_global", "Block"),
         ("block_list", "BlockList"),
         ("client_replay", "ClientPlayback"),
         ("dns_name_servers", "DnsResolver"),
@@ -77,7 +76,6 @@ def test_an_option_of_what_is_there_brings_nothing(option: str) -> None:
 
 def test_two_options_of_one_addon_bring_it_once() -> None:
     """An addon is there once, however many of its options are set."""
-    assert _chosen("block_global", "block_private", "anticache").count("Block") == 1
 
 
 def test_scripts_bring_their_loader() -> None:
@@ -106,10 +104,10 @@ def test_our_addons_run_behind_scripts_and_before_the_rest() -> None:
     chosen = lean.choose([first, second], ["modify_headers"], scripts=True, upstream=True)
     kinds = [type(one).__name__ for one in chosen]
     assert kinds == [
-        "Core", "DisableH2C", "Proxyserver", "ScriptLoader", "NextLayer", "_Ours", "_Ours", "ModifyHeaders",
+        "Core", "Block", "DisableH2C", "Proxyserver", "ScriptLoader", "NextLayer", "_Ours", "_Ours", "ModifyHeaders",
         "UpstreamAuth", "ErrorCheck",
     ]  # fmt: skip
-    assert chosen[5:7] == [first, second]
+    assert chosen[6:8] == [first, second]
 
 
 async def test_options_reach_mitmproxy() -> None:
