@@ -17,9 +17,10 @@ async def until(condition: Callable[[], object], message: str, timeout_s: float 
         await asyncio.sleep(_POLL_S)
 
 
-def wait_until(condition: Callable[[], object], message: str, timeout_s: float = 10) -> None:
-    """As `until`, where no event loop runs."""
+def wait_until[T](condition: Callable[[], T], message: str, timeout_s: float = 15) -> T:
+    """As `until`, where no event loop runs. The condition's first true value; a failure shows its last."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {message}"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {message} (last: {value!r})"
         time.sleep(_POLL_S)
+    return value

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mitmproxy import connection, tls
-from mitmproxy.proxy import context, layer
+from mitmproxy.proxy import layer
 from mitmproxy.proxy.layers.tls import (
     ClientTLSLayer,
     ServerTLSLayer,
@@ -21,23 +20,8 @@ from mitmproxy.test import taddons
 from mitmproxy.tls import ClientHello
 
 from addons.handshake_timeout import HandshakeTimeout
+from tests.addons.arrivals import arrival
 from tests.waiting import until
-
-
-def _arrived(tctx: taddons.context) -> context.Context:
-    client = connection.Client(
-        peername=("192.0.2.9", 1234),
-        sockname=("192.0.2.1", 8080),
-        timestamp_start=time.time(),
-        state=connection.ConnectionState.OPEN,
-    )
-    arrived = context.Context(client, tctx.options)
-    arrived.server.address = ("www.example.com", 443)
-    arrived.server.peername = ("192.0.2.80", 443)
-    return arrived
-
-
-# the limit in time
 
 
 class _Proxyserver:
@@ -56,7 +40,7 @@ class _Watched:
         self.addon = HandshakeTimeout(client_s, server_s)
         proxyserver = _Proxyserver()
         self.tctx = taddons.context(proxyserver, self.addon)
-        self.context = _arrived(self.tctx)
+        self.context = arrival(self.tctx)
         self.client, self.server = self.context.client, self.context.server
         self.tasks = {one.id: asyncio.create_task(asyncio.Event().wait()) for one in (self.client, self.server)}
         transports = {one: ConnectionIO(handler=self.tasks[one.id]) for one in (self.client, self.server)}

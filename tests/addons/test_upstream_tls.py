@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
-from mitmproxy import connection, tls
+from mitmproxy import tls
 from mitmproxy.addons import tlsconfig
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.hooks import RunningHook
 from mitmproxy.net import tls as net_tls
-from mitmproxy.proxy import context
 from mitmproxy.proxy.layers.http import HttpRequestHook
 from mitmproxy.proxy.layers.quic import QuicStartClientHook, QuicTlsData
 from mitmproxy.proxy.layers.tls import (
@@ -22,6 +20,7 @@ from mitmproxy.test import taddons, tflow
 from OpenSSL import SSL
 
 from addons.upstream_tls import UpstreamTls
+from tests.addons.arrivals import arrival
 
 
 @pytest.fixture
@@ -33,19 +32,6 @@ async def tctx(tmp_path: Path) -> taddons.context:
     return made
 
 
-def _arrived(tctx: taddons.context) -> context.Context:
-    client = connection.Client(
-        peername=("192.0.2.9", 1234),
-        sockname=("192.0.2.1", 8080),
-        timestamp_start=time.time(),
-        state=connection.ConnectionState.OPEN,
-    )
-    arrived = context.Context(client, tctx.options)
-    arrived.server.address = ("www.example.com", 443)
-    arrived.server.peername = ("192.0.2.80", 443)
-    return arrived
-
-
 # nothing of a software CA
 
 
@@ -55,7 +41,7 @@ def _files(tctx: taddons.context) -> list[Path]:
 
 async def test_no_file_is_made(tctx: taddons.context) -> None:
     """From the start to a client's handshake no CA key is written anywhere."""
-    arrived = _arrived(tctx)
+    arrived = arrival(tctx)
     tctx.options.update(key_size=4096, tls_version_client_min="TLS1_2")
     await tctx.master.addons.trigger_event(RunningHook())
     await tctx.master.addons.trigger_event(TlsStartClientHook(tls.TlsData(arrived.client, arrived)))
@@ -82,7 +68,7 @@ async def test_options_of_a_software_ca_are_refused(tctx: taddons.context, optio
 
 async def test_a_client_that_nobody_provided_for_gets_no_certificate(tctx: taddons.context) -> None:
     """Where forward set nothing, no certificate of a software key takes its place: the connection fails."""
-    arrived = _arrived(tctx)
+    arrived = arrival(tctx)
     data, quic = tls.TlsData(arrived.client, arrived), QuicTlsData(arrived.client, arrived)
     await tctx.master.addons.trigger_event(TlsStartClientHook(data))
     await tctx.master.addons.trigger_event(QuicStartClientHook(quic))
@@ -119,7 +105,7 @@ async def test_options_of_tls_are_checked_as_ever(tctx: taddons.context) -> None
 async def test_servers_are_verified_by_name(tctx: taddons.context, insecure: bool) -> None:
     """A server's handshake carries its name, what the client speaks, and verification unless that was turned off."""
     tctx.options.ssl_insecure = insecure
-    arrived = _arrived(tctx)
+    arrived = arrival(tctx)
     arrived.client.alpn_offers = [b"h2", b"http/1.1"]
     data = tls.TlsData(arrived.server, arrived)
     await tctx.master.addons.trigger_event(TlsStartServerHook(data))

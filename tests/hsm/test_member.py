@@ -42,20 +42,6 @@ def refusals(tmp_path: Path) -> pin.Refusals:
     return found
 
 
-@pytest.fixture
-def spawned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """The environments of all member processes that are started from here on: each of them can try a PIN once."""
-    environments: list[dict[str, str]] = []
-    spawn = MemberProcess.spawn
-
-    async def counted(environment: dict[str, str]) -> MemberProcess:
-        environments.append(environment)
-        return await spawn(environment)
-
-    monkeypatch.setattr(MemberProcess, "spawn", counted)
-    return environments
-
-
 async def accept(_member: Member, _opened: wire.Opened) -> None:
     """A group that takes every member."""
 

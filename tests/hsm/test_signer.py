@@ -33,7 +33,6 @@ from hsm.client import SignerClient
 from hsm.endpoint import ADMIN_SOCKET, WORKER_SOCKET, RunDirectory
 from hsm.errors import HsmitmError, MisconfiguredError, RefusedError, TryLaterError
 from hsm.lifecycle import State
-from hsm.member import MemberProcess
 from hsm.signer import AuthoritySettings, Signer, SignerSettings
 from hsm.uri import KeyURI
 from tests.cas import make_ca
@@ -109,20 +108,6 @@ async def worker(signer: Signer, settings: SignerSettings) -> AsyncIterator[Sign
     """A worker's connection to it."""
     async with SignerClient(settings.run.socket(WORKER_SOCKET)) as connection:
         yield connection
-
-
-@pytest.fixture
-def spawned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """The environments of all member processes that are started from here on: each of them can try a PIN once."""
-    environments: list[dict[str, str]] = []
-    spawn = MemberProcess.spawn
-
-    async def counted(environment: dict[str, str]) -> MemberProcess:
-        environments.append(environment)
-        return await spawn(environment)
-
-    monkeypatch.setattr(MemberProcess, "spawn", counted)
-    return environments
 
 
 def leaf_spki() -> bytes:

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from hsm.endpoint import ADMIN_SOCKET
 from hsm.errors import HsmitmError
 from proxy.config import Config, load
 from proxy.origin import Origin, OriginCA
+from tests.waiting import wait_until
 
 HSMITM = [sys.executable, "-P", "-m", "proxy.main"]
 _SCRIPT = """
@@ -33,15 +33,6 @@ def server_connect(data):
     if data.server.address[0].endswith(".test"):
         data.server.address = ("127.0.0.1", data.server.address[1])
 """
-
-
-def wait_until[T](condition: Callable[[], T], message: str, timeout_s: float = 15.0) -> T:
-    """The first true value of `condition`. Fails with `message` and the last value."""
-    until = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < until, f"not within {timeout_s:g} s: {message} (last: {value!r})"
-        time.sleep(0.02)
-    return value
 
 
 class OriginThread:

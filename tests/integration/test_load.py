@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.origin import OriginCA
-from tests.integration.harness import OriginThread, System, wait_until
+from tests.integration.harness import OriginThread, System
+from tests.waiting import wait_until
 
 HOSTS = 1000
 CONNECTIONS = 5000
@@ -88,6 +89,9 @@ def test_a_thousand_hosts_and_five_thousand_connections(loaded: System, origin: 
     )
     signatures = after["signatures"] - before["signatures"]
     assert HOSTS <= signatures <= 2 * HOSTS
+    for worker in loaded.worker_pids():
+        minted = sum(f" worker={worker} " in line for line in loaded.log.splitlines() if " minted " in line)
+        assert 0 < minted <= HOSTS
     assert after["signature_errors"] == 0
     assert after["mint_errors"] == 0
     assert after["cache_hits"] + after["cache_misses"] >= CONNECTIONS

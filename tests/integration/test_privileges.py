@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import re
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import System
+from tests.integration.harness import HSMITM, System
 
 
 def memory_holds(pid: int, needle: bytes) -> bool:
@@ -84,6 +88,33 @@ def test_pin_from_the_environment_reaches_no_worker(softhsm_module: str, tmp_pat
             assert secret.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
         (worker,) = own.pids("proxy.worker")
         assert not memory_holds(worker, secret.encode())
+
+
+def test_pin_from_a_prompt(softhsm_module: str, tmp_path: Path) -> None:
+    """A PIN that is asked for on the terminal is not echoed, reaches the partition, and no worker."""
+    own = System.make(tmp_path / "s", workers="1", pin="{ prompt = true }")
+    secret = (own.directory / "pin").read_text().strip()
+    terminal, theirs = pty.openpty()
+    own.process = subprocess.Popen(
+        [*HSMITM, "run", "--config", str(own.toml)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    while b"PIN of member softhsm1: " not in said:
+        said += os.read(terminal, 4096)
+    os.write(terminal, f"{secret}\n".encode())
+    while b"ready: regular proxy" not in said:
+        said += os.read(terminal, 4096)
+    own.wait_ready()
+    (worker,) = own.pids("proxy.worker")
+    assert not memory_holds(worker, secret.encode())
+    own.process.terminate()
+    with contextlib.suppress(OSError):  # the terminal ends with its last process
+        while data := os.read(terminal, 4096):
+            said += data
+    os.close(terminal)
+    assert own.stop() == 0
+    assert secret.encode() not in said
 
 
 def test_sockets_are_private(system: System) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from hsm.endpoint import ADMIN_SOCKET, WORKER_SOCKET
 from proxy.origin import OriginCA
-from tests.integration.harness import HSMITM, OriginThread, System, alive, hsmitm, killed_at_end, wait_until
+from tests.integration.harness import HSMITM, OriginThread, System, alive, hsmitm, killed_at_end
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.origin import OriginCA
-from tests.integration.harness import OriginThread, System, hsmitm, status_json, wait_until
+from tests.integration.harness import OriginThread, System, hsmitm, status_json
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
