@@ -22,6 +22,7 @@ may be signed.
     lifecycle  a member's states as a table; no I/O
     member     the signer's handle on a member process (start, deadline, kill); member_process is its other end
     group      choose a member, verify what it signed
+    workers    who is connected, what they report, what those that are gone counted
     signer     the service
     client     asyncio client of the signer: for addons and the command line
     telemetry  counters of several processes as one

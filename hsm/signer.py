@@ -31,11 +31,9 @@ from hsm.group import Group, Key
 from hsm.lifecycle import State
 from hsm.member import Member, MemberSettings
 from hsm.uri import KeyURI
+from hsm.workers import Workers
 
 logger = logging.getLogger("hsmitm.signer")
-
-MAX_WORKERS = 256
-"""Worker indices go up to this; for each one that is gone a last report is kept."""
 
 
 class AuthoritySettings(Struct, frozen=True):
@@ -89,11 +87,8 @@ class Signer:
             Member(one, uris, refusals, self.group.prove, (prompted or {}).get(one.name)) for one in settings.members
         ]
         self._refusals = refusals
-        self._workers: dict[Channel, tuple[int, wire.Report | None]] = {}
+        self._workers = Workers(self.registry)
         self._admins: set[Channel] = set()
-        self._retired = telemetry.Totals()
-        self._gone: dict[int, wire.Report] = {}
-        """The last report of each worker index whose connection ended: retired when another process takes its place."""
         self._endpoints: list[Endpoint] = []
         self._runs: list[asyncio.Task[None]] = []
         self._lock = -1
@@ -108,10 +103,6 @@ class Signer:
         )
         self._starts = Gauge(
             "hsmitm_member_starts", "Starts of a member's process", ("member",), registry=self.registry
-        )
-        self._connected = Gauge("hsmitm_workers", "Workers connected to the signer", registry=self.registry)
-        self._worker_up = Gauge(
-            "hsmitm_worker_up", "1 for each worker that reports", ("worker",), registry=self.registry
         )
 
     async def open(self) -> None:
@@ -153,9 +144,9 @@ class Signer:
         for endpoint in self._endpoints:
             await endpoint.close()
         until = time.monotonic() + 1
-        while any(channel.serving for channel in self._workers) and time.monotonic() < until:  # noqa: ASYNC110
+        while any(channel.serving for channel in self._workers.channels) and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # once, at the end; an event would burden every call
-        for channel in [*self._workers, *self._admins]:
+        for channel in [*self._workers.channels, *self._admins]:
             channel.close()
         for task in self._runs:
             task.cancel()
@@ -169,32 +160,22 @@ class Signer:
     # what workers may ask
 
     def _worker_channel(self, pid: int) -> Channel:
-        channel = Channel(self._serve_worker, self._forget_worker)
-        self._workers[channel] = (pid, None)
+        channel = Channel(self._serve_worker, self._workers.leave)
+        self._workers.join(channel, pid)
         return channel
-
-    def _forget_worker(self, channel: Channel) -> None:
-        _, report = self._workers.pop(channel)
-        if report is not None:
-            if before := self._gone.get(report.index):
-                self._retired.add(before.metrics, kinds=telemetry.CUMULATIVE)
-            self._gone[report.index] = report
 
     async def _serve_worker(self, channel: Channel, call: wire.Call) -> wire.Reply:
         match call.body:
             case wire.Mint():
-                return await self._mint(self._workers[channel][0], call.body, call.deadline)
+                return await self._mint(self._workers.pid(channel), call.body, call.deadline)
             case wire.Authorities():
                 return wire.Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
             case wire.Ready():
                 for name in self.group.keys:
                     await self.group.wait_for_member(name, set(), call.deadline)
                 return wire.Done()
-            case wire.Report() if 0 <= call.body.index <= MAX_WORKERS:
-                self._workers[channel] = (self._workers[channel][0], call.body)
-                gone = self._gone.get(call.body.index)
-                if gone and (gone.pid, gone.started) == (call.body.pid, call.body.started):
-                    del self._gone[call.body.index]  # only its connection was lost; it still counts what it counted
+            case wire.Report():
+                self._workers.take(channel, call.body)
                 return wire.Done()
         logger.warning("refused %s of a worker", type(call.body).__name__)
         raise RefusedError(f"a worker may not ask for {type(call.body).__name__}")
@@ -255,35 +236,19 @@ class Signer:
             self._sessions.labels(member.name, "busy").set(min(member.in_flight, member.sessions))
             self._sessions.labels(member.name, "total").set(member.sessions)
             self._starts.labels(member.name).set(member.starts)
-        self._connected.set(len(self._workers))
-        self._worker_up.clear()
-        for _, report in self._workers.values():
-            if report is not None:
-                self._worker_up.labels(str(report.index)).set(1)
+        self._workers.set_gauges()
         totals = telemetry.Totals()
         totals.add(telemetry.collect(self.registry))
-        totals.add(self._retired.families())
-        for gone in self._gone.values():
-            totals.add(gone.metrics, kinds=telemetry.CUMULATIVE)
-        for _, report in self._workers.values():
-            if report is not None:
-                totals.add(report.metrics)
+        self._workers.add_to(totals)
         return totals
 
     def status(self) -> wire.StatusReport:
         """The whole state, for `hsmitm status`."""
         totals = self.totals()
-        reports = [(pid, report) for pid, report in self._workers.values() if report is not None]
-        addresses = sorted({address for _, report in reports for address in report.listeners})
         return wire.StatusReport(
             members=[_member_status(member) for member in self.group.members],
-            workers=sorted(
-                (wire.WorkerStatus(r.index, pid, r.started, r.connections) for pid, r in reports), key=lambda w: w.index
-            ),
-            listeners=[
-                wire.ListenerStatus(address, sum(address in report.listeners for _, report in reports))
-                for address in addresses
-            ],
+            workers=self._workers.status(),
+            listeners=self._workers.listeners(),
             certificates=[self._certificate_status(name, issuer) for name, issuer in self.issuers.items()],
             counters={
                 "minted": totals.value("hsmitm_mints_total", result="minted"),

@@ -22,7 +22,8 @@ from hsm.endpoint import RunDirectory
 from hsm.errors import MisconfiguredError
 from hsm.member import MemberSettings
 from hsm.pin import PinSource
-from hsm.signer import MAX_WORKERS, AuthoritySettings, SignerSettings
+from hsm.signer import AuthoritySettings, SignerSettings
+from hsm.workers import MAX_WORKERS
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}\Z")]
 """A member's name: ASCII, at most 31 characters."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hsm import wire
 from hsm.errors import MisconfiguredError
-from hsm.signer import MAX_WORKERS
+from hsm.workers import MAX_WORKERS
 from proxy import setup
 from proxy.config import Address, Config, File, ForwardSection, ProxySection, RunSection, StatusSection, load
 
