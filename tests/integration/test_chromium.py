@@ -20,7 +20,7 @@ _FLAGS = [
 def browse(system: System, home: Path, url: str) -> str:
     """The page's DOM, as headless Chromium sees it. Certificate errors are not ignored."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert chromium, "Chromium is not installed: run ./dev test, which installs it"
+    assert chromium, "no Chromium: ./dev test installs it on Debian; elsewhere install one that is no snap"
     done = subprocess.run(
         [chromium, *_FLAGS, f"--user-data-dir={home / 'profile'}", f"--proxy-server=http://{system.proxy}",
          "--proxy-bypass-list=<-loopback>", "--virtual-time-budget=10000", "--dump-dom", url],
