@@ -210,7 +210,13 @@ def _key_claims(report: wire.StatusReport, config: Config) -> list[tuple[bool, s
     clear = [
         path.name for path in config.base.rglob("*") if path.is_file() and b"PRIVATE KEY-----" in path.read_bytes()
     ]
-    claims.append((not clear, "no file here holds a CA key" + (f": but {', '.join(clear)} does" if clear else "")))
+    claims.append(
+        (
+            not clear,
+            "no PEM file here holds a private key (SoftHSM keeps its own encrypted, under the PIN)"
+            + (f": but {', '.join(clear)} does" if clear else ""),
+        )
+    )
     return claims
 
 
@@ -240,6 +246,6 @@ def _say_how_to_use(config: Config, origin: Origin, console: Console) -> None:
     console.rule("[bold]serving until Ctrl-C", align="left")
     ca = config.base / "forward-trust.pem"
     console.print(f"curl --proxy http://{config.listen} --cacert {ca} https://{_HOSTS[0]}:{origin.port}/")
-    console.print(f"hsmitm status --config {config.path}")
+    console.print(f"{Path(sys.executable).with_name('hsmitm')} status --config {config.path}")
     if config.status_listen:
         console.print(f"curl http://{config.status_listen}/metrics")
