@@ -7,6 +7,7 @@
     client_hello  what a client can verify; no I/O
     upstream_tls  TLS to servers: mitmproxy's own addon without its certificate authority
     handshake_timeout  a limit in time for handshakes on both sides
+    availability  whether the HSM is in service, and what to do while it is not
     refusal       a TLS connection that only says no
     metrics       count connections, handshakes and flows in progress
 

@@ -24,6 +24,7 @@ from msgspec import Struct
 from OpenSSL import SSL
 
 from addons import client_hello
+from addons.availability import Availability
 from addons.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.leaf_keys import LeafKeys, LeafKind
 from addons.leaf_names import leaf_names, requested_host
@@ -35,7 +36,6 @@ from hsm.errors import HsmitmError, TryLaterError
 
 logger = logging.getLogger("hsmitm.forward")
 
-_READY_TIMEOUT_S = 3.0
 _RESTARTS_PER_MINT = 3
 
 
@@ -49,9 +49,18 @@ class _Facts(Struct):
 class Forward:
     """The addon."""
 
-    def __init__(self, signer: SignerClient, metrics: Metrics, *, cache_entries: int, mint_timeout_s: float) -> None:
+    def __init__(
+        self,
+        signer: SignerClient,
+        metrics: Metrics,
+        availability: Availability,
+        *,
+        cache_entries: int,
+        mint_timeout_s: float,
+    ) -> None:
         """`mint_timeout_s` is how long a client may wait for a new leaf."""
         self._signer = signer
+        self._availability = availability
         self._timeout_s = mint_timeout_s
         self._keys = LeafKeys()
         self._cache = LeafCache(self._mint, cache_entries, metrics.count_lookup)
@@ -71,10 +80,11 @@ class Forward:
         except ValueError as error:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return
-        if self._cache.covers(host):
-            return
         try:
-            await self._signer.call(wire.Ready(), _READY_TIMEOUT_S)
+            if self._cache.covers(host):
+                self._availability.check_cached()
+            else:
+                await self._signer.call(wire.Ready(), self._timeout_s)
         except HsmitmError as error:
             logger.warning("CONNECT %s refused: %s", host, error)
             flow.response = _page(502, f"{host} cannot be inspected now, and it is not let through: {error}")
@@ -127,6 +137,8 @@ class Forward:
         host = ""
         try:
             host, key = self._wanted(data.context, facts)
+            if key in self._cache:
+                self._availability.check_cached()
             found = await self._cache.leaf(key)
             self._metrics.set_leaves(len(self._cache))
             data.ssl_conn = await self._connection(found, key, data)
@@ -152,6 +164,7 @@ class Forward:
             reply = await self._signer.call(request, self._timeout_s)
             if self._learned == self._signer.generation:
                 assert isinstance(reply, wire.Minted)
+                self._availability.note_signature()
                 return leaf(reply.certificate, reply.not_before, reply.not_after)
             # The signer was restarted meanwhile, and the leaf may be of a CA that we do not know yet.
         raise TryLaterError("the signer keeps being restarted")

@@ -72,6 +72,11 @@ class LeafCache:
     def __len__(self) -> int:
         return len(self._leaves)
 
+    def __contains__(self, key: LeafKey) -> bool:
+        """Whether a valid leaf for `key` is here."""
+        found = self._leaves.get(key)
+        return found is not None and found.not_after > time.time()
+
     def clear(self) -> None:
         """Forget every leaf; mints in flight go on."""
         self._leaves.clear()

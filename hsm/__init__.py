@@ -6,7 +6,7 @@ a *group* is the members that hold the same keys; the *signer* is the process th
 may be signed.
 
     errors     what went wrong, by what the caller does next
-    codes      PKCS#11 return codes and the step that follows each
+    codes      PKCS#11 return codes and what each calls for
     uri        RFC 7512 PKCS#11 URIs
     schemes    TLS signature schemes: their mechanisms, DigestInfo prefixes and verification
     cryptoki   a module's function list, called with ctypes
@@ -19,9 +19,18 @@ may be signed.
     wire       frames between processes; no I/O
     channel    a connection that carries frames both ways
     endpoint   private run directory, listening sockets, peer credentials
-    lifecycle  a member's states as a table; no I/O
-    member     the signer's handle on a member process (start, deadline, kill); member_process is its other end
-    group      choose a member, verify what it signed
+    lifecycle  the states of a member and of the group as tables; no I/O
+    health     what a member's answers say about it; no I/O
+    choice     which member gets the next request; no I/O
+    failover   the way of one request over the members, and whom its failures blame; no I/O
+    key        a key of the group, and the challenges that prove it; no I/O
+    process    a member process: start, talk, kill; member_process is its other end
+    life       one life of a member: the keys that it proved, its test signatures
+    member     a member over all its lives: the driver of the states
+    waiting_line  requests that wait for a slot
+    group      the only loop over members
+    member_settings  one partition as the configuration names it
+    member_metrics  counters of what members did
     workers    who is connected, what they report, what those that are gone counted
     signer     the service
     client     asyncio client of the signer: for addons and the command line

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from hsm import wire
-from hsm.errors import DeadlineError, HsmitmError, MemberLostError, RefusedError, from_wire
+from hsm.errors import DeadlineError, HsmitmError, MemberLostError, OverloadedError, RefusedError, from_wire
 
 logger = logging.getLogger("hsmitm.channel")
 
@@ -110,7 +110,6 @@ class Channel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Whole frames are acted on at once; bytes that are no frame end the connection."""
-        self._silent_since = None
         try:
             for frame in self._framer.feed(data):
                 match frame:
@@ -119,10 +118,11 @@ class Channel(asyncio.Protocol):
                     case wire.Answer():
                         self._end(frame.id, frame.body)
                     case wire.Fault():
-                        self._end(frame.id, from_wire(frame.kind, frame.message))
+                        self._end(frame.id, from_wire(frame.kind, frame.message, frame.code))
         except ValueError as error:
             logger.warning("closing a connection that sent what is not ours: %s", error)
             self.close()
+        self._silent_since = time.monotonic() if self._pending else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Every call in flight fails now; calls being served are cancelled, their caller is gone."""
@@ -137,9 +137,7 @@ class Channel(asyncio.Protocol):
         if self._serve is None:
             self._reply(wire.Fault(call.id, RefusedError.__name__, "this end serves no calls"))
         elif len(self._serving) >= MAX_SERVED:
-            self._reply(
-                wire.Fault(call.id, "TryLaterError", f"{MAX_SERVED} calls of this peer are being served already")
-            )
+            self._reply(wire.fault(call.id, OverloadedError(f"{MAX_SERVED} calls of this peer are served already")))
         else:
             task = asyncio.get_running_loop().create_task(self._answer(self._serve, call))
             self._serving.add(task)
@@ -149,7 +147,7 @@ class Channel(asyncio.Protocol):
         try:
             frame: wire.Frame = wire.Answer(call.id, await serve(self, call))
         except HsmitmError as error:
-            frame = wire.Fault(call.id, type(error).__name__, str(error))
+            frame = wire.fault(call.id, error)
         except Exception:  # a bug of ours must not end the connection of everybody else's calls
             logger.exception("serving %s failed", type(call.body).__name__)
             frame = wire.Fault(call.id, RefusedError.__name__, "internal error; see the signer's log")

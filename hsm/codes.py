@@ -1,90 +1,157 @@
-"""PKCS#11 return codes (PKCS#11 v3.0, section 5.1.6) and which error of ours each becomes inside a member.
+"""PKCS#11 return codes (PKCS#11 v3.0, section 5.1.6): what each says about the session, the member, the request.
 
-A code that is not here, a vendor's code among them, loses the member: the process starts afresh, which cures what can
-be cured. The process logs in once when it starts; a token whose flags say that its PIN is at its final try is not
-logged in to at all, so that even a vendor's own code for a wrong PIN cannot lock it.
+One table. A member process turns a code into an error of ours with `error`; the code travels with the error, and the
+signer asks `kind` what it means for the member. Whom to blame is decided there (`hsm.failover`, `hsm.health`), because
+one code alone cannot tell: CKR_GENERAL_ERROR is also what SoftHSM says to a client's bad input.
 """
 
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, SessionLostError
 
-SESSION = {
-    0x60: "CKR_KEY_HANDLE_INVALID",
-    0x82: "CKR_OBJECT_HANDLE_INVALID",
-    0x90: "CKR_OPERATION_ACTIVE",
-    0x91: "CKR_OPERATION_NOT_INITIALIZED",
-    0xB0: "CKR_SESSION_CLOSED",
-    0xB3: "CKR_SESSION_HANDLE_INVALID",
-    0x150: "CKR_BUFFER_TOO_SMALL",
-}
-"""The session or its objects are stale; the partition may be sound. A handle that outlives a re-initialisation can name
-*another* key, so key objects are never kept beside a new session."""
 
-PIN = {
-    0xA0: "CKR_PIN_INCORRECT",
-    0xA1: "CKR_PIN_INVALID",
-    0xA2: "CKR_PIN_LEN_RANGE",
-    0xA3: "CKR_PIN_EXPIRED",
-    0xA4: "CKR_PIN_LOCKED",
-    0x102: "CKR_USER_PIN_NOT_INITIALIZED",
+class Kind(StrEnum):
+    """What a code calls for."""
+
+    SESSION = "session"
+    """The session or its objects are stale, the partition may be sound: once more on a new session. A handle that
+    outlives a re-initialisation can name *another* key, so key objects are never kept beside a new session."""
+    PIN = "pin"
+    """The login: never tried again."""
+    REQUEST = "request"
+    """The request is wrong, and would be anywhere: not retried, nobody is blamed."""
+    PLACE = "place"
+    """The installation is wrong: an operator must act."""
+    BUSY = "busy"
+    """The token has no room now: a peer, later this one, with fewer sessions."""
+    AMBIGUOUS = "ambiguous"
+    """The member or the request: a peer's answer to the same request tells. Codes that are not in the table, every
+    vendor's among them, are taken for this."""
+    DEVICE = "device"
+    """The HSM failed under the request: a peer, and the member is blamed."""
+    PROCESS = "process"
+    """The module's state is gone for the whole process (login, initialisation, slots): it is started again at once.
+    That is also the way to log in again: one C_Login either way, and the PIN need not stay in the member's memory."""
+
+
+_TABLE: dict[Kind, dict[int, str]] = {
+    Kind.SESSION: {
+        0x60: "CKR_KEY_HANDLE_INVALID",
+        0x82: "CKR_OBJECT_HANDLE_INVALID",
+        0x90: "CKR_OPERATION_ACTIVE",
+        0x91: "CKR_OPERATION_NOT_INITIALIZED",
+        0xB0: "CKR_SESSION_CLOSED",
+        0xB3: "CKR_SESSION_HANDLE_INVALID",
+        0x150: "CKR_BUFFER_TOO_SMALL",
+    },
+    Kind.PIN: {
+        0xA0: "CKR_PIN_INCORRECT",
+        0xA1: "CKR_PIN_INVALID",
+        0xA2: "CKR_PIN_LEN_RANGE",
+        0xA3: "CKR_PIN_EXPIRED",
+        0xA4: "CKR_PIN_LOCKED",
+        0x102: "CKR_USER_PIN_NOT_INITIALIZED",
+        0x1B8: "CKR_PIN_TOO_WEAK",
+    },
+    Kind.REQUEST: {
+        0x07: "CKR_ARGUMENTS_BAD",
+        0x08: "CKR_NO_EVENT",
+        0x10: "CKR_ATTRIBUTE_READ_ONLY",
+        0x11: "CKR_ATTRIBUTE_SENSITIVE",
+        0x12: "CKR_ATTRIBUTE_TYPE_INVALID",
+        0x13: "CKR_ATTRIBUTE_VALUE_INVALID",
+        0x1B: "CKR_ACTION_PROHIBITED",
+        0x20: "CKR_DATA_INVALID",
+        0x21: "CKR_DATA_LEN_RANGE",
+        0x40: "CKR_ENCRYPTED_DATA_INVALID",
+        0x41: "CKR_ENCRYPTED_DATA_LEN_RANGE",
+        0x42: "CKR_AEAD_DECRYPT_FAILED",
+        0x54: "CKR_FUNCTION_NOT_SUPPORTED",
+        0x62: "CKR_KEY_SIZE_RANGE",
+        0x63: "CKR_KEY_TYPE_INCONSISTENT",
+        0x64: "CKR_KEY_NOT_NEEDED",
+        0x65: "CKR_KEY_CHANGED",
+        0x66: "CKR_KEY_NEEDED",
+        0x67: "CKR_KEY_INDIGESTIBLE",
+        0x68: "CKR_KEY_FUNCTION_NOT_PERMITTED",
+        0x69: "CKR_KEY_NOT_WRAPPABLE",
+        0x6A: "CKR_KEY_UNEXTRACTABLE",
+        0x70: "CKR_MECHANISM_INVALID",
+        0x71: "CKR_MECHANISM_PARAM_INVALID",
+        0xB5: "CKR_SESSION_READ_ONLY",
+        0xC0: "CKR_SIGNATURE_INVALID",
+        0xC1: "CKR_SIGNATURE_LEN_RANGE",
+        0xD0: "CKR_TEMPLATE_INCOMPLETE",
+        0xD1: "CKR_TEMPLATE_INCONSISTENT",
+        0xF0: "CKR_UNWRAPPING_KEY_HANDLE_INVALID",
+        0xF1: "CKR_UNWRAPPING_KEY_SIZE_RANGE",
+        0xF2: "CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT",
+        0x110: "CKR_WRAPPED_KEY_INVALID",
+        0x112: "CKR_WRAPPED_KEY_LEN_RANGE",
+        0x113: "CKR_WRAPPING_KEY_HANDLE_INVALID",
+        0x114: "CKR_WRAPPING_KEY_SIZE_RANGE",
+        0x115: "CKR_WRAPPING_KEY_TYPE_INCONSISTENT",
+        0x130: "CKR_DOMAIN_PARAMS_INVALID",
+        0x140: "CKR_CURVE_NOT_SUPPORTED",
+        0x1B5: "CKR_EXCEEDED_MAX_ITERATIONS",
+        0x1B9: "CKR_PUBLIC_KEY_INVALID",
+        0x200: "CKR_FUNCTION_REJECTED",
+        0x203: "CKR_KEY_EXHAUSTED",
+    },
+    Kind.PLACE: {
+        0x09: "CKR_NEED_TO_CREATE_THREADS",
+        0x0A: "CKR_CANT_LOCK",
+        0xB6: "CKR_SESSION_EXISTS",
+        0xB7: "CKR_SESSION_READ_ONLY_EXISTS",
+        0xB8: "CKR_SESSION_READ_WRITE_SO_EXISTS",
+        0xE2: "CKR_TOKEN_WRITE_PROTECTED",
+        0x103: "CKR_USER_TYPE_INVALID",
+        0x104: "CKR_USER_ANOTHER_ALREADY_LOGGED_IN",
+        0x105: "CKR_USER_TOO_MANY_TYPES",
+        0x1B6: "CKR_FIPS_SELF_TEST_FAILED",
+        0x1B7: "CKR_LIBRARY_LOAD_FAILED",
+    },
+    Kind.BUSY: {
+        0x31: "CKR_DEVICE_MEMORY",
+        0xB1: "CKR_SESSION_COUNT",
+        0x201: "CKR_TOKEN_RESOURCE_EXCEEDED",
+    },
+    Kind.AMBIGUOUS: {
+        0x01: "CKR_CANCEL",
+        0x05: "CKR_GENERAL_ERROR",
+        0x06: "CKR_FUNCTION_FAILED",
+        0x50: "CKR_FUNCTION_CANCELED",
+    },
+    Kind.DEVICE: {
+        0x30: "CKR_DEVICE_ERROR",
+        0x120: "CKR_RANDOM_SEED_NOT_SUPPORTED",
+        0x121: "CKR_RANDOM_NO_RNG",
+    },
+    Kind.PROCESS: {
+        0x02: "CKR_HOST_MEMORY",
+        0x03: "CKR_SLOT_ID_INVALID",
+        0x32: "CKR_DEVICE_REMOVED",
+        0xE0: "CKR_TOKEN_NOT_PRESENT",
+        0xE1: "CKR_TOKEN_NOT_RECOGNIZED",
+        0x100: "CKR_USER_ALREADY_LOGGED_IN",
+        0x101: "CKR_USER_NOT_LOGGED_IN",
+        0x190: "CKR_CRYPTOKI_NOT_INITIALIZED",
+        0x191: "CKR_CRYPTOKI_ALREADY_INITIALIZED",
+        0x1A0: "CKR_MUTEX_BAD",
+        0x1A1: "CKR_MUTEX_NOT_LOCKED",
+    },
 }
 
-REQUEST = {
-    0x07: "CKR_ARGUMENTS_BAD",
-    0x10: "CKR_ATTRIBUTE_READ_ONLY",
-    0x12: "CKR_ATTRIBUTE_TYPE_INVALID",
-    0x13: "CKR_ATTRIBUTE_VALUE_INVALID",
-    0x1B: "CKR_ACTION_PROHIBITED",
-    0x20: "CKR_DATA_INVALID",
-    0x21: "CKR_DATA_LEN_RANGE",
-    0x54: "CKR_FUNCTION_NOT_SUPPORTED",
-    0x62: "CKR_KEY_SIZE_RANGE",
-    0x63: "CKR_KEY_TYPE_INCONSISTENT",
-    0x64: "CKR_KEY_NOT_NEEDED",
-    0x65: "CKR_KEY_CHANGED",
-    0x66: "CKR_KEY_NEEDED",
-    0x67: "CKR_KEY_INDIGESTIBLE",
-    0x68: "CKR_KEY_FUNCTION_NOT_PERMITTED",
-    0x70: "CKR_MECHANISM_INVALID",
-    0x71: "CKR_MECHANISM_PARAM_INVALID",
-    0xB5: "CKR_SESSION_READ_ONLY",
-    0xD0: "CKR_TEMPLATE_INCOMPLETE",
-    0xD1: "CKR_TEMPLATE_INCONSISTENT",
-    0x140: "CKR_CURVE_NOT_SUPPORTED",
-    0x200: "CKR_FUNCTION_REJECTED",
-    0x203: "CKR_KEY_EXHAUSTED",
-}
+NAMES = {code: name for codes in _TABLE.values() for code, name in codes.items()}
+_KINDS = {code: kind for kind, codes in _TABLE.items() for code in codes}
 
-PLACE = {
-    0x0A: "CKR_CANT_LOCK",
-    0xE2: "CKR_TOKEN_WRITE_PROTECTED",
-    0x104: "CKR_USER_ANOTHER_ALREADY_LOGGED_IN",
-}
-
-MEMBER = {
-    0x02: "CKR_HOST_MEMORY",
-    0x03: "CKR_SLOT_ID_INVALID",
-    0x05: "CKR_GENERAL_ERROR",
-    0x06: "CKR_FUNCTION_FAILED",
-    0x30: "CKR_DEVICE_ERROR",
-    0x31: "CKR_DEVICE_MEMORY",
-    0x32: "CKR_DEVICE_REMOVED",
-    0x50: "CKR_FUNCTION_CANCELED",
-    0xB1: "CKR_SESSION_COUNT",
-    0xE0: "CKR_TOKEN_NOT_PRESENT",
-    0xE1: "CKR_TOKEN_NOT_RECOGNIZED",
-    0x101: "CKR_USER_NOT_LOGGED_IN",
-    0x190: "CKR_CRYPTOKI_NOT_INITIALIZED",
-    0x191: "CKR_CRYPTOKI_ALREADY_INITIALIZED",
-}
-
+GENERAL_ERROR = 0x05
 SESSION_COUNT = 0xB1
-CRYPTOKI_NOT_INITIALIZED = 0x190
 USER_ALREADY_LOGGED_IN = 0x100
-NAMES = SESSION | PIN | REQUEST | PLACE | MEMBER | {USER_ALREADY_LOGGED_IN: "CKR_USER_ALREADY_LOGGED_IN"}
+CRYPTOKI_NOT_INITIALIZED = 0x190
 
 
 def name(code: int) -> str:
@@ -93,17 +160,23 @@ def name(code: int) -> str:
     return f"{known} (0x{code:x})" if known else f"PKCS#11 code 0x{code:x}"
 
 
+def kind(code: int) -> Kind:
+    """What `code` calls for. 0 stands for a loss without a code (a closed socket): the device's."""
+    return _KINDS.get(code, Kind.AMBIGUOUS) if code else Kind.DEVICE
+
+
 def error(code: int, doing: str) -> HsmitmError:
     """The error of ours for `code`, met while `doing` (a phrase such as "signing")."""
     message = f"{name(code)} while {doing}"
-    if code in SESSION:
-        return SessionLostError(message, code)
-    if code in PIN:
-        return PinRefusedError(message)
-    if code in REQUEST:
-        return RefusedError(message)
-    if code in PLACE:
-        return MisconfiguredError(message)
+    match kind(code):
+        case Kind.SESSION:
+            return SessionLostError(message, code)
+        case Kind.PIN:
+            return PinRefusedError(message, code)
+        case Kind.REQUEST:
+            return RefusedError(message, code)
+        case Kind.PLACE:
+            return MisconfiguredError(message, code)
     return MemberLostError(message, code)
 
 
@@ -112,23 +185,39 @@ def of(class_name: str, text: str) -> int:
 
     Codes without a class, every vendor's among them, stand in the text alone: "Unmapped error code 0x68".
     """
-    if found := re.search(r"0x([0-9a-fA-F]+)", text):
+    if class_name in _CLASSES:
+        return _CLASSES[class_name]
+    if found := re.search(r"error code 0x([0-9a-fA-F]+)", text):
         return int(found[1], 16)
-    if "not initialized" in text:
-        return CRYPTOKI_NOT_INITIALIZED
-    return _CLASSES.get(class_name, 0)
+    return next((code for words, code in _TEXTS.items() if words in text), 0)
 
+
+_TEXTS = {
+    "not initialized": CRYPTOKI_NOT_INITIALIZED,
+    "already initialized": 0x191,
+    "Buffer was too small": 0x150,
+    "Parallel not supported": 0xB4,
+    "User type invalid": 0x103,
+}
 
 _CLASSES = {
-    "AnotherUserAlreadyLoggedIn": 0x104, "ArgumentsBad": 0x07, "AttributeReadOnly": 0x10,
+    "AnotherUserAlreadyLoggedIn": 0x104, "ArgumentsBad": 0x07, "AttributeReadOnly": 0x10, "AttributeSensitive": 0x11,
     "AttributeTypeInvalid": 0x12, "AttributeValueInvalid": 0x13, "DataInvalid": 0x20, "DataLenRange": 0x21,
-    "DeviceError": 0x30, "DeviceMemory": 0x31, "DeviceRemoved": 0x32, "FunctionCancelled": 0x50,
-    "FunctionFailed": 0x06, "FunctionNotSupported": 0x54, "FunctionRejected": 0x200, "GeneralError": 0x05,
-    "HostMemory": 0x02, "KeyHandleInvalid": 0x60, "KeySizeRange": 0x62, "KeyTypeInconsistent": 0x63,
-    "MechanismInvalid": 0x70, "MechanismParamInvalid": 0x71, "ObjectHandleInvalid": 0x82, "OperationActive": 0x90,
-    "OperationNotInitialized": 0x91, "PinExpired": 0xA3, "PinIncorrect": 0xA0, "PinInvalid": 0xA1, "PinLenRange": 0xA2,
-    "PinLocked": 0xA4, "SessionClosed": 0xB0, "SessionCount": 0xB1, "SessionHandleInvalid": 0xB3,
-    "SessionReadOnly": 0xB5, "SlotIDInvalid": 0x03, "TemplateIncomplete": 0xD0, "TemplateInconsistent": 0xD1,
-    "TokenNotPresent": 0xE0, "TokenNotRecognised": 0xE1, "TokenWriteProtected": 0xE2, "UserAlreadyLoggedIn": 0x100,
-    "UserNotLoggedIn": 0x101, "UserPinNotInitialized": 0x102,
+    "DeviceError": 0x30, "DeviceMemory": 0x31, "DeviceRemoved": 0x32, "DomainParamsInvalid": 0x130,
+    "EncryptedDataInvalid": 0x40, "EncryptedDataLenRange": 0x41, "ExceededMaxIterations": 0x1B5,
+    "FunctionCancelled": 0x50, "FunctionFailed": 0x06, "FunctionNotSupported": 0x54, "FunctionRejected": 0x200,
+    "GeneralError": 0x05, "HostMemory": 0x02, "KeyHandleInvalid": 0x60, "KeyIndigestible": 0x67, "KeyNeeded": 0x66,
+    "KeyNotNeeded": 0x64, "KeyNotWrappable": 0x69, "KeySizeRange": 0x62, "KeyTypeInconsistent": 0x63,
+    "KeyUnextractable": 0x6A, "MechanismInvalid": 0x70, "MechanismParamInvalid": 0x71, "NoEvent": 0x08,
+    "ObjectHandleInvalid": 0x82, "OperationActive": 0x90, "OperationNotInitialized": 0x91, "PinExpired": 0xA3,
+    "PinIncorrect": 0xA0, "PinInvalid": 0xA1, "PinLenRange": 0xA2, "PinLocked": 0xA4, "PinTooWeak": 0x1B8,
+    "PublicKeyInvalid": 0x1B9, "RandomNoRNG": 0x121, "RandomSeedNotSupported": 0x120, "SessionClosed": 0xB0,
+    "SessionCount": 0xB1, "SessionExists": 0xB6, "SessionHandleInvalid": 0xB3, "SessionReadOnly": 0xB5,
+    "SessionReadOnlyExists": 0xB7, "SessionReadWriteSOExists": 0xB8, "SignatureInvalid": 0xC0,
+    "SignatureLenRange": 0xC1, "SlotIDInvalid": 0x03, "TemplateIncomplete": 0xD0, "TemplateInconsistent": 0xD1,
+    "TokenNotPresent": 0xE0, "TokenNotRecognised": 0xE1, "TokenWriteProtected": 0xE2,
+    "UnwrappingKeyHandleInvalid": 0xF0, "UnwrappingKeySizeRange": 0xF1, "UnwrappingKeyTypeInconsistent": 0xF2,
+    "UserAlreadyLoggedIn": 0x100, "UserNotLoggedIn": 0x101, "UserPinNotInitialized": 0x102, "UserTooManyTypes": 0x105,
+    "WrappedKeyInvalid": 0x110, "WrappedKeyLenRange": 0x112, "WrappingKeyHandleInvalid": 0x113,
+    "WrappingKeySizeRange": 0x114, "WrappingKeyTypeInconsistent": 0x115,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """A module's own function list (CK_FUNCTION_LIST), called with ctypes: what python-pkcs11 does not offer.
 
-That is C_Initialize with CKF_OS_LOCKING_OK, the session limit of CK_TOKEN_INFO, and C_InitToken. Calls release the GIL.
+That is C_Initialize with CKF_OS_LOCKING_OK, the counts of CK_TOKEN_INFO, and C_InitToken. Calls release the GIL.
 Knows nothing of pkcs11; `hsm.module` is its only caller.
 """
 
@@ -13,22 +13,41 @@ from typing import Any
 _CKF_OS_LOCKING_OK = 0x2
 _C_INITIALIZE, _C_FINALIZE, _C_GET_TOKEN_INFO, _C_INIT_TOKEN = 1, 2, 7, 10
 """Positions in CK_FUNCTION_LIST (PKCS#11 v3.0 section 3.6), counted in pointers; the version fills the first."""
-_NO_LIMIT = (0, 2**64 - 1, 2**32 - 1)
-"""CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION of 64 and of 32 bits (section 3.2)."""
+_UNAVAILABLE = (2**64 - 1, 2**32 - 1)
+"""CK_UNAVAILABLE_INFORMATION of 64 and of 32 bits (section 3.2); a limit of 0 is CK_EFFECTIVELY_INFINITE."""
 
 
 class _InitializeArgs(ctypes.Structure):
     _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", ctypes.c_ulong), ("reserved", ctypes.c_void_p))
 
 
-class _TokenInfo(ctypes.Structure):
+class TokenInfo(ctypes.Structure):
+    """CK_TOKEN_INFO (section 3.2). Memory in bytes."""
+
     _fields_ = (
         ("names", ctypes.c_char * 96),
         ("flags", ctypes.c_ulong),
         ("max_sessions", ctypes.c_ulong),
-        ("rest", ctypes.c_ulong * 9),
+        ("sessions", ctypes.c_ulong),
+        ("max_rw_sessions", ctypes.c_ulong),
+        ("rw_sessions", ctypes.c_ulong),
+        ("max_pin", ctypes.c_ulong),
+        ("min_pin", ctypes.c_ulong),
+        ("total_public_memory", ctypes.c_ulong),
+        ("free_public_memory", ctypes.c_ulong),
+        ("total_private_memory", ctypes.c_ulong),
+        ("free_private_memory", ctypes.c_ulong),
         ("versions_and_time", ctypes.c_char * 20),
     )
+
+    def told(self, field: str) -> int | None:
+        """A number of the structure; None where the token does not tell it."""
+        value: int = getattr(self, field)
+        return None if value in _UNAVAILABLE else value
+
+    def limit(self, field: str) -> int | None:
+        """A limit; None where there is none."""
+        return self.told(field) or None
 
 
 class FunctionList:
@@ -52,12 +71,11 @@ class FunctionList:
         arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
         return self.function(_C_INITIALIZE, ctypes.c_void_p)(ctypes.byref(arguments))
 
-    def max_sessions(self, slot: int) -> int | None:
-        """ulMaxSessionCount of the token in a slot; None where it names no limit or does not answer."""
-        info = _TokenInfo()
-        if self.function(_C_GET_TOKEN_INFO, ctypes.c_ulong, ctypes.c_void_p)(slot, ctypes.byref(info)):
-            return None
-        return None if info.max_sessions in _NO_LIMIT else info.max_sessions
+    def token_info(self, slot: int) -> TokenInfo | None:
+        """C_GetTokenInfo of the token in a slot; None where it does not answer."""
+        info = TokenInfo()
+        failed = self.function(_C_GET_TOKEN_INFO, ctypes.c_ulong, ctypes.c_void_p)(slot, ctypes.byref(info))
+        return None if failed else info
 
     def init_token(self, slot: int, so_pin: str, label: str) -> int:
         """C_InitToken (section 5.5.7): what is on the token is lost. The return code."""

@@ -1,7 +1,8 @@
 """What went wrong, split by what the caller does next. Builtin exceptions everywhere else.
 
-An instance crosses a process boundary as its class name and its message (`wire.Fault`); its cause and its traceback
-stay where it was raised. Messages are written for an operator: what is wrong, and what would be right.
+An instance crosses a process boundary as its class name, its message and its PKCS#11 return code (`wire.Fault`); its
+cause and its traceback stay where it was raised. Messages are written for an operator: what is wrong, and what would be
+right.
 """
 
 from __future__ import annotations
@@ -10,9 +11,22 @@ from __future__ import annotations
 class HsmitmError(Exception):
     """Base of the family; never raised itself."""
 
+    def __init__(self, message: str, code: int = 0) -> None:
+        """`code` is the PKCS#11 return code behind it, 0 where there was none."""
+        super().__init__(message)
+        self.code = code
+
 
 class TryLaterError(HsmitmError):
-    """Nothing is wrong with the request: no member is in service, or the queue is full. Soon it may succeed."""
+    """Nothing is wrong with the request: soon it may succeed."""
+
+
+class UnavailableError(TryLaterError):
+    """No member is in service for the key, or none answered well within the request's budget."""
+
+
+class OverloadedError(TryLaterError):
+    """More is asked for than the members in service can sign in time; said at once instead of queueing it."""
 
 
 class DeadlineError(HsmitmError):
@@ -22,14 +36,17 @@ class DeadlineError(HsmitmError):
 class MemberLostError(HsmitmError):
     """The member or its HSM failed under the request. A signature has no side effect, so a peer may be asked."""
 
-    def __init__(self, message: str, code: int = 0) -> None:
-        """`code` is the PKCS#11 return code, 0 where there was none (a crash, a closed socket)."""
-        super().__init__(message)
-        self.code = code
-
 
 class SessionLostError(MemberLostError):
     """One PKCS#11 session is unusable. Inside the member: discard it with its key objects and try once on a new one."""
+
+
+class KeyLostError(MemberLostError):
+    """A key that the member had is not found any more: deleted, or the login is lost, or the store is gone."""
+
+
+class BadSignatureError(MemberLostError):
+    """The member answered with a signature that does not verify. It never leaves the signer."""
 
 
 class RefusedError(HsmitmError):
@@ -48,9 +65,13 @@ _FAMILY: dict[str, type[HsmitmError]] = {
     kind.__name__: kind
     for kind in (
         TryLaterError,
+        UnavailableError,
+        OverloadedError,
         DeadlineError,
         MemberLostError,
         SessionLostError,
+        KeyLostError,
+        BadSignatureError,
         RefusedError,
         MisconfiguredError,
         PinRefusedError,
@@ -58,6 +79,6 @@ _FAMILY: dict[str, type[HsmitmError]] = {
 }
 
 
-def from_wire(kind: str, message: str) -> HsmitmError:
+def from_wire(kind: str, message: str, code: int = 0) -> HsmitmError:
     """The error that a peer process named. A kind of a newer peer that we do not know is a refusal: never retried."""
-    return _FAMILY.get(kind, RefusedError)(message)
+    return _FAMILY.get(kind, RefusedError)(message, code)

@@ -1,175 +1,250 @@
-"""The members that hold the same keys: prove that they do, choose one, and verify what it signed.
+"""The members that hold the same keys: choose one for each request, fail over, verify what it signed.
 
-A key counts as held by a member once the member has signed a fresh challenge that verifies with the key of the
-certificate we present: labels and CKA_IDs prove nothing, and a stale handle can name another key.
-Failing over between members by what each return code means is to come; its place is `sign`, the only loop over members.
+`sign` is the only loop over members. What a failure means is decided without I/O in `hsm.failover`, who is asked next
+in `hsm.choice`; this file does as they say. A request that finds no free slot waits here, not at a member: so an
+attempt's time measures the member and not the queue.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
-from hsm import wire
-from hsm.errors import HsmitmError, MemberLostError, RefusedError, TryLaterError
-from hsm.lifecycle import State
+from hsm import choice, lifecycle
+from hsm.errors import HsmitmError, MisconfiguredError, OverloadedError, RefusedError, UnavailableError
+from hsm.failover import Attempts, Failover, RetryBudget, Step
+from hsm.key import Key
+from hsm.lifecycle import GroupState, State
 from hsm.member import Member
-from hsm.schemes import PublicKey, Scheme
-from hsm.uri import KeyURI
+from hsm.member_metrics import MemberMetrics
+from hsm.waiting_line import WaitingLine
 
 logger = logging.getLogger("hsmitm.group")
 
-PROOF_TIMEOUT_S = 10.0
-TRIES = 2
-"""Members asked for one request. A signature has no side effect, so a lost member's request is repeated once."""
-WAIT_FOR_MEMBER_S = 2.0
-"""How long a request waits for a member to come back. A killed member process is back in a quarter of a second."""
-
-_EXECUTION = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-"""Seconds: P-256 in software at the low end, a network HSM in the middle, a hang at the high end."""
-
-
-class Key(Struct, frozen=True):
-    """A key of the group: its URI on each member, and the public key that its signatures must verify with."""
-
-    uri: KeyURI
-    public: PublicKey
-    scheme: Scheme
-
 
 class Group:
-    """Members and the keys they proved."""
+    """Members and the keys that they hold."""
 
-    def __init__(self, keys: dict[str, Key], registry: CollectorRegistry) -> None:
+    def __init__(self, keys: dict[str, Key], registry: CollectorRegistry, failover: Failover | None = None) -> None:
         """`registry` gets the signature counters."""
         self.keys = keys
         self.members: Sequence[Member] = ()
-        self.held: dict[str, dict[str, wire.KeyFound]] = {}
-        self._proved: dict[str, set[str]] = {name: set() for name in keys}
-        self._joined = asyncio.Event()
-        labels = ("member", "purpose")
-        self._signatures = Counter("hsmitm_signatures", "Signatures verified and used", labels, registry=registry)
-        self._errors = Counter(
-            "hsmitm_signature_errors", "Signature requests that a member did not answer well",
-            ("member", "purpose", "error"), registry=registry,
-        )  # fmt: skip
-        self._queued = Histogram(
-            "hsmitm_signature_queue_seconds", "Time a request waited for a session of its member",
-            labels, buckets=_EXECUTION, registry=registry,
-        )  # fmt: skip
-        self._executed = Histogram(
-            "hsmitm_signature_seconds", "Time the PKCS#11 module took to sign", labels, buckets=_EXECUTION,
-            registry=registry,
-        )  # fmt: skip
+        self.failover = failover or Failover()
+        self.metrics = MemberMetrics(registry)
+        self.state = GroupState.OUTAGE
+        self.since = time.time()
+        self.outage_grace_s = 0.0
+        """How long a request without a member in service waits for one, if that is longer than its budget."""
+        self._lines: defaultdict[str, WaitingLine] = defaultdict(WaitingLine)
+        self._retries = RetryBudget()
+        self._out_since = {name: time.monotonic() for name in keys}
+        self._resetting = asyncio.Lock()
+
+    def keys_for(self, member: str) -> dict[str, Key]:
+        """The keys that a member may hold."""
+        return {name: key for name, key in self.keys.items() if key.members is None or member in key.members}
+
+    # what members call (`hsm.member.Peers`)
+
+    def changed(self, member: Member) -> None:
+        """A slot is free, or a state changed."""
+        for line in self._lines.values():
+            if line:
+                line.wake()
+        state = lifecycle.group_state(one.state for one in self.members)
+        if state is not self.state:
+            self._move(state, member)
+
+    def _move(self, state: GroupState, member: Member) -> None:
+        before, self.state, self.since = self.state, state, time.time()
+        self.metrics.group_moved(before, state)
+        worse = member.state not in (State.UP, State.STOPPED)
+        level = {GroupState.OUTAGE: logging.ERROR, GroupState.LAST: logging.WARNING}.get(state, logging.INFO)
+        level = level if worse else logging.INFO
+        logger.log(level, "group: %s -> %s: member %s is %s", before, state, member.name, member.state)
+        if state is GroupState.OUTAGE:
+            for one in self.members:
+                one.reconsider()
+
+    def outage(self) -> bool:
+        """Whether no member is in service."""
+        return not any(member.serving for member in self.members)
+
+    def alone(self, member: Member) -> bool:
+        """Whether no other member is in service."""
+        return not any(one.serving for one in self.members if one is not member)
+
+    # what can be said of a key
 
     def proved_by(self, key: str) -> list[str]:
-        """Names of the members that proved `key` and are up."""
-        return [m.name for m in self.members if m.serving and m.name in self._proved[key]]
+        """Names of the members that proved `key` and are in service."""
+        return [member.name for member in self.members if member.serves(key)]
 
     def problems(self, key: str) -> dict[str, str]:
-        """For each member that does not serve `key`, why not."""
-        found = {}
-        for member in self.members:
-            if member.state is not State.UP:
-                found[member.name] = f"member is {member.state}: {member.reason}"
-            elif member.name not in self._proved[key]:
-                found[member.name] = self.held[member.name][key].problem
-        return found
+        """For each member that should serve `key` and does not, why not."""
+        return {one.name: problem for one in self.holders(key) if (problem := one.problem(key))}
 
-    async def prove(self, member: Member, opened: wire.Opened) -> None:
-        """Find out which keys a newly started member holds; called before it is up.
+    def holders(self, key: str) -> list[Member]:
+        """The members that should serve `key`."""
+        names = self.keys[key].members
+        return [one for one in self.members if names is None or one.name in names]
 
-        A key that is missing or another's is noted (`problems`) and the member gets no requests for it.
-        """
-        self.held[member.name] = dict(opened.keys)
-        for name, key in self.keys.items():
-            self._proved[name].discard(member.name)
-            problem = await self._disproof(member, name, key, opened.keys[name])
-            if problem:
-                found = opened.keys[name]
-                self.held[member.name][name] = wire.KeyFound(problem, found.spki, found.schemes, found.guarded)
-                logger.error("member %s cannot serve key '%s': %s", member.name, name, problem)
-            else:
-                self._proved[name].add(member.name)
-        asyncio.get_running_loop().call_soon(self._joined.set)
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a free slot."""
+        return sum(len(line) for line in self._lines.values())
 
-    async def _disproof(self, member: Member, name: str, key: Key, found: wire.KeyFound) -> str:
-        """Why `member` cannot serve the key; empty when its signature of a challenge verified."""
-        if found.problem:
-            return found.problem
-        if found.spki and found.spki != key.public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
-            return f"{key.uri} is not the key of the certificate: their public keys differ"
-        challenge = secrets.token_bytes(32)
-        request = wire.Sign(name, key.scheme.name, key.scheme.digest(challenge), challenge)
-        try:
-            answer = await member.sign(request, time.monotonic() + PROOF_TIMEOUT_S)
-        except RefusedError as error:  # what may pass, a lost member or a deadline, keeps the member down instead
-            return f"it did not sign a challenge: {error}"
-        if not key.scheme.verifies(key.public, request.digest, answer.signature):
-            return f"{key.uri} is not the key of the certificate: its signature of a challenge does not verify"
-        self._count(member, "proof", answer)
-        return ""
+    def in_service(self) -> bool:
+        """Whether each key has a member in service, or had one within the time that a request may wait for it."""
+        now = time.monotonic()
+        for name in self.keys:
+            if self.proved_by(name):
+                self._out_since[name] = now
+        patience = max(self.failover.budget_s, self.outage_grace_s)
+        return all(now - since <= patience for since in self._out_since.values())
 
-    def _count(self, member: Member, purpose: str, answer: wire.Signature) -> None:
-        self._signatures.labels(member.name, purpose).inc()
-        self._queued.labels(member.name, purpose).observe(answer.queued_s)
-        self._executed.labels(member.name, purpose).observe(answer.executed_s)
-
-    def choose(self, key: str, tried: set[str]) -> Member | None:
-        """The member for the next request: the least busy of those in service that were not tried, else of all."""
-        serving = [m for m in self.members if m.serving and m.name in self._proved[key]]
-        fresh = [m for m in serving if m.name not in tried] or serving
-        return min(fresh, key=lambda m: m.in_flight, default=None)
+    # requests
 
     async def sign(self, name: str, message: bytes, digest: bytes, deadline: float, purpose: str) -> bytes:
         """A verified signature of `message` (its `digest` in the key's scheme) by the key `name`.
 
-        Raises TryLaterError where no member is in service, DeadlineError, RefusedError, or the last MemberLostError.
+        Raises UnavailableError, OverloadedError or RefusedError; at the latest when the request's budget is spent.
         """
-        key = self.keys[name]
-        request = wire.Sign(name, key.scheme.name, digest, message)
-        tried: set[str] = set()
-        for attempt in range(TRIES):
-            member = await self.wait_for_member(name, tried, deadline)
-            tried.add(member.name)
-            try:
-                answer = await member.sign(request, deadline)
-                if not key.scheme.verifies(key.public, digest, answer.signature):
-                    await self._take_out(member)
-                    raise MemberLostError(f"member {member.name} returned a signature that does not verify")
-            except HsmitmError as error:
-                self._errors.labels(member.name, purpose, type(error).__name__.removesuffix("Error")).inc()
-                if not isinstance(error, MemberLostError) or attempt == TRIES - 1:
-                    raise
-                logger.warning("member %s lost a request, trying again: %s", member.name, error)
-                continue
-            self._count(member, purpose, answer)
-            return answer.signature
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        request = self.keys[name].request(message, digest)
+        now = time.monotonic()
+        patience = self.outage_grace_s if not self.proved_by(name) else 0.0
+        deadline = min(deadline, now + max(self.failover.budget_s, patience))
+        attempts = Attempts()
+        failures: dict[str, HsmitmError] = {}
+        self._retries.request(sum(one.slots for one in self.members))
+        while True:
+            member = await self._free_member(name, attempts.tried, deadline, failures)
+            patience_s = self._attempt_s(member, name, attempts.tried)
+            until = min(deadline, time.monotonic() + patience_s)
+            while True:
+                try:
+                    signature = await member.sign(request, until, purpose, patience_s)
+                except HsmitmError as error:
+                    failures.pop(member.name, None)
+                    failures[member.name] = error  # the newest is the last
+                    left = until - time.monotonic()
+                    verdict = attempts.failed(
+                        member.name, error, retries=self.failover.auto_recovery_retry, time_left=left > 0
+                    )
+                    if verdict.blame:
+                        member.blame(error)
+                else:
+                    self._blame_doubtful(attempts, member.name)
+                    return signature
+                if verdict.step is Step.AGAIN:
+                    self.metrics.retried("same member")
+                    await asyncio.sleep(min(verdict.pause_s, left))
+                    continue
+                break
+            if verdict.step is Step.GIVE_UP or time.monotonic() >= deadline or not self._retries.retry():
+                raise self._given_up(attempts, failures)
+            self.metrics.retried("next member")
+            logger.info("a request failed at member %s and is tried again: %s", member.name, failures[member.name])
+            if verdict.pause_s:
+                await asyncio.sleep(min(verdict.pause_s, max(0.0, deadline - time.monotonic())))
 
-    async def _take_out(self, member: Member) -> None:
-        """A bad signature never leaves; its member starts afresh, and proves its keys before it serves again."""
-        logger.error("member %s returned a signature that does not verify; it is taken out and restarted", member.name)
-        for members in self._proved.values():
-            members.discard(member.name)
-        await member.restart()
+    def _attempt_s(self, member: Member, name: str, tried: set[str]) -> float:
+        """How long an attempt at `member` may take."""
+        peers = (one for one in self.members if one is not member and one.name not in tried)
+        peer = any(one.state is State.UP and one.serves(name) for one in peers)
+        return choice.patience_s(member.latency_s, member.in_flight, self.failover.attempt_timeout_s, peer=peer)
 
-    async def wait_for_member(self, name: str, tried: set[str], deadline: float) -> Member:
-        """A member that serves the key `name`, once there is one. Raises TryLaterError, saying why there is none."""
-        until = min(deadline, time.monotonic() + WAIT_FOR_MEMBER_S)
-        while (member := self.choose(name, tried)) is None:
-            self._joined.clear()
-            try:
-                async with asyncio.timeout(until - time.monotonic()):
-                    await self._joined.wait()
-            except TimeoutError:
-                why = "; ".join(f"{member}: {problem}" for member, problem in self.problems(name).items())
-                raise TryLaterError(f"no member of the HSM is in service ({why})") from None
-        return member
+    def _blame_doubtful(self, attempts: Attempts, succeeded: str) -> None:
+        for name in attempts.succeeded(succeeded):
+            for member in self.members:
+                if member.name == name:
+                    member.blame(attempts.doubtful[name])
+
+    def _given_up(self, attempts: Attempts, failures: dict[str, HsmitmError]) -> HsmitmError:
+        """The error of the whole request."""
+        error = list(failures.values())[-1]
+        if isinstance(error, RefusedError):
+            return error
+        for member in self.members:
+            if member.name in attempts.doubtful:
+                member.ask_for_test()  # the request or the member: its own signature tells
+        if attempts.rejected:
+            return RefusedError(f"the request failed alike wherever it was tried: {error}", error.code)
+        return UnavailableError(f"no member of the HSM signed ({_listed(failures)})", error.code)
+
+    async def _free_member(
+        self, name: str, tried: set[str], deadline: float, failures: Mapping[str, HsmitmError]
+    ) -> Member:
+        """The member for the next attempt, as soon as one has a free slot."""
+        line, woken = self._lines[name], False
+        try:
+            while time.monotonic() < deadline:
+                if woken or not line:
+                    member = choice.choose((one for one in self.members if one.serves(name)), tried)
+                    if member is not None:
+                        return member
+                self._refuse_hopeless(name, deadline, failures)
+                if not woken:
+                    self._refuse_overload(name, len(line), deadline)
+                await line.wait(deadline, first=woken)
+                woken = True
+        except TimeoutError:
+            pass
+        finally:
+            line.wake()  # there may be more than one free slot, or no hope for anybody
+        raise self._unavailable(name, failures)
+
+    def _refuse_hopeless(self, name: str, deadline: float, failures: Mapping[str, HsmitmError]) -> None:
+        """Raise now what would otherwise be raised at the deadline."""
+        left_s = deadline - time.monotonic()
+        if all(not one.serves(name) and one.away_for(left_s) for one in self.holders(name)):
+            raise self._unavailable(name, failures)
+
+    def _refuse_overload(self, name: str, ahead: int, deadline: float) -> None:
+        """Raise for a newcomer that would wait in vain."""
+        wait_s = choice.wait_s((one for one in self.members if one.serves(name)), ahead + 1)
+        if wait_s > deadline - time.monotonic():
+            raise OverloadedError(
+                f"{ahead} requests wait for the HSM and would take {wait_s:.1f} s; it cannot sign more than it does"
+            )
+
+    def _unavailable(self, name: str, failures: Mapping[str, HsmitmError]) -> UnavailableError:
+        why = _listed(failures) or "; ".join(f"{member}: {problem}" for member, problem in self.problems(name).items())
+        if not why:
+            return UnavailableError("the HSM is busy: no member had a free session before the request's time was up")
+        return UnavailableError(f"no member of the HSM is in service ({why})")
+
+    async def wait_for_member(self, name: str, deadline: float) -> None:
+        """Return once a member serves the key `name`. Raises UnavailableError, saying why there is none."""
+        await self._free_member(name, set(), min(deadline, time.monotonic() + self._patience_s()), {})
+
+    def _patience_s(self) -> float:
+        return max(self.failover.budget_s, self.outage_grace_s)
+
+    # what an operator does
+
+    async def reset(self, name: str | None) -> list[str]:
+        """`Member.reset` of one member, or of each in turn: never two at a time."""
+        chosen = [one for one in self.members if name in (None, one.name)]
+        if not chosen:
+            known = ", ".join(one.name for one in self.members)
+            raise MisconfiguredError(f"there is no member '{name}'; known are {known}")
+        lines = []
+        for member in chosen:
+            async with self._resetting:
+                try:
+                    lines.append(f"{member.name}: {await member.reset()}")
+                except HsmitmError as error:
+                    if name is not None:
+                        raise
+                    lines.append(f"{member.name}: not reset: {error}")
+        return lines
+
+
+def _listed(failures: Mapping[str, HsmitmError]) -> str:
+    return "; ".join(f"{member}: {error}" for member, error in failures.items())

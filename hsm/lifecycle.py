@@ -1,25 +1,36 @@
-"""A member's states as a table, and how long it stays away. No I/O, no clock.
+"""The states of a member and of the group as tables, and how long a member stays away. No I/O, no clock.
 
-STARTING --opened--> UP --lost--> DOWN --again--> STARTING
-STARTING --lost----> DOWN
-STARTING --refused-> QUARANTINED   (an operator must act)
-any      --stop----> STOPPED
+A member:
+  STARTING ----opened--> UP                 its keys are proved by signatures
+  STARTING ----lost----> DOWN
+  STARTING ----refused-> QUARANTINED        an operator must act: a refused PIN, a wrong installation
+  UP ----------doubted-> SUSPECT            the last choice for requests, while it is examined
+  SUSPECT -----cleared-> UP
+  UP, SUSPECT -lost----> DOWN               its process is killed; it is started again after the back-off
+  UP, SUSPECT -refused-> QUARANTINED        a second bad signature within the hour
+  DOWN --------again---> STARTING
+  QUARANTINED -again---> STARTING           `hsmitm hsm reset`, or a changed configuration
+  any ---------drain---> DRAINING           no new requests; those in flight end
+  any ---------stop----> STOPPED
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from hsm.errors import MisconfiguredError, PinRefusedError
 
 
 class State(StrEnum):
-    """What a member is doing. Only UP gets requests."""
+    """What a member is doing."""
 
     STARTING = "starting"
     UP = "up"
+    SUSPECT = "suspect"
     DOWN = "down"
     QUARANTINED = "quarantined"
+    DRAINING = "draining"
     STOPPED = "stopped"
 
 
@@ -27,9 +38,12 @@ class Event(StrEnum):
     """What happened to a member."""
 
     OPENED = "opened"
+    DOUBTED = "doubted"
+    CLEARED = "cleared"
     LOST = "lost"
     REFUSED = "refused"
     AGAIN = "again"
+    DRAIN = "drain"
     STOP = "stop"
 
 
@@ -37,21 +51,39 @@ _NEXT = {
     (State.STARTING, Event.OPENED): State.UP,
     (State.STARTING, Event.LOST): State.DOWN,
     (State.STARTING, Event.REFUSED): State.QUARANTINED,
+    (State.UP, Event.DOUBTED): State.SUSPECT,
     (State.UP, Event.LOST): State.DOWN,
+    (State.UP, Event.REFUSED): State.QUARANTINED,
+    (State.SUSPECT, Event.CLEARED): State.UP,
+    (State.SUSPECT, Event.LOST): State.DOWN,
+    (State.SUSPECT, Event.REFUSED): State.QUARANTINED,
     (State.DOWN, Event.AGAIN): State.STARTING,
+    (State.QUARANTINED, Event.AGAIN): State.STARTING,
 }
 
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 30.0
-"""A killed member is back within a quarter of a second; a dead HSM is asked twice a minute."""
-BACKOFF_RESET_S = 60.0
-"""A member that stayed up this long starts its back-off anew."""
+SERVING = frozenset({State.UP, State.SUSPECT})
+"""The states in which requests may be sent."""
+
+BACKOFF_FIRST_S = 0.02
+BACKOFF_MAX_S = 5.0
+BACKOFF_OUTAGE_MAX_S = 1.5
+"""A killed member process is replaced at once, a dead HSM is asked twelve times a minute; while *no* member is in
+service, each is asked so often that full service follows the HSM's return within five seconds."""
+BACKOFF_RESET_S = 10.0
+_FORGIVE_S = 3.0
+"""A member that stayed up this long starts its back-off anew; before that one failure is forgiven for each so long."""
+CRASH_LOOP = 5
+"""More starts than this within a minute are told at the level of errors: an operator should look."""
+BAD_SIGNATURES_S = 3600.0
+"""A second bad signature in service within this time quarantines the member."""
 
 
 def following(state: State, event: Event) -> State:
     """The state after `event`. Raises ValueError where the table has no such arrow: a bug of ours."""
     if event is Event.STOP:
         return State.STOPPED
+    if event is Event.DRAIN and state is not State.STOPPED:
+        return State.DRAINING
     try:
         return _NEXT[state, event]
     except KeyError:
@@ -65,8 +97,37 @@ def event_for(error: Exception, *, was_up: bool) -> Event:
     return Event.REFUSED if permanent else Event.LOST
 
 
-def backoff_s(failures: int, jitter: float) -> float:
+def failures_after(failures: int, up_s: float) -> int:
+    """Failures in a row, once one more ended a life that was up for `up_s` seconds (0: it never was)."""
+    if up_s > BACKOFF_RESET_S:
+        return 1
+    return max(1, failures + 1 - int(up_s / _FORGIVE_S))
+
+
+def backoff_s(failures: int, jitter: float, *, outage: bool = False) -> float:
     """Seconds to wait after `failures` (1 or more) in a row; `jitter` in [0, 1) spreads it by a fifth either way, so
-    that members of one HSM do not come back in step."""
-    plain = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16), BACKOFF_MAX_S)
+    that members of one HSM do not come back in step. `outage`: no member is in service."""
+    limit = BACKOFF_OUTAGE_MAX_S if outage else BACKOFF_MAX_S
+    plain = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16), limit)
     return plain * (0.8 + 0.4 * jitter)
+
+
+class GroupState(StrEnum):
+    """How many of the members are in service."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    LAST = "last"
+    """One of several: what it fails at, clients see."""
+    OUTAGE = "outage"
+
+
+def group_state(members: Iterable[State]) -> GroupState:
+    """The group's state from its members'. A member that an operator stops does not count."""
+    counted = [state for state in members if state not in (State.DRAINING, State.STOPPED)]
+    serving = sum(state in SERVING for state in counted)
+    if not serving:
+        return GroupState.OUTAGE
+    if all(state is State.UP for state in counted):
+        return GroupState.HEALTHY
+    return GroupState.LAST if serving == 1 and len(counted) > 1 else GroupState.DEGRADED

@@ -1,133 +1,118 @@
-"""The signer's handle on a member: start its process, send it calls, kill it when it hangs, start it again.
+"""A member over all lives of its process: the driver of the states in `hsm.lifecycle`.
 
-The member process (`hsm.member_process`) is disposable. It is started by exec, never by fork: a child forked after
-C_Initialize hangs in its first signature one time in five. It inherits one socket and an environment of its own.
+`run` is its life, one task; `sign` is what the group wants of it. Only `run` starts and ends processes, but for
+`reset`, which builds a new life beside the old one and moves over. What `sign` sees changes the state at once, so that
+the next request goes elsewhere, and wakes `run` to act on it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import socket
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from typing import Protocol
 
-from msgspec import Struct, field
-
-from hsm import lifecycle, pin, wire
-from hsm.channel import Channel
-from hsm.errors import DeadlineError, HsmitmError, MemberLostError, PinRefusedError
-from hsm.lifecycle import Event, State
-from hsm.uri import KeyURI
+from hsm import choice, codes, lifecycle, pin, wire
+from hsm.codes import Kind
+from hsm.errors import (
+    BadSignatureError,
+    DeadlineError,
+    HsmitmError,
+    KeyLostError,
+    MemberLostError,
+    MisconfiguredError,
+    PinRefusedError,
+    RefusedError,
+    TryLaterError,
+)
+from hsm.failover import Failover
+from hsm.key import Key
+from hsm.life import Life
+from hsm.lifecycle import SERVING, Event, State
+from hsm.member_metrics import MemberMetrics
+from hsm.member_settings import MemberSettings
+from hsm.process import MemberProcess
 
 logger = logging.getLogger("hsmitm.member")
 
-START_TIMEOUT_S = 30.0
-"""From exec to a logged-in member with its keys found. A network HSM's client may take 20 s to set up its TLS."""
-HANG_S = 2.0
-"""A member that owes an answer past its deadline and has answered nothing for this long is killed."""
-LOSSES_IN_A_ROW = 5
-"""Answers in a row that say that the HSM failed, until the process starts afresh: a lost login or a vanished store is
-cured so. Fewer are a single lost session or a moment's throttling, which heal by themselves."""
-_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH")
-"""Of the signer's environment, what a vendor's library may need. Not the rest: it may hold PINs of other members."""
+START_FLOOR_S = 2.0
+_PROOFS = 3
+_PROOFS_AFTER_BAD = 20
+"""Verified signatures before a member serves: twenty after one that did not verify."""
+_EXAMINATIONS = 5
+_EXAMINE_EVERY_S = 0.02
+"""Test signatures of a doubted member: it is cleared by the first that succeeds, lost when all fail. One that is merely
+throttled, or that answered a handful of requests badly, is not restarted."""
+_ASKED_TEST_EVERY_S = 0.2
+"""Test signatures that failed requests ask for, at most one in this time: bad input must not drive them."""
+_LOOK_FOR_KEYS_EVERY_S = 30.0
+_DRAIN_S = 5.0
+_PACE_S = 0.06
+"""Between the sessions of a member that comes back: at most twenty a second."""
 
 
-class MemberSettings(Struct, frozen=True, kw_only=True):
-    """One partition as the configuration names it. `base` is the directory that relative paths start from."""
+class Peers(Protocol):
+    """What a member knows of its group."""
 
-    name: str
-    module: str
-    selector: wire.Selector
-    pin: pin.PinSource
-    sessions: int
-    environment: dict[str, str] = field(default_factory=dict)
-    base: Path = field(default_factory=Path)
+    failover: Failover
+    metrics: MemberMetrics
 
+    def changed(self, member: Member) -> None:
+        """A slot is free, or the state changed."""
 
-class MemberProcess:
-    """One life of a member process."""
+    def outage(self) -> bool:
+        """Whether no member is in service."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, lost: asyncio.Event) -> None:
-        self.channel = channel
-        self.lost = lost
-        self._process = process
-
-    @classmethod
-    async def spawn(cls, environment: dict[str, str]) -> MemberProcess:
-        """Start a process that waits for `wire.Open`."""
-        ours, theirs = socket.socketpair()
-        lost = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        with theirs:
-            # Before the process, so that nothing is awaited between its start and the caller's holding it.
-            _, channel = await loop.create_connection(lambda: Channel(lost=lambda _: lost.set()), sock=ours)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-m", "hsm.member_process", str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={name: os.environ[name] for name in _INHERITED if name in os.environ} | environment,
-                start_new_session=True,
-            )  # fmt: skip
-        return cls(process, channel, lost)
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    async def end(self) -> None:
-        """Kill the process and reap it. A member has nothing to save, and one that hangs would not listen."""
-        self.channel.close()
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-
-    async def how_it_ended(self) -> str:
-        """In words, for a log line; the process must be gone or going."""
-        try:
-            async with asyncio.timeout(1):
-                status = await self._process.wait()
-        except TimeoutError:
-            return "it closed its socket"
-        return f"it was killed by signal {-status}" if status < 0 else f"it ended with status {status}"
-
-
-Prove = Callable[["Member", wire.Opened], Awaitable[None]]
+    def alone(self, member: Member) -> bool:
+        """Whether no other member is in service."""
 
 
 class Member:
-    """A member over all lives of its process. `run` is its life; `sign` is what others want of it."""
+    """A partition with its processes, one after another."""
 
     def __init__(
         self,
         settings: MemberSettings,
-        keys: dict[str, KeyURI],
+        keys: Mapping[str, Key],
         refusals: pin.Refusals,
-        prove: Prove,
+        peers: Peers,
         prompted: str | None = None,
     ) -> None:
-        """`prove` is called with what a new process found, before the member is up; its error keeps the member down."""
+        """`keys` are those that it may hold; `prompted` is the PIN that a prompt got."""
         self.settings = settings
         self.state = State.STOPPED
         self.since = time.time()
         self.reason = "not started"
+        self.last_error = ""
+        self.last_error_at = 0.0
         self.opened: wire.Opened | None = None
         self.starts = 0
-        self.transitions: dict[State, int] = dict.fromkeys(State, 0)
+        self.attempts = 0
+        self.next_attempt = 0.0
         self.settled = asyncio.Event()
         self._keys = keys
         self._refusals = refusals
-        self._prove = prove
+        self._peers = peers
         self._prompted = prompted
-        self._process: MemberProcess | None = None
+        self._life: Life | None = None
+        self._starting: MemberProcess | None = None
         self._was_up = False
-        self._losses = 0
+        self._slowest_start_s = 0.0
+        self._start_times: deque[float] = deque(maxlen=lifecycle.CRASH_LOOP + 1)
+        self._bad_signatures: list[float] = []
+        self._attention = asyncio.Event()
+        self._again = asyncio.Event()
+        self._test_asked = False
+        self._tested_at = 0.0
+        self._looked_at = 0.0
+        self._sessions_told = 0
+        self._resetting = asyncio.Lock()
+
+    # what the group and the status look at
 
     @property
     def name(self) -> str:
@@ -136,55 +121,281 @@ class Member:
 
     @property
     def serving(self) -> bool:
-        """Whether a request may be sent: up, and its process not known to be gone."""
-        return self.state is State.UP and self._process is not None and not self._process.lost.is_set()
+        """Whether a request may be sent: in service, and its process not known to be gone."""
+        return self.state in SERVING and self._life is not None and not self._life.lost
+
+    def serves(self, key: str) -> bool:
+        """Whether a request for `key` may be sent."""
+        return self.serving and self._life is not None and key in self._life.proved
+
+    @property
+    def found(self) -> dict[str, wire.KeyFound]:
+        """Each key as the member holds it, with what is wrong with it."""
+        return self._life.found if self._life else {}
+
+    @property
+    def latency_s(self) -> float:
+        """Average time of an answer."""
+        return self._life.health.latency_s if self._life else 0.0
+
+    @property
+    def quickest_s(self) -> float:
+        """The best of the recent answers."""
+        return self._life.health.quickest_s if self._life else 0.0
 
     @property
     def in_flight(self) -> int:
-        """Requests sent to the member and not answered."""
-        return self._process.channel.in_flight if self._process else 0
+        """Requests sent to the running process and not answered."""
+        return self._life.in_flight if self._life else 0
 
     @property
     def sessions(self) -> int:
         """Sessions of the running process."""
-        return self.opened.sessions if self.opened and self.state is State.UP else 0
+        return self._life.sessions if self._life and self.state in SERVING else 0
+
+    @property
+    def slots(self) -> int:
+        """Requests that may be in flight at a time."""
+        if self._life is None:
+            return 0
+        up_for_s = time.monotonic() - self._life.ramp_from
+        return choice.slots(self.sessions, self.latency_s, up_for_s, alone=self._peers.alone(self))
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running process, 0 where there is none."""
+        process = self._life.process if self._life else self._starting
+        return process.pid if process else 0
+
+    def away_for(self, seconds: float) -> bool:
+        """Whether it will certainly not be in service within `seconds`."""
+        if self.state is State.DOWN:
+            return self.next_attempt > time.time() + seconds
+        return self.state in (State.QUARANTINED, State.DRAINING, State.STOPPED)
+
+    def problem(self, key: str) -> str:
+        """Why the member does not serve `key`; empty where it does."""
+        if self.state not in SERVING:
+            return f"member is {self.state}: {self.reason}"
+        if not self.serving:
+            return "its process is gone"
+        return "" if self.serves(key) else self.found[key].problem
+
+    # requests
+
+    async def sign(self, request: wire.Sign, deadline: float, purpose: str, patience_s: float | None = None) -> bytes:
+        """A verified signature. Raises what `Life.sign` raises, having drawn the conclusions that one answer allows.
+
+        `patience_s` is the time that the member was to have, where that is less than the attempt timeout.
+        """
+        life = self._life
+        if life is None or not self.serving:
+            raise MemberLostError(f"member {self.name} is {self.state}")
+        started = time.monotonic()
+        try:
+            signature = await life.sign(request, deadline, purpose)
+        except HsmitmError as error:
+            self._peers.metrics.failed(self.name, purpose, error)
+            if life is self._life:
+                longest_s = patience_s or self._peers.failover.attempt_timeout_s
+                # A request that came with little time left says nothing about the member.
+                late = time.monotonic() - started >= 0.9 * longest_s
+                self._conclude(life, request.key, error, time.monotonic() - started, late=late)
+            raise
+        finally:
+            self._peers.changed(self)
+        life.health.answered(time.monotonic() - started)
+        return signature
+
+    def _conclude(self, life: Life, key: str, error: HsmitmError, elapsed_s: float, *, late: bool) -> None:
+        """Whom one failure blames is the group's to say; these say all about the member by themselves."""
+        self._note_error(str(error))
+        if isinstance(error, DeadlineError):
+            if late:
+                life.health.timed_out(elapsed_s)
+                self.doubt(f"it did not answer within {1000 * elapsed_s:.0f} ms")
+        elif isinstance(error, BadSignatureError):
+            self._condemn(str(error))
+        elif isinstance(error, KeyLostError):
+            life.note_problem(key, str(error))
+            if life.proved:
+                self.ask_for_test()
+            else:
+                self._lose(f"none of its keys is there any more: {error}")
+        elif isinstance(error, RefusedError):
+            if error.code:  # the token's word, not ours: another member, or this one's test signature, may differ
+                self.ask_for_test()
+        elif isinstance(error, MisconfiguredError) or (error.code and codes.kind(error.code) is Kind.PROCESS):
+            self._lose(str(error))
+
+    def blame(self, error: HsmitmError) -> None:
+        """The member failed a request for certain."""
+        if not self.serving:
+            return
+        assert self._life is not None
+        if self._life.health.blamed():
+            self.doubt(f"too many requests failed, the last with {error}")
+        else:
+            self.ask_for_test()
+
+    def doubt(self, reason: str) -> None:
+        """Take the member out of the first choice until it is examined."""
+        if self.state is State.UP:
+            self._move(Event.DOUBTED, reason)
+            self._attention.set()
+
+    def ask_for_test(self) -> None:
+        """Have a test signature made soon: something is odd, and the member's own signature tells."""
+        self._test_asked = True
+        self._attention.set()
+
+    def reconsider(self) -> None:
+        """The group changed: how long to stay away may have, too."""
+        self._attention.set()
+
+    def _lose(self, reason: str) -> None:
+        if self.state in SERVING:
+            self._note_error(reason)
+            self._move(Event.LOST, reason)
+            self._attention.set()
+
+    def _condemn(self, reason: str) -> None:
+        """A bad signature never leaves; its member starts afresh, and proves itself at length before it serves."""
+        if self.state not in SERVING:
+            return
+        now = time.monotonic()
+        self._bad_signatures = [at for at in self._bad_signatures if now - at < lifecycle.BAD_SIGNATURES_S] + [now]
+        if len(self._bad_signatures) > 1:
+            reason += f", number {len(self._bad_signatures)} within an hour; have the HSM examined"
+            self._note_error(reason)
+            self._move(Event.REFUSED, reason)
+            self._attention.set()
+        else:
+            self._lose(reason)
+
+    def _note_error(self, text: str) -> None:
+        self.last_error, self.last_error_at = text, time.time()
+
+    # the life
 
     async def run(self) -> None:
-        """Start, wait for the end, back off, start again; until cancelled or quarantined."""
+        """Start, watch, back off, start again; until cancelled."""
         failures = 0
         self.state = State.DOWN
         try:
             while True:
+                self._again.clear()
+                self.attempts += 1
+                self.next_attempt = 0.0
                 self._move(Event.AGAIN, f"start {self.starts + 1}")
-                up_at = time.monotonic()
+                up_at = 0.0
                 try:
-                    process = await self._start()
+                    life = await self._start()
                 except (HsmitmError, OSError) as error:
-                    event = lifecycle.event_for(error, was_up=self._was_up)
-                    self._move(event, str(error))
-                    if event is Event.REFUSED:
-                        return
+                    self._note_error(str(error))
+                    self._move(lifecycle.event_for(error, was_up=self._was_up), str(error))
                 except Exception as error:  # a bug of ours must not leave the signer waiting for this member for ever
                     logger.exception("starting member %s failed", self.name)
                     self._move(Event.LOST, f"internal error: {error}")
                 else:
                     up_at = time.monotonic()
-                    await process.lost.wait()
-                    self._move(Event.LOST, f"member process {process.pid}: {await process.how_it_ended()}")
+                    self._adopt(life, gently=self._was_up)
+                    self.attempts = 0
+                    opened = life.opened
+                    self._warn_of_few_sessions(life)
+                    text = f"process {life.process.pid}, partition {opened.partition}, {opened.sessions} sessions"
+                    self._move(Event.OPENED, text)
+                    await self._watch()
+                if self.state in (State.DRAINING, State.STOPPED):
+                    await asyncio.Event().wait()  # `stop` does the rest, and ends this task
                 await self._discard()
-                failures = 1 if time.monotonic() - up_at > lifecycle.BACKOFF_RESET_S else failures + 1
-                await asyncio.sleep(lifecycle.backoff_s(failures, random.random()))  # noqa: S311  # jitter, no secret
+                if self.state is State.QUARANTINED:
+                    await self._again.wait()
+                    failures = 0
+                    continue
+                failures = lifecycle.failures_after(failures, time.monotonic() - up_at if up_at else 0.0)
+                await self._back_off(failures)
         finally:
             await self._discard()
 
-    async def _start(self) -> MemberProcess:
-        self.starts += 1
-        secret = await pin.read(self.settings.pin, self.settings.base, self._prompted)
+    def _warn_of_few_sessions(self, life: Life) -> None:
+        """Once, and again when it is another number."""
+        if life.sessions < self.settings.sessions and life.sessions != self._sessions_told:
+            logger.warning(
+                "member %s has %d of %d sessions; its token has no room for more",
+                self.name, life.sessions, self.settings.sessions,
+            )  # fmt: skip
+        self._sessions_told = life.sessions
+
+    async def _back_off(self, failures: int) -> None:
+        jitter, since = random.random(), time.monotonic()  # noqa: S311  # no secret
+        while not self._again.is_set():
+            pause = lifecycle.backoff_s(failures, jitter, outage=self._peers.outage())
+            left = since + pause - time.monotonic()
+            if left <= 0:
+                return
+            self.next_attempt = time.time() + left
+            await self._wait_for_attention(left)
+
+    async def _wait_for_attention(self, at_most_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self._attention.wait()
+        self._attention.clear()
+
+    async def _start(self) -> Life:
+        """A new life, its keys proved. Nothing of the member changes: an old one may serve meanwhile."""
+        self._count_start()
+        settings, failover = self.settings, self._peers.failover
+        secret = await pin.read(settings.pin, settings.base, self._prompted)
         self._refusals.check(self.name, secret)
-        process = self._process = await MemberProcess.spawn(self.settings.environment)
-        opening = wire.Open(self.settings.module, self.settings.selector, secret, self.settings.sessions, self._keys)
+        started = time.monotonic()
+        process = self._starting = await MemberProcess.spawn(settings.environment, self._attention.set)
+        opening = wire.Open(
+            settings.module,
+            settings.selector,
+            secret,
+            settings.sessions,
+            {name: key.uri for name, key in self._keys.items()},
+            spkis={name: key.spki for name, key in self._keys.items() if key.members is None},
+            keep_alive_s=failover.keep_alive_s,
+            session_every_s=_PACE_S if self._was_up else 0.0,
+        )
         try:
-            reply = await process.channel.call(opening, time.monotonic() + START_TIMEOUT_S)
+            opened = await self._opened(process, opening, secret)
+            life = Life(self.name, process, opened, self._keys, self._peers.metrics)
+            life.settings = settings
+            await life.prove()
+            for _ in range((_PROOFS_AFTER_BAD if self._bad_signatures else _PROOFS) - len(life.proved)):
+                await life.test(time.monotonic() + failover.attempt_timeout_s)
+        except BaseException:
+            await process.end()
+            raise
+        finally:
+            self._starting = None
+        self._slowest_start_s = max(self._slowest_start_s, time.monotonic() - started)
+        return life
+
+    def _count_start(self) -> None:
+        self.starts += 1
+        self._start_times.append(time.monotonic())
+        if len(self._start_times) > lifecycle.CRASH_LOOP and self._start_times[-1] - self._start_times[0] < 60:
+            logger.error(
+                "member %s was started %d times within a minute; last error: %s",
+                self.name, len(self._start_times), self.last_error or "none",
+            )  # fmt: skip
+            self._start_times.clear()
+
+    @property
+    def _start_timeout_s(self) -> float:
+        """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed."""
+        if not self._slowest_start_s:
+            return self.settings.start_timeout_s
+        return min(self.settings.start_timeout_s, max(START_FLOOR_S, 10 * self._slowest_start_s))
+
+    async def _opened(self, process: MemberProcess, opening: wire.Open, secret: str) -> wire.Opened:
+        try:
+            reply = await process.channel.call(opening, time.monotonic() + self._start_timeout_s)
         except PinRefusedError as error:
             try:
                 self._refusals.remember(self.name, secret)
@@ -195,63 +406,205 @@ class Member:
             if process.lost.is_set():
                 raise MemberLostError(f"at start {await process.how_it_ended()}") from error
             raise
+        except DeadlineError as error:
+            raise DeadlineError(f"it did not start within {self._start_timeout_s:.1f} s") from error
         assert isinstance(reply, wire.Opened)
         self._refusals.forget(self.name)
-        self.opened = reply
-        await self._prove(self, reply)
-        self._was_up = True
-        self._losses = 0
-        self._move(Event.OPENED, f"process {process.pid}, partition {reply.partition}, {reply.sessions} sessions")
-        return process
-
-    async def sign(self, request: wire.Sign, deadline: float) -> wire.Signature:
-        """A signature from one of the member's sessions, unverified. Raises what `Channel.call` raises."""
-        process = self._process
-        if process is None:
-            raise MemberLostError(f"member {self.name} is {self.state}")
-        try:
-            reply = await process.channel.call(request, deadline)
-        except DeadlineError:
-            if process.channel.silent_s > HANG_S and process is self._process:
-                logger.warning("member %s has answered nothing for %.1f s; killing it", self.name, HANG_S)
-                await process.end()
-            raise
-        except MemberLostError:
-            self._losses += 1
-            if self._losses >= LOSSES_IN_A_ROW and process is self._process and not process.lost.is_set():
-                logger.warning("member %s failed %d requests in a row; restarting it", self.name, self._losses)
-                await process.end()
-            raise
-        self._losses = 0
-        assert isinstance(reply, wire.Signature)
         return reply
 
-    async def restart(self) -> None:
-        """Kill the process; `run` starts another."""
-        if self._process is not None:
-            await self._process.end()
+    def _adopt(self, life: Life, *, gently: bool = False) -> None:
+        """`gently`: its HSM was away, and others serve: it gets its share little by little."""
+        now = time.monotonic()
+        life.ramp_from = now if gently else now - choice.RAMP_S
+        self._life = life
+        self.opened = life.opened
+        self._was_up = True
+        self._looked_at = self._tested_at = now
 
-    async def stop(self) -> None:
-        """End the process for good. The task of `run` is the caller's to cancel first."""
+    async def _watch(self) -> None:
+        """Until the member is not in service any more; then the state says so already."""
+        while self.state in SERVING and self._life is not None:
+            life, until_test_s = self._life, self._until_test_s()
+            if life.lost:
+                self._lose(f"member process {life.process.pid}: {await life.process.how_it_ended()}")
+            elif self._resetting.locked():
+                await self._wait_for_attention(_EXAMINE_EVERY_S)  # the new life decides
+            elif self.state is State.SUSPECT:
+                await self._examine(life)
+            elif until_test_s <= 0:
+                await self._keep_alive(life)
+            else:
+                await self._wait_for_attention(until_test_s)
+
+    def _until_test_s(self) -> float:
+        every = _ASKED_TEST_EVERY_S if self._test_asked else self._peers.failover.keep_alive_s
+        return self._tested_at + every - time.monotonic()
+
+    async def _keep_alive(self, life: Life) -> None:
+        """Find out that a member is lost before a client does."""
+        self._test_asked = False
+        self._tested_at = time.monotonic()
+        failover = self._peers.failover
+        try:
+            vital = await life.vital(self._tested_at + failover.attempt_timeout_s)
+            self._warn_of_few_sessions(life)
+            if vital.oldest_s > failover.hang_s:
+                await self._replace(life, f"a session has not answered for {vital.oldest_s:.1f} s")
+                return
+            await life.test(time.monotonic() + failover.attempt_timeout_s)
+            looked_s = time.monotonic() - self._looked_at
+            if not life.proved or (len(life.proved) < len(self._keys) and looked_s > _LOOK_FOR_KEYS_EVERY_S):
+                self._looked_at = time.monotonic()
+                await life.look_again(self._looked_at + failover.hang_s)
+                self._peers.changed(self)
+        except HsmitmError as error:
+            self._fault_of_test(life, error)
+
+    def _fault_of_test(self, life: Life, error: HsmitmError) -> None:
+        if life is not self._life:
+            return
+        self._note_error(str(error))
+        if isinstance(error, BadSignatureError):
+            self._condemn(str(error))
+        elif isinstance(error, KeyLostError):
+            self._lose(str(error))
+        elif not life.lost:
+            self.doubt(f"its test signature failed: {error}")
+
+    async def _examine(self, life: Life) -> None:
+        """A SUSPECT member signs a test, or is lost."""
+        failover = self._peers.failover
+        until = time.monotonic() + failover.hang_s
+        failed = 0
+        while life is self._life and self.state is State.SUSPECT and not life.lost and not self._resetting.locked():
+            try:
+                await life.vital(time.monotonic() + failover.attempt_timeout_s)
+                await life.test(time.monotonic() + failover.attempt_timeout_s)
+            except DeadlineError as error:
+                if self._resetting.locked():
+                    return  # the new life decides
+                # Other answers say that it is slow, not dead; but not for ever.
+                if life.process.channel.silent_s >= 0.9 * failover.attempt_timeout_s or time.monotonic() > until:
+                    self._lose(f"it hangs: {error} to its test signature")
+            except HsmitmError as error:
+                failed += 1
+                if failed >= _EXAMINATIONS or isinstance(error, (BadSignatureError, KeyLostError)):
+                    self._fault_of_test(life, error)
+                    self._lose(f"its test signatures fail: {error}")
+                await asyncio.sleep(_EXAMINE_EVERY_S)
+            else:
+                life.health.clear()
+                self._test_asked = False
+                self._tested_at = time.monotonic()
+                if self.state is State.SUSPECT and life is self._life:
+                    self._move(Event.CLEARED, "its test signature is good")
+
+    async def _replace(self, life: Life, reason: str) -> None:
+        """Sessions of a life hang while others serve: build a new life beside it, or lose it where that fails."""
+        logger.warning("member %s: %s; replacing its process", self.name, reason)
+        self._note_error(reason)
+        try:
+            await self.reset(drain_s=self._peers.failover.attempt_timeout_s)
+        except HsmitmError as error:
+            if life is self._life:
+                self._lose(f"{reason}, and a new process does not start: {error}")
+
+    # what an operator does
+
+    async def inspect(self, deadline: float) -> wire.Inspected:
+        """What the module tells of its slots. Raises MemberLostError where there is no process to ask."""
+        life = self._life
+        if life is None or not self.serving:
+            raise MemberLostError(f"member is {self.state}: {self.reason}")
+        reply = await life.process.channel.call(wire.Inspect(), deadline)
+        assert isinstance(reply, wire.Inspected)
+        return reply
+
+    async def reset(self, settings: MemberSettings | None = None, *, drain_s: float = _DRAIN_S) -> str:
+        """New sessions beside the old ones; then requests move, and the old ones are drained. In words, what was done.
+
+        `settings` replace the old ones. A member that is down or quarantined is started at once instead. Raises
+        HsmitmError where the new sessions cannot be had: the old ones stay in service then.
+        """
+        async with self._resetting:
+            before = self.settings
+            self.settings = settings or before
+            if not self.serving:
+                done = await self._start_now()
+                if self._life is not None and self._life.settings == self.settings:
+                    return done
+            old = self._life
+            try:
+                life = await self._start()
+            except BaseException as error:
+                self.settings = before
+                self._attention.set()
+                if isinstance(error, OSError):
+                    raise TryLaterError(f"cannot start a process: {error.strerror}") from error
+                raise
+            if old is None or old is not self._life or self.state not in SERVING:
+                await life.process.end()
+                return "it was lost meanwhile and is started afresh"
+            self._adopt(life)
+            if self.state is State.SUSPECT:
+                self._move(Event.CLEARED, "new sessions")
+            logger.info("member %s: new sessions in process %d; the old ones drain", self.name, life.process.pid)
+            self._peers.changed(self)
+            await _drain(old, drain_s)
+            self._attention.set()
+            return f"new sessions in process {life.process.pid}, {life.opened.sessions} of them; the old ones are gone"
+
+    async def _start_now(self) -> str:
+        was, errors = self.state, self.last_error_at
+        self.settled.clear()
+        self._again.set()
+        self._attention.set()
+        try:
+            async with asyncio.timeout(self.settings.start_timeout_s):
+                await self.settled.wait()
+        except TimeoutError:
+            raise TryLaterError(f"member {self.name} is {self.state}: {self.reason}") from None
+        if self.serving:
+            return f"it was {was} and is {self.state} again"
+        if self.state is State.QUARANTINED:
+            raise MisconfiguredError(f"member {self.name} is quarantined: {self.reason}")
+        why = self.last_error if self.last_error_at > errors else self.reason
+        raise TryLaterError(f"member {self.name} is down: {why}")
+
+    async def stop(self, *, drain: bool = False) -> None:
+        """End for good; `drain` lets requests in flight end first. The task of `run` is the caller's to cancel next."""
+        if drain and self._life is not None and self.serving:
+            self._move(Event.DRAIN, "its requests in flight end")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_S):
+                    await self._life.idle.wait()
         if self.state is not State.STOPPED:
             self._move(Event.STOP, "stopped")
         await self._discard()
 
     async def _discard(self) -> None:
-        process = self._process
-        if process is not None:
-            await process.end()  # cancelled here, it is left to `stop`
-            if self._process is process:
-                self._process = None
+        life, self._life = self._life, None
+        if life is not None:
+            await life.process.end()
 
     def _move(self, event: Event, reason: str) -> None:
         before = self.state
         self.state = lifecycle.following(before, event)
         self.since = time.time()
         self.reason = reason
-        self.transitions[self.state] += 1
-        quiet = self.state in (State.STARTING, State.UP, State.STOPPED)
+        self._peers.metrics.moved(self.name, before, self.state)
+        quiet = self.state in (State.STARTING, State.UP, State.DRAINING, State.STOPPED)
         level = logging.INFO if quiet else logging.WARNING
         logger.log(level, "member %s: %s -> %s: %s", self.name, before, self.state, reason)
         if self.state is not State.STARTING:
             self.settled.set()
+        self._peers.changed(self)
+
+
+async def _drain(life: Life, seconds: float) -> None:
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await life.idle.wait()
+    finally:
+        await life.process.end()

@@ -44,16 +44,21 @@ class _MemberProcess:
 
     def _handle(self, call: wire.Call) -> None:
         body = call.body
-        if isinstance(body, wire.Sign):
-            if self._partition is None:
-                self._send(wire.Fault(call.id, RefusedError.__name__, "sign before open"))
-            else:
-                self._partition.sign(call, body, self._responder(call.id))
-            return
+        partition = self._partition
+        match body:  # what a session's thread answers
+            case wire.Sign() if partition is not None:
+                partition.sign(call, body, self._responder(call.id))
+                return
+            case wire.Describe() if partition is not None:
+                partition.describe(call, self._responder(call.id))
+                return
+            case wire.Inspect() if partition is not None:
+                partition.inspect(call, self._responder(call.id))
+                return
         try:
             self._send(wire.Answer(call.id, self._answer(body)))
         except HsmitmError as error:
-            self._send(wire.Fault(call.id, type(error).__name__, str(error)))
+            self._send(wire.fault(call.id, error))
 
     def _answer(self, body: wire.Request) -> wire.Reply:
         match body:
@@ -64,9 +69,9 @@ class _MemberProcess:
                 return wire.Done()
             case wire.Generate() if self._partition is not None:
                 return self._partition.generate(body)
-            case wire.Ping():
-                return wire.Done()
-        raise RefusedError(f"a member does not answer {type(body).__name__}")
+            case wire.Ping() if self._partition is not None:
+                return self._partition.vital()
+        raise RefusedError(f"a member does not answer {type(body).__name__} now")
 
     def _load(self, path: str) -> Module:
         if self._module is None:
@@ -82,10 +87,10 @@ class _MemberProcess:
         keys = partition.describe_keys()
         return wire.Opened(opening.module, module.description, partition.token.info, partition.sessions, keys)
 
-    def _responder(self, call_id: int) -> Callable[[wire.Signature | HsmitmError], None]:
-        def respond(result: wire.Signature | HsmitmError) -> None:
+    def _responder(self, call_id: int) -> Callable[[wire.Reply | HsmitmError], None]:
+        def respond(result: wire.Reply | HsmitmError) -> None:
             if isinstance(result, HsmitmError):
-                self._send(wire.Fault(call_id, type(result).__name__, str(result)))
+                self._send(wire.fault(call_id, result))
             else:
                 self._send(wire.Answer(call_id, result))
 
@@ -104,6 +109,9 @@ def main() -> None:
     # When the signer dies while a module hangs in our main thread, nobody reads the socket's end: the kernel ends us.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.excepthook = _die_of
+    # python-pkcs11's searches complain once more of an error that was answered; what is ours is caught below.
+    sys.unraisablehook = lambda _: None
+    sys.excepthook = lambda *_: None
     status = 1
     try:
         _MemberProcess(socket.socket(fileno=int(sys.argv[1]))).serve()

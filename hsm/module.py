@@ -17,14 +17,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pkcs11
+from asn1crypto.core import OctetString
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsm import codes, wire
-from hsm.cryptoki import FunctionList
-from hsm.errors import MemberLostError, MisconfiguredError, RefusedError, TryLaterError
+from hsm.codes import Kind
+from hsm.cryptoki import FunctionList, TokenInfo
+from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, TryLaterError
 from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, form_for
 from hsm.uri import KeyURI
 
@@ -79,11 +81,13 @@ class Module:
                 with suppress(pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
                     token = slot.get_token()
                     if token.flags & TokenFlag.TOKEN_INITIALIZED:
-                        found.append(Token(token, self._max_sessions(slot.slot_id)))
+                        info = self._functions.token_info(slot.slot_id) if self._functions else None
+                        found.append(Token(token, info))
             return found
 
-    def _max_sessions(self, slot: int) -> int | None:
-        return None if self._functions is None else self._functions.max_sessions(slot)
+    def inspect(self) -> wire.Inspected:
+        """Every slot with an initialised token, as its token reports itself now."""
+        return wire.Inspected(self._lib.so, self.description, [token.inspect() for token in self.tokens()])
 
     def token(self, selector: wire.Selector) -> Token:
         """The one token that `selector` names.
@@ -125,6 +129,13 @@ class Module:
                 session.init_pin(pin)
 
 
+def _mechanism_name(number: int) -> str:
+    try:
+        return f"CKM_{Mechanism(number).name.lstrip('_')}"
+    except ValueError:  # a vendor's own
+        return f"0x{number:08x}"
+
+
 def _why_not_loaded(path: str, error: pkcs11.PKCS11Error) -> str:
     text = str(error)
     if f"{path}: cannot open shared object file: No such file" in text:
@@ -144,8 +155,10 @@ def _why_not_loaded(path: str, error: pkcs11.PKCS11Error) -> str:
 class Token:
     """A token in its slot, before login."""
 
-    def __init__(self, token: pkcs11.Token, max_sessions: int | None) -> None:
+    def __init__(self, token: pkcs11.Token, counts: TokenInfo | None) -> None:
+        """`counts` is None where the module's function list cannot be reached (p11-kit-client)."""
         self._token = token
+        self._counts = counts
         self.info = wire.Partition(
             label=token.label,
             serial=token.serial.decode(errors="replace"),
@@ -154,10 +167,26 @@ class Token:
             model=token.model,
             firmware=".".join(map(str, token.firmware_version)),
             flags=[flag.name for flag in TokenFlag if flag & token.flags and flag.name],
-            max_sessions=max_sessions,
+            max_sessions=counts.limit("max_sessions") if counts else None,
         )
         with translated("reading the mechanisms"):
             self.mechanisms = frozenset(int(mechanism) for mechanism in token.slot.get_mechanisms())
+
+    def inspect(self) -> wire.Slot:
+        """What the token tells of itself."""
+        told, slot = (self._counts.told if self._counts else lambda _: None), self._token.slot
+        return wire.Slot(
+            partition=self.info,
+            mechanisms=sorted(_mechanism_name(number) for number in self.mechanisms),
+            sessions=told("sessions"),
+            rw_sessions=told("rw_sessions"),
+            max_rw_sessions=self._counts.limit("max_rw_sessions") if self._counts else None,
+            free_public_memory=told("free_public_memory"),
+            total_public_memory=told("total_public_memory"),
+            free_private_memory=told("free_private_memory"),
+            total_private_memory=told("total_private_memory"),
+            hardware=f"{slot.slot_description.strip()} {'.'.join(map(str, self._token.hardware_version))}",
+        )
 
     def matches(self, selector: wire.Selector) -> bool:
         """Whether this is the selector's token; a serial number compares without the padding of CK_TOKEN_INFO."""
@@ -180,8 +209,24 @@ class Token:
                 f"partition {self.info} says that one more wrong PIN locks it; log in once with the vendor's own tool "
                 "to clear that, then start again"
             )
-        with translated(f"logging in to partition {self.info}"):
-            return Session(self._token.open(rw=writable, user_pin=pin), self)
+        try:
+            with translated(f"logging in to partition {self.info}"):
+                return Session(self._token.open(rw=writable, user_pin=pin), self)
+        except MemberLostError as error:
+            if error.code == codes.USER_ALREADY_LOGGED_IN:
+                return self.session()  # some modules share one login among processes; then the PIN was not looked at
+            if codes.kind(error.code) is Kind.AMBIGUOUS and self._counts_a_wrong_pin():
+                raise PinRefusedError(f"{error}, and the token now counts a wrong PIN", error.code) from error
+            raise
+
+    def _counts_a_wrong_pin(self) -> bool:
+        """Whether the token says that a PIN was refused since the last good one: then a return code that we do not
+        know, a vendor's, may have meant the PIN."""
+        if "USER_PIN_COUNT_LOW" in self.info.flags:
+            return True  # it may have been this login: one try less is left than it seems, so none is risked
+        with suppress(pkcs11.PKCS11Error):
+            return bool(self._token.slot.get_token().flags & TokenFlag.USER_PIN_COUNT_LOW)
+        return False
 
     def session(self) -> Session:
         """A session that shares the anchor's login."""
@@ -206,8 +251,12 @@ class Session:
         with translated("proving a session alive"):
             self._session.generate_random(8)
 
-    def key(self, uri: KeyURI) -> PrivateKey:
-        """The private key that `uri` names on this token. Raises RefusedError: none, several, or not for signing."""
+    def key(self, uri: KeyURI, spki: bytes = b"") -> PrivateKey:
+        """The private key that `uri` names on this token; with `spki` (DER), the one of that public key.
+
+        Members of a group hold the same key under labels of their own: what the URI does not find, or finds with
+        another public key, is looked for by its public half. Raises RefusedError: none, several, or not for signing.
+        """
         info = self._token.info
         named = (
             (uri.token, info.label),
@@ -217,19 +266,49 @@ class Session:
         )
         if any(wanted is not None and wanted.strip() != found.strip() for wanted, found in named):
             raise KeyMissingError(f"{uri} names another partition than {info}")
-        template: dict[Attribute, Any] = {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
+        template: dict[Attribute, Any] = {}
         if uri.object is not None:
             template[Attribute.LABEL] = uri.object
         if uri.id is not None:
             template[Attribute.ID] = uri.id
         with translated("looking for a key"):
-            found = list(self._session.get_objects(template))
-            if not found:
-                raise KeyMissingError(f"no private key {uri} on partition {self._token.info}")
+            found = self._private_keys(template)
             if len(found) > 1:
                 ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
                 raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
-            return PrivateKey(found[0], self._session, self._token.mechanisms)
+            if spki and not (found and self._made(found[0]).spki() == spki):
+                found = self._private_keys_of(spki) or found
+                if len(found) > 1:
+                    raise RefusedError(f"{len(found)} private keys on partition {info} have the public key of {uri}")
+            if not found:
+                raise KeyMissingError(f"no private key {uri} on partition {info}")
+            return self._made(found[0])
+
+    def _private_keys(self, template: dict[Attribute, Any]) -> list[Any]:
+        return list(self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, **template}))
+
+    def _made(self, key: Any) -> PrivateKey:
+        return PrivateKey(key, self._session, self._token.mechanisms)
+
+    def _private_keys_of(self, spki: bytes) -> list[Any]:
+        """Private keys whose public half this is: an RSA key carries its modulus; an EC key shares the CKA_ID of the
+        public key object with its point."""
+        public = load_der_public_key(spki)
+        if isinstance(public, rsa.RSAPublicKey):
+            modulus = public.public_numbers().n
+            template = {
+                Attribute.KEY_TYPE: KeyType.RSA,
+                Attribute.MODULUS: modulus.to_bytes((public.key_size + 7) // 8),
+            }
+            return self._private_keys(template)
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        curve = {Attribute.KEY_TYPE: KeyType.EC, Attribute.EC_PARAMS: encode_named_curve_parameters(public.curve.name)}
+        identifiers = set()
+        for wrapped in (OctetString(point).dump(), point):  # the standard's form, and that of some tokens
+            halves = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.EC_POINT: wrapped, **curve}
+            identifiers |= {half[Attribute.ID] for half in list(self._session.get_objects(halves))}
+        return [key for one in identifiers for key in self._private_keys({Attribute.ID: one, **curve})]
 
     def generate(self, label: str, key_type: wire.KeyType) -> None:
         """Make a key pair of token objects, the private half sensitive and never extractable."""
@@ -286,16 +365,20 @@ class PrivateKey:
         with translated("reading a key"):
             if self._key.key_type not in (KeyType.RSA, KeyType.EC):
                 return wire.KeyFound(f"key type {self._key.key_type.name}; RSA and EC keys are used")
-            public = self._public()
+            spki, public = self.spki(), self._public()
             if self._flag(Attribute.ALWAYS_AUTHENTICATE):
                 return wire.KeyFound("CKA_ALWAYS_AUTHENTICATE is set: it would need the PIN for every signature")
             if self._flag(Attribute.SIGN) is False:
                 return wire.KeyFound("CKA_SIGN is false: the partition does not let this key sign")
             schemes = [name for name in self._forms if public is None or SCHEMES[name].fits(public)]
-            spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) if public else b""
             problem = "" if schemes else "the partition has no mechanism to sign with it (CKM_RSA_PKCS, CKM_ECDSA, ...)"
             guarded = bool(self._flag(Attribute.SENSITIVE) and self._flag(Attribute.NEVER_EXTRACTABLE))
             return wire.KeyFound(problem, spki, schemes, guarded)
+
+    def spki(self) -> bytes:
+        """The public half (DER SubjectPublicKeyInfo, RFC 5280); empty where the token keeps none."""
+        public = self._public()
+        return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) if public else b""
 
     def _flag(self, attribute: Attribute) -> bool | None:
         try:
@@ -304,23 +387,40 @@ class PrivateKey:
             return None
 
     def _public(self) -> PublicKey | None:
-        """The public half: an RSA key carries it; an EC key's is the public key object of the same CKA_ID."""
-        if self._key.key_type == KeyType.RSA:
-            numbers = self._key.get_attributes([Attribute.MODULUS, Attribute.PUBLIC_EXPONENT])
-            exponent, modulus = numbers.get(Attribute.PUBLIC_EXPONENT), numbers.get(Attribute.MODULUS)
-            if exponent and modulus:
-                return rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+        """The public half: an RSA key carries it; an EC key's is the public key object of the same CKA_ID. None where
+        the token keeps none, or one that makes no sense."""
+        try:
+            if self._key.key_type == KeyType.RSA:
+                return self._rsa_public()
+            return self._ec_public() if self._key.key_type == KeyType.EC else None
+        except ValueError:
             return None
-        template = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: self._key[Attribute.ID]}
-        for key in self._session.get_objects(template):
-            oid = key[Attribute.EC_PARAMS]
-            for curve in (ec.SECP256R1(), ec.SECP384R1()):
-                if oid == encode_named_curve_parameters(curve.name):
-                    point = key[Attribute.EC_POINT]
-                    # An OCTET STRING around the point by the standard; some tokens give the bare point.
-                    if len(point) == 2 * ((curve.key_size + 7) // 8) + 3:
-                        point = point[2:]
-                    return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+
+    def _rsa_public(self) -> rsa.RSAPublicKey | None:
+        numbers = self._key.get_attributes([Attribute.MODULUS, Attribute.PUBLIC_EXPONENT])
+        exponent, modulus = numbers.get(Attribute.PUBLIC_EXPONENT), numbers.get(Attribute.MODULUS)
+        if not exponent or not modulus:
+            return None
+        return rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+
+    def _ec_public(self) -> ec.EllipticCurvePublicKey | None:
+        parameters = self._key[Attribute.EC_PARAMS]
+        curves = (ec.SECP256R1(), ec.SECP384R1())
+        curve = next((one for one in curves if encode_named_curve_parameters(one.name) == parameters), None)
+        if curve is None:
+            return None
+        template = {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.KEY_TYPE: KeyType.EC,
+            Attribute.EC_PARAMS: parameters,
+            Attribute.ID: self._key[Attribute.ID],
+        }
+        for half in list(self._session.get_objects(template)):
+            point = half[Attribute.EC_POINT]
+            # An OCTET STRING around the point by the standard; some tokens give the bare point.
+            if len(point) == 2 * ((curve.key_size + 7) // 8) + 3:
+                point = point[2:]
+            return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
         return None
 
     def sign(self, scheme: Scheme, digest: bytes, message: bytes | None) -> bytes:

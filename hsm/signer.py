@@ -12,14 +12,14 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from msgspec import Struct
+from msgspec import Struct, field, structs
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from hsm import authority, pin, telemetry, wire
@@ -27,13 +27,30 @@ from hsm.authority import Issuer, LeafProfile
 from hsm.channel import Channel
 from hsm.endpoint import ADMIN_SOCKET, WORKER_SOCKET, Endpoint, RunDirectory
 from hsm.errors import HsmitmError, MisconfiguredError, RefusedError, TryLaterError
-from hsm.group import Group, Key
-from hsm.lifecycle import State
-from hsm.member import Member, MemberSettings
+from hsm.failover import Failover
+from hsm.group import Group
+from hsm.key import Key
+from hsm.lifecycle import GroupState, State
+from hsm.member import Member
+from hsm.member_settings import MemberSettings
 from hsm.uri import KeyURI
 from hsm.workers import Workers
 
 logger = logging.getLogger("hsmitm.signer")
+
+_SLOW_START_S = 2.0
+"""How long the start waits for members that are not needed to serve every key."""
+_INFO_TIMEOUT_S = 5.0
+_AT_START = {
+    "group": "[hsm] high_availability or group",
+    "authorities": "[forward.trust] or [forward.untrust]",
+    "holders": "[forward.trust] or [forward.untrust]",
+    "profile": "[forward] leaf_days",
+    "run": "[run]",
+    "state": "[run]",
+    "users": "[run]",
+}
+"""Settings that are read once, and where the configuration has them."""
 
 
 class AuthoritySettings(Struct, frozen=True):
@@ -44,7 +61,11 @@ class AuthoritySettings(Struct, frozen=True):
 
 
 class SignerSettings(Struct, frozen=True, kw_only=True):
-    """All that the signer needs to know. `users` are uids of workers beside our own; `state` remembers refused PINs."""
+    """All that the signer needs to know. `users` are uids of workers beside our own; `state` remembers refused PINs.
+
+    `group` is the HA group's name, empty where each key is one member's: then `holders` says whose. `unavailable` is
+    what workers do while no member is in service, and `outage_grace_s` how long a request waits for one then.
+    """
 
     members: list[MemberSettings]
     authorities: dict[wire.Authority, AuthoritySettings]
@@ -52,6 +73,11 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     run: RunDirectory
     state: Path
     users: frozenset[int] = frozenset()
+    group: str = ""
+    holders: dict[str, str] = field(default_factory=dict)
+    failover: Failover = field(default_factory=Failover)
+    unavailable: str = "fail"
+    outage_grace_s: float = 0.0
 
 
 def load_issuer(settings: AuthoritySettings) -> Issuer:
@@ -71,26 +97,30 @@ def load_issuer(settings: AuthoritySettings) -> Issuer:
 class Signer:
     """The service. `open`, then it serves until `close`."""
 
-    def __init__(self, settings: SignerSettings, prompted: Mapping[str, str] | None = None) -> None:
-        """`prompted` are PINs that were asked for on a terminal, by member. Raises MisconfiguredError."""
+    def __init__(
+        self,
+        settings: SignerSettings,
+        prompted: Mapping[str, str] | None = None,
+        reread: Callable[[], SignerSettings] | None = None,
+    ) -> None:
+        """`prompted` are PINs that were asked for on a terminal, by member. `reread` gives the settings as the
+        configuration has them now. Raises MisconfiguredError."""
         self._settings = settings
+        self._prompted = dict(prompted or {})
+        self._reread = reread
         self.registry = CollectorRegistry()
         self.issuers = {name: load_issuer(one) for name, one in settings.authorities.items()}
-        keys = {
-            name: Key(settings.authorities[name].key, issuer.key, issuer.scheme)
-            for name, issuer in self.issuers.items()
-        }
-        self.group = Group({str(name): key for name, key in keys.items()}, self.registry)
+        self.group = Group(keys_of(settings, self.issuers), self.registry, settings.failover)
+        self.group.outage_grace_s = settings.outage_grace_s
         refusals = pin.Refusals(settings.state)
-        uris = {str(name): one.key for name, one in settings.authorities.items()}
-        self.group.members = [
-            Member(one, uris, refusals, self.group.prove, (prompted or {}).get(one.name)) for one in settings.members
-        ]
         self._refusals = refusals
+        self.group.members = [self._member(one) for one in settings.members]
         self._workers = Workers(self.registry)
         self._admins: set[Channel] = set()
         self._endpoints: list[Endpoint] = []
-        self._runs: list[asyncio.Task[None]] = []
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._reloading = asyncio.Lock()
+        self._changes: set[asyncio.Task[list[str]]] = set()
         self._lock = -1
         self._mints = Counter(
             "hsmitm_mints", "Leaf certificates asked for", ("authority", "result"), registry=self.registry
@@ -104,6 +134,9 @@ class Signer:
         self._starts = Gauge(
             "hsmitm_member_starts", "Starts of a member's process", ("member",), registry=self.registry
         )
+        self._group_states = Gauge(
+            "hsmitm_group_state", "1 for the state that the members together are in", ("state",), registry=self.registry
+        )
 
     async def open(self) -> None:
         """Start the members, wait until each is up or known not to be, then listen.
@@ -116,9 +149,9 @@ class Signer:
         self._settings.run.prepare()
         self._refusals.prepare()
         self._lock = self._settings.run.lock("signer")
-        self._runs = [asyncio.create_task(member.run()) for member in self.group.members]
         for member in self.group.members:
-            await member.settled.wait()
+            self._run(member)
+        await self._settled()
         self._refuse_bad_world()
         run, users = self._settings.run, self._settings.users
         self._endpoints = [
@@ -126,14 +159,35 @@ class Signer:
             await Endpoint(run, ADMIN_SOCKET, frozenset(), self._admin_channel).open(),
         ]
 
+    def _member(self, settings: MemberSettings) -> Member:
+        keys = self.group.keys_for(settings.name)
+        return Member(settings, keys, self._refusals, self.group, self._prompted.get(settings.name))
+
+    def _run(self, member: Member) -> None:
+        self._runs[member.name] = asyncio.create_task(member.run())
+
+    async def _settled(self) -> None:
+        """Until every member is in service or known not to be; a member that takes long is not waited for once each
+        key is served by another."""
+        settling = {asyncio.create_task(member.settled.wait()) for member in self.group.members}
+        until = time.monotonic() + _SLOW_START_S
+        while settling:
+            served = all(self.group.proved_by(name) for name in self.group.keys)
+            left = max(0.0, until - time.monotonic()) if served else None
+            done, settling = await asyncio.wait(settling, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+        for task in settling:
+            task.cancel()
+
     def _refuse_bad_world(self) -> None:
-        members = self.group.members
-        mendable = [member for member in members if member.state in (State.DOWN, State.STARTING)]
         for name in self.group.keys:
+            members = self.group.holders(name)
+            mendable = any(member.state in (State.DOWN, State.STARTING) for member in members)
             if self.group.proved_by(name) or mendable:
                 continue
             problems = self.group.problems(name)
-            if all(member.state is State.QUARANTINED for member in members):
+            if all(member.state is State.QUARANTINED for member in self.group.members):
                 raise MisconfiguredError("; ".join(f"member {m.name}: {m.reason}" for m in members))
             raise MisconfiguredError(
                 f"the forward-{name} key is on no member: " + "; ".join(f"{m}: {why}" for m, why in problems.items())
@@ -148,11 +202,12 @@ class Signer:
             await asyncio.sleep(0.01)  # once, at the end; an event would burden every call
         for channel in [*self._workers.channels, *self._admins]:
             channel.close()
-        for task in self._runs:
+        for task in self._runs.values():
             task.cancel()
-        await asyncio.gather(*self._runs, return_exceptions=True)
-        for member in self.group.members:
-            await member.stop()
+        for change in self._changes:
+            change.cancel()
+        await asyncio.gather(*self._runs.values(), *self._changes, return_exceptions=True)
+        await asyncio.gather(*(member.stop() for member in self.group.members))
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -172,11 +227,11 @@ class Signer:
                 return wire.Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
             case wire.Ready():
                 for name in self.group.keys:
-                    await self.group.wait_for_member(name, set(), call.deadline)
+                    await self.group.wait_for_member(name, call.deadline)
                 return wire.Done()
             case wire.Report():
                 self._workers.take(channel, call.body)
-                return wire.Done()
+                return wire.Reported(self.group.in_service(), self._settings.unavailable)
         logger.warning("refused %s of a worker", type(call.body).__name__)
         raise RefusedError(f"a worker may not ask for {type(call.body).__name__}")
 
@@ -226,10 +281,102 @@ class Signer:
             case wire.Ready():
                 self.check_ready()
                 return wire.Done()
+            case wire.Info():
+                return await self._info()
+            case wire.Reset():
+                return wire.Told(await self._finish(self.group.reset(call.body.member)))
+            case wire.Reload():
+                return wire.Told(await self._finish(self.reload()))
         raise RefusedError(f"the admin socket does not answer {type(call.body).__name__}")
+
+    async def _finish(self, change: Coroutine[None, None, list[str]]) -> list[str]:
+        """A change is made to its end, also when the command line that asked for it is gone."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _info(self) -> wire.InfoReport:
+        modules, problems = {}, {}
+        for member in self.group.members:
+            try:
+                modules[member.name] = await member.inspect(time.monotonic() + _INFO_TIMEOUT_S)
+            except HsmitmError as error:
+                problems[member.name] = str(error)
+        return wire.InfoReport(modules, problems)
+
+    async def reload(self) -> list[str]:
+        """Take over what changed in the configuration and can change at runtime: members, their sessions, retry counts,
+        times, and what happens without a member. In lines, what was done.
+
+        Raises MisconfiguredError, with nothing changed, where the new configuration is wrong.
+        """
+        if self._reread is None:
+            raise RefusedError("this signer has no configuration to read again")
+        async with self._reloading:
+            new = self._reread()
+            lines = await self._reload_members(new)
+            group, old = self.group, self._settings
+            if new.failover != old.failover or new.outage_grace_s != old.outage_grace_s:
+                group.failover, group.outage_grace_s = new.failover, new.outage_grace_s
+                lines.append(f"[hsm] now: auto_recovery_retry {new.failover.auto_recovery_retry}, "
+                             f"attempt_timeout_ms {1000 * new.failover.attempt_timeout_s:.0f}, "
+                             f"request_budget_ms {1000 * new.failover.budget_s:.0f}, "
+                             f"keep_alive_s {new.failover.keep_alive_s:g}")  # fmt: skip
+            if new.unavailable != old.unavailable:
+                lines.append(f"[hsm] now: unavailable {new.unavailable}")
+            changeable = structs.replace(
+                old, members=new.members, failover=new.failover, unavailable=new.unavailable,
+                outage_grace_s=new.outage_grace_s,
+            )  # fmt: skip
+            stale = {where for name, where in _AT_START.items() if getattr(new, name) != getattr(changeable, name)}
+            lines += [f"{where} changed, and takes effect when the signer is started again" for where in sorted(stale)]
+            self._settings = changeable
+            for line in lines:
+                logger.info("reload: %s", line)
+            return lines or ["nothing changed"]
+
+    async def _reload_members(self, new: SignerSettings) -> list[str]:
+        lines: list[str] = []
+        wanted = {one.name: one for one in new.members}
+        present = {member.name: member for member in self.group.members}
+        added = [self._member(one) for name, one in wanted.items() if name not in present]
+        for member in added:
+            if member.settings.pin.prompt:
+                raise MisconfiguredError(f"member {member.name}: a PIN from a prompt needs a start on a terminal")
+        self.group.members = [*self.group.members, *added]
+        for member in added:
+            self._run(member)
+        for member in added:
+            await member.settled.wait()
+            lines.append(f"member {member.name} added: {member.state}, {member.reason}")
+        for name, member in present.items():
+            if name in wanted and (wanted[name] != member.settings or member.state is State.QUARANTINED):
+                try:
+                    lines.append(f"member {name}: {await member.reset(wanted[name])}")
+                except HsmitmError as error:
+                    lines.append(f"member {name}: not changed: {error}")
+        for name in present.keys() - wanted.keys():
+            await self._remove(present[name])
+            lines.append(f"member {name} removed")
+        return lines
+
+    async def _remove(self, member: Member) -> None:
+        await member.stop(drain=True)
+        task = self._runs.pop(member.name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await member.stop()
+        self.group.members = [one for one in self.group.members if one is not member]
+        self.group.changed(member)
 
     def totals(self) -> telemetry.Totals:
         """Counters of the signer, of all workers, and of workers that are gone."""
+        self._states.clear()
+        self._sessions.clear()
+        self._starts.clear()
+        for group_state in GroupState:
+            self._group_states.labels(str(group_state)).set(self.group.state is group_state)
         for member in self.group.members:
             for state in State:
                 self._states.labels(member.name, str(state)).set(member.state is state)
@@ -246,7 +393,7 @@ class Signer:
         """The whole state, for `hsmitm status`."""
         totals = self.totals()
         return wire.StatusReport(
-            members=[_member_status(member) for member in self.group.members],
+            members=[self._member_status(member) for member in self.group.members],
             workers=self._workers.status(),
             listeners=self._workers.listeners(),
             certificates=[self._certificate_status(name, issuer) for name, issuer in self.issuers.items()],
@@ -261,11 +408,20 @@ class Signer:
                 "connections": totals.value("hsmitm_connections_total"),
                 "handshake_failures": totals.value("hsmitm_handshake_failures_total"),
             },
+            group=wire.GroupStatus(
+                name=self._settings.group,
+                state=str(self.group.state),
+                since=self.group.since,
+                high_availability=bool(self._settings.group),
+                auto_recovery_retry=self.group.failover.auto_recovery_retry,
+                unavailable=self._settings.unavailable,
+                waiting=self.group.waiting,
+            ),
         )
 
     def _certificate_status(self, name: str, issuer: Issuer) -> wire.CertificateStatus:
         certificate, key = issuer.certificate, issuer.key
-        holders = [self.group.held[m.name][name] for m in self.group.members if m.name in self.group.held]
+        holders = [member.found[name] for member in self.group.members if name in member.found]
         kind = f"RSA-{key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"P-{key.key_size}"
         return wire.CertificateStatus(
             authority=name,
@@ -279,22 +435,46 @@ class Signer:
             problems=self.group.problems(name),
         )
 
+    def _member_status(self, member: Member) -> wire.MemberStatus:
+        opened = member.opened
+        return wire.MemberStatus(
+            name=member.name,
+            state=str(member.state),
+            since=member.since,
+            reason=member.reason,
+            module=member.settings.module,
+            module_version=opened.module_version if opened else "",
+            partition=opened.partition if opened else None,
+            sessions_busy=min(member.in_flight, member.sessions),
+            sessions_total=member.sessions,
+            starts=member.starts,
+            pid=member.pid,
+            last_error=member.last_error,
+            last_error_at=member.last_error_at,
+            attempts=member.attempts,
+            next_attempt=member.next_attempt,
+            latency_ms=1000 * member.latency_s,
+            keys={name: member.problem(name) for name in self.group.keys_for(member.name)},
+        )
+
+
+def keys_of(settings: SignerSettings, issuers: Mapping[wire.Authority, Issuer]) -> dict[str, Key]:
+    """The keys that members hold. In an HA group the URI's place is no matter: each member has a partition of its own,
+    and the public key tells. Otherwise a key is the business of the one member whose partition the URI names."""
+    keys = {}
+    for name, issuer in issuers.items():
+        stated = settings.authorities[name].key
+        if settings.group:
+            keys[str(name)] = Key(name, stated.anywhere(), issuer.key, issuer.scheme)
+        else:
+            holders = (
+                frozenset({settings.holders[name]})
+                if name in settings.holders
+                else frozenset(one.name for one in settings.members)
+            )
+            keys[str(name)] = Key(name, stated, issuer.key, issuer.scheme, holders)
+    return keys
+
 
 def _der(chain: list[x509.Certificate]) -> list[bytes]:
     return [certificate.public_bytes(Encoding.DER) for certificate in chain]
-
-
-def _member_status(member: Member) -> wire.MemberStatus:
-    opened = member.opened
-    return wire.MemberStatus(
-        name=member.name,
-        state=str(member.state),
-        since=member.since,
-        reason=member.reason,
-        module=member.settings.module,
-        module_version=opened.module_version if opened else "",
-        partition=opened.partition if opened else None,
-        sessions_busy=min(member.in_flight, member.sessions),
-        sessions_total=member.sessions,
-        starts=member.starts,
-    )

@@ -38,6 +38,10 @@ class KeyURI(Struct, frozen=True):
             parts.append("id=" + "".join(f"%{byte:02X}" for byte in self.id))
         return "pkcs11:" + ";".join([*parts, "type=private"])
 
+    def anywhere(self) -> KeyURI:
+        """The same key without its partition: its label and CKA_ID alone."""
+        return KeyURI(object=self.object, id=self.id)
+
 
 def parse(text: str) -> KeyURI:
     """The key that `text` names.

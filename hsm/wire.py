@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from hsm.errors import HsmitmError
 from hsm.uri import KeyURI
 
 MAX_FRAME = 1 << 20
@@ -43,6 +44,9 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     """The first call to a member: load, find the partition, log in once, open sessions, find the keys.
 
     `pin` is None for looking only (no login, no sessions). `writable` allows `Generate`. Answered with `Opened`.
+    `spkis` (DER, by key) has a key that the URI does not find looked for by its public half. Idle sessions prove
+    themselves alive each `keep_alive_s` seconds (0: never). `session_every_s` opens the sessions behind the first one
+    after another at that pace (0: all at once): an HSM that just came back is not met by a herd.
     """
 
     module: str
@@ -51,6 +55,9 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     sessions: int
     keys: dict[str, KeyURI]
     writable: bool = False
+    spkis: dict[str, bytes] = {}
+    keep_alive_s: float = 0.0
+    session_every_s: float = 0.0
 
     def __repr__(self) -> str:
         """Without the PIN: a repr may reach a log."""
@@ -151,7 +158,54 @@ class Generate(Struct, frozen=True, array_like=True, tag="generate"):
 
 
 class Ping(Struct, frozen=True, array_like=True, tag="ping"):
-    """Is the process answering? -> `Done`."""
+    """Is the process answering, and how are its sessions? -> `Vital`."""
+
+
+class Vital(Struct, frozen=True, array_like=True, tag="vital"):
+    """The age of the oldest call into the module that has not returned (seconds, 0: none), sessions that serve, calls
+    that wait for one, and sessions that were replaced so far."""
+
+    oldest_s: float
+    sessions: int
+    queued: int
+    replaced: int
+
+
+class Describe(Struct, frozen=True, array_like=True, tag="describe"):
+    """Look for the keys again. -> `KeysFound`."""
+
+
+class KeysFound(Struct, frozen=True, array_like=True, tag="keys-found"):
+    """Every key of the configuration as the partition holds it now."""
+
+    keys: dict[str, KeyFound]
+
+
+class Inspect(Struct, frozen=True, array_like=True, tag="inspect"):
+    """Tell of every slot of the module. -> `Inspected`."""
+
+
+class Slot(Struct, frozen=True, array_like=True):
+    """A slot with what its token reports (CK_TOKEN_INFO); numbers that it does not tell are None. Memory in bytes."""
+
+    partition: Partition
+    mechanisms: list[str]
+    sessions: int | None
+    rw_sessions: int | None
+    max_rw_sessions: int | None
+    free_public_memory: int | None
+    total_public_memory: int | None
+    free_private_memory: int | None
+    total_private_memory: int | None
+    hardware: str
+
+
+class Inspected(Struct, frozen=True, array_like=True, tag="inspected"):
+    """A module and its slots."""
+
+    module: str
+    module_version: str
+    slots: list[Slot]
 
 
 class Done(Struct, frozen=True, array_like=True, tag="done"):
@@ -192,7 +246,7 @@ class Ready(Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class Report(Struct, frozen=True, array_like=True, tag="report"):
-    """What a worker tells of itself, each second. `metrics` is `hsm.telemetry.collect`'s. -> `Done`."""
+    """What a worker tells of itself, each second. `metrics` is `hsm.telemetry.collect`'s. -> `Reported`."""
 
     pid: int
     index: int
@@ -200,6 +254,14 @@ class Report(Struct, frozen=True, array_like=True, tag="report"):
     listeners: list[str]
     connections: int
     metrics: list[Family]
+
+
+class Reported(Struct, frozen=True, array_like=True, tag="reported"):
+    """The answer to a report: whether each CA's key is served by a member, and what to do where it is not
+    (`hsm.unavailable`)."""
+
+    in_service: bool
+    unavailable: str
 
 
 class Family(Struct, frozen=True, array_like=True):
@@ -218,8 +280,40 @@ class Status(Struct, frozen=True, array_like=True, tag="status"):
     """Everything `hsmitm status` shows. -> `StatusReport`."""
 
 
+class Info(Struct, frozen=True, array_like=True, tag="info"):
+    """Everything `hsmitm hsm info` shows. -> `InfoReport`."""
+
+
+class InfoReport(Struct, frozen=True, array_like=True, tag="info-report"):
+    """For each member what its module tells, or why it does not."""
+
+    modules: dict[str, Inspected]
+    problems: dict[str, str]
+
+
+class Reset(Struct, frozen=True, array_like=True, tag="reset"):
+    """Build new sessions beside the old ones, move, drain: of one member, or of each in turn. -> `Told`."""
+
+    member: str | None = None
+
+
+class Reload(Struct, frozen=True, array_like=True, tag="reload"):
+    """Read the configuration again and take over what can change at runtime. -> `Told`."""
+
+
+class Told(Struct, frozen=True, array_like=True, tag="told"):
+    """What was done, in lines for the operator."""
+
+    lines: list[str]
+
+
 class MemberStatus(Struct, frozen=True):
-    """A member as `status` shows it. `partition` is None until the member was up once."""
+    """A member as `status` shows it. `partition` is None until the member was up once.
+
+    `attempts` counts starts since it was last up, `next_attempt` is when the next one is due (0: none is). `last_error`
+    is the last thing that went wrong, in words, at `last_error_at`; empty where nothing did. `keys` says for each key
+    why this member does not serve it; empty where it does.
+    """
 
     name: str
     state: str
@@ -231,6 +325,25 @@ class MemberStatus(Struct, frozen=True):
     sessions_busy: int
     sessions_total: int
     starts: int
+    pid: int = 0
+    last_error: str = ""
+    last_error_at: float = 0.0
+    attempts: int = 0
+    next_attempt: float = 0.0
+    latency_ms: float = 0.0
+    keys: dict[str, str] = {}
+
+
+class GroupStatus(Struct, frozen=True):
+    """The members together. `name` is empty without high availability."""
+
+    name: str = ""
+    state: str = "unknown"
+    since: float = 0.0
+    high_availability: bool = False
+    auto_recovery_retry: int = 0
+    unavailable: str = "fail"
+    waiting: int = 0
 
 
 class WorkerStatus(Struct, frozen=True):
@@ -271,12 +384,43 @@ class StatusReport(Struct, frozen=True, array_like=True, tag="status-report"):
     listeners: list[ListenerStatus]
     certificates: list[CertificateStatus]
     counters: dict[str, float]
+    group: GroupStatus = GroupStatus()
 
 
 # --- envelopes --------------------------------------------------------------------------------------------------------
 
-Request = Open | Sign | Initialise | Generate | Ping | Mint | Authorities | Ready | Report | Status
-Reply = Opened | Signature | KeyFound | Done | Minted | Chains | StatusReport
+Request = (
+    Open
+    | Sign
+    | Initialise
+    | Generate
+    | Ping
+    | Describe
+    | Inspect
+    | Mint
+    | Authorities
+    | Ready
+    | Report
+    | Status
+    | Info
+    | Reset
+    | Reload
+)
+Reply = (
+    Opened
+    | Signature
+    | KeyFound
+    | KeysFound
+    | Vital
+    | Inspected
+    | Done
+    | Minted
+    | Chains
+    | Reported
+    | StatusReport
+    | InfoReport
+    | Told
+)
 
 
 class Call(Struct, frozen=True, tag="call", tag_field="t"):
@@ -295,11 +439,17 @@ class Answer(Struct, frozen=True, tag="answer", tag_field="t"):
 
 
 class Fault(Struct, frozen=True, tag="fault", tag_field="t"):
-    """The call failed: a class name of `hsm.errors` and its message."""
+    """The call failed: a class name of `hsm.errors`, its message, and the PKCS#11 return code behind it or 0."""
 
     id: int
     kind: str
     message: str
+    code: int = 0
+
+
+def fault(call_id: int, error: HsmitmError) -> Fault:
+    """`error` as the answer to a call."""
+    return Fault(call_id, type(error).__name__, str(error), error.code)
 
 
 Frame = Call | Answer | Fault

@@ -11,6 +11,9 @@ loop        the worker's event loop
 listening   is the proxy's address free, and for whom
 setup       `hsmitm init`
 check       `hsmitm check`
+hsm_commands  `hsmitm hsm ...` and `hsmitm reload`
+members_file  hsmitm.toml edited as text, and replaced
+options     what several commands share
 demo        `hsmitm demo`
 status      the status page and `hsmitm status`
 """

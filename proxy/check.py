@@ -16,14 +16,14 @@ from mitmproxy.master import Master
 from prometheus_client import CollectorRegistry
 
 from addons.upstream_tls import UpstreamTls
+from hsm import wire
 from hsm.authority import Issuer
 from hsm.errors import MisconfiguredError
-from hsm.group import Group, Key
+from hsm.group import Group
 from hsm.lifecycle import State
 from hsm.member import Member
 from hsm.pin import Refusals
-from hsm.signer import load_issuer
-from hsm.wire import worrying_flags
+from hsm.signer import keys_of, load_issuer
 from proxy import lean, listening, logs
 from proxy.child import Guard
 from proxy.config import Config, load
@@ -123,7 +123,7 @@ async def _check_hsm(config: Config, findings: _Findings) -> None:
     except MisconfiguredError as error:
         findings.wrong(str(error))
         return
-    issuers: dict[str, Issuer] = {}
+    issuers: dict[wire.Authority, Issuer] = {}
     for name, one in settings.authorities.items():
         try:
             issuers[name] = load_issuer(one)
@@ -131,11 +131,9 @@ async def _check_hsm(config: Config, findings: _Findings) -> None:
             findings.wrong(f"forward.{name}: {error}")
         else:
             _say_certificate(name, issuers[name], findings)
-    keys = {n: Key(settings.authorities[n].key, issuer.key, issuer.scheme) for n, issuer in issuers.items()}  # type: ignore[index]
-    group = Group(keys, CollectorRegistry())
-    uris = {name: key.uri for name, key in keys.items()}
+    group = Group(keys_of(settings, issuers), CollectorRegistry(), settings.failover)
     refusals = Refusals(settings.state)
-    group.members = [Member(one, uris, refusals, group.prove, pins.get(one.name)) for one in settings.members]
+    group.members = [Member(m, group.keys_for(m.name), refusals, group, pins.get(m.name)) for m in settings.members]
     running = [asyncio.create_task(member.run()) for member in group.members]
     for member in group.members:
         await member.settled.wait()
@@ -160,15 +158,15 @@ def _say_member(member: Member, group: Group, findings: _Findings) -> None:
         f"member {member.name}: {opened.module} ({opened.module_version}), partition {opened.partition}, "
         f"logged in, {opened.sessions} of {member.settings.sessions} sessions"
     )
-    for flag in worrying_flags(opened.partition):
+    for flag in wire.worrying_flags(opened.partition):
         findings.warn(f"member {member.name}: the token says {flag}")
     if opened.sessions < member.settings.sessions:
         findings.warn(f"member {member.name}: the token gives {opened.sessions} sessions, fewer than configured")
-    for name, key in group.keys.items():
-        problem = group.problems(name).get(member.name)
+    for name, key in group.keys_for(member.name).items():
+        problem = member.problem(name)
         if problem:
             findings.wrong(f"member {member.name}: forward.{name}: {problem}")
             continue
         findings.ok(f"member {member.name}: {key.uri} is the key of forward-{name}, proved by a signature")
-        if not group.held[member.name][name].guarded:
+        if not member.found[name].guarded:
             findings.warn(f"member {member.name}: {key.uri} is not both CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE")

@@ -94,6 +94,11 @@ class Child:
             self._was_ready = True
             self.ready.set()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to a child that is ready for it; one that is starting reads everything afresh anyway."""
+        if self.ready.is_set() and self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
+
     async def stop(self, patience_s: float) -> None:
         """SIGTERM, then SIGKILL after `patience_s` seconds."""
         self._stopping.set()

@@ -20,7 +20,8 @@ from hsm import uri, wire
 from hsm.authority import BACKDATED, MAX_VALIDITY, LeafProfile
 from hsm.endpoint import RunDirectory
 from hsm.errors import MisconfiguredError
-from hsm.member import MemberSettings
+from hsm.failover import Failover
+from hsm.member_settings import MemberSettings
 from hsm.pin import PinSource
 from hsm.signer import AuthoritySettings, SignerSettings
 from hsm.workers import MAX_WORKERS
@@ -82,21 +83,63 @@ class MemberSection(Section, frozen=True):
     slot: Annotated[int, Meta(ge=0)] | None = None
     sessions: Annotated[int, Meta(ge=1, le=1024)] = 8
     environment: dict[str, str] = field(default_factory=dict)
+    start_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.token, self.serial, self.slot)) != 1:
             raise ValueError("name the partition by exactly one of token (its label), serial, slot")
+
+    def may_be(self, key: uri.KeyURI) -> bool:
+        """Whether this could be the partition that the URI names, as far as the configuration tells."""
+        pairs = ((key.token, self.token), (key.serial, self.serial))
+        return not any(named and ours and named.strip() != ours.strip() for named, ours in pairs)
 
 
 class HsmSection(Section, frozen=True):
     """[hsm]"""
 
     members: Annotated[list[MemberSection], Meta(min_length=1, max_length=16)]
+    high_availability: bool = False
+    group: Name = "hsmitm"
+    auto_recovery_retry: Annotated[int, Meta(ge=0, le=500)] = 0
+    attempt_timeout_ms: Annotated[int, Meta(ge=50, le=60_000)] = 500
+    request_budget_ms: Annotated[int, Meta(ge=100, le=60_000)] = 1500
+    keep_alive_s: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
+    unavailable: str = "fail"
 
     def __post_init__(self) -> None:
         names = [member.name for member in self.members]
         if len(set(names)) != len(names):
             raise ValueError("two members have the same name")
+        if self.high_availability and len(names) < 2:
+            raise ValueError("high_availability: an HA group has at least two members; add one, or set it to false")
+        if self.attempt_timeout_ms > self.request_budget_ms:
+            raise ValueError(
+                f"attempt_timeout_ms: {self.attempt_timeout_ms} is more than a whole request may take "
+                f"(request_budget_ms: {self.request_budget_ms})"
+            )
+        if not re.fullmatch(r"fail|cached-only|queue:[0-9]{1,5}", self.unavailable):
+            raise ValueError(f"unavailable: '{self.unavailable}' is none; use fail, cached-only or queue:MS")
+
+    @property
+    def queue_s(self) -> float:
+        """How long a request waits for a member when none is in service, beyond its budget."""
+        kind, _, milliseconds = self.unavailable.partition(":")
+        return int(milliseconds) / 1000 if kind == "queue" else 0.0
+
+    def holder(self, key: uri.KeyURI) -> str:
+        """Without high availability: the one member whose partition holds `key`. Raises ValueError."""
+        if len(self.members) == 1:
+            return self.members[0].name  # if that is another partition, the member says so, with what it sees
+        possible = [member.name for member in self.members if member.may_be(key)]
+        if not possible:
+            raise ValueError(f"no member has the partition that {key} names")
+        if len(possible) > 1:
+            raise ValueError(
+                f"{key} could be on the partition of {' or '.join(possible)}; name the partition in the URI by token "
+                "or serial, as the member does; or, if they hold the same key, set hsm.high_availability = true"
+            )
+        return possible[0]
 
 
 class AuthoritySection(Section, frozen=True):
@@ -181,6 +224,21 @@ class File(Section, frozen=True):
     mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
     log: LogSection = field(default_factory=LogSection)
 
+    def __post_init__(self) -> None:
+        if self.hsm.queue_s > self.proxy.mint_timeout_s:
+            raise ValueError(
+                f"hsm.unavailable: {self.hsm.unavailable} waits longer than proxy.mint_timeout_s "
+                f"({self.proxy.mint_timeout_s:g} s) lets a client wait"
+            )
+        if not self.hsm.high_availability:
+            for name, section in self.authorities.items():
+                _named(f"forward.{name}.key", lambda text: self.hsm.holder(uri.parse(text)), section.key)
+
+    @property
+    def authorities(self) -> dict[wire.Authority, AuthoritySection]:
+        """Both CAs."""
+        return {"trust": self.forward.trust, "untrust": self.forward.untrust}
+
 
 class Config(Struct, frozen=True):
     """A file that was read, with its path: what each process starts from."""
@@ -235,24 +293,35 @@ class Config(Struct, frozen=True):
                 sessions=one.sessions,
                 environment=one.environment,
                 base=self.base,
+                start_timeout_s=one.start_timeout_s,
             )
             for one in self.file.hsm.members
         ]
 
     def signer(self) -> SignerSettings:
         """What the signer needs. Raises MisconfiguredError for a user that does not exist."""
-        forward = self.file.forward
-        sections: dict[wire.Authority, AuthoritySection] = {"trust": forward.trust, "untrust": forward.untrust}
+        hsm, sections = self.file.hsm, self.file.authorities
+        keys = {name: uri.parse(section.key) for name, section in sections.items()}
         return SignerSettings(
             members=self.members(),
             authorities={
-                name: AuthoritySettings(self.base / section.certificate, uri.parse(section.key))
+                name: AuthoritySettings(self.base / section.certificate, keys[name])
                 for name, section in sections.items()
             },
-            profile=LeafProfile(days=forward.leaf_days),
+            profile=LeafProfile(days=self.file.forward.leaf_days),
             run=self.run,
             state=self.base / self.file.run.state,
             users=frozenset(_uid(user) for user in self.file.run.users),
+            group=hsm.group if hsm.high_availability else "",
+            holders={} if hsm.high_availability else {str(name): hsm.holder(key) for name, key in keys.items()},
+            failover=Failover(
+                auto_recovery_retry=hsm.auto_recovery_retry,
+                attempt_timeout_s=hsm.attempt_timeout_ms / 1000,
+                budget_s=hsm.request_budget_ms / 1000,
+                keep_alive_s=hsm.keep_alive_s,
+            ),
+            unavailable=hsm.unavailable,
+            outage_grace_s=hsm.queue_s,
         )
 
 
@@ -272,6 +341,11 @@ def load(path: Path) -> Config:
         raise MisconfiguredError(f"there is no configuration at {path}; make one with 'hsmitm init'") from None
     except OSError as error:
         raise MisconfiguredError(f"cannot read {path}: {error.strerror}") from error
+    return parse(raw, path)
+
+
+def parse(raw: bytes, path: Path) -> Config:
+    """The configuration that stands, or would stand, at the absolute `path`. Raises MisconfiguredError as `load`."""
     try:
         return Config(path, msgspec.toml.decode(raw, type=File))
     except msgspec.ValidationError as error:

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
+from bench import commands as bench_commands
 from hsm import wire
 from hsm.errors import HsmitmError, MisconfiguredError
+from proxy import hsm_commands
+from proxy.options import CONFIG, ConfigOption, JsonOption, print_json
 
 EX_UNAVAILABLE, EX_SOFTWARE, EX_CONFIG = 69, 70, 78
 
@@ -22,9 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file.")]
-_CONFIG = Path("hsmitm.toml")
 
 
 @app.command()
@@ -56,7 +55,7 @@ def init(
 
 
 @app.command()
-def run(config: ConfigOption = _CONFIG) -> None:
+def run(config: ConfigOption = CONFIG) -> None:
     """Start signer, members and workers."""
     from proxy import signing, supervisor  # noqa: PLC0415
     from proxy.config import load  # noqa: PLC0415
@@ -67,7 +66,7 @@ def run(config: ConfigOption = _CONFIG) -> None:
 
 @app.command()
 def signer(
-    config: ConfigOption = _CONFIG,
+    config: ConfigOption = CONFIG,
     supervised: Annotated[bool, typer.Option(hidden=True)] = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -79,7 +78,7 @@ def signer(
 
 
 @app.command()
-def proxy(config: ConfigOption = _CONFIG) -> None:
+def proxy(config: ConfigOption = CONFIG) -> None:
     """Run the workers alone: the half that meets the network."""
     from proxy import supervisor  # noqa: PLC0415
     from proxy.config import load  # noqa: PLC0415
@@ -89,8 +88,8 @@ def proxy(config: ConfigOption = _CONFIG) -> None:
 
 @app.command()
 def status(
-    config: ConfigOption = _CONFIG,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    config: ConfigOption = CONFIG,
+    as_json: JsonOption = False,
 ) -> None:
     """Show members, workers, listeners, CA certificates and counters."""
     from hsm.client import ask  # noqa: PLC0415
@@ -101,22 +100,18 @@ def status(
     report = asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), wire.Status(), 5.0))
     assert isinstance(report, wire.StatusReport)
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(_named(report)), indent=2).decode())
+        print_json(report)
     else:
         table.show(report)
 
 
-def _named(value: object) -> object:
-    """Structs as objects with field names: on the wire some travel as arrays."""
-    if isinstance(value, msgspec.Struct):
-        return {name: _named(one) for name, one in msgspec.structs.asdict(value).items()}
-    if isinstance(value, list):
-        return [_named(one) for one in value]
-    return value
+app.command()(hsm_commands.reload)
+app.add_typer(hsm_commands.app, name="hsm")
+app.add_typer(bench_commands.app, name="bench")
 
 
 @app.command()
-def check(config: ConfigOption = _CONFIG) -> None:
+def check(config: ConfigOption = CONFIG) -> None:
     """Try every part of a configuration without serving; say what is right, what is wrong and what to do."""
     from proxy import check as checking  # noqa: PLC0415
 

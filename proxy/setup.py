@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from hsm import authority, pin, wire
 from hsm.errors import MisconfiguredError, RefusedError
-from hsm.member import MemberProcess
+from hsm.process import MemberProcess
 from hsm.schemes import certificate_scheme
 from hsm.uri import KeyURI
 from proxy.config import Address

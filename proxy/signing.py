@@ -10,10 +10,10 @@ import resource
 import signal
 import sys
 
-from hsm.errors import MisconfiguredError
+from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer import Signer
 from proxy import child, logs
-from proxy.config import Config
+from proxy.config import Config, load
 from proxy.status.page import StatusPage
 
 logger = logging.getLogger("hsmitm.signer")
@@ -39,7 +39,8 @@ async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready
     if supervised:
         first = await child.orphaned(config.path, leave.set)
         pins = json.loads(first) if first else {}
-    signer = Signer(config.signer(), pins)
+    signer = Signer(config.signer(), pins, lambda: load(config.path).signer())
+    loop.add_signal_handler(signal.SIGHUP, _reload, signer)
     page = StatusPage(signer)
     leaving = asyncio.create_task(leave.wait())
     try:
@@ -60,9 +61,27 @@ async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready
         await signer.close()
 
 
+_reloads: set[asyncio.Task[None]] = set()
+
+
+def _reload(signer: Signer) -> None:
+    """SIGHUP: the configuration is read again."""
+
+    async def reload() -> None:
+        try:
+            await signer.reload()
+        except HsmitmError as error:
+            logger.error("reload: nothing changed: %s", error)  # noqa: TRY400  # an operator's sentence, no traceback
+
+    task = asyncio.create_task(reload())
+    _reloads.add(task)
+    task.add_done_callback(_reloads.discard)
+
+
 def run(config: Config, *, supervised: bool = False, ready_fd: int | None = None) -> None:
     """The signer in this process. Raises MisconfiguredError."""
     logs.configure(config.file.log.level, "signer")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # PINs pass through here
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     pins = {} if supervised else prompt_pins(config)
     asyncio.run(serve(config, pins, supervised=supervised, ready_fd=ready_fd))

@@ -45,6 +45,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         with Guard(self._config.path).hold():
             reservation, address = await self._reserve()
             with reservation:
@@ -53,6 +54,14 @@ class Supervisor:
                     await self._until_end()
                 finally:
                     await self._stop_all()
+
+    def _reload(self) -> None:
+        """SIGHUP: the signer reads the configuration again; workers have nothing to read."""
+        signers = [one for one in self._children if one.name == "signer"]
+        for one in signers:
+            one.send(signal.SIGHUP)
+        if not signers:
+            logger.info("reload: nothing to do here; send SIGHUP to the signer")
 
     async def _reserve(self) -> tuple[socket.socket, Address]:
         """The proxy's address. Orphans of a killed supervisor see our guard and leave: they are waited for."""

@@ -19,6 +19,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.master import Master
 from prometheus_client import Counter
 
+from addons.availability import Availability
 from addons.forward import Forward
 from addons.handshake_timeout import HandshakeTimeout
 from addons.metrics import Metrics
@@ -47,6 +48,7 @@ class Worker:
         self._listen = listen
         self._started = time.time()
         self._metrics = Metrics()
+        self._availability = Availability(config.file.hsm.unavailable)
         self._signer = SignerClient(config.run.socket(WORKER_SOCKET))
         self.leave = asyncio.Event()
 
@@ -74,6 +76,7 @@ class Worker:
             Forward(
                 self._signer,
                 self._metrics,
+                self._availability,
                 cache_entries=file.forward.cache_entries,
                 mint_timeout_s=section.mint_timeout_s,
             ),
@@ -125,7 +128,9 @@ class Worker:
                 metrics=telemetry.collect(self._metrics.registry),
             )
             try:
-                await self._signer.call(report, _REPORT_EVERY_S)
+                reply = await self._signer.call(report, _REPORT_EVERY_S)
+                assert isinstance(reply, wire.Reported)
+                self._availability.hear(reply)
             except HsmitmError:
                 missed.inc()
             await asyncio.sleep(_REPORT_EVERY_S)
@@ -145,6 +150,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.leave.set)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the signer's; it tells us what we need to know
     if arguments.supervised:
         await child.orphaned(config.path, worker.leave.set)
     await worker.serve(arguments.ready_fd)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsm import pin, wire
-from hsm.member import MemberProcess, MemberSettings
+from hsm.member_settings import MemberSettings
+from hsm.process import MemberProcess
 from hsm.uri import KeyURI
 
 MODULE = next(

@@ -9,10 +9,32 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from hsm.wire import CertificateStatus, MemberStatus, StatusReport, worrying_flags
+from hsm.wire import (
+    CertificateStatus,
+    GroupStatus,
+    InfoReport,
+    Inspected,
+    MemberStatus,
+    StatusReport,
+    worrying_flags,
+)
 
+_SIGNING = (
+    {"CKM_RSA_PKCS", "CKM_RSA_PKCS_PSS", "CKM_ECDSA"}
+    | {f"CKM_SHA{size}_{kind}" for size in (256, 384, 512) for kind in ("RSA_PKCS", "RSA_PKCS_PSS")}
+    | {f"CKM_ECDSA_SHA{size}" for size in (256, 384, 512)}
+)
 _EXPIRES_SOON_DAYS = 30
-_STYLE = {"up": "green", "starting": "yellow", "down": "red", "quarantined": "bold red", "stopped": "dim"}
+_STYLE = {
+    "up": "green",
+    "suspect": "yellow",
+    "starting": "yellow",
+    "down": "red",
+    "quarantined": "bold red",
+    "draining": "dim",
+    "stopped": "dim",
+}
+_GROUP_STYLE = {"healthy": "green", "degraded": "yellow", "last": "red", "outage": "bold red"}
 
 
 def ago(since: float) -> str:
@@ -26,7 +48,13 @@ def ago(since: float) -> str:
 
 def render(report: StatusReport) -> Group:
     """Members, CA certificates, workers, counters."""
-    return Group(_members(report.members), _certificates(report.certificates), _workers(report), _counters(report))
+    return Group(
+        _group(report.group),
+        _members(report.members),
+        _certificates(report.certificates),
+        _workers(report),
+        _counters(report),
+    )
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -37,7 +65,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _members(members: list[MemberStatus]) -> Table:
-    table = _table("Members", "name", "state", "partition and module", "sessions busy/total")
+    table = _table("Members", "name", "state", "partition and module", "sessions busy/total, answer time")
     for member in members:
         state = Text(f"{member.state} since {ago(member.since)}", style=_STYLE.get(member.state, ""))
         state.append(f"\nstarts: {member.starts}", style="")
@@ -47,7 +75,58 @@ def _members(members: list[MemberStatus]) -> Table:
             lines += [f"the token says {flag}" for flag in worrying_flags(member.partition)]
         if member.state not in ("up", "starting"):
             lines.append(member.reason)
-        table.add_row(member.name, state, "\n".join(lines), f"{member.sessions_busy}/{member.sessions_total}")
+        lines += [f"does not serve {key}: {problem}" for key, problem in _key_problems(member).items()]
+        if member.last_error and member.last_error != member.reason:
+            lines.append(f"last error, {ago(member.last_error_at)} ago: {member.last_error}")
+        if member.next_attempt:
+            wait = max(0.0, member.next_attempt - time.time())
+            lines.append(f"{member.attempts} attempts made, the next one in {wait:.1f} s")
+        sessions = f"{member.sessions_busy}/{member.sessions_total}"
+        table.add_row(member.name, state, "\n".join(lines), f"{sessions}\n{member.latency_ms:.1f} ms")
+    return table
+
+
+def _key_problems(member: MemberStatus) -> dict[str, str]:
+    """Keys that this member does not serve, where that is not because of its state."""
+    if member.state not in ("up", "suspect"):
+        return {}
+    return {key: problem for key, problem in member.keys.items() if problem}
+
+
+def _group(group: GroupStatus) -> Text:
+    text = Text(f"HA group {group.name}: " if group.high_availability else "no high availability: ")
+    text.append(f"{group.state} since {ago(group.since)}", style=_GROUP_STYLE.get(group.state, ""))
+    text.append(f", auto-recovery retries {group.auto_recovery_retry}, unavailable: {group.unavailable}")
+    if group.waiting:
+        text.append(f", {group.waiting} requests wait")
+    return text
+
+
+def _bytes(free: int | None, total: int | None) -> str:
+    if total is None and free is None:
+        return "not told"
+    return f"{'?' if free is None else free} free of {'?' if total is None else total} bytes"
+
+
+def _count(value: int | None, limit: int | None) -> str:
+    return f"{'not told' if value is None else value} of {'no limit' if limit is None else limit}"
+
+
+def _slots(name: str, inspected: Inspected) -> Table:
+    table = _table(f"{name}: {inspected.module} ({inspected.module_version})", "slot", "partition", "reports")
+    for slot in inspected.slots:
+        one = slot.partition
+        lines = [
+            f"firmware {one.firmware}, {slot.hardware}",
+            f"sessions {_count(slot.sessions, one.max_sessions)}, "
+            f"read-write {_count(slot.rw_sessions, slot.max_rw_sessions)}",
+            f"public memory {_bytes(slot.free_public_memory, slot.total_public_memory)}, "
+            f"private {_bytes(slot.free_private_memory, slot.total_private_memory)}",
+            f"flags {', '.join(one.flags)}",
+            f"{len(slot.mechanisms)} mechanisms (--json lists them), to sign with our keys: "
+            f"{', '.join(name for name in slot.mechanisms if name in _SIGNING)}",
+        ]
+        table.add_row(str(one.slot), f"{one.label}\nserial number {one.serial}\n{one.model}", "\n".join(lines))
     return table
 
 
@@ -81,3 +160,17 @@ def _counters(report: StatusReport) -> Table:
 def show(report: StatusReport) -> None:
     """Print the tables."""
     Console().print(render(report))
+
+
+def show_members(report: StatusReport) -> None:
+    """Print the group and its members alone."""
+    Console().print(Group(_group(report.group), _members(report.members)))
+
+
+def show_info(report: InfoReport) -> None:
+    """Print what each member's module tells."""
+    console = Console()
+    for name, inspected in report.modules.items():
+        console.print(_slots(name, inspected))
+    for name, problem in report.problems.items():
+        console.print(f"{name}: {problem}", style="red")

@@ -29,6 +29,7 @@ from mitmproxy.proxy.layers.tls import parse_client_hello
 from mitmproxy.test import taddons, tflow, tutils
 from OpenSSL import SSL
 
+from addons.availability import Availability
 from addons.forward import Forward
 from addons.metrics import Metrics
 from addons.upstream_tls import UpstreamTls
@@ -195,9 +196,11 @@ class _World:
     def __init__(self) -> None:
         self.signer = _Signer()
         self.metrics = Metrics()
+        self.availability = Availability("fail")
         self.forward = Forward(
             self.signer,  # type: ignore[arg-type]
             self.metrics,
+            self.availability,
             cache_entries=_CACHE_ENTRIES,
             mint_timeout_s=1,
         )

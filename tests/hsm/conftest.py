@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
 import pytest
 
-from hsm.member import MemberProcess
+from hsm import wire
+from hsm.authority import LeafProfile
+from hsm.client import SignerClient
+from hsm.endpoint import WORKER_SOCKET, RunDirectory
+from hsm.process import MemberProcess
+from hsm.signer import AuthoritySettings, Signer, SignerSettings
+from tests.hsm.members import make_stores
+from tests.hsm.signers import authorities_of, serving
+from tests.softhsm import Store
+
+
+@pytest.fixture(scope="session")
+def stores(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> list[Store]:
+    """Three HSMs with the same partition and keys, for tests that only read them. Keys: trust, untrust."""
+    return asyncio.run(make_stores(tmp_path_factory.mktemp("stores")))
 
 
 @pytest.fixture
@@ -13,9 +31,41 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     environments: list[dict[str, str]] = []
     spawn = MemberProcess.spawn
 
-    async def counted(environment: dict[str, str]) -> MemberProcess:
+    async def counted(environment: dict[str, str], on_lost: Callable[[], None] | None = None) -> MemberProcess:
         environments.append(environment)
-        return await spawn(environment)
+        return await spawn(environment, on_lost)
 
     monkeypatch.setattr(MemberProcess, "spawn", counted)
     return environments
+
+
+@pytest.fixture(scope="session")
+def authorities(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[wire.Authority, AuthoritySettings]:
+    """Both CAs of a signer: 'trust' on a P-256 key, 'untrust' on an RSA key."""
+    return asyncio.run(authorities_of(store, tmp_path_factory.mktemp("cas"), "p256", "rsa"))
+
+
+@pytest.fixture
+def settings(store: Store, authorities: dict[wire.Authority, AuthoritySettings], tmp_path: Path) -> SignerSettings:
+    """A signer with one member and both CAs."""
+    return SignerSettings(
+        members=[store.settings()],
+        authorities=authorities,
+        profile=LeafProfile(),
+        run=RunDirectory(tmp_path / "run"),
+        state=tmp_path / "state",
+    )
+
+
+@pytest.fixture
+async def signer(settings: SignerSettings) -> AsyncIterator[Signer]:
+    """A signer that serves."""
+    async with serving(settings) as signer:
+        yield signer
+
+
+@pytest.fixture
+async def worker(signer: Signer, settings: SignerSettings) -> AsyncIterator[SignerClient]:
+    """A worker's connection to it."""
+    async with SignerClient(settings.run.socket(WORKER_SOCKET)) as connection:
+        yield connection

@@ -14,7 +14,19 @@ import pytest
 
 from hsm import channel, wire
 from hsm.channel import Channel, Serve
-from hsm.errors import DeadlineError, MemberLostError, PinRefusedError, RefusedError, TryLaterError
+from hsm.errors import (
+    BadSignatureError,
+    DeadlineError,
+    HsmitmError,
+    KeyLostError,
+    MemberLostError,
+    OverloadedError,
+    PinRefusedError,
+    RefusedError,
+    SessionLostError,
+    TryLaterError,
+    UnavailableError,
+)
 from tests.softhsm import in_s
 from tests.waiting import until
 
@@ -192,7 +204,7 @@ async def test_a_peer_that_asks_too_much_is_told_to_wait(desk: Desk, monkeypatch
     async with pair(desk.serve) as (caller, server):
         calls = [asyncio.create_task(caller.call(ask(label), in_s(10))) for label in ("a", "b")]
         await until(lambda: server.serving == 2, "two calls are being served")
-        with pytest.raises(TryLaterError, match="2 calls of this peer are being served already"):
+        with pytest.raises(OverloadedError, match="2 calls of this peer are served already"):
             await caller.call(ask("c"), in_s(10))
         for label in ("a", "b", "c"):
             desk.gates[label].set()
@@ -226,17 +238,72 @@ async def test_a_bug_in_serving_ends_one_call(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize(
-    "error", [TryLaterError("soon"), RefusedError("no"), MemberLostError("gone", 0x30), PinRefusedError("wrong")]
+    "error",
+    [
+        TryLaterError("soon"),
+        UnavailableError("no member", 0x05),
+        OverloadedError("too much"),
+        RefusedError("no", 0x63),
+        DeadlineError("late"),
+        MemberLostError("gone", 0x30),
+        SessionLostError("stale", 0xB3),
+        KeyLostError("no key"),
+        BadSignatureError("does not verify"),
+        PinRefusedError("wrong", 0x80000123),
+    ],
+    ids=lambda error: type(error).__name__,
 )
-async def test_errors_cross_as_what_they_are(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """An error of the serving end arrives as the same class with the same words, for the caller to act on."""
+async def test_errors_cross_as_what_they_are(error: HsmitmError, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the serving end arrives as the same class, with the same words and return code, to act on."""
     async with pair(failing(error)) as (caller, _):
         with pytest.raises(type(error)) as caught:
             await caller.call(ask("a"), in_s(10))
         assert type(caught.value) is type(error)
-        assert str(caught.value) == str(error)
+        assert (str(caught.value), caught.value.code) == (str(error), error.code)
         assert await caller.call(wire.Ping(), in_s(10)) == wire.Done()
     assert caplog.records == []
+
+
+async def test_silence_is_measured_while_something_is_owed(desk: Desk) -> None:
+    """A peer that owes an answer is silent from the question on; any frame of it, even another answer, is a sign."""
+    async with pair(desk.serve) as (caller, _):
+        assert caller.silent_s == 0
+        before = time.monotonic()
+        call = asyncio.create_task(caller.call(ask("a"), in_s(10)))
+        await until(lambda: caller.silent_s > 0.02, "the silence is noticed")
+        assert caller.silent_s <= time.monotonic() - before
+        desk.gates["b"].set()
+        asked = time.monotonic()
+        await caller.call(ask("b"), in_s(10))
+        assert caller.silent_s <= time.monotonic() - asked
+        desk.gates["a"].set()
+        await call
+        assert caller.silent_s == 0
+
+
+async def test_silence_goes_on_after_a_deadline(desk: Desk) -> None:
+    """A peer that let a call run out of time is still silent when the next one is made, until it sends something."""
+    async with pair(desk.serve) as (caller, _):
+        with pytest.raises(DeadlineError):
+            await caller.call(ask("slow"), in_s(0.05))
+        assert caller.silent_s >= 0.05
+        with pytest.raises(DeadlineError):
+            await caller.call(ask("slow too"), in_s(0.05))
+        assert caller.silent_s >= 0.1
+        desk.gates["slow"].set()
+        await until(lambda: caller.silent_s == 0, "the late answer counts as a sign")
+
+
+async def test_silence_begins_anew_after_a_sign(desk: Desk) -> None:
+    """A peer that answers one of two calls and is then silent owes the other since that answer."""
+    desk.gates["b"].set()
+    async with pair(desk.serve) as (caller, _):
+        call = asyncio.create_task(caller.call(ask("a"), in_s(10)))
+        await until(lambda: caller.in_flight == 1, "the first call is sent")
+        await caller.call(ask("b"), in_s(10))
+        await until(lambda: caller.silent_s > 0.02, "the silence after the answer is noticed", 1)
+        desk.gates["a"].set()
+        await call
 
 
 async def test_an_end_that_serves_nothing_says_so() -> None:

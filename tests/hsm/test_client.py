@@ -14,7 +14,15 @@ import pytest
 from hsm import client, wire
 from hsm.channel import Channel, Serve
 from hsm.client import SignerClient
-from hsm.errors import DeadlineError, MemberLostError, RefusedError, TryLaterError
+from hsm.errors import (
+    DeadlineError,
+    MemberLostError,
+    OverloadedError,
+    RefusedError,
+    SessionLostError,
+    TryLaterError,
+    UnavailableError,
+)
 from tests.waiting import until
 
 
@@ -169,6 +177,9 @@ async def test_a_signer_that_is_silent_costs_one_call(path: Path) -> None:
     [
         (RefusedError("not this name"), RefusedError, "not this name"),
         (TryLaterError("no member"), TryLaterError, "no member"),
+        (UnavailableError("no member"), UnavailableError, "no member"),
+        (OverloadedError("too much"), OverloadedError, "too much"),
+        (SessionLostError("stale"), TryLaterError, "the signer did not answer: stale"),
         (MemberLostError("the HSM broke"), TryLaterError, "the signer did not answer: the HSM broke"),
     ],
 )

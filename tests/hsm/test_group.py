@@ -1,394 +1,515 @@
-"""Members that hold the same keys: which of them count, who is asked, and that no bad signature ever leaves."""
+"""Members that hold the same keys: which of them count, who is asked, and what a request waits for."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from prometheus_client import CollectorRegistry
 
-from hsm import group as group_module
-from hsm import pin, wire
-from hsm.errors import DeadlineError, RefusedError, TryLaterError
-from hsm.group import Group, Key
-from hsm.lifecycle import State
-from hsm.member import Member, MemberProcess, MemberSettings
-from hsm.schemes import SCHEMES, PublicKey, certificate_scheme
+from hsm import lifecycle, wire
+from hsm import member as member_module
+from hsm.errors import HsmitmError, OverloadedError, RefusedError, UnavailableError
+from hsm.failover import Failover
+from hsm.group import Group
+from hsm.health import Health
+from hsm.key import Key
+from hsm.lifecycle import GroupState, State
+from hsm.process import MemberProcess
 from hsm.uri import KeyURI
-from tests.cas import public_key
-from tests.softhsm import Store, in_s, make_store
+from hsm.waiting_line import MAX_WAITING
+from tests.hsm.members import (
+    Load,
+    copy_of,
+    counted,
+    hung,
+    key_of,
+    keys_of,
+    kill,
+    make_group,
+    note_change,
+    objects_of,
+    sign,
+    steps,
+    transitions,
+    verifies,
+)
+from tests.softhsm import Store, in_s
 from tests.waiting import until
 
-MESSAGE = b"message"
+PATIENT = Failover(attempt_timeout_s=5, budget_s=5, keep_alive_s=3600)
 
 
-def key(store: Store, label: str, public: PublicKey | None = None) -> Key:
-    """The key `label` of `store`, with the certificate's `public` key: its own unless another is given."""
-    own = public or public_key(store, label)
-    return Key(KeyURI(object=label), own, certificate_scheme(own))
+async def with_another(store: Store, label: str) -> Store:
+    """`store` with another key in place of the one of this label."""
+    for path in objects_of(store, label):
+        path.unlink()
+    process = await MemberProcess.spawn(store.environment)
+    await process.channel.call(store.opening(1, writable=True), in_s(10))
+    await process.channel.call(wire.Generate(label, "p256"), in_s(10))
+    await process.end()
+    return store
 
 
-def own_keys(store: Store) -> dict[str, Key]:
-    """Every key of `store`, by its label."""
-    return {label: key(store, label) for label in store.keys}
+def made_by(group: Group, member: str) -> float:
+    """Signatures for requests that `member` made."""
+    return counted(group, "hsmitm_signatures_total", member=member, purpose="mint")
 
 
-def copy_of(store: Store, directory: Path) -> Store:
-    """Another HSM with the same partition: the same serial number and the same keys."""
-    copy = Store(directory, store.label, store.keys)
-    shutil.copytree(store.directory / "tokens", directory / "tokens")
-    text = (store.directory / "softhsm2.conf").read_text()
-    (directory / "softhsm2.conf").write_text(text.replace(str(store.directory), str(directory)))
-    shutil.copy2(store.pin_file, copy.pin_file)
-    return copy
+# --- which members count for a key ------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def serving(keys: dict[str, Key], state: Path, *settings: MemberSettings) -> AsyncIterator[Group]:
-    """A group whose members have settled."""
-    group = Group(keys, CollectorRegistry())
-    refusals = pin.Refusals(state)
-    refusals.prepare()
-    uris = {name: one.uri for name, one in keys.items()}
-    group.members = [Member(one, uris, refusals, group.prove) for one in settings]
-    lives = [asyncio.create_task(member.run()) for member in group.members]
-    try:
-        for member in group.members:
-            await until(member.settled.is_set, f"{member.name} is up, or known not to be")
-        yield group
-    finally:
-        for life in lives:
-            life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
-        for member in group.members:
-            await member.stop()
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [("missing", "no private key pkcs11:object=untrust;type=private on"), ("another", "their public keys differ")],
+)
+async def test_a_member_without_the_key(stores: list[Store], tmp_path: Path, what: str, problem: str) -> None:
+    """A member whose key is missing, or is another one, is shown and not asked for it, and serves its other key."""
+    own = copy_of(stores[0], tmp_path / "own")
+    if what == "another":
+        await with_another(own, "untrust")
+    else:
+        for path in objects_of(own, "untrust"):
+            path.unlink()
+    async with make_group([own, stores[1]]) as group:
+        assert group.proved_by("untrust") == ["m2"]
+        assert list(group.problems("untrust")) == ["m1"]
+        assert problem in group.problems("untrust")["m1"]
+        for signature in await asyncio.gather(*[sign(group, "untrust") for _ in range(10)]):
+            assert verifies(group, signature, "untrust")
+        assert (made_by(group, "m1"), made_by(group, "m2")) == (0, 10)
+        assert group.proved_by("trust") == ["m1", "m2"]
+        assert group.problems("trust") == {}
+        await asyncio.gather(*[sign(group, "trust") for _ in range(20)])
+        assert made_by(group, "m1") > 0
+        assert counted(group, "hsmitm_signature_errors_total") == 0
 
 
-@pytest.fixture
-async def two(store: Store, tmp_path: Path) -> AsyncIterator[Group]:
-    """Two members on two HSMs that hold the same keys."""
-    copy = copy_of(store, tmp_path / "copy")
-    members = store.settings("m1"), copy.settings("m2")
-    async with serving(own_keys(store), tmp_path / "state", *members) as group:
-        yield group
+async def test_a_key_under_other_labels(stores: list[Store]) -> None:
+    """Members of a group may each call a key as they like: its public key finds it."""
+    keys = {label: key_of(stores[0], label, uri=KeyURI(object="called otherwise")) for label in stores[0].keys}
+    async with make_group(stores[:2], keys=keys) as group:
+        for name in keys:
+            assert group.proved_by(name) == ["m1", "m2"]
+            assert verifies(group, await sign(group, name), name)
 
 
-async def sign(group: Group, name: str = "p256", message: bytes = MESSAGE, timeout_s: float = 10) -> bytes:
-    """A signature by the group."""
-    return await group.sign(name, message, group.keys[name].scheme.digest(message), in_s(timeout_s), "test")
+async def test_a_key_that_was_replaced_under_its_label(stores: list[Store], tmp_path: Path) -> None:
+    """A member that comes back with another key of the same label is not used for it: every start proves the keys."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with make_group([own]) as group:
+        (member,) = group.members
+        await with_another(own, "untrust")
+        kill(member)
+        await until(lambda: member.starts == 2 and member.serving, "the member is up again")
+        assert group.proved_by("untrust") == []
+        assert "public keys differ" in group.problems("untrust")["m1"]
+        assert verifies(group, await sign(group, "trust"), "trust")
 
 
-def verifies(group: Group, signature: bytes, name: str = "p256", message: bytes = MESSAGE) -> bool:
-    """Whether the certificate's key verifies the signature."""
-    one = group.keys[name]
-    return one.scheme.verifies(one.public, one.scheme.digest(message), signature)
+async def test_a_key_that_comes_back(stores: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that was put on a partition again is served without a restart, and a request that waits gets it."""
+    monkeypatch.setattr(member_module, "_LOOK_FOR_KEYS_EVERY_S", 0.1)
+    own = copy_of(stores[0], tmp_path / "own")
+    away = [(path, path.rename(tmp_path / path.name)) for path in objects_of(own, "untrust")]
+    async with make_group([own], Failover(budget_s=5, keep_alive_s=0.1)) as group:
+        begun = asyncio.create_task(sign(group, "untrust"))
+        await until(lambda: group.waiting == 1, "the request waits")
+        for path, there in away:
+            there.rename(path)
+        note_change(own)
+        assert verifies(group, await begun, "untrust")
+        assert group.members[0].starts == 1
 
 
-def counted(group: Group, sample: str, **labels: str) -> float:
-    """A counter of the group, added up over labels that are not given."""
-    return sum(
-        found.value
-        for metric in (group._signatures, group._errors)
-        for family in metric.collect()
-        for found in family.samples
-        if found.name == sample and labels.items() <= found.labels.items()
+# --- members with a key each ------------------------------------------------------------------------------------------
+
+
+def keys_of_each(store: Store) -> dict[str, Key]:
+    """Without high availability: the key trust is m1's, untrust is m2's."""
+    holders = {"trust": "m1", "untrust": "m2"}
+    return {name: key_of(store, name, members=frozenset({member})) for name, member in holders.items()}
+
+
+async def test_members_with_a_key_each(stores: list[Store]) -> None:
+    """Without high availability each key is its own member's: the other is not asked for it, nor said to lack it."""
+    async with make_group(stores[:2], keys=keys_of_each(stores[0])) as group:
+        assert (group.proved_by("trust"), group.proved_by("untrust")) == (["m1"], ["m2"])
+        assert [list(member.found) for member in group.members] == [["trust"], ["untrust"]]
+        await asyncio.gather(*[sign(group, "trust") for _ in range(10)])
+        assert (made_by(group, "m1"), made_by(group, "m2")) == (10, 0)
+        kill(group.members[0])
+        await until(lambda: not group.proved_by("trust"), "the member is gone")
+        assert list(group.problems("trust")) == ["m1"]
+        assert group.problems("untrust") == {}
+        assert verifies(group, await sign(group, "trust"), "trust")
+
+
+async def test_the_only_member_of_a_key_is_given_its_time(stores: list[Store]) -> None:
+    """A member that alone holds a key may take a whole attempt: no other could answer in its place."""
+    failover = Failover(attempt_timeout_s=2, budget_s=4, keep_alive_s=3600)
+    async with make_group(stores[:2], failover, keys=keys_of_each(stores[0])) as group:
+        with hung(group.members[0].pid):
+            begun = asyncio.create_task(sign(group, "trust"))
+            for_long = time.monotonic() + 0.6
+            await until(lambda: time.monotonic() > for_long, "the HSM stalls")
+        assert verifies(group, await begun, "trust")
+        assert counted(group, "hsmitm_signature_retries_total") == 0
+        assert transitions(group, "m1") == {"down -> starting": 1, "starting -> up": 1}
+
+
+async def test_a_key_whose_only_member_is_quarantined(stores: list[Store], tmp_path: Path) -> None:
+    """A request for a key whose only member waits for an operator fails at once, whatever other members do."""
+    broken = stores[0].settings("m1", pin_file=tmp_path / "missing")
+    async with make_group([broken, stores[1]], PATIENT, keys=keys_of_each(stores[0]), all_up=False) as group:
+        before = time.monotonic()
+        with pytest.raises(UnavailableError, match=r"m1: member is quarantined: cannot read the PIN file"):
+            await sign(group, "trust")
+        assert time.monotonic() - before < 1
+        assert verifies(group, await sign(group, "untrust"), "untrust")
+
+
+# --- who is asked -----------------------------------------------------------------------------------------------------
+
+
+async def test_members_share_the_requests(stores: list[Store]) -> None:
+    """Three members that hold a key all serve it."""
+    async with make_group(stores) as group:
+        messages = [b"%d" % number for number in range(90)]
+        for message, signature in zip(
+            messages, await asyncio.gather(*[sign(group, "trust", message) for message in messages]), strict=True
+        ):
+            assert verifies(group, signature, "trust", message)
+        shares = [made_by(group, member.name) for member in group.members]
+        assert sum(shares) == 90
+        assert min(shares) >= 10
+
+
+async def test_what_is_refused_is_not_asked_twice(stores: list[Store]) -> None:
+    """A request that is wrong in itself is refused once, and costs no member anything."""
+    async with make_group(stores[:2]) as group:
+        with pytest.raises(RefusedError, match="a digest of 3 bytes"):
+            await group.sign("untrust", b"", b"abc", in_s(10), "mint")
+        assert counted(group, "hsmitm_signature_errors_total") == 1
+        assert counted(group, "hsmitm_signature_errors_total", error="Refused") == 1
+        assert [(member.state, member.starts) for member in group.members] == [(State.UP, 1)] * 2
+        assert verifies(group, await sign(group))
+
+
+# --- waiting for a member ---------------------------------------------------------------------------------------------
+
+
+async def test_a_request_waits_for_its_only_member(stores: list[Store]) -> None:
+    """With one member, a request that comes while its process is replaced waits for that and succeeds."""
+    async with make_group(stores[:1]) as group:
+        (member,) = group.members
+        kill(member)
+        await until(lambda: not member.serving, "the member is gone")
+        assert group.proved_by("untrust") == []
+        assert verifies(group, await sign(group))
+        assert member.starts == 2
+
+
+async def test_nobody_can_be_waited_for(stores: list[Store], tmp_path: Path) -> None:
+    """Where all members wait for an operator a request fails at once, and says of each member why."""
+    members = [
+        stores[0].settings("m1", pin_file=tmp_path / "missing"),
+        stores[1].settings("m2", pin_file=tmp_path / "gone"),
+    ]
+    async with make_group(members, PATIENT, keys=keys_of(stores[0]), all_up=False) as group:
+        before = time.monotonic()
+        with pytest.raises(UnavailableError) as caught:
+            await sign(group)
+        assert time.monotonic() - before < 1
+    assert str(caught.value) == (
+        "no member of the HSM is in service ("
+        f"m1: member is quarantined: cannot read the PIN file {tmp_path / 'missing'}: No such file or directory; "
+        f"m2: member is quarantined: cannot read the PIN file {tmp_path / 'gone'}: No such file or directory)"
     )
 
 
-def pid(member: Member) -> int:
-    """The process of a member that has one."""
-    assert member._process is not None
-    return member._process.pid
-
-
-def use_signature_of_another_message(member: Member, times: int) -> None:
-    """Have the member's next answers be real signatures by the right key, but of another message."""
-    ask = member.sign
-
-    async def wrong(request: wire.Sign, deadline: float) -> wire.Signature:
-        nonlocal times
-        times -= 1
-        if times < 0:
-            return await ask(request, deadline)
-        digest = SCHEMES[request.scheme].digest(b"another")
-        return await ask(wire.Sign(request.key, request.scheme, digest, b"another"), deadline)
-
-    member.sign = wrong  # type: ignore[method-assign]
-
-
-# --- proving keys -----------------------------------------------------------------------------------------------------
-
-
-async def test_a_member_proves_its_keys(store: Store, tmp_path: Path) -> None:
-    """A member serves a key once it has signed a challenge that the certificate's key verifies."""
-    async with serving(own_keys(store), tmp_path / "state", store.settings()) as group:
-        for name in ("rsa", "p256", "p384"):
-            assert group.proved_by(name) == ["m1"]
-            assert group.problems(name) == {}
-            assert group.held["m1"][name] == store.keys[name]
-            assert verifies(group, await sign(group, name), name)
-        assert counted(group, "hsmitm_signatures_total", member="m1", purpose="proof") == 3
-        assert counted(group, "hsmitm_signatures_total", member="m1", purpose="test") == 3
-        assert counted(group, "hsmitm_signature_errors_total") == 0
-
-
-async def test_a_certificate_of_another_key(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A member does not serve a certificate whose key is another one, and serves its other keys all the same."""
-    monkeypatch.setattr(group_module, "WAIT_FOR_MEMBER_S", 0.1)
-    another = ec.generate_private_key(ec.SECP256R1()).public_key()
-    keys = {"bad": key(store, "p256", another), "good": key(store, "p256")}
-    async with serving(keys, tmp_path / "state", store.settings()) as group:
-        problem = "pkcs11:object=p256;type=private is not the key of the certificate: their public keys differ"
-        assert group.members[0].state is State.UP
-        assert group.proved_by("bad") == []
-        assert group.problems("bad") == {"m1": problem}
-        with pytest.raises(TryLaterError, match="their public keys differ"):
-            await sign(group, "bad")
-        assert group.proved_by("good") == ["m1"]
-        assert verifies(group, await sign(group, "good"), "good")
-    assert caplog.messages == [f"member m1 cannot serve key 'bad': {problem}"]
-
-
-async def test_a_key_that_is_not_there(store: Store, tmp_path: Path) -> None:
-    """A key that one member lacks is served by the one that has it."""
-    async with serving(own_keys(store), tmp_path / "state", store.settings("m1")) as group:
-        assert group.proved_by("p256") == ["m1"]
-    other = await make_store(tmp_path / "other", {"rsa": "rsa-2048"})
-    members = other.settings("m1"), store.settings("m2")
-    async with serving({"p256": key(store, "p256")}, tmp_path / "state", *members) as group:
-        assert group.proved_by("p256") == ["m2"]
-        assert list(group.problems("p256")) == ["m1"]
-        assert "no private key pkcs11:object=p256;type=private on partition 'tests'" in group.problems("p256")["m1"]
-        signatures = await asyncio.gather(*[sign(group) for _ in range(10)])
-        assert all(verifies(group, signature) for signature in signatures)
-        assert counted(group, "hsmitm_signature_errors_total") == 0
-
-
-async def without_public_half(store: Store) -> Store:
-    """`store`, its EC key without the public key object: some tokens keep none. It must have that one key."""
-    for path in [path for path in store.directory.glob("tokens/*/*.object") if path.name != "token.object"]:
-        content = path.read_bytes()
-        path.unlink()
-        process = await MemberProcess.spawn(store.environment)
-        opened = await process.channel.call(store.opening(1), in_s(10))
-        await process.end()
-        assert isinstance(opened, wire.Opened)
-        (found,) = opened.keys.values()
-        if not found.missing:
-            assert found.spki == b""
-            return store
-        path.write_bytes(content)
-    raise AssertionError("no object of the store is the public key")
-
-
-async def test_a_partition_without_public_halves(softhsm_module: str, tmp_path: Path) -> None:
-    """Where a partition keeps no public key, the signature of a challenge alone tells the right key from another."""
-    own = await without_public_half(await make_store(tmp_path / "own", {"p256": "p256"}))
-    another = ec.generate_private_key(ec.SECP256R1()).public_key()
-    keys = {"bad": key(own, "p256", another), "good": key(own, "p256")}
-    async with serving(keys, tmp_path / "state", own.settings()) as group:
-        assert group.proved_by("good") == ["m1"]
-        assert verifies(group, await sign(group, "good"), "good")
-        assert group.proved_by("bad") == []
-        assert "its signature of a challenge does not verify" in group.problems("bad")["m1"]
-
-
-async def test_a_key_that_was_replaced_under_its_label(softhsm_module: str, tmp_path: Path) -> None:
-    """A member that comes back with another key of the same label is not used for it: every start proves the keys."""
-    first = await make_store(tmp_path / "first", {"p256": "p256"})
-    second = await make_store(tmp_path / "second", {"p256": "p256"})
-    async with serving(own_keys(first), tmp_path / "state", first.settings()) as group:
-        assert group.proved_by("p256") == ["m1"]
-        shutil.rmtree(first.directory / "tokens")
-        shutil.copytree(second.directory / "tokens", first.directory / "tokens")
-        await group.members[0].restart()
-        await until(lambda: group.members[0].starts == 2 and group.members[0].serving, "the member is up again")
-        assert group.proved_by("p256") == []
-        assert "public keys differ" in group.problems("p256")["m1"]
-
-
-async def test_a_proof_that_failed_for_a_moment(
-    softhsm_module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A key that the HSM could not sign with while its member started is served soon after, without an operator."""
-    own = await make_store(tmp_path / "own", {"p256": "p256"})
-    (token,) = (own.directory / "tokens").iterdir()
-    prove = Group.prove
-
-    async def prove_in_a_bad_moment(group: Group, member: Member, opened: wire.Opened) -> None:
-        if member.starts > 1:
-            return await prove(group, member, opened)
-        token.rename(own.directory / "away")
-        try:
-            return await prove(group, member, opened)
-        finally:
-            (own.directory / "away").rename(token)
-
-    monkeypatch.setattr(Group, "prove", prove_in_a_bad_moment)
-    async with serving(own_keys(own), tmp_path / "state", own.settings()) as group:
-        await until(lambda: group.proved_by("p256"), f"the key is served: {group.problems('p256')}", 5)
-
-
-# --- choosing a member ------------------------------------------------------------------------------------------------
-
-
-async def test_two_members_share_the_requests(two: Group) -> None:
-    """Two members that hold a key both serve it, each about half of the requests."""
-    first, second = two.members
-    assert first.opened is not None
-    assert second.opened is not None
-    assert first.opened.partition.serial == second.opened.partition.serial
-    assert two.proved_by("p256") == ["m1", "m2"]
-    signatures = await asyncio.gather(*[sign(two, message=b"%d" % number) for number in range(40)])
-    for number, signature in enumerate(signatures):
-        assert verifies(two, signature, message=b"%d" % number)
-    shares = [counted(two, "hsmitm_signatures_total", member=name, purpose="test") for name in ("m1", "m2")]
-    assert sum(shares) == 40
-    assert min(shares) >= 10
-
-
-async def test_a_killed_member_costs_no_request(two: Group) -> None:
-    """Requests that a member takes with it are made by the other one; the killed one comes back and proves its keys."""
-    first = two.members[0]
-    victim = pid(first)
-    os.kill(victim, signal.SIGSTOP)
-    calls = [asyncio.create_task(sign(two, message=b"%d" % number)) for number in range(10)]
-    await until(lambda: first.in_flight and sum(call.done() for call in calls) > 2, "both members were asked")
-    os.kill(victim, signal.SIGKILL)
-    for number, signature in enumerate(await asyncio.gather(*calls)):
-        assert verifies(two, signature, message=b"%d" % number)
-    lost = counted(two, "hsmitm_signature_errors_total", member="m1", purpose="test", error="MemberLost")
-    assert lost == counted(two, "hsmitm_signature_errors_total")
-    assert lost > 0
-    assert verifies(two, await sign(two))
-    await until(lambda: two.proved_by("p256") == ["m1", "m2"], "the killed member serves again", 5)
-    assert [member.transitions[State.DOWN] for member in two.members] == [1, 0]
-
-
-async def test_a_key_that_is_deleted_on_one_member_costs_no_request(two: Group) -> None:
-    """Requests for a key that vanished from one HSM are made by the other one, without a restart."""
-    tokens = Path(two.members[1].settings.environment["SOFTHSM2_CONF"]).parent / "tokens"
-    for path in tokens.glob("*/*.object"):
-        if path.name != "token.object":
-            path.unlink()
-    for signature in await asyncio.gather(*[sign(two) for _ in range(10)]):
-        assert verifies(two, signature)
-    assert counted(two, "hsmitm_signatures_total", member="m1", purpose="test") == 10
-    assert counted(two, "hsmitm_signature_errors_total", member="m2", error="MemberLost") > 0
-    assert counted(two, "hsmitm_signature_errors_total", member="m1") == 0
-
-
-async def test_a_request_waits_for_its_only_member(store: Store, tmp_path: Path) -> None:
-    """With one member, a request that comes while its process is replaced waits for that and succeeds."""
-    async with serving(own_keys(store), tmp_path / "state", store.settings()) as group:
-        (member,) = group.members
-        await member.restart()
-        assert group.proved_by("p256") == []
-        assert verifies(group, await sign(group))
-        assert member.starts == 2
-
-
-async def test_no_member_is_in_service(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any member a request fails after a moment, and says of each member why it is out of service."""
-    monkeypatch.setattr(group_module, "WAIT_FOR_MEMBER_S", 0.2)
-    nowhere = MemberSettings(
-        name="m2", module=str(tmp_path / "missing.so"), selector=wire.Selector(label="x"),
-        pin=store.settings().pin, sessions=1,
-    )  # fmt: skip
-    members = store.settings("m1", pin_file=tmp_path / "missing"), nowhere
-    async with serving(own_keys(store), tmp_path / "state", *members) as group:
+async def test_the_budget_is_the_longest_that_a_request_waits(stores: list[Store], tmp_path: Path) -> None:
+    """Without a member a request fails at the latest when its budget is spent, and says why each member is away."""
+    own = [copy_of(stores[0], tmp_path / name) for name in ("one", "two")]
+    failover = Failover(attempt_timeout_s=0.3, budget_s=0.5)
+    async with make_group(own, failover) as group:
+        for store in own:
+            store.pin_file.unlink()
+        for member in group.members:
+            kill(member)
         before = time.monotonic()
-        with pytest.raises(TryLaterError) as caught:
+        ends = await asyncio.gather(*[sign(group) for _ in range(20)], return_exceptions=True)
+        assert time.monotonic() - before < failover.budget_s + 0.4
+        for end in ends:
+            assert isinstance(end, UnavailableError)
+        with pytest.raises(UnavailableError) as caught:
             await sign(group)
-        assert 0.2 <= time.monotonic() - before < 2
-    text = str(caught.value)
-    assert text.startswith("no member of the HSM is in service (")
-    assert f"m1: member is quarantined: cannot read the PIN file {tmp_path / 'missing'}" in text
-    assert f"m2: member is quarantined: no PKCS#11 module at {tmp_path / 'missing.so'}" in text
+        for name, store in zip(("m1", "m2"), own, strict=True):
+            assert f"{name}: member is " in str(caught.value)
+            assert f"cannot read the PIN file {store.pin_file}" in str(caught.value)
 
 
-async def test_does_not_wait_beyond_the_deadline(store: Store, tmp_path: Path) -> None:
-    """A request with little time does not wait for a member longer than that."""
-    settings = store.settings(pin_file=tmp_path / "missing")
-    async with serving(own_keys(store), tmp_path / "state", settings) as group:
-        before = time.monotonic()
-        with pytest.raises(TryLaterError):
-            await sign(group, timeout_s=0.1)
-        assert time.monotonic() - before < 1.5
+async def test_a_request_may_be_made_to_wait_longer_without_a_member(stores: list[Store], tmp_path: Path) -> None:
+    """Where the operator lets requests wait for a member, they do so beyond their budget, and then succeed."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with make_group([own], Failover(attempt_timeout_s=0.2, budget_s=0.2)) as group:
+        group.outage_grace_s = 10
+        away = own.pin_file.rename(tmp_path / "away")
+        kill(group.members[0])
+        await until(lambda: group.state is GroupState.OUTAGE, "no member is in service")
+        begun = asyncio.create_task(sign(group))
+        beyond = time.monotonic() + 2 * group.failover.budget_s
+        await until(lambda: time.monotonic() > beyond, "the budget is spent")
+        assert not begun.done()
+        away.rename(own.pin_file)
+        assert verifies(group, await begun)
 
 
-async def test_what_is_refused_is_not_asked_twice(two: Group) -> None:
-    """A request that is wrong in itself is refused once, and costs no member anything."""
-    with pytest.raises(RefusedError, match="a digest of 3 bytes"):
-        await two.sign("p256", b"", b"abc", in_s(10), "test")
-    assert counted(two, "hsmitm_signature_errors_total") == 1
-    assert counted(two, "hsmitm_signature_errors_total", error="Refused") == 1
-    assert [member.starts for member in two.members] == [1, 1]
-    assert verifies(two, await sign(two))
-
-
-async def test_a_deadline_is_not_stretched_by_a_second_try(two: Group) -> None:
-    """A request that a member does not answer in time ends then; it is not begun again elsewhere."""
-    stopped = [pid(member) for member in two.members]
-    for process in stopped:
-        os.kill(process, signal.SIGSTOP)
-    try:
-        before = time.monotonic()
-        with pytest.raises(DeadlineError):
-            await sign(two, timeout_s=0.2)
-        assert time.monotonic() - before < 2
-    finally:
-        for process in stopped:
-            os.kill(process, signal.SIGCONT)
-    assert counted(two, "hsmitm_signature_errors_total") == 1
-    assert verifies(two, await sign(two))
-
-
-# --- bad signatures ---------------------------------------------------------------------------------------------------
-
-
-async def test_a_bad_signature_never_leaves(two: Group, caplog: pytest.LogCaptureFixture) -> None:
-    """A member that gives a wrong signature is restarted and proves its keys again; the caller gets a right one."""
-    first = two.members[0]
-    use_signature_of_another_message(first, times=1)
-    signatures = await asyncio.gather(*[sign(two) for _ in range(10)])
-    assert all(verifies(two, signature) for signature in signatures)
-    assert counted(two, "hsmitm_signature_errors_total", member="m1", error="MemberLost") >= 1
-    assert counted(two, "hsmitm_signature_errors_total", member="m2") == 0
-    await until(lambda: two.proved_by("p256") == ["m1", "m2"], "the member is back", 5)
-    assert (first.starts, two.members[1].starts) == (2, 1)
-    assert [line for line in caplog.messages if "taken out" in line] == [
-        "member m1 returned a signature that does not verify; it is taken out and restarted"
-    ]
-
-
-async def test_a_member_that_only_gives_bad_signatures_is_left_out(two: Group) -> None:
-    """A member that goes on giving wrong signatures does not pass its proof, and serves nothing."""
-    first = two.members[0]
-    use_signature_of_another_message(first, times=1000)
-    for signature in await asyncio.gather(*[sign(two) for _ in range(4)]):
-        assert verifies(two, signature)
-    await until(lambda: first.starts > 1 and first.serving, "the member is back", 5)
-    for name in two.keys:
-        assert two.proved_by(name) == ["m2"]
-        assert "its signature of a challenge does not verify" in two.problems(name)["m1"]
-    assert verifies(two, await sign(two))
-
-
-async def test_a_bad_signature_of_the_only_member(store: Store, tmp_path: Path) -> None:
-    """With one member, the request that met a wrong signature is made again by its next process."""
-    async with serving(own_keys(store), tmp_path / "state", store.settings()) as group:
-        (member,) = group.members
-        use_signature_of_another_message(member, times=1)
+async def test_does_not_wait_beyond_the_callers_deadline(stores: list[Store]) -> None:
+    """A request with little time ends then, whatever its budget, and asks nobody after that."""
+    async with make_group(stores[:2], PATIENT) as group:
+        with hung(group.members[0].pid), hung(group.members[1].pid):
+            before = time.monotonic()
+            with pytest.raises(UnavailableError):
+                await sign(group, timeout_s=0.3)
+            assert 0.3 <= time.monotonic() - before < 0.8
+        failures = counted(group, "hsmitm_signature_errors_total")
+        assert failures == counted(group, "hsmitm_signature_errors_total", error="Deadline")
+        assert failures <= 3  # two attempts of a tenth of a second each, and the rest of the time
+        assert counted(group, "hsmitm_signature_retries_total") == failures - 1
         assert verifies(group, await sign(group))
-        assert member.starts == 2
+
+
+async def test_whoever_waits_for_a_member_alone(stores: list[Store], tmp_path: Path) -> None:
+    """Whoever asks whether a key can be served learns it as soon as it can, or why it cannot."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with make_group([own], Failover(budget_s=5)) as group:
+        away = own.pin_file.rename(tmp_path / "away")
+        kill(group.members[0])
+        await until(lambda: not group.proved_by("trust"), "the member is gone")
+        with pytest.raises(UnavailableError, match="m1: "):
+            await group.wait_for_member("trust", in_s(0.1))
+        waiting = asyncio.create_task(group.wait_for_member("trust", in_s(5)))
+        away.rename(own.pin_file)
+        await waiting
+        assert group.proved_by("trust") == ["m1"]
+
+
+async def test_everybody_who_waits_in_vain_is_told(stores: list[Store], tmp_path: Path) -> None:
+    """When the last member turns out to need an operator, all requests that wait for it fail at once, not one."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with make_group([own], Failover(attempt_timeout_s=8, budget_s=8)) as group:
+        (member,) = group.members
+        own.pin_file.write_text("wrong-pin")
+        kill(member)
+        await until(lambda: member.state is State.STARTING, "the member starts")
+        before = time.monotonic()
+        ends = await asyncio.gather(*[sign(group) for _ in range(10)], return_exceptions=True)
+        assert time.monotonic() - before < 4
+        assert member.state is State.QUARANTINED
+        for end in ends:
+            assert isinstance(end, UnavailableError)
+            assert "m1: member is quarantined: CKR_PIN_INCORRECT" in str(end)
+
+
+# --- the line ---------------------------------------------------------------------------------------------------------
+
+
+async def test_requests_are_served_in_order(stores: list[Store]) -> None:
+    """Requests that wait for a free session are served in the order in which they came, but for neighbours."""
+    async with make_group(stores[:1], PATIENT, sessions=1) as group:
+        (member,) = group.members
+        served: list[int] = []
+        with hung(member.pid):
+            begun = [asyncio.create_task(sign(group)) for _ in range(30)]
+            for number, task in enumerate(begun):
+                task.add_done_callback(lambda _, number=number: served.append(number))
+            await until(lambda: group.waiting + member.in_flight == 30, "all have asked")
+            assert member.in_flight == 2
+        await asyncio.gather(*begun)
+        assert sorted(served) == list(range(30))
+        assert max(abs(place - number) for place, number in enumerate(served)) <= 2
+        assert group.waiting == 0
+
+
+async def test_a_request_that_is_given_up_holds_up_nobody(stores: list[Store]) -> None:
+    """A caller that leaves just when its turn comes passes the turn on."""
+    async with make_group(stores[:1], PATIENT, sessions=1) as group:
+        (member,) = group.members
+        with hung(member.pid):
+            begun = [asyncio.create_task(sign(group)) for _ in range(5)]
+            await until(lambda: (member.in_flight, group.waiting) == (2, 3), "three requests wait")
+            wake = group.changed
+
+            def wake_whoever_leaves(one: object) -> None:
+                wake(one)  # type: ignore[arg-type]
+                begun[2].cancel()
+
+            group.changed = wake_whoever_leaves  # type: ignore[method-assign, assignment]
+            begun[0].cancel()
+            await until(lambda: begun[0].done() and begun[2].done(), "both have left")
+            await until(lambda: (member.in_flight, group.waiting) == (2, 1), "the fourth took the turn")
+        for end in (1, 3, 4):
+            assert verifies(group, await begun[end])
+
+
+async def test_whose_turn_has_come_is_not_refused(stores: list[Store]) -> None:
+    """A request that is the next in line is not refused for how many wait behind it."""
+    async with make_group(stores[:1], PATIENT) as group:
+        (member,) = group.members
+        assert member._life is not None
+        with hung(member.pid):
+            begun = [asyncio.create_task(sign(group)) for _ in range(40)]
+            await until(lambda: group.waiting + member.in_flight == 40, "all have asked")
+            member._life.health = Health(latency_s=0.5)  # so that the last in the line would wait for long
+            waiting = group.waiting
+            for _ in range(5):
+                group.changed(member)
+                await until(lambda: group.waiting == waiting, "who was woken waits again")
+        for signature in await asyncio.gather(*begun):
+            assert verifies(group, signature)
+
+
+async def test_a_stall_costs_no_request(stores: list[Store]) -> None:
+    """A third of a second in which the only HSM does nothing makes requests wait; none is refused for that."""
+    async with make_group(stores[:1]) as group:
+        async with Load(group, rate=400, tasks=200) as load:
+            await load.more(200)
+            with hung(group.members[0].pid):
+                over = time.monotonic() + 0.3
+                await until(lambda: time.monotonic() > over, "the HSM stalls")
+            await load.more(200)
+        assert (load.errors, load.unverified) == ([], 0)
+        assert load.slowest_s < group.failover.budget_s
+        assert group.members[0].starts == 1
+
+
+async def test_a_line_that_is_full(stores: list[Store]) -> None:
+    """When too many requests wait already, one more is told at once to try later; the others are served."""
+    failover = Failover(attempt_timeout_s=20, budget_s=20, keep_alive_s=3600)
+    async with make_group(stores[:1], failover) as group:
+        (member,) = group.members
+        with hung(member.pid):
+            begun = [asyncio.create_task(sign(group, timeout_s=30)) for _ in range(MAX_WAITING + member.slots)]
+            await until(lambda: group.waiting == MAX_WAITING, "the line is full")
+            before = time.monotonic()
+            with pytest.raises(OverloadedError, match=f"{MAX_WAITING} requests wait for the HSM already"):
+                await sign(group)
+            assert time.monotonic() - before < 0.1
+        ends = await asyncio.gather(*begun, return_exceptions=True)
+        assert [end for end in ends if isinstance(end, BaseException)] == []
+        assert group.waiting == 0
+
+
+async def test_more_than_can_be_signed_in_time(stores: list[Store]) -> None:
+    """A request that would wait longer than it may is told so at once, and those before it are served."""
+    async with make_group(stores[:1], Failover(attempt_timeout_s=0.1, budget_s=0.1)) as group:
+        before = time.monotonic()
+        begun = [asyncio.create_task(sign(group, "trust")) for _ in range(800)]
+        await until(lambda: any(one.done() and one.exception() for one in begun), "one is refused")
+        assert time.monotonic() - before < 0.1
+        ends = await asyncio.gather(*begun, return_exceptions=True)
+        assert time.monotonic() - before < group.failover.budget_s + 0.4
+        refused = [end for end in ends if isinstance(end, OverloadedError)]
+        assert refused
+        assert "requests wait for the HSM and would take" in str(refused[0])
+        assert sum(isinstance(end, bytes) for end in ends) > 5
+        assert all(isinstance(end, bytes | OverloadedError | UnavailableError) for end in ends)
+        assert group.members[0].starts == 1
+
+
+# --- what it tells ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_groups_states(stores: list[Store], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log and the counters tell each change of the group: how many members are left, and how urgent that is."""
+    caplog.set_level("INFO", "hsmitm.group")
+    own = [copy_of(stores[0], tmp_path / name) for name in ("one", "two")]
+    async with make_group(own) as group:
+        assert group.state is GroupState.HEALTHY
+        caplog.clear()
+        first, second = group.members
+        for store in own:
+            store.pin_file.rename(store.directory / "away")
+        kill(first)
+        await until(lambda: group.state is GroupState.LAST, "one member is left")
+        kill(second)
+        await until(lambda: group.state is GroupState.OUTAGE, "no member is left")
+        assert abs(group.since - time.time()) < 5
+        for store in own:
+            (store.directory / "away").rename(store.pin_file)
+        await until(lambda: group.state is GroupState.HEALTHY, "all members are back")
+        first.doubt("for this test")
+        await until(lambda: group.state is GroupState.HEALTHY and first.state is State.UP, "it is trusted again")
+        told = [
+            (record.levelname, *record.message.split(": ")[1:]) for record in caplog.records if "group" in record.name
+        ]
+        assert told[:2] == [
+            ("WARNING", "healthy -> last", "member m1 is down"),
+            ("ERROR", "last -> outage", "member m2 is down"),
+        ]
+        assert [line[:2] for line in told[2:]] == [
+            ("INFO", "outage -> last"),
+            ("INFO", "last -> healthy"),
+            ("INFO", "healthy -> degraded"),
+            ("INFO", "degraded -> healthy"),
+        ]
+        assert steps(caplog.messages, "group") == [line[1] for line in told]
+        assert transitions(group) == {
+            "outage -> last": 2,
+            "last -> healthy": 2,
+            "healthy -> last": 1,
+            "last -> outage": 1,
+            "healthy -> degraded": 1,
+            "degraded -> healthy": 1,
+        }
+
+
+async def test_an_outage_hurries_every_member(
+    stores: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member that was to stay away for long, while others served, is tried soon once none does."""
+    monkeypatch.setattr(lifecycle, "BACKOFF_FIRST_S", 4.0)
+    own = [copy_of(stores[0], tmp_path / name) for name in ("one", "two")]
+    async with make_group(own) as group:
+        first, second = group.members
+        for store in own:
+            store.pin_file.unlink()
+        kill(first)
+        await until(lambda: first.next_attempt - time.time() > 2, "it is to stay away for seconds")
+        kill(second)
+        await until(lambda: 0 < first.next_attempt - time.time() < 2, "it is tried soon")
+        assert group.state is GroupState.OUTAGE
+
+
+async def test_in_service_is_told_with_patience(stores: list[Store], tmp_path: Path) -> None:
+    """An outage that requests can wait out is none to the workers; a longer one is, until it ends."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with make_group([own], Failover(attempt_timeout_s=0.2, budget_s=0.4)) as group:
+        assert group.in_service()
+        away = own.pin_file.rename(tmp_path / "away")
+        kill(group.members[0])
+        await until(lambda: not group.proved_by("trust"), "the member is gone")
+        began = time.monotonic()
+        assert group.in_service()
+        await until(lambda: not group.in_service(), "the outage is told")
+        assert time.monotonic() - began >= 0.3
+        group.outage_grace_s = 60
+        assert group.in_service()
+        group.outage_grace_s = 0
+        away.rename(own.pin_file)
+        await until(group.in_service, "the end of the outage is told")
+
+
+async def test_a_group_leaves_nothing_behind(stores: list[Store]) -> None:
+    """A group that ends while a member hangs and another was just killed leaves no process and no descriptor."""
+    async with make_group(stores) as group:
+        os.kill(group.members[0].pid, signal.SIGSTOP)
+        kill(group.members[1])
+        begun = [asyncio.create_task(sign(group)) for _ in range(10)]
+        await until(lambda: any(one.done() for one in begun), "requests are under way")
+    for end in await asyncio.gather(*begun, return_exceptions=True):
+        assert isinstance(end, bytes | HsmitmError)

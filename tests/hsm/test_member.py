@@ -1,562 +1,456 @@
-"""A member over the lives of its process: what takes it down, what brings it back, what only an operator can mend."""
+"""A member over the lives of its process: what takes it down, what brings it back, and what it is doubted for."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from msgspec import structs
 
-from hsm import member as member_module
-from hsm import pin, wire
+from hsm import wire
 from hsm.errors import DeadlineError, MemberLostError
-from hsm.lifecycle import State
-from hsm.member import Member, MemberProcess, MemberSettings, Prove
-from hsm.schemes import SCHEMES
-from tests.cas import public_key
-from tests.softhsm import MODULE, PIN, SO_PIN, Store, in_s, make_store
-from tests.waiting import until, wait_until
+from hsm.failover import Failover
+from hsm.life import Life
+from hsm.lifecycle import CRASH_LOOP, State
+from hsm.member import START_FLOOR_S, Member
+from hsm.process import MemberProcess
+from tests.hsm.members import (
+    MESSAGE,
+    alive,
+    children,
+    copy_of,
+    counted,
+    hung,
+    key_of,
+    keys_of,
+    kill,
+    note_change,
+    objects_of,
+    running,
+    steps,
+    transitions,
+)
+from tests.softhsm import MODULE, PIN, SO_PIN, Store, in_s
+from tests.waiting import until
 
-ROOT = Path(__file__).parents[2]
-SCHEME = SCHEMES["ecdsa_secp256r1_sha256"]
-DIGEST = SCHEME.digest(b"message")
-SIGN = wire.Sign("p256", SCHEME.name, DIGEST)
-WRONG_PIN = "wrong-pin-0815"
-FINAL_TRY, LOCKED = 0x20000, 0x40000
-"""CKF_USER_PIN_FINAL_TRY and CKF_USER_PIN_LOCKED (PKCS#11 v3.0, CK_TOKEN_INFO)."""
-
-
-@pytest.fixture
-def refusals(tmp_path: Path) -> pin.Refusals:
-    """An empty record of refused PINs."""
-    found = pin.Refusals(tmp_path / "state")
-    found.prepare()
-    return found
-
-
-async def accept(_member: Member, _opened: wire.Opened) -> None:
-    """A group that takes every member."""
-
-
-@asynccontextmanager
-async def running(
-    settings: MemberSettings, store: Store, refusals: pin.Refusals, prove: Prove = accept, prompted: str | None = None
-) -> AsyncIterator[Member]:
-    """A member that has settled: up, or known not to be."""
-    member = Member(settings, store.uris(), refusals, prove, prompted)
-    life = asyncio.create_task(member.run())
-    try:
-        await until(lambda: member.settled.is_set() or life.done(), "the member is up, or known not to be")
-        if life.done():
-            life.result()  # its life ends by itself in quarantine alone, and without an exception
-        yield member
-    finally:
-        life.cancel()
-        await asyncio.gather(life, return_exceptions=True)
-        await member.stop()
+QUIET = Failover(attempt_timeout_s=0.4, budget_s=5, keep_alive_s=3600)
+"""No test signatures but those that something asks for."""
+WATCHFUL = Failover(attempt_timeout_s=0.4, budget_s=5, keep_alive_s=0.1)
 
 
-def pid(member: Member) -> int:
-    """The process of a member that has one."""
-    assert member._process is not None
-    return member._process.pid
+async def ask(member: Member, timeout_s: float = 10) -> bytes:
+    """A signature by the key untrust, which the member has verified."""
+    key = member._keys["untrust"]
+    return await member.sign(key.request(MESSAGE, key.scheme.digest(MESSAGE)), in_s(timeout_s), "mint")
 
 
-@contextmanager
-def hung(process: int) -> Iterator[None]:
-    """A process that does nothing, as in a call that does not return; it goes on afterwards if it is still there."""
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        if alive(process):
-            os.kill(process, signal.SIGCONT)
-
-
-def alive(process: int) -> bool:
-    """Whether a process runs. One that ended may wait to be reaped by a parent that never does."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-async def signs(member: Member, store: Store) -> bool:
-    """Whether the member makes a right signature."""
-    signed = await member.sign(SIGN, in_s(10))
-    return SCHEME.verifies(public_key(store, "p256"), DIGEST, signed.signature)
-
-
-def wrong(store: Store, directory: Path) -> MemberSettings:
-    """A member on `store` whose PIN file holds another PIN."""
-    path = directory / "pin"
-    path.write_text(WRONG_PIN)
-    path.chmod(0o600)
-    return store.settings(pin_file=path)
+def self_tests(member: Member) -> float:
+    """Test signatures that the member made."""
+    return counted(member._peers, "hsmitm_signatures_total", purpose="test")
 
 
 # --- up, down and up again --------------------------------------------------------------------------------------------
 
 
-async def test_comes_up(store: Store, refusals: pin.Refusals, caplog: pytest.LogCaptureFixture) -> None:
-    """A member that is configured rightly logs in, finds its keys and signs; the log has a line for each step."""
+async def test_comes_up(stores: list[Store], caplog: pytest.LogCaptureFixture) -> None:
+    """A member that is configured rightly logs in, proves its keys and signs; the log has a line for each step."""
     caplog.set_level("INFO", "hsmitm.member")
-    async with running(store.settings(), store, refusals) as member:
-        assert (member.state, member.starts, member.sessions, member.in_flight) == (State.UP, 1, 2, 0)
-        assert member.serving
+    async with running(stores[0]) as member:
+        assert (member.state, member.starts, member.attempts, member.next_attempt) == (State.UP, 1, 0, 0)
+        assert (member.sessions, member.in_flight, member.serving, member.last_error) == (2, 0, True, "")
+        assert member.found == stores[0].keys
+        assert [member.problem(key) for key in stores[0].keys] == ["", ""]
         assert member.opened is not None
-        assert member.opened.keys == store.keys
-        assert await signs(member, store)
-        process = pid(member)
+        assert await ask(member)
+        process = member.pid
         assert f"process {process}, partition {member.opened.partition}, 2 sessions" in member.reason
-    assert (member.state, member.serving, member.sessions) == (State.STOPPED, False, 0)
+    assert (member.state, member.serving, member.sessions, member.pid) == (State.STOPPED, False, 0, 0)
     assert not alive(process)
-    assert [line.partition(": ")[2].partition(":")[0] for line in caplog.messages] == [
-        "down -> starting",
-        "starting -> up",
-        "up -> stopped",
-    ]
+    assert steps(caplog.messages, "member m1") == ["down -> starting", "starting -> up", "up -> stopped"]
     assert PIN not in caplog.text
 
 
-async def test_a_killed_process_is_replaced(
-    store: Store, refusals: pin.Refusals, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A member whose process is killed says that it is down, and signs again within seconds."""
-    async with running(store.settings(), store, refusals) as member:
-        first = pid(member)
-        os.kill(first, signal.SIGKILL)
-        await until(lambda: member.transitions[State.DOWN] == 1, "the member is down")
+async def test_a_killed_process_is_replaced(stores: list[Store], caplog: pytest.LogCaptureFixture) -> None:
+    """A member whose process is killed says that it is down and why, and signs again within seconds."""
+    async with running(stores[0]) as member:
+        first = kill(member)
+        await until(lambda: member.state is State.DOWN, "the member is down")
+        assert member.last_error == f"member process {first}: it was killed by signal 9"
+        assert abs(member.last_error_at - time.time()) < 5
+        assert member.problem("trust") == f"member is down: {member.last_error}"
         await until(lambda: member.state is State.UP, "the member is up again", 5)
-        assert pid(member) != first
+        assert member.pid != first
         assert member.starts == 2
-        assert await signs(member, store)
-        assert member.transitions == {
-            State.STARTING: 2,
-            State.UP: 2,
-            State.DOWN: 1,
-            State.QUARANTINED: 0,
-            State.STOPPED: 0,
+        assert await ask(member)
+        assert transitions(member._peers, "m1") == {
+            "down -> starting": 2,
+            "starting -> up": 2,
+            "up -> down": 1,
         }
-    assert caplog.messages == [f"member m1: up -> down: member process {first}: it was killed by signal 9"]
+    assert [line for line in caplog.messages if line.startswith("member")] == [
+        f"member m1: up -> down: member process {first}: it was killed by signal 9"
+    ]
 
 
-async def test_requests_of_a_killed_process_fail_at_once(store: Store, refusals: pin.Refusals) -> None:
+async def test_requests_of_a_killed_process_fail_at_once(stores: list[Store]) -> None:
     """A request that the member's process takes with it fails at once, not with its deadline."""
-    async with running(store.settings(), store, refusals) as member:
-        with hung(pid(member)):
-            call = asyncio.create_task(member.sign(SIGN, in_s(60)))
+    async with running(stores[0], QUIET) as member:
+        with hung(member.pid):
+            call = asyncio.create_task(ask(member, 60))
             await until(lambda: member.in_flight == 1, "the request is sent")
-            os.kill(pid(member), signal.SIGKILL)
+            kill(member)
             with pytest.raises(MemberLostError, match="closed under the request"):
                 await call
         assert member.in_flight == 0
 
 
-async def test_is_restarted_on_demand(store: Store, refusals: pin.Refusals) -> None:
-    """A member that is told to restart comes back with another process."""
-    async with running(store.settings(), store, refusals) as member:
-        first = pid(member)
-        await member.restart()
-        assert not alive(first)
-        await until(lambda: member.starts == 2 and member.state is State.UP, "the member is up again", 5)
-        assert await signs(member, store)
+async def test_a_member_without_a_process_signs_nothing(stores: list[Store], tmp_path: Path) -> None:
+    """A request to a member that is not in service fails at once, and names its state."""
+    async with running(stores[0].settings(pin_file=tmp_path / "missing"), keys=keys_of(stores[0])) as member:
+        with pytest.raises(MemberLostError, match="member m1 is quarantined"):
+            await ask(member)
 
 
-async def test_a_member_without_a_process_signs_nothing(store: Store, refusals: pin.Refusals) -> None:
-    """A request to a member that is not running fails at once, and names its state."""
-    member = Member(store.settings(), store.uris(), refusals, accept)
-    with pytest.raises(MemberLostError, match="member m1 is stopped"):
-        await member.sign(SIGN, in_s(10))
+async def test_a_process_that_is_gone_serves_nothing(stores: list[Store]) -> None:
+    """From the moment its process is known to be gone a member serves no key, and says so of each."""
+    async with running(stores[0], QUIET) as member:
+        assert member._life is not None
+        await member._life.process.end()
+        assert (member.state, member.serving, member.serves("trust")) == (State.UP, False, False)
+        assert member.problem("trust") == "its process is gone"
 
 
-async def test_what_was_found_is_looked_at_first(store: Store, refusals: pin.Refusals) -> None:
-    """A member that does not pass the group's test is not up; it starts afresh and is tested again."""
-    tested: list[State] = []
-
-    async def prove(member: Member, opened: wire.Opened) -> None:
-        tested.append(member.state)
-        assert opened.keys == store.keys
-        if len(tested) == 1:
-            await member.sign(wire.Sign("absent", SCHEME.name, DIGEST), in_s(10))
-
-    async with running(store.settings(), store, refusals, prove) as member:
-        await until(lambda: member.state is State.UP, "the member is up", 5)
-        assert tested == [State.STARTING, State.STARTING]
-        assert (member.starts, member.transitions[State.UP], member.transitions[State.DOWN]) == (2, 1, 1)
+async def test_a_member_that_cannot_come_up_waits_longer_and_longer(stores: list[Store], tmp_path: Path) -> None:
+    """A member that was up and cannot start tells how often that was tried and when it is next; then it is up again."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with running(own) as member:
+        away = own.pin_file.rename(tmp_path / "away")
+        kill(member)
+        await until(lambda: member.attempts >= 5 and member.state is State.DOWN, "the member was tried five times")
+        assert 0 < member.next_attempt - time.time() < 2
+        assert member.reason == f"cannot read the PIN file {own.pin_file}: No such file or directory"
+        away.rename(own.pin_file)
+        await until(lambda: member.state is State.UP, "the member is up again", 5)
+        assert (member.attempts, member.next_attempt) == (0, 0)
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.subprocess.Process]:
-    """The processes that are started from here on."""
-    processes: list[asyncio.subprocess.Process] = []
-    start = asyncio.create_subprocess_exec
-
-    async def recorded(*args: Any, **kwargs: Any) -> asyncio.subprocess.Process:
-        processes.append(await start(*args, **kwargs))
-        return processes[-1]
-
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", recorded)
-    return processes
+async def test_a_crash_loop_is_told(stores: list[Store], caplog: pytest.LogCaptureFixture) -> None:
+    """A member whose process ends again and again is started again and again, and an error asks to look at it."""
+    async with running(stores[0]) as member:
+        for starts in range(1, CRASH_LOOP + 1):
+            process = kill(member)
+            await until(lambda now=starts: member.starts > now and member.state is State.UP, "the member is up again")
+        last = f"member process {process}: it was killed by signal 9"
+    assert [
+        record.message for record in caplog.records if record.levelname == "ERROR" and "minute" in record.message
+    ] == [f"member m1 was started {CRASH_LOOP + 1} times within a minute; last error: {last}"]
 
 
-async def is_reaped(process: asyncio.subprocess.Process) -> bool:
-    """Whether its end was waited for; if not, that is made up for here."""
-    reaped = process.returncode is not None
-    if not reaped:
-        process.kill()
-        await process.wait()
-    return reaped
-
-
-async def test_stopping_while_it_starts_leaves_no_process(
-    store: Store,
-    refusals: pin.Refusals,
-    started: list[asyncio.subprocess.Process],
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_start_that_hangs(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A member that is stopped the moment its process was started ends that process."""
-    start = asyncio.create_subprocess_exec
+    """A process that hangs while it starts is killed after the time that a start may take, and the next one serves."""
+    before = children()
+    spawn, stopped = MemberProcess.spawn, []
 
-    async def cancelled(*args: Any, **kwargs: Any) -> asyncio.subprocess.Process:
-        process = await start(*args, **kwargs)
-        life.cancel()
+    async def hang_once(environment: dict[str, str], on_lost: Callable[[], None] | None = None) -> MemberProcess:
+        process = await spawn(environment, on_lost)
+        if not stopped:
+            os.kill(process.pid, signal.SIGSTOP)
+            stopped.append(process.pid)
         return process
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", cancelled)
-    member = Member(store.settings(), store.uris(), refusals, accept)
-    life = asyncio.create_task(member.run())
-    await asyncio.gather(life, return_exceptions=True)
-    await member.stop()
-    (process,) = started
-    assert await is_reaped(process)
+    monkeypatch.setattr(MemberProcess, "spawn", hang_once)
+    settings = structs.replace(stores[0].settings(), start_timeout_s=0.4)
+    async with running(settings, keys=keys_of(stores[0])) as member:
+        assert (member.state, member.last_error) == (State.DOWN, "it did not start within 0.4 s")
+        assert not alive(stopped[0])
+        await until(lambda: len(children()) <= len(before) + 1, "the process that hung is reaped")
+    assert steps(caplog.messages, "member m1") == ["starting -> down"]
 
 
-async def test_stopping_while_its_process_ends_leaves_none(
-    store: Store, refusals: pin.Refusals, started: list[asyncio.subprocess.Process], tmp_path: Path
+async def test_a_start_is_not_waited_for_longer_than_starts_take(stores: list[Store]) -> None:
+    """Once it is known how long a start takes, one that hangs costs seconds, not the whole time that it may take."""
+    settings = structs.replace(stores[0].settings(), start_timeout_s=600.0)
+    async with running(settings, keys=keys_of(stores[0])) as member:
+        assert START_FLOOR_S <= member._start_timeout_s < 60
+
+
+async def test_a_process_that_ends_under_its_proof(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A member that is stopped while its process is being ended waits for that end."""
-    member = Member(wrong(store, tmp_path), store.uris(), refusals, accept)
-    life = asyncio.create_task(member.run())
-    await member.settled.wait()
-    life.cancel()
-    await asyncio.gather(life, return_exceptions=True)
-    await member.stop()
-    (process,) = started
-    assert await is_reaped(process)
+    """A member whose process ends while it proves its keys is not up; it is started afresh and proves them again."""
+    prove, lives = Life.prove, []
+
+    async def die_first(life: Life) -> None:
+        lives.append(life)
+        if len(lives) == 1:
+            life.process._process.kill()
+        await prove(life)
+
+    monkeypatch.setattr(Life, "prove", die_first)
+    async with running(stores[0]) as member:
+        await until(lambda: member.state is State.UP, "the member is up", 5)
+        assert (member.starts, len(lives)) == (2, 2)
+        assert transitions(member._peers, "m1") == {
+            "down -> starting": 2,
+            "starting -> down": 1,
+            "starting -> up": 1,
+        }
+    assert steps(caplog.messages, "member m1") == ["starting -> down"]
 
 
-# --- PINs -------------------------------------------------------------------------------------------------------------
-
-
-async def test_a_wrong_pin_is_tried_once(
-    store: Store,
-    refusals: pin.Refusals,
-    spawned: list[dict[str, str]],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+async def test_keys_that_are_away_for_a_moment(
+    stores: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong PIN is tried exactly once, whatever is restarted, until the operator gives another one."""
-    settings = wrong(store, tmp_path)
-    record = refusals.path("m1")
-    async with running(settings, store, refusals) as member:
-        assert (member.state, member.starts) == (State.QUARANTINED, 1)
-        assert "CKR_PIN_INCORRECT" in member.reason
-        assert record.stat().st_mode & 0o777 == 0o600
-    assert len(spawned) == 1
-    async with running(settings, store, pin.Refusals(record.parent)) as member:
-        assert member.state is State.QUARANTINED
-        assert "refused this PIN before" in member.reason
-        assert str(record) in member.reason
-    assert len(spawned) == 1
-    assert len(caplog.messages) == 2
-    assert WRONG_PIN not in caplog.text + record.read_text()
-    (tmp_path / "pin").write_text(PIN)
-    async with running(settings, store, pin.Refusals(record.parent)) as member:
-        assert member.state is State.UP
-        assert not record.exists()
-    assert len(spawned) == 2
+    """Keys that the HSM could not sign with while its member started are served soon after, without an operator."""
+    own = copy_of(stores[0], tmp_path / "own")
+    (token,) = (own.directory / "tokens").iterdir()
+    prove, lives = Life.prove, []
 
-
-async def test_a_pin_that_was_changed_under_a_member(
-    store: Store, refusals: pin.Refusals, spawned: list[dict[str, str]], tmp_path: Path
-) -> None:
-    """A member that was up and whose PIN is no longer right tries it once at its next start, and then waits."""
-    settings = wrong(store, tmp_path)
-    (tmp_path / "pin").write_text(PIN)
-    async with running(settings, store, refusals) as member:
-        assert member.state is State.UP
-        (tmp_path / "pin").write_text(WRONG_PIN)
-        await member.restart()
-        await until(lambda: "CKR_PIN_INCORRECT" in member.reason, "the PIN is tried")
-        assert member.state is State.QUARANTINED
-        assert refusals.path("m1").exists()
-    assert len(spawned) == 2
-
-
-def set_token_flags(store: Store, flags: int) -> None:
-    """Have the token say more of itself: SoftHSM keeps its flags, but never sets these, in its token object.
-
-    There an attribute is its type (CKA_OS_TOKENFLAGS), its kind and its value, each of eight bytes.
-    """
-    (path,) = store.directory.glob("tokens/*/token.object")
-    content = path.read_bytes()
-    at = content.index((0x8000534B).to_bytes(8)) + 16
-    value = int.from_bytes(content[at : at + 8]) & ~(FINAL_TRY | LOCKED) | flags
-    path.write_bytes(content[:at] + value.to_bytes(8) + content[at + 8 :])
-
-
-@pytest.mark.parametrize(
-    ("flag", "reason"),
-    [(FINAL_TRY, "one more wrong PIN locks it"), (LOCKED, "is locked")],
-    ids=["at its final try", "locked"],
-)
-async def test_a_pin_in_danger_is_not_tried(
-    softhsm_module: str, refusals: pin.Refusals, tmp_path: Path, flag: int, reason: str
-) -> None:
-    """A PIN at its final try, or locked, is not tried; once the operator has cleared that, the same PIN is good."""
-    own = await make_store(tmp_path / "own", {})
-    set_token_flags(own, flag)
-    async with running(own.settings(), own, refusals) as member:
-        assert member.state is State.QUARANTINED
-        assert reason in member.reason
-    set_token_flags(own, 0)
-    async with running(own.settings(), own, refusals) as member:
-        assert member.state is State.UP, member.reason
-
-
-async def test_a_wrong_pin_is_tried_once_even_if_it_cannot_be_noted(
-    store: Store, spawned: list[dict[str, str]], tmp_path: Path
-) -> None:
-    """A wrong PIN is not tried again by a running signer, even where its state directory cannot be written."""
-    async with running(wrong(store, tmp_path), store, pin.Refusals(tmp_path / "removed")) as member:
-        assert member.state is State.QUARANTINED, member.reason
-        assert "CKR_PIN_INCORRECT" in member.reason
-    assert len(spawned) == 1
-
-
-async def test_a_damaged_record_of_a_refusal(
-    store: Store, refusals: pin.Refusals, spawned: list[dict[str, str]]
-) -> None:
-    """A record of a refused PIN that was cut off, as by a full disk, may mean this PIN: it waits for an operator."""
-    refusals.path("m1").write_text("abc")
-    async with running(store.settings(), store, refusals) as member:
-        assert member.state is State.QUARANTINED
-        assert str(refusals.path("m1")) in member.reason
-    assert spawned == []
-
-
-async def test_a_pin_that_was_asked_for(store: Store, refusals: pin.Refusals, tmp_path: Path) -> None:
-    """A PIN that was typed at start is used for every start of the member; without one the operator reads so."""
-    plain = store.settings()
-    settings = MemberSettings(
-        name=plain.name, module=plain.module, selector=plain.selector, pin=pin.PinSource(prompt=True), sessions=1,
-        environment=plain.environment,
-    )  # fmt: skip
-    async with running(settings, store, refusals, prompted=PIN) as member:
-        assert member.state is State.UP
-        await member.restart()
-        await until(lambda: member.starts == 2 and member.state is State.UP, "the member is up again", 5)
-    async with running(settings, store, refusals) as member:
-        assert (member.state, member.reason) == (State.QUARANTINED, "the prompt gives no PIN")
-
-
-# --- what only an operator can mend, and what mends itself ------------------------------------------------------------
-
-
-async def test_a_missing_module_waits_for_an_operator(store: Store, refusals: pin.Refusals, tmp_path: Path) -> None:
-    """A member whose library is not there is quarantined after one start, with the library's path."""
-    plain = store.settings()
-    path = str(tmp_path / "missing.so")
-    settings = MemberSettings(name="m1", module=path, selector=plain.selector, pin=plain.pin, sessions=1)
-    async with running(settings, store, refusals) as member:
-        assert (member.state, member.starts, member.serving) == (State.QUARANTINED, 1, False)
-        assert path in member.reason
-    assert member.transitions[State.QUARANTINED] == 1
-
-
-async def test_a_missing_pin_file_waits_for_an_operator(
-    store: Store, refusals: pin.Refusals, spawned: list[dict[str, str]], tmp_path: Path
-) -> None:
-    """A member whose PIN file is not there is quarantined without a login, and the file is named."""
-    async with running(store.settings(pin_file=tmp_path / "missing"), store, refusals) as member:
-        assert member.state is State.QUARANTINED
-        assert member.reason == f"cannot read the PIN file {tmp_path / 'missing'}: No such file or directory"
-    assert spawned == []
-
-
-async def test_an_hsm_that_is_reached_later(softhsm_module: str, refusals: pin.Refusals, tmp_path: Path) -> None:
-    """A member whose HSM shows nothing at start is tried again, and is up once the HSM is there."""
-    there = await make_store(tmp_path / "there", {})
-    away = there.directory / "away"
-    (there.directory / "tokens").rename(away)
-    (there.directory / "tokens").mkdir()
-    async with running(there.settings(), there, refusals) as member:
-        assert member.state is State.DOWN
-        assert "shows no initialised partition" in member.reason
-        (there.directory / "tokens").rmdir()
-        away.rename(there.directory / "tokens")
-        await until(lambda: member.state is State.UP, "the member is up")
-        assert member.transitions[State.QUARANTINED] == 0
-
-
-async def test_a_partition_that_was_up_may_come_back(
-    softhsm_module: str, refusals: pin.Refusals, tmp_path: Path
-) -> None:
-    """A member that was up and whose partition vanishes is not given up: it is up once the partition is back."""
-    own = await make_store(tmp_path / "own", {"p256": "p256"})
-    async with running(own.settings(), own, refusals) as member:
-        (token,) = (own.directory / "tokens").iterdir()
+    async def prove_in_a_bad_moment(life: Life) -> None:
+        lives.append(life)
+        if len(lives) > 1:
+            await prove(life)
+            return
         token.rename(own.directory / "away")
-        another = await MemberProcess.spawn(own.environment)
-        await another.channel.call(wire.Initialise(MODULE, "another", SO_PIN, PIN), in_s(20))
-        await another.end()
-        await member.restart()
-        await until(lambda: "no partition has label 'tests'" in member.reason, "the member misses its partition")
-        assert member.state is State.DOWN
-        (own.directory / "away").rename(token)
-        await until(lambda: member.state is State.UP, "the member is up again")
-        assert await signs(member, own)
+        try:
+            await prove(life)
+        finally:
+            (own.directory / "away").rename(token)
+
+    monkeypatch.setattr(Life, "prove", prove_in_a_bad_moment)
+    async with running(own) as member:
+        await until(lambda: member.serves("trust") and member.serves("untrust"), "the keys are served", 5)
 
 
-async def test_a_store_that_vanishes_under_a_member(
-    softhsm_module: str, refusals: pin.Refusals, tmp_path: Path
-) -> None:
-    """A partition whose store is gone fails a few requests, is restarted, and signs again once the store is back."""
-    own = await make_store(tmp_path / "own", {"p256": "p256"})
-    async with running(own.settings(sessions=1), own, refusals) as member:
-        assert await signs(member, own)
-        tokens = own.directory / "tokens"
-        tokens.rename(own.directory / "away")
-        tokens.mkdir()
-        for _ in range(member_module.LOSSES_IN_A_ROW):
-            assert member.state is State.UP
-            with pytest.raises(MemberLostError):
-                await member.sign(SIGN, in_s(10))
-        await until(lambda: member.state is State.DOWN, "the member is down")
-        tokens.rmdir()
-        (own.directory / "away").rename(tokens)
-        await until(lambda: member.state is State.UP, "the member is up again")
-        assert await signs(member, own)
-        assert member.starts >= 2
+async def test_keys_that_are_put_there_later(stores: list[Store], tmp_path: Path) -> None:
+    """A member that has none of its keys looks for them with each of its tests, and serves them once they are there."""
+    own = copy_of(stores[0], tmp_path / "own")
+    paths = [path for label in own.keys for path in objects_of(own, label)]
+    away = [(path, path.rename(tmp_path / path.name)) for path in paths]
+    async with running(own, WATCHFUL) as member:
+        assert (member.state, member.serves("trust")) == (State.UP, False)
+        for path, there in away:
+            there.rename(path)
+        note_change(own)
+        await until(lambda: member.serves("trust") and member.serves("untrust"), "the keys are served", 5)
+        assert member.starts == 1
 
 
 # --- a member that hangs ----------------------------------------------------------------------------------------------
 
 
-async def test_a_hung_process_is_replaced(
-    store: Store, refusals: pin.Refusals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A member that hangs costs a request its deadline; then its process is killed and another one signs."""
-    monkeypatch.setattr(member_module, "HANG_S", 0.2)
-    async with running(store.settings(), store, refusals) as member:
-        first = pid(member)
+async def test_a_hung_process_is_replaced(stores: list[Store], caplog: pytest.LogCaptureFixture) -> None:
+    """A member that hangs costs a request its time; it is doubted, then killed, and another process signs."""
+    async with running(stores[0], QUIET) as member:
+        first = member.pid
         with hung(first):
             before = time.monotonic()
             with pytest.raises(DeadlineError):
-                await member.sign(SIGN, in_s(0.4))
-            assert time.monotonic() - before < 3
+                await ask(member, QUIET.attempt_timeout_s)
+            assert member.state is State.SUSPECT
+            assert member.serving
+            await until(lambda: member.state is State.DOWN, "the member is down")
+            assert time.monotonic() - before < 2 * QUIET.attempt_timeout_s + 0.5
+            await until(lambda: member.state is State.UP, "the member is up again", 5)
             assert not alive(first)
+            assert await ask(member)
+            assert member.starts == 2
+    assert [line for line in caplog.messages if "hangs" in line] == [
+        "member m1: suspect -> down: it hangs: no answer before the deadline to its test signature"
+    ]
+    assert steps(caplog.messages, "member m1") == ["up -> suspect", "suspect -> down"]
+
+
+async def test_a_hang_is_found_before_a_client_meets_it(stores: list[Store]) -> None:
+    """A member that hangs while nobody asks it anything is replaced all the same."""
+    async with running(stores[0], WATCHFUL) as member:
+        with hung(member.pid):
             await until(lambda: member.starts == 2 and member.state is State.UP, "the member is up again", 5)
-            assert await signs(member, store)
-    assert [line for line in caplog.messages if "answered nothing for" in line] == [
-        "member m1 has answered nothing for 0.2 s; killing it"
+        steps_taken = transitions(member._peers, "m1")
+        assert (steps_taken["up -> suspect"], steps_taken["suspect -> down"]) == (1, 1)
+
+
+async def test_a_slow_answer_is_no_hang(stores: list[Store]) -> None:
+    """A member that answers late once, and soon again, is doubted for a moment and keeps its process."""
+    async with running(stores[0], QUIET) as member:
+        first = member.pid
+        with hung(first), pytest.raises(DeadlineError):
+            await ask(member, QUIET.attempt_timeout_s)
+        await until(lambda: member.state is State.UP, "the member is trusted again")
+        assert await ask(member)
+        assert (member.pid, member.starts) == (first, 1)
+        assert transitions(member._peers, "m1")["suspect -> up"] == 1
+
+
+async def test_a_request_with_little_time_left_says_nothing(stores: list[Store]) -> None:
+    """A request that comes with hardly any time left, or with none, does not have the member doubted."""
+    async with running(stores[0], QUIET) as member:
+        with hung(member.pid), pytest.raises(DeadlineError, match="no answer before the deadline"):
+            await ask(member, 0.05)
+        with pytest.raises(DeadlineError, match="before the request was sent"):
+            await ask(member, 0)
+        assert await ask(member)
+        assert "up -> suspect" not in transitions(member._peers, "m1")
+
+
+async def test_sessions_that_hang_beside_others(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A member one of whose sessions hangs gets a new process beside the old one, and is not out of service."""
+    ask_process, told = Life.vital, []
+
+    async def vital(life: Life, deadline: float) -> wire.Vital:
+        answer = await ask_process(life, deadline)
+        if told:
+            return answer
+        told.append(answer)
+        return structs.replace(answer, oldest_s=WATCHFUL.hang_s + 1)
+
+    monkeypatch.setattr(Life, "vital", vital)
+    async with running(stores[0], WATCHFUL) as member:
+        first = member.pid
+        await until(lambda: member.pid not in (first, 0), "the process is replaced")
+        await until(lambda: not alive(first), "the old process is gone")
+        assert await ask(member)
+        assert transitions(member._peers, "m1") == {"down -> starting": 1, "starting -> up": 1}
+    assert caplog.messages == ["member m1: a session has not answered for 2.0 s; replacing its process"]
+
+
+# --- doubts and tests -------------------------------------------------------------------------------------------------
+
+
+async def test_a_member_that_fails_requests_is_examined(stores: list[Store], caplog: pytest.LogCaptureFixture) -> None:
+    """Five failed requests in a row have a member doubted; its own signature clears it, without a restart."""
+    caplog.set_level("INFO", "hsmitm.member")
+    error = MemberLostError("CKR_DEVICE_ERROR (0x30) while signing", 0x30)
+    async with running(stores[0], QUIET) as member:
+        for _ in range(4):
+            member.blame(error)
+        assert member.state is State.UP
+        member.blame(error)
+        assert member.state is State.SUSPECT
+        await until(lambda: member.state is State.UP, "the member is trusted again")
+        for _ in range(4):
+            member.blame(error)
+        assert member.state is State.UP
+        assert member.starts == 1
+    assert [line for line in caplog.messages if "suspect" in line] == [
+        f"member m1: up -> suspect: too many requests failed, the last with {error}",
+        "member m1: suspect -> up: its test signature is good",
     ]
 
 
-async def test_a_slow_answer_is_no_hang(store: Store, refusals: pin.Refusals) -> None:
-    """A member that answers late once, and soon again, keeps its process."""
-    async with running(store.settings(), store, refusals) as member:
-        first = pid(member)
-        with hung(first), pytest.raises(DeadlineError):
-            await member.sign(SIGN, in_s(0.1))
-        assert await signs(member, store)
-        assert (pid(member), member.starts) == (first, 1)
+async def test_failed_requests_ask_for_few_tests(stores: list[Store]) -> None:
+    """A failed request has the member tested soon; many of them, as of bad input, do not drive one test each."""
+    async with running(stores[0], QUIET) as member:
+        before, begun = self_tests(member), time.monotonic()
+
+        def asked_for_long() -> bool:
+            member.ask_for_test()
+            return time.monotonic() - begun > 0.5
+
+        await until(asked_for_long, "half a second of failures")
+        await until(lambda: self_tests(member) > before, "the member is tested")
+        assert self_tests(member) - before <= 4
 
 
-async def test_idleness_is_no_hang(store: Store, refusals: pin.Refusals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member that nobody asked anything for a while is not killed for the first answer that is a little late."""
-    monkeypatch.setattr(member_module, "HANG_S", 0.4)
-    async with running(store.settings(), store, refusals) as member:
-        first, idle_from = pid(member), time.monotonic()
-        await until(lambda: time.monotonic() - idle_from > 0.5, "the member was idle for longer than a hang")
-        with hung(first), pytest.raises(DeadlineError):
-            await member.sign(SIGN, in_s(0.1))
-        assert await signs(member, store)
-        assert (pid(member), member.starts) == (first, 1)
+async def test_an_idle_member_is_tested(stores: list[Store]) -> None:
+    """A member that nobody asks anything proves by signatures of its own that it would answer."""
+    async with running(stores[0], WATCHFUL) as member:
+        before = self_tests(member)
+        await until(lambda: self_tests(member) >= before + 3, "three test signatures")
+        assert member.latency_s > 0
+        assert (member.state, member.starts) == (State.UP, 1)
 
 
-async def test_a_request_that_came_too_late_is_no_hang(
-    store: Store, refusals: pin.Refusals, monkeypatch: pytest.MonkeyPatch
+# --- partitions that go and come --------------------------------------------------------------------------------------
+
+
+async def test_an_hsm_that_is_reached_later(stores: list[Store], tmp_path: Path) -> None:
+    """A member whose HSM shows nothing at start is tried again, and is up once the HSM is there."""
+    own = copy_of(stores[0], tmp_path / "own")
+    tokens = own.directory / "tokens"
+    away = tokens.rename(own.directory / "away")
+    tokens.mkdir()
+    async with running(own) as member:
+        assert member.state is State.DOWN
+        assert "shows no initialised partition" in member.reason
+        tokens.rmdir()
+        away.rename(tokens)
+        await until(lambda: member.state is State.UP, "the member is up")
+        assert "starting -> quarantined" not in transitions(member._peers, "m1")
+
+
+async def test_a_partition_that_was_up_may_come_back(stores: list[Store], tmp_path: Path) -> None:
+    """A member that was up and whose partition vanishes is not given up: it is up once the partition is back."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with running(own, QUIET) as member:
+        (token,) = (own.directory / "tokens").iterdir()
+        away = token.rename(own.directory / "away")
+        another = await MemberProcess.spawn(own.environment)
+        await another.channel.call(wire.Initialise(MODULE, "another", SO_PIN, PIN), in_s(20))
+        await another.end()
+        kill(member)
+        await until(lambda: "no partition has label 'tests'" in member.reason, "the member misses its partition")
+        await until(lambda: member.state is State.DOWN, "the member is down")
+        away.rename(token)
+        await until(lambda: member.state is State.UP, "the member is up again")
+        assert await ask(member)
+
+
+async def test_a_store_that_vanishes_under_a_member(
+    stores: list[Store], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A request whose deadline has passed before it is sent does not cost the member its process."""
-    monkeypatch.setattr(member_module, "HANG_S", 0)
-    async with running(store.settings(), store, refusals) as member:
-        first = pid(member)
-        with pytest.raises(DeadlineError, match="before the request was sent"):
-            await member.sign(SIGN, time.monotonic())
-        assert await signs(member, store)
-        assert (pid(member), member.starts) == (first, 1)
+    """A partition whose store is gone is found out by test signatures, and serves again once the store is back."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with running(own, WATCHFUL) as member:
+        tokens = own.directory / "tokens"
+        away = tokens.rename(own.directory / "away")
+        tokens.mkdir()
+        await until(lambda: member.state is State.DOWN, "the member is down")
+        assert member.state is State.DOWN
+        tokens.rmdir()
+        away.rename(tokens)
+        await until(lambda: member.state is State.UP and member.starts > 1, "the member is up again")
+        assert await ask(member)
+    assert any("up -> down: none of its keys can be used any more" in line for line in caplog.messages)
 
 
-# --- what others can see of it ----------------------------------------------------------------------------------------
+async def test_a_request_that_meets_a_vanished_store(stores: list[Store], tmp_path: Path) -> None:
+    """A request that finds its key gone has the other keys tried at once: a lost login looks the same."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with running(own, QUIET) as member:
+        tokens = own.directory / "tokens"
+        away = tokens.rename(own.directory / "away")
+        tokens.mkdir()
+        with pytest.raises(MemberLostError):
+            await ask(member)
+        await until(lambda: member.state is State.DOWN, "the member is down", 5)
+        tokens.rmdir()
+        away.rename(tokens)
+        await until(lambda: member.state is State.UP, "the member is up again")
+        assert await ask(member)
 
 
-async def test_its_process_shows_no_secret(
-    store: Store, refusals: pin.Refusals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A member process has one socket, an environment of its own without any PIN, and would leave no core dump."""
-    monkeypatch.setenv("TEST_PIN", PIN)
-    monkeypatch.setenv("TEST_OTHER", "another member's secret")
-    plain = store.settings()
-    settings = MemberSettings(
-        name="m1", module=MODULE, selector=plain.selector, pin=pin.PinSource(env="TEST_PIN"), sessions=1,
-        environment=plain.environment | {"TEST_VENDOR": "configured"},
-    )  # fmt: skip
-    async with running(settings, store, refusals) as member:
-        assert member.state is State.UP
-        proc = Path(f"/proc/{pid(member)}")
-        argv = (proc / "cmdline").read_text().split("\0")
-        environment = dict(item.split("=", 1) for item in (proc / "environ").read_text().split("\0") if item)
-        limits = (proc / "limits").read_text().splitlines()
-        descriptors = {int(link.name): str(link.readlink()) for link in (proc / "fd").iterdir()}
-    assert argv[:4] == [sys.executable, "-I", "-m", "hsm.member_process"]
-    assert [number for number, target in descriptors.items() if number > 2 and "socket:" in target] == [int(argv[4])]
-    assert descriptors[0] == "/dev/null"
-    inherited = {"PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH"}
-    assert {name: value for name, value in environment.items() if name not in inherited} == settings.environment
-    assert all(os.environ[name] == value for name, value in environment.items() if name in inherited)
-    assert [line.split()[4:6] for line in limits if line.startswith("Max core file size")] == [["0", "0"]]
-
-
-def be_a_signer(label: str, configuration: str) -> None:
-    """In a child: start a member process, print its pid, and stay."""
-
-    async def stay() -> None:
-        process = await MemberProcess.spawn({"SOFTHSM2_CONF": configuration})
-        await process.channel.call(wire.Open(MODULE, wire.Selector(label=label), PIN, 1, {}), in_s(20))
-        print(process.pid, flush=True)
-        await asyncio.Event().wait()
-
-    asyncio.run(stay())
-
-
-def test_dies_with_its_parent(store: Store) -> None:
-    """A signer that is killed leaves no logged-in process behind."""
-    run = f"import sys; from {__name__} import be_a_signer; be_a_signer(*sys.argv[1:])"
-    with subprocess.Popen(
-        [sys.executable, "-c", run, store.label, store.environment["SOFTHSM2_CONF"]], cwd=ROOT, stdout=subprocess.PIPE
-    ) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        assert alive(child)
-        parent.kill()
-    wait_until(lambda: not alive(child), "the member process is gone")
+async def test_a_member_of_one_key(stores: list[Store], tmp_path: Path) -> None:
+    """A member that loses the only key that it has is out of service with the request that finds out."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with running(own, QUIET, keys={"untrust": key_of(own, "untrust")}) as member:
+        tokens = own.directory / "tokens"
+        away = tokens.rename(own.directory / "away")
+        tokens.mkdir()
+        with pytest.raises(MemberLostError):
+            await ask(member)
+        assert member.state is State.DOWN
+        assert member.reason.startswith("none of its keys is there any more: ")
+        tokens.rmdir()
+        away.rename(tokens)
+        await until(lambda: member.state is State.UP, "the member is up again")
+        assert await ask(member)

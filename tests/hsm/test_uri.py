@@ -126,3 +126,11 @@ def test_refuses_a_broken_escape(text: str) -> None:
     """A '%' without two hexadecimal digits (RFC 7512 section 2.3) is a typing error, not the name of another key."""
     with pytest.raises(ValueError, match="%"):
         uri.parse(text)
+
+
+@given(KEYS)
+def test_anywhere_is_the_key_without_its_partition(key: KeyURI) -> None:
+    """A key of a group is looked for on each member by its label and CKA_ID, wherever it was named to be."""
+    anywhere = key.anywhere()
+    assert anywhere == KeyURI(object=key.object, id=key.id)
+    assert anywhere == anywhere.anywhere() == uri.parse(str(anywhere))

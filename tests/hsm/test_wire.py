@@ -11,38 +11,75 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
-from hsm import wire
+from hsm import errors, wire
+from hsm.errors import HsmitmError, from_wire
 from hsm.uri import KeyURI
 
 PARTITION = wire.Partition("tests", "0123", 7, "SafeNet", "Luna K7", "7.8", ["LOGIN_REQUIRED"], None)
 FAMILY = wire.Family("hits", "counter", "Hits", [("hits_total", {"kind": "a"}, 2.0)])
 PIN, SO_PIN = "4711-pin", "0815-so-pin"
-OPEN = wire.Open("p11.so", wire.Selector(label="tests"), PIN, 8, {"trust": KeyURI(object="ca", id=b"\1")})
+OPEN = wire.Open(
+    "p11.so",
+    wire.Selector(label="tests"),
+    PIN,
+    8,
+    {"trust": KeyURI(object="ca", id=b"\1")},
+    True,
+    {"trust": b"spki"},
+    5,
+    0.06,
+)
 INITIALISE = wire.Initialise("p11.so", "tests", SO_PIN, PIN)
 KEY = wire.KeyFound("", b"spki", ["rsa_pkcs1_sha256"], True)
+SLOT = wire.Slot(PARTITION, ["CKM_ECDSA", "0x80000001"], 3, None, 64, 1, 2, None, 4, "Luna K7 1.0")
+MEMBER = wire.MemberStatus("m1", "up", 1.0, "", "p11.so", "2.6", PARTITION, 1, 8, 1)
 BODIES: list[Any] = [
     OPEN,
     INITIALISE,
     wire.Sign("trust", "rsa_pkcs1_sha256", bytes(32)),
     wire.Generate("ca", "p256"),
     wire.Ping(),
+    wire.Describe(),
+    wire.Inspect(),
     wire.Mint("trust", ["example.com"], b"spki"),
     wire.Authorities(),
     wire.Ready(),
     wire.Report(1, 0, 2.5, ["127.0.0.1:8080"], 3, [FAMILY]),
     wire.Status(),
+    wire.Info(),
+    wire.Reset("m1"),
+    wire.Reload(),
     wire.Opened("p11.so", "2.6", PARTITION, 8, {"trust": KEY}),
     wire.Signature(b"signature", 0.1, 0.2),
     KEY,
+    wire.KeysFound({"trust": KEY, "untrust": wire.KeyFound("no such key", missing=True)}),
+    wire.Vital(0.5, 7, 2, 3),
+    wire.Inspected("p11.so", "2.6", [SLOT]),
     wire.Done(),
     wire.Minted(b"leaf", 1.0, 2.0),
     wire.Chains({"trust": [b"ca"], "untrust": [b"ca", b"root"]}),
+    wire.Reported(False, "bypass"),
+    wire.InfoReport({"m1": wire.Inspected("p11.so", "2.6", [SLOT])}, {"m2": "member is down"}),
+    wire.Told(["m1: new sessions"]),
     wire.StatusReport(
-        [wire.MemberStatus("m1", "up", 1.0, "", "p11.so", "2.6", PARTITION, 1, 8, 1)],
+        [
+            MEMBER,
+            msgspec.structs.replace(
+                MEMBER,
+                pid=7,
+                last_error="gone",
+                last_error_at=3.0,
+                attempts=2,
+                next_attempt=4.0,
+                latency_ms=1.5,
+                keys={"trust": "no such key"},
+            ),
+        ],
         [wire.WorkerStatus(0, 11, 1.0, 3)],
         [wire.ListenerStatus("127.0.0.1:8080", 2)],
         [wire.CertificateStatus("trust", "CN=ca", 9.0, "00:11", "pkcs11:object=ca", "p256", ["m1"], True, {})],
         {"hsmitm_mints": 1.0},
+        wire.GroupStatus("tokyo", "healthy", 1.0, True, 3, "fail", 2),
     ),
 ]
 REPLIES = get_args(wire.Reply)
@@ -61,7 +98,7 @@ ANSWERS = st.builds(
     id=st.integers(0, 2**63),
     body=st.builds(wire.Signature, st.binary(), st.floats(allow_nan=False), st.floats(0, 9)) | st.just(wire.Done()),
 )
-FAULTS = st.builds(wire.Fault, id=st.integers(0, 2**63), kind=st.text(), message=st.text())
+FAULTS = st.builds(wire.Fault, st.integers(0, 2**63), st.text(), st.text(), st.integers(0, 2**64 - 1))
 
 
 def enveloped(body: Any) -> wire.Frame:
@@ -119,13 +156,24 @@ def test_a_field_more_is_ignored(body: Any) -> None:
     [
         (["sign", "trust", "rsa_pkcs1_sha256", bytes(32)], wire.Sign("trust", "rsa_pkcs1_sha256", bytes(32))),
         (["open", "p11.so", ["tests"], None, 8, {}], wire.Open("p11.so", wire.Selector("tests"), None, 8, {})),
+        (["reset"], wire.Reset()),
     ],
-    ids=["sign", "open"],
+    ids=["sign", "open", "reset"],
 )
 def test_a_field_less_has_its_default(raw: list[object], body: wire.Request) -> None:
     """An older process need not send what it does not know of."""
     frame = {"t": "call", "id": 1, "deadline": 2.5, "body": raw}
     assert decoded(msgspec.msgpack.encode(frame)) == [wire.Call(1, 2.5, body)]
+
+
+def test_a_signer_of_before_is_understood() -> None:
+    """A status without a group, with members that tell less and without an error's code, is shown as far as it goes."""
+    member = dict(zip(MEMBER.__struct_fields__[:10], msgspec.structs.astuple(MEMBER), strict=False))
+    raw = {"t": "answer", "id": 1, "body": ["status-report", [member], [], [], [], {}]}
+    (answer,) = decoded(msgspec.msgpack.encode(raw))
+    assert answer == wire.Answer(1, wire.StatusReport([MEMBER], [], [], [], {}, wire.GroupStatus()))
+    fault = {"t": "fault", "id": 1, "kind": "MemberLostError", "message": "gone"}
+    assert decoded(msgspec.msgpack.encode(fault)) == [wire.Fault(1, "MemberLostError", "gone", 0)]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +255,26 @@ def test_no_text_of_a_frame_has_a_pin(body: Any, show: Any) -> None:
         assert "p11.so" in text
         assert PIN not in text
         assert SO_PIN not in text
+
+
+FAMILY_OF_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HsmitmError)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILY_OF_ERRORS if kind is not HsmitmError])
+def test_an_error_arrives_as_what_it_is(kind: type[HsmitmError]) -> None:
+    """What the caller does next depends on the class and the code of an error: both cross, and its words."""
+    (fault,) = wire.Framer().feed(wire.encode(wire.fault(7, kind("it broke", 0x80000123))))
+    assert isinstance(fault, wire.Fault)
+    assert fault.id == 7
+    arrived = from_wire(fault.kind, fault.message, fault.code)
+    assert (type(arrived), str(arrived), arrived.code) == (kind, "it broke", 0x80000123)
+
+
+@pytest.mark.parametrize("kind", ["SomethingOfANewerPeer", "HsmitmError", "KeyMissingError", "SystemExit", ""])
+def test_an_unknown_error_is_a_refusal(kind: str) -> None:
+    """An error that a newer process has, or that is none of the family, is never retried."""
+    arrived = from_wire(kind, "it broke", 5)
+    assert (type(arrived), str(arrived), arrived.code) == (errors.RefusedError, "it broke", 5)
 
 
 @pytest.mark.parametrize(

@@ -132,10 +132,12 @@ class System:
         return system
 
     def edit(self, **lines: str) -> None:
-        """Replace `name = ...` lines, commented or not; the first of each name."""
+        """Replace `name = ...` lines, commented or not: the first of each name, or with `run__name` that of [run]."""
         text = self.toml.read_text().splitlines()
-        for name, value in lines.items():
-            at = next(i for i, line in enumerate(text) if line.lstrip("# ").startswith(f"{name} ="))
+        for key, value in lines.items():
+            section, _, name = key.rpartition("__")
+            begin = text.index(f"[{section}]") if section else 0
+            at = next(i for i, line in enumerate(text) if i >= begin and line.lstrip("# ").startswith(f"{name} ="))
             text[at] = f"{name} = {value}"
         self.toml.write_text("\n".join(text) + "\n")
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm import wire
-from hsm.member import MemberProcess
+from hsm.process import MemberProcess
 from tests.integration.harness import System, hsmitm
 from tests.softhsm import MODULE, in_s
 
@@ -112,7 +112,7 @@ CASES: dict[str, tuple[Callable[[System], object], str]] = {
         lambda s: (s.directory / "test_hosts.py").write_text("def broken(:"),
         "mitmproxy could not start",
     ),
-    "no such group": (edit(group='"no-such-group"'), "there is no group 'no-such-group'"),
+    "no such group": (edit(run__group='"no-such-group"'), "there is no group 'no-such-group'"),
 }
 
 

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm import wire
-from hsm.member import MemberProcess
+from hsm.process import MemberProcess
 from hsm.uri import KeyURI
 from tests.integration.harness import System, hsmitm
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store

@@ -50,11 +50,12 @@ def samples(system: System) -> dict[str, float]:
 
 
 def test_status_json(watched: System, origin: OriginThread) -> None:
-    """`status --json` has the five objects, with what a program needs of each."""
+    """`status --json` has the six objects, with what a program needs of each."""
     assert watched.curl(f"https://status.test:{origin.port}/").ok
     wait_until(lambda: watched.status().counters["connections"] >= 1, "the worker has reported")
     found = status_json(watched)
-    assert set(found) == {"members", "workers", "listeners", "certificates", "counters"}
+    assert set(found) == {"members", "workers", "listeners", "certificates", "counters", "group"}
+    assert (found["group"]["state"], found["group"]["high_availability"]) == ("healthy", False)
     (member,) = found["members"]
     assert (member["name"], member["state"], member["sessions_total"]) == ("softhsm1", "up", 8)
     assert member["partition"]["label"] == "hsmitm"

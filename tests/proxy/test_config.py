@@ -126,7 +126,8 @@ def test_a_members_settings_arrive(read: Callable[[str], Config]) -> None:
 
 def test_sixteen_members_are_possible(read: Callable[[str], Config]) -> None:
     """A group of sixteen partitions can be configured."""
-    config = read("".join(_MEMBER.replace("m1", f"m{number}") for number in range(16)) + _FORWARD)
+    members = "".join(_MEMBER.replace("m1", f"m{number}") for number in range(16))
+    config = read(f"[hsm]\nhigh_availability = true\n{members}{_FORWARD}")
     assert [member.name for member in config.members()] == [f"m{number}" for number in range(16)]
 
 
@@ -140,7 +141,7 @@ def test_the_secret_variables_are_known(read: Callable[[str], Config]) -> None:
     """Variables that hold PINs, and systemd's credentials, are kept from the processes that meet the network."""
     second = _MEMBER.replace("m1", "m2").replace('{ file = "pin" }', '{ env = "HSM_PIN" }')
     third = _MEMBER.replace("m1", "m3").replace('{ file = "pin" }', '{ env = "OTHER_PIN" }')
-    config = read(_MEMBER + second + third + _FORWARD)
+    config = read("[hsm]\nhigh_availability = true\n" + _MEMBER + second + third + _FORWARD)
     assert config.secret_variables == {"HSM_PIN", "OTHER_PIN", "CREDENTIALS_DIRECTORY"}
 
 

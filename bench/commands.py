@@ -1,0 +1,77 @@
+"""`hsmitm bench ...`: the command line of the measurements."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.report import Report
+
+app = typer.Typer(help="Measure what the HSM and the proxy do on this machine.", no_args_is_help=True)
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the whole result there.")]
+SeedOption = Annotated[int, typer.Option(help="The same seed, the same faults in the same order.")]
+
+
+@app.callback()
+def group() -> None:
+    """Measure what the HSM and the proxy do on this machine."""
+
+
+@app.command()
+def failover(
+    seconds: Annotated[float, typer.Option(min=1, max=86400, help="Seconds of each round.")] = 60,
+    members: Annotated[list[int] | None, typer.Option(min=2, max=16, help="Members; a round for each. [2, 3]")] = None,
+    seed: SeedOption = 1,
+    key_type: Annotated[str, typer.Option(help="The CA key: rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-2048",
+    sessions: Annotated[int, typer.Option(min=1, max=64, help="Sessions of each member.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Workers.")] = 1,
+    json: JsonOption = None,
+) -> None:
+    """Members are killed, hung and restored at random under forward connections to ever new hosts; none may fail."""
+    from bench.failover import soak  # noqa: PLC0415  # commands load what they need: --help is instant
+
+    _run(
+        lambda progress: soak(
+            seconds,
+            members or [2, 3],
+            seed,
+            key_type=key_type,
+            sessions=sessions,
+            workers=workers,
+            progress=progress,
+        ),
+        json,
+    )
+
+
+@app.command()
+def restarts(
+    cycles: Annotated[int, typer.Option(min=20, help="How often a member is killed and comes back.")] = 1000,
+    seed: SeedOption = 1,
+    sessions: Annotated[int, typer.Option(min=1, max=64, help="Sessions of each member.")] = 4,
+    json: JsonOption = None,
+) -> None:
+    """Kill and restore a member again and again: memory, descriptors and threads of the signer must stay flat."""
+    from bench import restarts as cycling  # noqa: PLC0415  # commands load what they need
+
+    _run(lambda progress: cycling.restarts(cycles, seed, sessions=sessions, progress=progress), json)
+
+
+def _run(measure: Callable[[Callable[[str, float], None]], Coroutine[None, None, Report]], json: Path | None) -> None:
+    """Measure with a progress bar, show the result, write it. Failed requests are an exit status of 1."""
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), transient=True) as bar:
+        task = bar.add_task("setting up", total=1.0)
+        report = asyncio.run(measure(lambda text, done: bar.update(task, description=text, completed=done)))
+    report.show()
+    if json is not None:
+        report.write(json)
+    if report.figures["failed_requests"]:
+        raise typer.Exit(1)

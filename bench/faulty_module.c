@@ -1,0 +1,417 @@
+/* A PKCS#11 module in front of a real one, which fails as a control file says. faulty_module.py builds and steers it.
+ *
+ * FAULTY_MODULE   path of the real module
+ * FAULTY_CONTROL  path of the control file; a change of its inode, size or mtime (ns) holds from the next call on
+ * FAULTY_STATS    path of the stats page: counts that all processes of one "HSM" share
+ * FAULTY_SEED     optional: a number, for the same throws of p= in each life of a process
+ *
+ * A line of the control file is a rule:  FUNCTION ACTION [ARGUMENT] [n=COUNT] [p=PROBABILITY] [after=SKIP]
+ * FUNCTION is a C_ name, or * for every function; C_GetFunctionList never fails. The first rule that matches a call is
+ * applied; `delay` is applied, and the rules after it are looked at too. A rule matches with PROBABILITY, not the first
+ * SKIP times, and then COUNT times: over all processes, until the control file changes.
+ *
+ *   delay MS      sleep (fractions allowed)           rv CODE       call nothing, return this CKR_ code (0x...)
+ *   hang          never return                        rvafter CODE  call, then return this code: a lost reply
+ *   stall         wait until this line is gone from   corrupt       C_Sign: flip a bit of the signature
+ *                 the control file, then call         otherkey      C_SignInit: with another private key of the type,
+ *   crash         SIGSEGV                                           of those that C_FindObjects gave: a stale handle
+ *   abort         SIGABRT                             logout        C_Logout on the call's session, then call
+ *   exit STATUS   end the process                     closeall      C_CloseAllSessions on the slot in use, then call
+ *   flags HEX     C_GetTokenInfo: set these (0x...)   finalize      C_Finalize, then call
+ *
+ * Two lines say what the HSM is like, whatever rules apply; they fire when they refuse:
+ *   maxsess K     C_OpenSession gives CKR_SESSION_COUNT while K sessions of this process are open
+ *   pinlock K     C_Login gives CKR_PIN_LOCKED after K wrong PINs in a row, over all processes and control files
+ *
+ * A C_Sign without a buffer only asks how long the signature will be. It is not counted and no rule matches it, so that
+ * one signature is one C_Sign. What is not understood ends the process with a message: a rig must not fail to fail. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The order of CK_FUNCTION_LIST, PKCS#11 v2.40. faulty_module.py reads the names from here. */
+#define FUNCTIONS(X) \
+    X(C_Initialize) X(C_Finalize) X(C_GetInfo) X(C_GetFunctionList) X(C_GetSlotList) X(C_GetSlotInfo) \
+    X(C_GetTokenInfo) X(C_GetMechanismList) X(C_GetMechanismInfo) X(C_InitToken) X(C_InitPIN) X(C_SetPIN) \
+    X(C_OpenSession) X(C_CloseSession) X(C_CloseAllSessions) X(C_GetSessionInfo) X(C_GetOperationState) \
+    X(C_SetOperationState) X(C_Login) X(C_Logout) X(C_CreateObject) X(C_CopyObject) X(C_DestroyObject) \
+    X(C_GetObjectSize) X(C_GetAttributeValue) X(C_SetAttributeValue) X(C_FindObjectsInit) X(C_FindObjects) \
+    X(C_FindObjectsFinal) X(C_EncryptInit) X(C_Encrypt) X(C_EncryptUpdate) X(C_EncryptFinal) X(C_DecryptInit) \
+    X(C_Decrypt) X(C_DecryptUpdate) X(C_DecryptFinal) X(C_DigestInit) X(C_Digest) X(C_DigestUpdate) X(C_DigestKey) \
+    X(C_DigestFinal) X(C_SignInit) X(C_Sign) X(C_SignUpdate) X(C_SignFinal) X(C_SignRecoverInit) X(C_SignRecover) \
+    X(C_VerifyInit) X(C_Verify) X(C_VerifyUpdate) X(C_VerifyFinal) X(C_VerifyRecoverInit) X(C_VerifyRecover) \
+    X(C_DigestEncryptUpdate) X(C_DecryptDigestUpdate) X(C_SignEncryptUpdate) X(C_DecryptVerifyUpdate) \
+    X(C_GenerateKey) X(C_GenerateKeyPair) X(C_WrapKey) X(C_UnwrapKey) X(C_DeriveKey) X(C_SeedRandom) \
+    X(C_GenerateRandom) X(C_GetFunctionStatus) X(C_CancelFunction) X(C_WaitForSlotEvent)
+
+#define POSITION(name) at_##name,
+enum { FUNCTIONS(POSITION) FUNCTION_COUNT, ANY = -1 };
+#define NAME(name) #name,
+static const char *const NAMES[] = {FUNCTIONS(NAME)};
+
+enum { CKR_OK = 0, CKR_PIN_INCORRECT = 0xA0, CKR_PIN_LOCKED = 0xA4, CKR_SESSION_COUNT = 0xB1 };
+enum { CKA_CLASS = 0, CKA_KEY_TYPE = 0x100, TOKEN_INFO_FLAGS = 32 + 32 + 16 + 16 };
+
+/* Every argument of every function is an integer or a pointer and there are at most eight, so one type forwards them
+ * all: on x86-64 and aarch64 each has a register or a stack slot of its own, whatever its width, and the words beyond
+ * a function's own arguments are read and handed on without harm. */
+typedef unsigned long word;
+typedef word (*any_function)(word, word, word, word, word, word, word, word);
+struct function_list { unsigned char version[2]; any_function at[FUNCTION_COUNT]; };
+struct attribute { word type; void *value; word length; };
+
+enum action { DELAY, RV, RVAFTER, HANG, STALL, CRASH, ABORT, EXIT, CORRUPT, OTHERKEY, LOGOUT, CLOSEALL, FINALIZE, FLAGS,
+              MAXSESS, PINLOCK, ACTION_COUNT };
+static const struct { const char *name, *argument; int only; } ACTIONS[] = {
+    [DELAY] = {"delay", "decimal", ANY}, [RV] = {"rv", "hex", ANY}, [RVAFTER] = {"rvafter", "hex", ANY},
+    [HANG] = {"hang", NULL, ANY}, [STALL] = {"stall", NULL, ANY}, [CRASH] = {"crash", NULL, ANY},
+    [ABORT] = {"abort", NULL, ANY}, [EXIT] = {"exit", "decimal", ANY}, [CORRUPT] = {"corrupt", NULL, at_C_Sign},
+    [OTHERKEY] = {"otherkey", NULL, at_C_SignInit}, [LOGOUT] = {"logout", NULL, ANY},
+    [CLOSEALL] = {"closeall", NULL, ANY}, [FINALIZE] = {"finalize", NULL, ANY},
+    [FLAGS] = {"flags", "hex", at_C_GetTokenInfo}, [MAXSESS] = {"maxsess", "decimal", at_C_OpenSession},
+    [PINLOCK] = {"pinlock", "decimal", at_C_Login},
+};
+
+enum { MAX_LINE = 200, MAX_RULES = 32, MAX_VERSIONS = 64, MAX_FOUND = 256 };
+struct version { uint64_t inode, size, mtime_ns; };
+struct rule { char line[MAX_LINE]; int function; enum action action; double argument, n, p, after; };
+
+/* The stats page, as faulty_module.py reads it. Each version of the control file has counts of its own: a process still
+ * in a call under one version must not spoil those of the next. The oldest version gives way to the newest. */
+struct counts { struct version version; _Atomic uint64_t matched[MAX_RULES], fired[MAX_RULES]; };
+struct page {
+    _Atomic uint64_t calls[FUNCTION_COUNT], wrong_pins;
+    uint64_t versions;
+    struct counts counts[MAX_VERSIONS];
+};
+struct table { struct version version; struct counts *counts; size_t size; struct rule rules[MAX_RULES]; };
+
+static struct function_list *real, ours;
+static const char *control;
+static int stats;
+static struct page *page;
+static const struct table *_Atomic current;
+static _Atomic word sessions, slot, found[MAX_FOUND], found_size;
+
+#define DIE(...) (fprintf(stderr, "faulty_module: " __VA_ARGS__), fputc('\n', stderr), abort())
+
+/* --- the control file -------------------------------------------------------------------------------------------- */
+
+static bool takes_session(int function) {
+    return function == ANY || function == at_C_InitPIN || function == at_C_SetPIN || function == at_C_CloseSession ||
+           (function > at_C_CloseAllSessions && function < at_C_WaitForSlotEvent);
+}
+
+static int function_named(const char *name, const char *line) {
+    if (!strcmp(name, "*")) return ANY;
+    for (int i = 0; i < FUNCTION_COUNT; i++)
+        if (i != at_C_GetFunctionList && !strcmp(name, NAMES[i])) return i;
+    DIE("no such function: %s", line);
+}
+
+static enum action action_named(const char *name) {
+    enum action action = 0;
+    while (action < ACTION_COUNT && (!name || strcmp(name, ACTIONS[action].name))) action++;
+    return action;
+}
+
+static double number(const char *text, const char *line) {
+    char *end = NULL;
+    double value = text ? strtod(text, &end) : NAN; /* reads 0x30, too */
+    if (!(value >= 0) || end == text || *end) DIE("a number is missing or wrong: %s", line);
+    return value;
+}
+
+static void parse(struct rule *rule, const char *line) {
+    char copy[MAX_LINE], *rest = NULL;
+    *rule = (struct rule){.n = INFINITY, .p = 1};
+    strcpy(rule->line, line);
+    const char *next = strtok_r(strcpy(copy, line), " ", &rest);
+    if (!next) DIE("an empty line");
+    rule->action = action_named(next);
+    if (rule->action != MAXSESS && rule->action != PINLOCK) {
+        rule->function = function_named(next, line);
+        rule->action = action_named(strtok_r(NULL, " ", &rest));
+        if (rule->action >= MAXSESS) DIE("no such action: %s", line);
+        int only = ACTIONS[rule->action].only;
+        if ((only != ANY && rule->function != only) || (rule->action == LOGOUT && !takes_session(rule->function)))
+            DIE("this action is not for this function: %s", line);
+    }
+    const char *argument = ACTIONS[rule->action].argument;
+    if (argument) {
+        rule->argument = number(next = strtok_r(NULL, " ", &rest), line);
+        if (!strcmp(argument, "hex") != !strncmp(next, "0x", 2)) DIE("a %s number belongs here: %s", argument, line);
+    }
+    while ((next = strtok_r(NULL, " ", &rest))) {
+        const char *equals = strchr(next, '=');
+        double value = number(equals ? equals + 1 : NULL, line);
+        if (!strncmp(next, "n=", 2)) rule->n = value;
+        else if (!strncmp(next, "p=", 2) && value <= 1) rule->p = value;
+        else if (!strncmp(next, "after=", 6)) rule->after = value;
+        else DIE("'%s' is not understood: %s", next, line);
+    }
+}
+
+static struct version version_of(const struct stat *file) {
+    uint64_t ns = (uint64_t)file->st_mtim.tv_sec * 1000000000 + (uint64_t)file->st_mtim.tv_nsec;
+    return (struct version){file->st_ino, (uint64_t)file->st_size, ns};
+}
+
+static bool same(const struct version *one, const struct version *other) {
+    return !memcmp(one, other, sizeof *one);
+}
+
+static struct counts *counts_for(const struct version *version) {
+    struct counts *counts = NULL;
+    flock(stats, LOCK_EX);
+    for (int i = 0; i < MAX_VERSIONS && !counts; i++)
+        if (same(&page->counts[i].version, version)) counts = &page->counts[i];
+    if (!counts) {
+        counts = &page->counts[page->versions++ % MAX_VERSIONS];
+        memset(counts, 0, sizeof *counts);
+        counts->version = *version;
+    }
+    flock(stats, LOCK_UN);
+    return counts;
+}
+
+/* Tables are never freed: another thread may be reading the last one. */
+static const struct table *read_rules(FILE *file, const struct version *version) {
+    struct table *table = calloc(1, sizeof *table);
+    if (!table) DIE("no memory");
+    char line[MAX_LINE];
+    while (fgets(line, sizeof line, file)) {
+        char *end = strchr(line, '\n');
+        if (!end) DIE("a line that does not end, or of more than %d characters: %s", MAX_LINE - 2, line);
+        *end = 0;
+        if (table->size == MAX_RULES) DIE("more than %d rules", MAX_RULES);
+        parse(&table->rules[table->size++], line);
+    }
+    table->version = *version;
+    if (table->size) table->counts = counts_for(version);
+    return table;
+}
+
+static const struct table *load(void) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    FILE *file = fopen(control, "re");
+    struct stat status;
+    if (!file || fstat(fileno(file), &status)) DIE("cannot read %s", control);
+    const struct version version = version_of(&status);
+    const struct table *table = current;
+    if (!table || !same(&table->version, &version)) current = table = read_rules(file, &version);
+    fclose(file);
+    pthread_mutex_unlock(&lock);
+    return table;
+}
+
+static const struct table *rules(void) {
+    struct stat status;
+    if (stat(control, &status)) DIE("no control file %s", control);
+    const struct version version = version_of(&status);
+    const struct table *table = current;
+    return table && same(&table->version, &version) ? table : load();
+}
+
+static bool stands(const char *line) {
+    const struct table *table = rules();
+    for (size_t i = 0; i < table->size; i++)
+        if (!strcmp(table->rules[i].line, line)) return true;
+    return false;
+}
+
+/* --- which rule -------------------------------------------------------------------------------------------------- */
+
+static double throw(void) {
+    static _Atomic unsigned threads;
+    static _Thread_local bool seeded;
+    static _Thread_local unsigned short state[3];
+    if (!seeded) {
+        const char *seed = getenv("FAULTY_SEED");
+        state[0] = (unsigned short)(seed ? (unsigned)number(seed, "FAULTY_SEED") : (unsigned)(getpid() ^ time(NULL)));
+        state[1] = (unsigned short)threads++;
+        seeded = true;
+    }
+    return erand48(state);
+}
+
+static bool fires(const struct table *table, const struct rule *rule) {
+    size_t i = (size_t)(rule - table->rules);
+    if (rule->p < 1 && throw() >= rule->p) return false;
+    double before = (double)table->counts->matched[i]++ - rule->after;
+    if (before < 0 || before >= rule->n) return false;
+    table->counts->fired[i]++;
+    return true;
+}
+
+static bool matches(const struct rule *rule, int function) {
+    if (rule->action >= MAXSESS || (rule->function != ANY && rule->function != function)) return false;
+    return rule->action == LOGOUT ? takes_session(function) : rule->action != CLOSEALL || sessions > 0;
+}
+
+static bool refused(enum action action, uint64_t so_many) {
+    const struct table *table = rules();
+    for (const struct rule *rule = table->rules; rule < table->rules + table->size; rule++)
+        if (rule->action == action && (double)so_many >= rule->argument && fires(table, rule)) return true;
+    return false;
+}
+
+/* --- the real module --------------------------------------------------------------------------------------------- */
+
+static word call_real(int function, const word *a) {
+    return real->at[function](a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
+}
+
+static word open_session(const word *a) {
+    static pthread_mutex_t one_by_one = PTHREAD_MUTEX_INITIALIZER; /* two at once cannot both be the last */
+    pthread_mutex_lock(&one_by_one);
+    word rv = refused(MAXSESS, sessions) ? CKR_SESSION_COUNT : call_real(at_C_OpenSession, a);
+    if (rv == CKR_OK) {
+        sessions++;
+        slot = a[0];
+    }
+    pthread_mutex_unlock(&one_by_one);
+    return rv;
+}
+
+static word login(const word *a) {
+    if (refused(PINLOCK, page->wrong_pins)) return CKR_PIN_LOCKED;
+    word rv = call_real(at_C_Login, a);
+    if (rv == CKR_PIN_INCORRECT) page->wrong_pins++;
+    if (rv == CKR_OK) page->wrong_pins = 0;
+    return rv;
+}
+
+static void remember(word handle) { /* at worst twice, when two threads find it at once */
+    for (word i = 0; i < found_size && i < MAX_FOUND; i++)
+        if (found[i] == handle) return;
+    found[found_size++ % MAX_FOUND] = handle;
+}
+
+static word forward(int function, const word *a) {
+    if (function == at_C_OpenSession) return open_session(a);
+    if (function == at_C_Login) return login(a);
+    word rv = call_real(function, a);
+    if (rv != CKR_OK) return rv;
+    if (function == at_C_FindObjects)
+        for (word i = 0; i < *(word *)a[3]; i++) remember(((word *)a[1])[i]);
+    if (function == at_C_CloseSession) sessions--;
+    if (function == at_C_CloseAllSessions || function == at_C_Finalize) sessions = 0;
+    return rv;
+}
+
+static bool describe(word session, word object, word *kind) {
+    struct attribute wanted[] = {{CKA_CLASS, &kind[0], sizeof *kind}, {CKA_KEY_TYPE, &kind[1], sizeof *kind}};
+    return call_real(at_C_GetAttributeValue, (word[8]){session, object, (word)wanted, 2}) == CKR_OK;
+}
+
+static word other_key(word session, word key) {
+    word wanted[2], kind[2];
+    if (describe(session, key, wanted))
+        for (word i = 0; i < found_size && i < MAX_FOUND; i++)
+            if (found[i] != key && describe(session, found[i], kind) && !memcmp(kind, wanted, sizeof kind))
+                return found[i];
+    DIE("otherkey: this process has found no other private key of the type");
+}
+
+/* --- the actions ------------------------------------------------------------------------------------------------- */
+
+static void sleep_ms(double ms) {
+    time_t seconds = (time_t)(ms / 1000);
+    struct timespec left = {seconds, (long)((ms - 1e3 * (double)seconds) * 1e6)};
+    while (nanosleep(&left, &left)) continue;
+}
+
+static word apply(const struct rule *rule, int function, word *a) {
+    word rv;
+    switch (rule->action) {
+    case RV: return (word)rule->argument;
+    case RVAFTER: forward(function, a); return (word)rule->argument;
+    case HANG: for (;;) pause();
+    case STALL: while (stands(rule->line)) sleep_ms(10); break;
+    case CRASH: raise(SIGSEGV); abort();
+    case ABORT: abort();
+    case EXIT: _exit((int)rule->argument);
+    case CORRUPT:
+        rv = forward(function, a);
+        if (rv == CKR_OK) ((unsigned char *)a[3])[*(word *)a[4] / 2] ^= 1;
+        return rv;
+    case FLAGS:
+        rv = forward(function, a);
+        if (rv == CKR_OK) *(word *)(a[1] + TOKEN_INFO_FLAGS) |= (word)rule->argument;
+        return rv;
+    case OTHERKEY: a[2] = other_key(a[0], a[2]); break;
+    case LOGOUT: forward(at_C_Logout, (word[8]){a[0]}); break;
+    case CLOSEALL: forward(at_C_CloseAllSessions, (word[8]){slot}); break;
+    case FINALIZE: forward(at_C_Finalize, (word[8]){0}); break;
+    default: abort();
+    }
+    return forward(function, a);
+}
+
+static word call(int function, word *a) {
+    if (function == at_C_Sign && !a[3]) return call_real(function, a);
+    page->calls[function]++;
+    const struct table *table = rules();
+    for (const struct rule *rule = table->rules; rule < table->rules + table->size; rule++) {
+        if (!matches(rule, function) || !fires(table, rule)) continue;
+        if (rule->action != DELAY) return apply(rule, function, a);
+        sleep_ms(rule->argument);
+    }
+    return forward(function, a);
+}
+
+/* --- the module -------------------------------------------------------------------------------------------------- */
+
+#define WRAPPER(name) \
+    static word our_##name(word a, word b, word c, word d, word e, word f, word g, word h) { \
+        return call(at_##name, (word[8]){a, b, c, d, e, f, g, h}); \
+    }
+FUNCTIONS(WRAPPER)
+
+word C_GetFunctionList(struct function_list **list);
+
+static const char *environment(const char *name) {
+    const char *value = getenv(name);
+    if (!value) DIE("%s is not set", name);
+    return value;
+}
+
+static void start(void) {
+    struct stat status;
+    control = environment("FAULTY_CONTROL");
+    stats = open(environment("FAULTY_STATS"), O_RDWR | O_CLOEXEC);
+    if (stats < 0 || fstat(stats, &status) || status.st_size != sizeof *page) DIE("FAULTY_STATS is no stats page");
+    page = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, stats, 0);
+    if (page == MAP_FAILED) DIE("cannot map the stats page");
+    void *library = dlopen(environment("FAULTY_MODULE"), RTLD_NOW | RTLD_LOCAL);
+    if (!library) DIE("%s", dlerror());
+    word (*list)(struct function_list **) = dlsym(library, "C_GetFunctionList");
+    if (!list || list(&real)) DIE("%s is no PKCS#11 module", environment("FAULTY_MODULE"));
+#define ENTRY(name) our_##name,
+    ours = (struct function_list){{2, 40}, {FUNCTIONS(ENTRY)}};
+    ours.at[at_C_GetFunctionList] = (any_function)(void (*)(void))C_GetFunctionList;
+}
+
+word C_GetFunctionList(struct function_list **list) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, start);
+    page->calls[at_C_GetFunctionList]++;
+    *list = &ours;
+    return CKR_OK;
+}

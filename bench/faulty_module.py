@@ -1,0 +1,134 @@
+"""A PKCS#11 module that fails on command: builds `faulty_module.c`, whose first comment is the manual, and steers it.
+
+A `FaultyModule` stands for one HSM: its rules hold for, and its counts are of, all processes that were given its
+`environment`. It writes the control file and reads the stats page; it never loads the module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hsm.errors import MisconfiguredError
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_FUNCTIONS = re.findall(r"\bX\((C_\w+)\)", _SOURCE.read_text())
+_MAX_RULES, _MAX_VERSIONS = 32, 64
+
+_built: dict[str, Path] = {}
+
+
+class _Counts(ctypes.Structure):
+    """Of one version of the control file: its inode, size and mtime in ns, then a count for each rule."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint64 * 3),
+        ("matched", ctypes.c_uint64 * _MAX_RULES),
+        ("fired", ctypes.c_uint64 * _MAX_RULES),
+    )
+
+
+class _Page(ctypes.Structure):
+    """`struct page` of the C source, which refuses a stats page of another size."""
+
+    _fields_ = (
+        ("calls", ctypes.c_uint64 * len(_FUNCTIONS)),
+        ("wrong_pins", ctypes.c_uint64),
+        ("versions", ctypes.c_uint64),
+        ("counts", _Counts * _MAX_VERSIONS),
+    )
+
+
+def build(directory: Path) -> Path:
+    """The module, compiled into `directory`; compiled once for each process and source.
+
+    Raises MisconfiguredError where there is no C compiler.
+    """
+    digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+    if digest in _built and _built[digest].exists():
+        return _built[digest]
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        raise MisconfiguredError("the fault-injecting module is compiled where it is used: install gcc and libc6-dev")
+    library = directory / f"faulty_module-{digest}.so"
+    unfinished = directory / f"{library.name}.{os.getpid()}"
+    options = ["-std=c11", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    done = subprocess.run(
+        [gcc, *options, "-o", str(unfinished), str(_SOURCE), "-ldl"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise MisconfiguredError(f"gcc cannot compile {_SOURCE}; are libc6-dev's headers there? {done.stderr}")
+    unfinished.rename(library)
+    _built[digest] = library
+    return library
+
+
+class FaultyModule:
+    """One HSM that fails on command: a directory with a control file and a stats page."""
+
+    def __init__(self, directory: Path, seed: int | None = None) -> None:
+        """Uses `directory` (made if need be) with the rules and counts that it has. `seed` is for rules with p=."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._control = directory / "control"
+        self._stats = directory / "stats"
+        self._seed = seed
+        self.path = build(directory)
+        if not self._stats.exists():
+            self._stats.write_bytes(bytes(ctypes.sizeof(_Page)))
+        if not self._control.exists():
+            self.clear()
+
+    def environment(self, real_module: str | Path) -> dict[str, str]:
+        """What a process needs that loads `path` in the place of `real_module`."""
+        seed = {} if self._seed is None else {"FAULTY_SEED": str(self._seed)}
+        return {
+            "FAULTY_MODULE": str(real_module),
+            "FAULTY_CONTROL": str(self._control),
+            "FAULTY_STATS": str(self._stats),
+        } | seed
+
+    def rules(self, *lines: str) -> None:
+        """Put these rules in the place of all others. They hold for every call that begins after this returns."""
+        following = self._control.with_suffix(".next")
+        following.write_text("".join(f"{line}\n" for line in lines))
+        # A file system may give two files the same inode and, within a tick of its clock, the same mtime.
+        before = self._control.stat().st_mtime_ns if self._control.exists() else 0
+        now = max(time.time_ns(), before + 1)
+        os.utime(following, ns=(now, now))
+        following.replace(self._control)
+
+    def clear(self) -> None:
+        """Let everything through."""
+        self.rules()
+
+    @contextmanager
+    def fault(self, *lines: str) -> Iterator[None]:
+        """These rules alone, and none after it."""
+        self.rules(*lines)
+        try:
+            yield
+        finally:
+            self.clear()
+
+    def calls(self, function: str) -> int:
+        """How often processes called this C_ function since the stats page was made."""
+        return int(self._page().calls[_FUNCTIONS.index(function)])
+
+    def fired(self, index: int = 0) -> int:
+        """How often the rule on line `index` (from 0) of the present control file was applied, by all processes."""
+        if not 0 <= index < len(self._control.read_text().splitlines()):
+            raise IndexError(f"the control file has no rule {index}")
+        file = self._control.stat()
+        version = [file.st_ino, file.st_size, file.st_mtime_ns]
+        return next((int(one.fired[index]) for one in self._page().counts if list(one.version) == version), 0)
+
+    def _page(self) -> _Page:
+        return _Page.from_buffer_copy(self._stats.read_bytes())

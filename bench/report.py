@@ -1,0 +1,67 @@
+"""What a measurement found, with all that is needed to read and to repeat it: as JSON, and as a table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_PACKAGES = ("hsmitm", "mitmproxy", "python-pkcs11", "cryptography", "uvloop", "msgspec")
+
+
+class Host(Struct, frozen=True):
+    """Where it ran."""
+
+    system: str
+    machine: str
+    cores: int
+    python: str
+    packages: dict[str, str]
+
+    @classmethod
+    def here(cls) -> Host:
+        """This machine."""
+        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        cores = len(os.sched_getaffinity(0))
+        return cls(platform.platform(), platform.machine(), cores, platform.python_version(), versions)
+
+
+class Report(Struct, kw_only=True):
+    """A result. `figures` are the main ones, flat; `detail` is everything else, `samples` among it."""
+
+    name: str
+    began: str
+    seconds: float
+    seed: int
+    configuration: dict[str, Any]
+    figures: dict[str, float]
+    errors: list[str]
+    detail: dict[str, Any] = field(default_factory=dict)
+    host: Host = field(default_factory=Host.here)
+    command: list[str] = field(default_factory=lambda: ["hsmitm", *sys.argv[1:]])
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+
+    def show(self) -> None:
+        """The figures on the terminal, and the first errors."""
+        console = Console(highlight=False)
+        table = Table("figure", "value", title=f"{self.name}, {self.seconds:.0f} s, seed {self.seed}",
+                      title_justify="left", box=box.SIMPLE_HEAD)  # fmt: skip
+        for name, value in self.figures.items():
+            table.add_row(name, f"{value:.0f}" if value == int(value) else f"{value:.3g}")
+        console.print(table)
+        for error in self.errors[:5]:
+            console.print(error, style="red", markup=False)
+        if len(self.errors) > 5:
+            console.print(f"... and {len(self.errors) - 5} more errors", style="red")

@@ -1,0 +1,130 @@
+"""The way of one request over the members: what to do after each failure, and whom to blame. No I/O, no clock.
+
+`Attempts` is the record of one request. The rules:
+* a wrong request is refused at once;
+* a member that failed is tried again up to `auto_recovery_retry` times, within the time of one attempt;
+* then a peer is asked, four attempts in all;
+* an ambiguous code blames a member only when a peer then succeeds. CKR_GENERAL_ERROR from two attempts condemns the
+  request instead: no client can take members down one after another with bad input. CKR_FUNCTION_FAILED and vendors'
+  codes, which busy HSMs answer too, get all four attempts, with a pause.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct, field
+
+from hsm import codes
+from hsm.codes import Kind
+from hsm.errors import BadSignatureError, DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError
+
+TRIES = 4
+"""Attempts for one request over all members, without the retries at one member."""
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.005, 0.4
+
+
+class Failover(Struct, frozen=True, kw_only=True):
+    """The operator's part of [hsm]. Changes at runtime take effect with the next request."""
+
+    auto_recovery_retry: int = 0
+    attempt_timeout_s: float = 0.5
+    budget_s: float = 1.5
+    keep_alive_s: float = 5.0
+
+    @property
+    def hang_s(self) -> float:
+        """An operation that a session has not finished after this time hangs."""
+        return max(1.0, 2 * self.attempt_timeout_s)
+
+
+class Step(StrEnum):
+    """What comes after a failed attempt."""
+
+    AGAIN = "again"
+    """The same member, after a pause."""
+    ELSEWHERE = "elsewhere"
+    """A peer, or this member if there is none."""
+    GIVE_UP = "give up"
+
+
+class Verdict(Struct, frozen=True):
+    """What to do after a failed attempt. `blame` is whether the member failed for certain."""
+
+    step: Step
+    blame: bool = False
+    pause_s: float = 0.0
+
+
+class Attempts(Struct):
+    """The attempts of one request so far. `tried` are members' names; `doubtful` failed for a reason not yet known."""
+
+    tried: set[str] = field(default_factory=set)
+    doubtful: dict[str, HsmitmError] = field(default_factory=dict)
+    count: int = 0
+    retries_here: int = 0
+    ambiguous: int = 0
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the attempts say that the request itself is what fails."""
+        return self.ambiguous > 1 and self.ambiguous == self.count
+
+    def failed(self, member: str, error: HsmitmError, *, retries: int, time_left: bool) -> Verdict:
+        """`member` failed with `error`. `retries` is auto_recovery_retry; `time_left` of this attempt's time."""
+        if isinstance(error, RefusedError):
+            return Verdict(Step.GIVE_UP)
+        ambiguous = type(error) is MemberLostError and codes.kind(error.code) is Kind.AMBIGUOUS
+        full = error.code == codes.SESSION_COUNT  # it says nothing about health, and others may be using the token
+        blame = not ambiguous and not full and not isinstance(error, (DeadlineError, KeyLostError))
+        lost_here = isinstance(error, (KeyLostError, BadSignatureError))
+        recoverable = isinstance(error, MemberLostError) and not ambiguous and not lost_here
+        if recoverable and time_left and self.retries_here < retries:
+            self.retries_here += 1
+            return Verdict(Step.AGAIN, blame, _pause_s(self.retries_here))
+        self.tried.add(member)
+        self.count += 1
+        self.retries_here = 0
+        if ambiguous:
+            self.ambiguous += 1
+            self.doubtful[member] = error
+        condemned = error.code == codes.GENERAL_ERROR and self.ambiguous > 1
+        if self.count >= TRIES or condemned:
+            return Verdict(Step.GIVE_UP, blame)
+        pause = _pause_s(self.ambiguous + 3) if ambiguous and self.ambiguous > 1 else 0.0
+        return Verdict(Step.ELSEWHERE, blame, pause)
+
+    def succeeded(self, member: str) -> list[str]:
+        """`member` signed after all. The members that the request's ambiguous failures are now blamed on."""
+        return [name for name in self.doubtful if name != member]
+
+
+def _pause_s(attempt: int) -> float:
+    return min(_PAUSE_FIRST_S * 2.0 ** min(attempt - 1, 10), _PAUSE_MAX_S)
+
+
+class RetryBudget:
+    """Retries that a group may make: a fifth of its requests, and some at rest. It stops a broken group from being
+    asked four times as much as a sound one. Requests that fail without a retry left fail with their own error."""
+
+    SHARE = 0.2
+
+    def __init__(self, rest: int = 100) -> None:
+        """`rest` retries may come at once: those of all requests in flight at a member that is lost."""
+        self.rest = rest
+        self._left = float(rest)
+
+    def request(self, slots: int = 0) -> None:
+        """A request came. `slots` requests can be in flight: as many can be lost at once, so that many retries there
+        are at rest at least."""
+        if slots > self.rest:
+            self._left += slots - self.rest
+            self.rest = slots
+        self._left = min(self._left + self.SHARE, float(self.rest))
+
+    def retry(self) -> bool:
+        """Whether one more retry may be made; it is counted."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

@@ -1,0 +1,64 @@
+"""What the answers of one member say about it: its latency, and whether to doubt it. No I/O, no clock.
+
+A fixed count of strikes restarts a member that is merely throttled, so a run of failures counts, or their share.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+_IN_A_ROW = 5
+_WINDOW = 20
+_SHARE = 0.5
+_FEWEST = 10
+"""Answers in the window before their share says anything."""
+_RECENT = 64
+_WEIGHT = 0.2
+"""Of the newest latency in the average: a member that slows down tenfold is left within two or three answers."""
+
+
+class Health:
+    """The record of one life of a member."""
+
+    def __init__(self, latency_s: float = 0.001) -> None:
+        """`latency_s` stands in until something was measured."""
+        self.latency_s = latency_s
+        self._measured = False
+        self._outcomes: deque[bool] = deque(maxlen=_WINDOW)
+        self._failures_in_a_row = 0
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+
+    @property
+    def quickest_s(self) -> float:
+        """The best of the recent latencies: what the member can do, whatever one stall did to the average."""
+        return min(self._recent, default=self.latency_s)
+
+    def answered(self, latency_s: float) -> None:
+        """The member answered well after `latency_s` seconds."""
+        self._outcomes.append(True)
+        self._failures_in_a_row = 0
+        self.took(latency_s)
+
+    def took(self, latency_s: float) -> None:
+        """Count the latency of an answer: of a test signature, say."""
+        self.timed_out(latency_s)
+        self._recent.append(latency_s)
+
+    def timed_out(self, latency_s: float) -> None:
+        """Count the time of an attempt that got no answer: the member is slow at least, but what it can do is open."""
+        self.latency_s = latency_s if not self._measured else (1 - _WEIGHT) * self.latency_s + _WEIGHT * latency_s
+        self._measured = True
+
+    def blamed(self) -> bool:
+        """The member failed a request. Whether that makes it doubtful: five in a row, or half of the last twenty."""
+        self._outcomes.append(False)
+        self._failures_in_a_row += 1
+        failed = self._outcomes.count(False)
+        return self._failures_in_a_row >= _IN_A_ROW or (
+            len(self._outcomes) >= _FEWEST and failed >= _SHARE * len(self._outcomes)
+        )
+
+    def clear(self) -> None:
+        """Forget the outcomes, after an examination that went well; the latency stays."""
+        self._outcomes.clear()
+        self._failures_in_a_row = 0
