@@ -26,6 +26,7 @@ may be signed.
     key        a key of the group, and the challenges that prove it; no I/O
     process    a member process: start, talk, kill; member_process is its other end
     life       one life of a member: the keys that it proved, its test signatures
+    starter    starts a member's process: PIN, login, proof
     member     a member over all its lives: the driver of the states
     waiting_line  requests that wait for a slot
     group      the only loop over members

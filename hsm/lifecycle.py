@@ -72,8 +72,8 @@ service, each is asked so often that full service follows the HSM's return withi
 BACKOFF_RESET_S = 10.0
 _FORGIVE_S = 3.0
 """A member that stayed up this long starts its back-off anew; before that one failure is forgiven for each so long."""
-CRASH_LOOP = 5
-"""More starts than this within a minute are told at the level of errors: an operator should look."""
+CRASH_LOOP, CRASH_LOOP_S = 5, 60.0
+"""More starts than this within so many seconds are told at the level of errors: an operator should look."""
 BAD_SIGNATURES_S = 3600.0
 """A second bad signature in service within this time quarantines the member."""
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
@@ -25,7 +24,6 @@ from hsm.errors import (
     KeyLostError,
     MemberLostError,
     MisconfiguredError,
-    PinRefusedError,
     RefusedError,
     TryLaterError,
 )
@@ -35,11 +33,10 @@ from hsm.life import Life
 from hsm.lifecycle import SERVING, Event, State
 from hsm.member_metrics import MemberMetrics
 from hsm.member_settings import MemberSettings
-from hsm.process import MemberProcess
+from hsm.starter import Starter
 
 logger = logging.getLogger("hsmitm.member")
 
-START_FLOOR_S = 2.0
 _PROOFS = 3
 _PROOFS_AFTER_BAD = 20
 """Verified signatures before a member serves: twenty after one that did not verify."""
@@ -51,8 +48,6 @@ _ASKED_TEST_EVERY_S = 0.2
 """Test signatures that failed requests ask for, at most one in this time: bad input must not drive them."""
 _LOOK_FOR_KEYS_EVERY_S = 30.0
 _DRAIN_S = 5.0
-_PACE_S = 0.06
-"""Between the sessions of a member that comes back: at most twenty a second."""
 
 
 class Peers(Protocol):
@@ -90,21 +85,16 @@ class Member:
         self.last_error = ""
         self.last_error_at = 0.0
         self.opened: wire.Opened | None = None
-        self.starts = 0
         self.attempts = 0
         self.next_attempt = 0.0
         self.settled = asyncio.Event()
         self._keys = keys
-        self._refusals = refusals
         self._peers = peers
-        self._prompted = prompted
-        self._life: Life | None = None
-        self._starting: MemberProcess | None = None
-        self._was_up = False
-        self._slowest_start_s = 0.0
-        self._start_times: deque[float] = deque(maxlen=lifecycle.CRASH_LOOP + 1)
-        self._bad_signatures: list[float] = []
         self._attention = asyncio.Event()
+        self._starter = Starter(settings.name, keys, refusals, peers.metrics, prompted, self._attention.set)
+        self._life: Life | None = None
+        self._was_up = False
+        self._bad_signatures: list[float] = []
         self._again = asyncio.Event()
         self._test_asked = False
         self._tested_at = 0.0
@@ -162,10 +152,14 @@ class Member:
         return choice.slots(self.sessions, self.latency_s, up_for_s, alone=self._peers.alone(self))
 
     @property
+    def starts(self) -> int:
+        """Starts of its process so far."""
+        return self._starter.starts
+
+    @property
     def pid(self) -> int:
-        """The process id of the running process, 0 where there is none."""
-        process = self._life.process if self._life else self._starting
-        return process.pid if process else 0
+        """The process id of the running process, or of the one that is being started; 0 where there is none."""
+        return self._life.process.pid if self._life else self._starter.pid
 
     def away_for(self, seconds: float) -> bool:
         """Whether it will certainly not be in service within `seconds`."""
@@ -344,73 +338,15 @@ class Member:
         self._attention.clear()
 
     async def _start(self) -> Life:
-        """A new life, its keys proved. Nothing of the member changes: an old one may serve meanwhile."""
-        self._count_start()
-        settings, failover = self.settings, self._peers.failover
-        secret = await pin.read(settings.pin, settings.base, self._prompted)
-        self._refusals.check(self.name, secret)
-        started = time.monotonic()
-        process = self._starting = await MemberProcess.spawn(settings.environment, self._attention.set)
-        opening = wire.Open(
-            settings.module,
-            settings.selector,
-            secret,
-            settings.sessions,
-            {name: key.uri for name, key in self._keys.items()},
-            spkis={name: key.spki for name, key in self._keys.items() if key.members is None},
-            keep_alive_s=failover.keep_alive_s,
-            session_every_s=_PACE_S if self._was_up else 0.0,
+        """A new life. Nothing of the member changes: an old one may serve meanwhile."""
+        proofs = _PROOFS_AFTER_BAD if self._bad_signatures else _PROOFS
+        return await self._starter.start(
+            self.settings,
+            self._peers.failover,
+            proofs=proofs,
+            at_once=not self._was_up,
+            last_error=self.last_error,
         )
-        try:
-            opened = await self._opened(process, opening, secret)
-            life = Life(self.name, process, opened, self._keys, self._peers.metrics)
-            life.settings = settings
-            await life.prove()
-            for _ in range((_PROOFS_AFTER_BAD if self._bad_signatures else _PROOFS) - len(life.proved)):
-                await life.test(time.monotonic() + failover.attempt_timeout_s)
-        except BaseException:
-            await process.end()
-            raise
-        finally:
-            self._starting = None
-        self._slowest_start_s = max(self._slowest_start_s, time.monotonic() - started)
-        return life
-
-    def _count_start(self) -> None:
-        self.starts += 1
-        self._start_times.append(time.monotonic())
-        if len(self._start_times) > lifecycle.CRASH_LOOP and self._start_times[-1] - self._start_times[0] < 60:
-            logger.error(
-                "member %s was started %d times within a minute; last error: %s",
-                self.name, len(self._start_times), self.last_error or "none",
-            )  # fmt: skip
-            self._start_times.clear()
-
-    @property
-    def _start_timeout_s(self) -> float:
-        """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed."""
-        if not self._slowest_start_s:
-            return self.settings.start_timeout_s
-        return min(self.settings.start_timeout_s, max(START_FLOOR_S, 10 * self._slowest_start_s))
-
-    async def _opened(self, process: MemberProcess, opening: wire.Open, secret: str) -> wire.Opened:
-        try:
-            reply = await process.channel.call(opening, time.monotonic() + self._start_timeout_s)
-        except PinRefusedError as error:
-            try:
-                self._refusals.remember(self.name, secret)
-            except OSError as failure:  # still a refused PIN: a lost start would be tried again, and lock the partition
-                raise PinRefusedError(f"{error}; it cannot be noted for the next start: {failure}") from error
-            raise
-        except MemberLostError as error:
-            if process.lost.is_set():
-                raise MemberLostError(f"at start {await process.how_it_ended()}") from error
-            raise
-        except DeadlineError as error:
-            raise DeadlineError(f"it did not start within {self._start_timeout_s:.1f} s") from error
-        assert isinstance(reply, wire.Opened)
-        self._refusals.forget(self.name)
-        return reply
 
     def _adopt(self, life: Life, *, gently: bool = False) -> None:
         """`gently`: its HSM was away, and others serve: it gets its share little by little."""
@@ -426,7 +362,9 @@ class Member:
         while self.state in SERVING and self._life is not None:
             life, until_test_s = self._life, self._until_test_s()
             if life.lost:
-                self._lose(f"member process {life.process.pid}: {await life.process.how_it_ended()}")
+                how = await life.process.how_it_ended()
+                if life is self._life:
+                    self._lose(f"member process {life.process.pid}: {how}")
             elif self._resetting.locked():
                 await self._wait_for_attention(_EXAMINE_EVERY_S)  # the new life decides
             elif self.state is State.SUSPECT:
@@ -481,12 +419,14 @@ class Member:
                 await life.vital(time.monotonic() + failover.attempt_timeout_s)
                 await life.test(time.monotonic() + failover.attempt_timeout_s)
             except DeadlineError as error:
-                if self._resetting.locked():
+                if self._resetting.locked() or life is not self._life:
                     return  # the new life decides
                 # Other answers say that it is slow, not dead; but not for ever.
                 if life.process.channel.silent_s >= 0.9 * failover.attempt_timeout_s or time.monotonic() > until:
                     self._lose(f"it hangs: {error} to its test signature")
             except HsmitmError as error:
+                if life is not self._life:
+                    return
                 failed += 1
                 if failed >= _EXAMINATIONS or isinstance(error, (BadSignatureError, KeyLostError)):
                     self._fault_of_test(life, error)

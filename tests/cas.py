@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from hsm import authority, wire
-from hsm.member import MemberProcess
+from hsm.process import MemberProcess
 from hsm.schemes import PublicKey, certificate_scheme
 from tests.softhsm import Store, in_s
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm import member as member_module
+from hsm import starter as starter_module
 from tests.faults.hsm_server import served
 from tests.faults.rig import member_killed, until_gone
 from tests.softhsm import Store
@@ -36,12 +36,12 @@ async def test_hsm_server_accepts_no_more(
 ) -> None:
     """F42: A start that hangs because the HSM answers no new connection is given up after its time and tried again,
     without a login; the member is up once the HSM answers."""
-    monkeypatch.setattr(member_module, "START_FLOOR_S", 0.5)
+    monkeypatch.setattr(starter_module, "START_FLOOR_S", 1.0)
     async with served(tmp_path, partitions[:2]) as network:
         rig = network.rig
         first = rig.member("m1")
         async with rig.load() as load:
-            first._slowest_start_s = 0.05
+            first._starter._slowest_s = 0.05
             begun = rig.now()
             with network.servers["m1"].accepting_stopped():
                 await load.more(50)
@@ -51,6 +51,6 @@ async def test_hsm_server_accepts_no_more(
                 assert rig.logins("m1") == 1
             await rig.until_up("m1")
             await load.more(100)
-        assert rig.history.said("^member m1: starting -> down: it did not start within 0.5 s", begun)
+        assert rig.history.said("^member m1: starting -> down: it did not start within 1.0 s", begun)
         assert rig.logins("m1") == 2
         assert rig.path("m2", begun) == []

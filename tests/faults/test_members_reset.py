@@ -83,7 +83,7 @@ async def test_members_reset_twice_at_once(rig: Rig) -> None:
 
     async def watch() -> None:
         while True:
-            starting.append(sum(one._starting is not None for one in rig.group.members))
+            starting.append(sum(one._starter.pid > 0 for one in rig.group.members))
             await asyncio.sleep(0)
 
     async with rig.load() as load:

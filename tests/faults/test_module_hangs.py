@@ -23,7 +23,7 @@ async def test_module_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "BACKOFF_MAX_S", 0.08)
     first = rig.member("m1")
     settings, found = first.settings, []
-    start_s = math.ceil(10 * first._slowest_start_s) / 10  # of a sound start: it comes as far as the module
+    start_s = math.ceil(10 * first._starter._slowest_s) / 10  # of a sound start: it comes as far as the module
     async with rig.load() as load:
         allowed, begun = rig.longest_s(), rig.now()
         with rig.hsm("m1").fault("* hang"):

@@ -114,14 +114,14 @@ async def test_a_hung_member_costs_no_request(stores: list[Store], caplog: pytes
     async with make_group(stores[:2], Failover(keep_alive_s=0.3)) as group:
         first = group.members[0]
         async with Load(group, rate=300) as load:
-            await load.more(100)
+            await load.more(50)
             before = first.pid
             caplog.clear()
             with hung(before):
                 await until(lambda: first.state is State.SUSPECT, "the member is doubted", 2)
                 await until(lambda: first.starts == 2 and first.state is State.UP, "the member is up again", 5)
                 assert not alive(before)
-            await load.more(100)
+            await load.more(50)
         assert (load.errors, load.unverified) == ([], 0)
         assert load.slowest_s < group.failover.attempt_timeout_s + 0.1
         assert steps(caplog.messages, "member m1") == [

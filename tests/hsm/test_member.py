@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from hsm import wire
+from hsm import lifecycle, wire
 from hsm.errors import DeadlineError, MemberLostError
 from hsm.failover import Failover
 from hsm.life import Life
 from hsm.lifecycle import CRASH_LOOP, State
-from hsm.member import START_FLOOR_S, Member
+from hsm.member import Member
 from hsm.process import MemberProcess
+from hsm.starter import START_FLOOR_S
 from tests.hsm.members import (
     MESSAGE,
     alive,
@@ -131,7 +132,7 @@ async def test_a_member_that_cannot_come_up_waits_longer_and_longer(stores: list
     async with running(own) as member:
         away = own.pin_file.rename(tmp_path / "away")
         kill(member)
-        await until(lambda: member.attempts >= 5 and member.state is State.DOWN, "the member was tried five times")
+        await until(lambda: member.attempts >= 4 and member.state is State.DOWN, "the member was tried four times")
         assert 0 < member.next_attempt - time.time() < 2
         assert member.reason == f"cannot read the PIN file {own.pin_file}: No such file or directory"
         away.rename(own.pin_file)
@@ -139,8 +140,11 @@ async def test_a_member_that_cannot_come_up_waits_longer_and_longer(stores: list
         assert (member.attempts, member.next_attempt) == (0, 0)
 
 
-async def test_a_crash_loop_is_told(stores: list[Store], caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_crash_loop_is_told(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A member whose process ends again and again is started again and again, and an error asks to look at it."""
+    monkeypatch.setattr(lifecycle, "BACKOFF_FIRST_S", 0.001)
     async with running(stores[0]) as member:
         for starts in range(1, CRASH_LOOP + 1):
             process = kill(member)
@@ -178,7 +182,7 @@ async def test_a_start_is_not_waited_for_longer_than_starts_take(stores: list[St
     """Once it is known how long a start takes, one that hangs costs seconds, not the whole time that it may take."""
     settings = structs.replace(stores[0].settings(), start_timeout_s=600.0)
     async with running(settings, keys=keys_of(stores[0])) as member:
-        assert START_FLOOR_S <= member._start_timeout_s < 60
+        assert START_FLOOR_S <= member._starter._timeout_s(60.0) < 60
 
 
 async def test_a_process_that_ends_under_its_proof(

@@ -11,8 +11,8 @@ import pytest
 from msgspec import structs
 
 from hsm import member as member_module
-from hsm import pin
-from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, TryLaterError
+from hsm import pin, wire
+from hsm.errors import KeyLostError, MemberLostError, MisconfiguredError, PinRefusedError, TryLaterError
 from hsm.failover import Failover
 from hsm.group import Group
 from hsm.lifecycle import State
@@ -115,7 +115,7 @@ async def test_other_settings(stores: list[Store]) -> None:
 
 async def test_a_doubted_member_gets_new_sessions(stores: list[Store]) -> None:
     """A member that hangs and is reset by an operator is in service with its new process, and stays so."""
-    failover = Failover(attempt_timeout_s=1, budget_s=5, keep_alive_s=3600)
+    failover = Failover(attempt_timeout_s=0.7, budget_s=5, keep_alive_s=3600)
     async with make_group(stores[:1], failover) as group:
         (member,) = group.members
         first = member.pid
@@ -129,6 +129,54 @@ async def test_a_doubted_member_gets_new_sessions(stores: list[Store]) -> None:
             assert (member.state, member.starts) == (State.UP, 2)
         await end_in_flight(group, begun)
         assert "up -> down" not in transitions(group, "m1")
+
+
+async def test_the_old_sessions_say_nothing_about_the_new(stores: list[Store]) -> None:
+    """A test signature that fails on the old sessions, while requests move, does not cost the member the new ones."""
+    async with make_group(stores[:1], PATIENT) as group:
+        (member,) = group.members
+        assert member._life is not None
+        channel, first, moved = member._life.process.channel, member.pid, asyncio.Event()
+        call = channel.call
+
+        async def lose_the_key(body: wire.Request, deadline: float) -> wire.Reply:
+            if not isinstance(body, wire.Sign):
+                return await call(body, deadline)
+            await moved.wait()
+            raise KeyLostError("no private key pkcs11:object=untrust;type=private")
+
+        channel.call = lose_the_key  # type: ignore[method-assign]
+        begun = await begin(group, 1, member)
+        member.doubt("so that the old sessions are examined")
+        await until(lambda: member.in_flight == 2, "the test signature is asked for")
+        resetting = asyncio.create_task(member.reset())
+        await until(lambda: member.pid != first, "requests move")
+        moved.set()
+        await resetting
+        await end_in_flight(group, begun)
+        assert (member.state, member.starts) == (State.UP, 2)
+        assert "up -> down" not in transitions(group, "m1")
+
+
+async def test_an_end_that_is_noticed_late(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose end takes long to be told does not take with it the one that has replaced it."""
+    how, told = MemberProcess.how_it_ended, asyncio.Event()
+
+    async def late(process: MemberProcess) -> str:
+        await told.wait()
+        return await how(process)
+
+    monkeypatch.setattr(MemberProcess, "how_it_ended", late)
+    async with make_group(stores[:1], PATIENT) as group:
+        (member,) = group.members
+        resetting = asyncio.create_task(member.reset())
+        await until(lambda: member._starter.pid > 0, "a new process starts")
+        first = kill(member)
+        await until(lambda: member.pid != first or resetting.done(), "requests move")
+        told.set()
+        await resetting
+        assert verifies(group, await sign(group))
+        assert (member.state, member.starts) == (State.UP, 2)
 
 
 # --- a reset that fails -----------------------------------------------------------------------------------------------
@@ -207,7 +255,7 @@ async def test_a_reset_that_nobody_waits_for_any_more(stores: list[Store]) -> No
         await end_in_flight(group, begun)
         second = member.pid
         resetting = asyncio.create_task(member.reset())
-        await until(lambda: member._starting is not None, "a process starts")
+        await until(lambda: member._starter.pid > 0, "a process starts")
         resetting.cancel()
         await asyncio.gather(resetting, return_exceptions=True)
         assert children() == others - {first} | {second}
@@ -240,7 +288,7 @@ async def test_settings_that_come_while_it_starts(stores: list[Store]) -> None:
     async with make_group(stores[:1]) as group:
         (member,) = group.members
         kill(member)
-        await until(lambda: member.state is State.STARTING and member._starting is not None, "the member starts")
+        await until(lambda: member.state is State.STARTING and member._starter.pid > 0, "the member starts")
         await member.reset(structs.replace(member.settings, sessions=5))
         assert (member.state, member.sessions) == (State.UP, 5)
         assert verifies(group, await sign(group))
@@ -311,7 +359,7 @@ async def test_a_drained_member_answers_what_it_has(
 ) -> None:
     """A member that is taken out lets its requests in flight end, and gets no new ones; then it is gone."""
     caplog.set_level("INFO", "hsmitm.member")
-    failover = Failover(attempt_timeout_s=5, budget_s=5, keep_alive_s=0.2)
+    failover = Failover(attempt_timeout_s=5, budget_s=5, keep_alive_s=0.1)
     async with make_group(stores[:number], failover) as group:
         member = group.members[0]
         key = group.keys["untrust"]
@@ -322,7 +370,7 @@ async def test_a_drained_member_answers_what_it_has(
             stopping = asyncio.create_task(member.stop(drain=True))
             await until(lambda: member.state is State.DRAINING, "the member drains")
             assert (member.serving, member.away_for(0)) == (False, True)
-            drained_for = time.monotonic() + 0.5
+            drained_for = time.monotonic() + 0.3
             await until(lambda: time.monotonic() > drained_for, "its next test signature would be due")
             assert not begun.done()
         assert key.verifies(request, await begun)

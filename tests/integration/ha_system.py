@@ -55,6 +55,13 @@ class HaSystem(System):
         made.edit(keep_alive_s="0.5", **edits)
         return made
 
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
     def member(self, name: str) -> dict[str, Any]:
         """A copy of the partition that `init` made, as a member of the configuration."""
         store = self.directory / name
