@@ -30,7 +30,9 @@ async def members_reset(rig: Rig) -> AsyncIterator[list[str]]:
 async def test_members_reset(partitions: list[Store], tmp_path: Path, members: int) -> None:
     """F34: All members get new processes in turn while they are busy: no request fails, none leaves service, and each
     logs in once more."""
-    async with make_rig(tmp_path, partitions[:members]) as rig, rig.load() as load:
+    async with make_rig(tmp_path, partitions[:members], sessions=8) as rig, rig.load() as load:
+        for hsm in rig.hsms.values():
+            hsm.rules("C_Sign delay 15")  # so that there is always something in flight
         begun, before = rig.now(), {one.name: one.pid for one in rig.group.members}
         async with members_reset(rig) as told:
             assert [line.partition(": new sessions in process ")[0] for line in told] == list(rig.hsms)
@@ -43,6 +45,7 @@ async def test_members_reset(partitions: list[Store], tmp_path: Path, members: i
             assert not alive(pid)
             assert len(rig.history.said(f"^member {name}: new sessions in process .*; the old ones drain", begun)) == 1
         assert rig.path("group", begun) == []
+        assert rig.counted("hsmitm_signature_errors_total") == 0, "the old sessions answer what they have"
 
 
 async def test_members_reset_with_one_down(rig: Rig) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from msgspec import structs
 
@@ -15,6 +13,8 @@ from tests.hsm.members import leftovers
 from tests.waiting import until
 
 CYCLES = 25
+FIRST_S, NEXT_S = 1.0, 0.2
+"""The first start comes as far as the module on any machine."""
 
 
 async def test_module_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,14 +22,14 @@ async def test_module_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "BACKOFF_FIRST_S", 0.005)
     monkeypatch.setattr(lifecycle, "BACKOFF_MAX_S", 0.08)
     first = rig.member("m1")
-    settings, found = first.settings, []
-    start_s = math.ceil(10 * first._starter._slowest_s) / 10  # of a sound start: it comes as far as the module
+    settings, found, begun_calls = first.settings, [], rig.hsm("m1").calls("C_Initialize")
     async with rig.load() as load:
         allowed, begun = rig.longest_s(), rig.now()
         with rig.hsm("m1").fault("* hang"):
-            first.settings = structs.replace(settings, start_timeout_s=start_s)
+            first.settings = structs.replace(settings, start_timeout_s=FIRST_S)
             for cycle in range(1, CYCLES + 1):
                 await _until_given_up(first, cycle)
+                first.settings = structs.replace(settings, start_timeout_s=NEXT_S)
                 found.append(leftovers())
             first.settings = settings
         await rig.until_up("m1")
@@ -38,11 +38,11 @@ async def test_module_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == found[:1] * CYCLES, "no process, no zombie and no descriptor stays"
     starts = [one for one in rig.history.of("m1", begun) if one.after == "starting"]
     gone = [one for one in rig.history.of("m1", begun) if one.after == "down"]
-    assert all(one.reason == f"it did not start within {start_s:.1f} s" for one in gone[1:])
+    assert {one.reason for one in gone[1:]} == {f"it did not start within {at_most} s" for at_most in (FIRST_S, NEXT_S)}
     pauses = [start.at - down.at for down, start in zip(gone, starts, strict=True)]
     for number, pause in enumerate(pauses, 1):
         assert pause >= min(0.005 * 2 ** (number - 1), 0.08) * 0.8
-    assert rig.hsm("m1").calls("C_Initialize") > 4, "they hang where they are meant to: a sound start calls it twice"
+    assert rig.hsm("m1").calls("C_Initialize") > begun_calls + 2, "one hung at least; a sound start calls it twice"
     assert rig.logins("m1") == 2, "no start came as far as the PIN"
     assert rig.path("m2", begun) == []
 

@@ -74,11 +74,11 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A system that was told "cached-only", and has served the host `known`."""
+    """A system that was started with "queue:4000", and has served the host `known`."""
     ca = OriginCA()
     made = HaSystem.make_ha(
         tmp_path_factory.mktemp("unavailable") / "s", ca.pem,
-        request_budget_ms=f"{1000 * BUDGET_S:.0f}", attempt_timeout_ms="300", unavailable='"cached-only"',
+        request_budget_ms=f"{1000 * BUDGET_S:.0f}", attempt_timeout_ms="300", unavailable='"queue:4000"',
     )  # fmt: skip
     with OriginThread(ca) as origin, made:
         world = World(made, origin.port, made.proxy)
@@ -92,6 +92,28 @@ def _until_served(world: World, host: str) -> float:
     numbers = iter(range(100))
     wait_until(lambda: world.visit(f"{host}-{next(numbers)}").ok, "new hosts are served", 10)
     return time.monotonic() - begun
+
+
+def test_unavailable_queue(world: World) -> None:
+    """F32: With "queue:MS" a new host waits for a member beyond its budget: it is served if one comes in that time, and
+    refused at its end or once none can come; hosts that were visited before are served at once."""
+    assert world.system.status().group.unavailable == "queue:4000"
+    with world.system.outage():
+        assert world.visit("known").ok
+        waiting = Visit(world, "new-queue")
+        begun = time.monotonic()
+        wait_until(lambda: time.monotonic() - begun > 3 * BUDGET_S, "it waits beyond its budget")
+        assert waiting.is_alive()
+    waiting.join()
+    assert waiting.ok
+    world.system.until_up("m1", "m2")
+    world.policy("queue:1200")
+    with world.system.outage():
+        refused = world.visit("new-queue-refused")
+        assert not refused.ok
+        assert refused.seconds < 1.2 + 2
+        assert world.visit("known").ok
+    world.system.until_up("m1", "m2")
 
 
 def test_unavailable_fail(world: World) -> None:
@@ -129,26 +151,4 @@ def test_unavailable_cached_only(world: World) -> None:
         assert page.startswith("HTTP/1.1 502")
         assert "new-cached-only.test cannot be inspected now, and it is not let through: no member of the HSM" in page
     assert _until_served(world, "again-cached-only") < SERVED_AGAIN_S
-    world.system.until_up("m1", "m2")
-
-
-def test_unavailable_queue(world: World) -> None:
-    """F32: With "queue:MS" a new host waits for a member beyond its budget: it is served if one comes in that time, and
-    refused at its end or once none can come; hosts that were visited before are served at once."""
-    world.policy("queue:4000")
-    with world.system.outage():
-        assert world.visit("known").ok
-        waiting = Visit(world, "new-queue")
-        begun = time.monotonic()
-        wait_until(lambda: time.monotonic() - begun > 3 * BUDGET_S, "it waits beyond its budget")
-        assert waiting.is_alive()
-    waiting.join()
-    assert waiting.ok
-    world.system.until_up("m1", "m2")
-    world.policy("queue:1200")
-    with world.system.outage():
-        refused = world.visit("new-queue-refused")
-        assert not refused.ok
-        assert refused.seconds < 1.2 + 2
-        assert world.visit("known").ok
     world.system.until_up("m1", "m2")

@@ -388,17 +388,18 @@ async def test_a_stall_costs_no_request(stores: list[Store]) -> None:
 
 
 async def test_a_line_that_is_full(stores: list[Store]) -> None:
-    """When too many requests wait already, one more is told at once to try later; the others are served."""
+    """When too many requests wait already, any more are told at once to try later; the others are served."""
     failover = Failover(attempt_timeout_s=20, budget_s=20, keep_alive_s=3600)
     async with make_group(stores[:1], failover) as group:
         (member,) = group.members
         with hung(member.pid):
             begun = [asyncio.create_task(sign(group, timeout_s=30)) for _ in range(MAX_WAITING + member.slots)]
             await until(lambda: group.waiting == MAX_WAITING, "the line is full")
-            before = time.monotonic()
-            with pytest.raises(OverloadedError, match=f"{MAX_WAITING} requests wait for the HSM already"):
-                await sign(group)
-            assert time.monotonic() - before < 0.1
+            more = [asyncio.create_task(sign(group)) for _ in range(20)]
+            await until(lambda: all(one.done() for one in more), "all others are refused", 1)
+            for end in await asyncio.gather(*more, return_exceptions=True):
+                assert isinstance(end, OverloadedError)
+                assert str(end) == f"{MAX_WAITING} requests wait for the HSM already"
         ends = await asyncio.gather(*begun, return_exceptions=True)
         assert [end for end in ends if isinstance(end, BaseException)] == []
         assert group.waiting == 0
@@ -406,19 +407,21 @@ async def test_a_line_that_is_full(stores: list[Store]) -> None:
 
 async def test_more_than_can_be_signed_in_time(stores: list[Store]) -> None:
     """A request that would wait longer than it may is told so at once, and those before it are served."""
-    async with make_group(stores[:1], Failover(attempt_timeout_s=0.1, budget_s=0.1)) as group:
+    async with make_group(stores[:1]) as group:
+        (member,) = group.members
+        assert member._life is not None
+        member._life.health = Health(latency_s=0.05)  # forty a second, so that sixty can be signed in time
         before = time.monotonic()
-        begun = [asyncio.create_task(sign(group, "trust")) for _ in range(800)]
+        begun = [asyncio.create_task(sign(group, "trust")) for _ in range(200)]
         await until(lambda: any(one.done() and one.exception() for one in begun), "one is refused")
-        assert time.monotonic() - before < 0.1
+        assert time.monotonic() - before < group.failover.budget_s / 2
         ends = await asyncio.gather(*begun, return_exceptions=True)
-        assert time.monotonic() - before < group.failover.budget_s + 0.4
         refused = [end for end in ends if isinstance(end, OverloadedError)]
-        assert refused
+        assert 100 < len(refused) < 160
         assert "requests wait for the HSM and would take" in str(refused[0])
-        assert sum(isinstance(end, bytes) for end in ends) > 5
-        assert all(isinstance(end, bytes | OverloadedError | UnavailableError) for end in ends)
-        assert group.members[0].starts == 1
+        assert all(isinstance(end, bytes | OverloadedError) for end in ends)
+        assert [index for index, end in enumerate(ends) if isinstance(end, bytes)] == list(range(200 - len(refused)))
+        assert member.starts == 1
 
 
 # --- what it tells ----------------------------------------------------------------------------------------------------

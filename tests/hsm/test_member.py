@@ -150,9 +150,10 @@ async def test_a_crash_loop_is_told(
             process = kill(member)
             await until(lambda now=starts: member.starts > now and member.state is State.UP, "the member is up again")
         last = f"member process {process}: it was killed by signal 9"
-    assert [
-        record.message for record in caplog.records if record.levelname == "ERROR" and "minute" in record.message
-    ] == [f"member m1 was started {CRASH_LOOP + 1} times within a minute; last error: {last}"]
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    (told,) = (line for line in errors if line.startswith("member"))
+    assert told.startswith(f"member m1 was started {CRASH_LOOP + 1} times within a minute")
+    assert told.endswith(last)
 
 
 async def test_a_start_that_hangs(
