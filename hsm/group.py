@@ -56,6 +56,7 @@ class Group:
         for line in self._lines.values():
             if line:
                 line.wake()
+        self._note_outages()
         state = lifecycle.group_state(one.state for one in self.members)
         if state is not self.state:
             self._move(state, member)
@@ -101,12 +102,16 @@ class Group:
 
     def in_service(self) -> bool:
         """Whether each key has a member in service, or had one within the time that a request may wait for it."""
-        now = time.monotonic()
-        for name in self.keys:
-            if self.proved_by(name):
-                self._out_since[name] = now
-        patience = max(self.failover.budget_s, self.outage_grace_s)
+        self._note_outages()
+        now, patience = time.monotonic(), self._patience_s()
         return all(now - since <= patience for since in self._out_since.values())
+
+    def _note_outages(self) -> None:
+        for name in self.keys:
+            if any(member.serves(name) for member in self.members):
+                self._out_since.pop(name, None)
+            else:
+                self._out_since.setdefault(name, time.monotonic())
 
     # requests
 
@@ -196,7 +201,8 @@ class Group:
         except TimeoutError:
             pass
         finally:
-            line.wake()  # there may be more than one free slot, or no hope for anybody
+            if woken:
+                line.wake()  # there may be more than one free slot, or no hope for anybody
         raise self._unavailable(name, failures)
 
     def _refuse_hopeless(self, name: str, deadline: float, failures: Mapping[str, HsmitmError]) -> None:

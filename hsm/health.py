@@ -13,7 +13,7 @@ _SHARE = 0.5
 _FEWEST = 10
 """Answers in the window before their share says anything."""
 _RECENT = 64
-_WEIGHT = 0.2
+_WEIGHT, _TEST_WEIGHT = 0.2, 0.6
 """Of the newest latency in the average: a member that slows down tenfold is left within two or three answers."""
 
 
@@ -40,13 +40,22 @@ class Health:
         self.took(latency_s)
 
     def took(self, latency_s: float) -> None:
-        """Count the latency of an answer: of a test signature, say."""
-        self.timed_out(latency_s)
+        """Count the latency of an answer."""
+        self._average(latency_s, _WEIGHT)
+        self._recent.append(latency_s)
+
+    def tested(self, latency_s: float) -> None:
+        """Count the latency of a test signature. It weighs more: a member that was slow once gets no requests, so the
+        few tests must show that it is quick again."""
+        self._average(latency_s, _TEST_WEIGHT)
         self._recent.append(latency_s)
 
     def timed_out(self, latency_s: float) -> None:
         """Count the time of an attempt that got no answer: the member is slow at least, but what it can do is open."""
-        self.latency_s = latency_s if not self._measured else (1 - _WEIGHT) * self.latency_s + _WEIGHT * latency_s
+        self._average(latency_s, _WEIGHT)
+
+    def _average(self, latency_s: float, weight: float) -> None:
+        self.latency_s = (1 - weight) * self.latency_s + weight * latency_s if self._measured else latency_s
         self._measured = True
 
     def blamed(self) -> bool:

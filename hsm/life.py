@@ -13,8 +13,9 @@ import logging
 import time
 from collections.abc import Mapping
 
-from hsm import wire
-from hsm.errors import BadSignatureError, KeyLostError, RefusedError
+from hsm import codes, wire
+from hsm.codes import Kind
+from hsm.errors import BadSignatureError, KeyLostError, MemberLostError, RefusedError
 from hsm.health import Health
 from hsm.key import Key
 from hsm.member_metrics import MemberMetrics
@@ -81,12 +82,23 @@ class Life:
 
         Raises what says that the member, not the key, is at fault: MemberLostError, DeadlineError.
         """
+        doubtful: dict[str, MemberLostError] = {}
         for name, key in self._keys.items():
-            problem = await self._disproof(key, self.found[name])
+            try:
+                problem = await self._disproof(key, self.found[name])
+            except MemberLostError as error:
+                if codes.kind(error.code) is not Kind.AMBIGUOUS:
+                    raise
+                doubtful[name] = error
+                continue
             if problem:
                 self.note_problem(name, problem)
             else:
                 self.proved.add(name)
+        for name, doubt in doubtful.items():
+            if not self.proved:
+                raise doubt
+            self.note_problem(name, f"it did not sign a challenge: {doubt}")
 
     async def _disproof(self, key: Key, found: wire.KeyFound) -> str:
         """Why the member cannot serve the key; empty when its signature of a challenge verified."""
@@ -118,7 +130,12 @@ class Life:
         assert isinstance(answer, wire.KeysFound)
         for name in self._keys.keys() - self.proved:
             found = answer.keys[name]
-            problem = await self._disproof(self._keys[name], found)
+            try:
+                problem = await self._disproof(self._keys[name], found)
+            except MemberLostError as error:
+                if codes.kind(error.code) is not Kind.AMBIGUOUS or not self.proved:
+                    raise
+                problem = f"it did not sign a challenge: {error}"
             if problem:
                 self.note_problem(name, problem)
             else:
@@ -157,6 +174,9 @@ class Life:
                 if not self.proved:
                     raise KeyLostError(f"none of its keys can be used any more: {error}") from error
                 continue
+            except MemberLostError:
+                self._tested += 1  # the next test is by another key: it tells whose fault this is
+                raise
             self._tested += 1
-            self.health.took(time.monotonic() - started)
+            self.health.tested(time.monotonic() - started)
             return

@@ -441,6 +441,8 @@ class Member:
 
     async def _replace(self, life: Life, reason: str) -> None:
         """Sessions of a life hang while others serve: build a new life beside it, or lose it where that fails."""
+        if life is not self._life or self._resetting.locked():
+            return  # it is being replaced already
         logger.warning("member %s: %s; replacing its process", self.name, reason)
         self._note_error(reason)
         try:

@@ -47,10 +47,13 @@ class Module:
     """A loaded module. Once per process; safe for threads from here on."""
 
     def __init__(self, path: str) -> None:
-        """Load the library at `path`. Raises MisconfiguredError where that is not a usable PKCS#11 module."""
+        """Load the library at `path`. Raises MisconfiguredError where that is not a usable PKCS#11 module, and
+        MemberLostError where it says that its HSM is what fails: that may pass."""
         try:
             self._lib = pkcs11.lib(path)
         except pkcs11.PKCS11Error as error:
+            code = codes.of(type(error).__name__, str(error))
+            _raise_passing(code, path)
             raise MisconfiguredError(_why_not_loaded(path, error)) from error
         self._functions: FunctionList | None = None
         self._lock_for_threads()
@@ -69,6 +72,7 @@ class Module:
         self._functions = functions
         code = functions.initialise_for_threads()
         if code:
+            _raise_passing(code, self._lib.so)
             raise MisconfiguredError(
                 f"{self._lib.so} cannot be used by threads: {codes.name(code)} at C_Initialize with CKF_OS_LOCKING_OK"
             )
@@ -127,6 +131,16 @@ class Module:
                 raise codes.error(code, "initialising a token")
             with slot.get_token().open(rw=True, so_pin=so_pin) as session:
                 session.init_pin(pin)
+
+
+def _raise_passing(code: int, path: str) -> None:
+    """Raise MemberLostError for a code of C_Initialize that an HSM out of reach explains.
+
+    CKR_GENERAL_ERROR is not among them: it is what SoftHSM says to a missing configuration file.
+    """
+    passing = codes.kind(code) in (Kind.AMBIGUOUS, Kind.DEVICE, Kind.BUSY, Kind.PROCESS)
+    if code and code != codes.GENERAL_ERROR and passing:
+        raise MemberLostError(f"{codes.name(code)} at C_Initialize of {path}", code)
 
 
 def _mechanism_name(number: int) -> str:

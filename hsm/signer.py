@@ -356,7 +356,7 @@ class Signer:
                     lines.append(f"member {name}: {await member.reset(wanted[name])}")
                 except HsmitmError as error:
                     lines.append(f"member {name}: not changed: {error}")
-        for name in present.keys() - wanted.keys():
+        for name in [one for one in present if one not in wanted]:
             await self._remove(present[name])
             lines.append(f"member {name} removed")
         return lines

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.faulty_module import FaultyModule
 from hsm import choice
 from tests.faults.rig import Rig, make_rig, member_killed, verifies
-from tests.hsm.members import sign
+from tests.hsm.members import key_of, sign
 from tests.softhsm import Store
 from tests.waiting import until
 
@@ -52,6 +52,18 @@ async def test_one_that_comes_back_to_peers_ramps(rig: Rig) -> None:
         assert few < 8 or rig.now() > came + 0.5, "or this machine slept meanwhile"
         assert rig.member("m2").slots == 8
         await until(lambda: rig.member("m1").slots == 8, "it has its full share", 3)
+
+
+async def test_a_member_with_keys_of_its_own_does_not_ramp(partitions: list[Store], tmp_path: Path) -> None:
+    """F8: A member that alone has a key bears its whole load as soon as it is back: nobody else can."""
+    keys = {
+        "trust": key_of(partitions[0], "trust", members=frozenset({"m1"})),
+        "untrust": key_of(partitions[0], "untrust", members=frozenset({"m2"})),
+    }
+    async with make_rig(tmp_path, partitions[:2], keys=keys) as rig:
+        with member_killed(rig, "m1"):
+            await rig.until_up("m1", starts=2)
+            assert [one.slots for one in rig.group.members] == [8, 8]
 
 
 def _last_up(rig: Rig) -> float:

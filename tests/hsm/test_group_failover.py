@@ -308,6 +308,24 @@ async def test_a_request_that_fails_everywhere_is_nobodys_fault(stores: list[Sto
         assert [member.starts for member in group.members] == [1, 1]
 
 
+async def test_a_key_that_is_broken_everywhere(stores: list[Store], tmp_path: Path) -> None:
+    """A key whose object is broken on every HSM takes no member, and no other key, with it: also not at a start."""
+    own = [copy_of(stores[0], tmp_path / name) for name in ("one", "two")]
+    async with make_group(own, Failover(keep_alive_s=0.05)) as group:
+        with key_spoilt(own[0], "untrust"), key_spoilt(own[1], "untrust"):
+            before = time.monotonic()
+            while time.monotonic() - before < 0.5:
+                with pytest.raises((RefusedError, UnavailableError)):
+                    await sign(group, "untrust")
+                assert verifies(group, await sign(group, "trust"), "trust")
+            assert [member.starts for member in group.members] == [1, 1]
+            for member in group.members:
+                await member.reset()
+            assert group.proved_by("trust") == ["m1", "m2"]
+            assert "CKR_GENERAL_ERROR" in group.problems("untrust")["m1"]
+            assert verifies(group, await sign(group, "trust"), "trust")
+
+
 # --- bad signatures ---------------------------------------------------------------------------------------------------
 
 

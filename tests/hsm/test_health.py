@@ -154,3 +154,12 @@ def test_a_latency_alone_is_no_outcome() -> None:
         health.blamed()
         health.took(0.001)
     assert health.blamed()
+
+
+def test_a_member_that_was_slow_once_is_quick_again_after_few_tests() -> None:
+    """Nobody asks a slow member, so its test signatures alone must bring it back among the others, and soon."""
+    health = Health()
+    health.took(0.2)
+    for _ in range(5):
+        health.tested(0.001)
+    assert health.latency_s < 0.004

@@ -20,7 +20,7 @@ from hsm.life import Life
 from hsm.member_metrics import MemberMetrics
 from hsm.process import MemberProcess
 from hsm.uri import KeyURI
-from tests.hsm.members import copy_of, hung, key_of, keys_of, note_change, objects_of
+from tests.hsm.members import copy_of, hung, key_of, key_spoilt, keys_of, note_change, objects_of
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 from tests.waiting import until
 
@@ -192,6 +192,36 @@ async def test_a_wrong_signature_of_the_right_key(stores: list[Store]) -> None:
         with pytest.raises(BadSignatureError):
             await life.prove()
         assert life.proved == set()
+
+
+async def test_a_key_that_is_broken(stores: list[Store], tmp_path: Path) -> None:
+    """A key whose object is broken is told from a member that fails by the other keys that it proves."""
+    own = copy_of(stores[0], tmp_path / "own")
+    for broken, other in (("trust", "untrust"), ("untrust", "trust")):
+        with key_spoilt(own, broken):
+            async with living(own) as life:
+                await life.prove()
+                assert life.proved == {other}
+                assert life.found[broken].problem == (
+                    "it did not sign a challenge: CKR_GENERAL_ERROR (0x5) while signing"
+                )
+                await life.look_again(in_s(5))
+                assert life.proved == {other}
+            async with living(own, {broken: key_of(own, broken)}) as life:
+                with pytest.raises(MemberLostError, match="CKR_GENERAL_ERROR"):
+                    await life.prove()
+
+
+async def test_a_failed_test_is_made_by_another_key(stores: list[Store], tmp_path: Path) -> None:
+    """After a test signature that failed the next one is made by another key: it tells whose fault that was."""
+    own = copy_of(stores[0], tmp_path / "own")
+    async with living(own, sessions=1) as life:
+        await life.prove()
+        with key_spoilt(own, "trust"):
+            with pytest.raises(MemberLostError, match="CKR_GENERAL_ERROR"):
+                await life.test(in_s(5))
+            await life.test(in_s(5))
+            assert life.proved == {"trust", "untrust"}
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------
