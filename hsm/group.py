@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +25,9 @@ from hsm.member_metrics import MemberMetrics
 from hsm.waiting_line import WaitingLine
 
 logger = logging.getLogger("hsmitm.group")
+
+_TOO_LATE = 1.5
+"""Times a member's average latency: with less time left a request that waited is not begun."""
 
 
 class Group:
@@ -41,6 +44,7 @@ class Group:
         self.outage_grace_s = 0.0
         """How long a request without a member in service waits for one, if that is longer than its budget."""
         self._lines: defaultdict[str, WaitingLine] = defaultdict(WaitingLine)
+        self._turn = 0
         self._retries = RetryBudget()
         self._out_since = {name: time.monotonic() for name in keys}
         self._resetting = asyncio.Lock()
@@ -53,9 +57,11 @@ class Group:
 
     def changed(self, member: Member) -> None:
         """A slot is free, or a state changed."""
-        for line in self._lines.values():
-            if line:
-                line.wake()
+        waiting = [line for line in self._lines.values() if line]
+        if waiting:
+            self._turn += 1  # a free slot goes to each key in turn
+            for place in range(len(waiting)):
+                waiting[(self._turn + place) % len(waiting)].wake()
         self._note_outages()
         state = lifecycle.group_state(one.state for one in self.members)
         if state is not self.state:
@@ -79,6 +85,11 @@ class Group:
     def alone(self, member: Member) -> bool:
         """Whether no other member is in service."""
         return not any(one.serving for one in self.members if one is not member)
+
+    def others_bear(self, member: Member, keys: Set[str]) -> bool:
+        """Whether others have served each of `keys` long enough to bear the load a moment longer."""
+        others = [one for one in self.members if one is not member and one.up_for_s >= choice.RAMP_S]
+        return all(any(one.serves(key) for one in others) for key in keys)
 
     # what can be said of a key
 
@@ -192,10 +203,12 @@ class Group:
                 if woken or not line:
                     member = choice.choose((one for one in self.members if one.serves(name)), tried)
                     if member is not None:
+                        if woken and deadline - time.monotonic() < _TOO_LATE * member.latency_s:
+                            break  # it would use a slot and be late: those behind it can still be served in time
                         return member
                 self._refuse_hopeless(name, deadline, failures)
                 if not woken:
-                    self._refuse_overload(name, len(line), deadline)
+                    self._refuse_overload(name, deadline)
                 await line.wait(deadline, first=woken)
                 woken = True
         except TimeoutError:
@@ -211,18 +224,24 @@ class Group:
         if all(not one.serves(name) and one.away_for(left_s) for one in self.holders(name)):
             raise self._unavailable(name, failures)
 
-    def _refuse_overload(self, name: str, ahead: int, deadline: float) -> None:
+    def _refuse_overload(self, name: str, deadline: float) -> None:
         """Raise for a newcomer that would wait in vain."""
-        wait_s = choice.wait_s((one for one in self.members if one.serves(name)), ahead + 1)
-        if wait_s > deadline - time.monotonic():
+        serving = [one for one in self.members if one.serves(name)]
+        rivals = (key for key, line in self._lines.items() if line and any(one.serves(key) for one in serving))
+        ahead = sum(len(self._lines[key]) for key in rivals)
+        wait_s = choice.wait_s(serving, ahead + 1)
+        signing_s = _TOO_LATE * min((one.latency_s for one in serving), default=0.0)
+        if ahead and wait_s + signing_s > deadline - time.monotonic():
             raise OverloadedError(
                 f"{ahead} requests wait for the HSM and would take {wait_s:.1f} s; it cannot sign more than it does"
             )
 
     def _unavailable(self, name: str, failures: Mapping[str, HsmitmError]) -> UnavailableError:
-        why = _listed(failures) or "; ".join(f"{member}: {problem}" for member, problem in self.problems(name).items())
-        if not why:
+        if failures:
+            return UnavailableError(f"no member of the HSM signed in time ({_listed(failures)})")
+        if any(one.serves(name) for one in self.members):
             return UnavailableError("the HSM is busy: no member had a free session before the request's time was up")
+        why = "; ".join(f"{member}: {problem}" for member, problem in self.problems(name).items())
         return UnavailableError(f"no member of the HSM is in service ({why})")
 
     async def wait_for_member(self, name: str, deadline: float) -> None:

@@ -47,6 +47,7 @@ class Life:
         self.health = Health()
         self.in_flight = 0
         self.sessions = opened.sessions
+        self.up_at = 0.0
         self.ramp_from = 0.0
         self.idle = asyncio.Event()
         self.idle.set()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from typing import Protocol
 
@@ -64,6 +64,9 @@ class Peers(Protocol):
 
     def alone(self, member: Member) -> bool:
         """Whether no other member is in service."""
+
+    def others_bear(self, member: Member, keys: Set[str]) -> bool:
+        """Whether others have served each of `keys` long enough to bear the load a moment longer."""
 
 
 class Member:
@@ -150,6 +153,11 @@ class Member:
             return 0
         up_for_s = time.monotonic() - self._life.ramp_from
         return choice.slots(self.sessions, self.latency_s, up_for_s, alone=self._peers.alone(self))
+
+    @property
+    def up_for_s(self) -> float:
+        """For how long the running process has been in service."""
+        return time.monotonic() - self._life.up_at if self._life and self.state in SERVING else 0.0
 
     @property
     def starts(self) -> int:
@@ -293,7 +301,7 @@ class Member:
                     self._move(Event.LOST, f"internal error: {error}")
                 else:
                     up_at = time.monotonic()
-                    self._adopt(life, gently=self._was_up)
+                    self._adopt(life, gently=self._was_up and self._peers.others_bear(self, life.proved))
                     self.attempts = 0
                     opened = life.opened
                     self._warn_of_few_sessions(life)
@@ -350,7 +358,7 @@ class Member:
 
     def _adopt(self, life: Life, *, gently: bool = False) -> None:
         """`gently`: its HSM was away, and others serve: it gets its share little by little."""
-        now = time.monotonic()
+        now = life.up_at = time.monotonic()
         life.ramp_from = now if gently else now - choice.RAMP_S
         self._life = life
         self.opened = life.opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hsm.failover import Failover
 from tests.faults.rig import Rig, member_hung, until_gone
 from tests.waiting import until
 
@@ -27,7 +28,7 @@ async def test_member_hung(rig: Rig) -> None:
 
 async def test_member_hung_while_idle(rig: Rig) -> None:
     """F3: A member that hung while nobody asked is found by its own test signature, before a client meets it."""
-    rig.group.failover = type(rig.group.failover)(keep_alive_s=0.3)
+    rig.group.failover = Failover(keep_alive_s=0.3)
     for member in rig.group.members:
         member.reconsider()
     begun = rig.now()
