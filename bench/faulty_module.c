@@ -245,6 +245,8 @@ static double throw(void) {
         const char *seed = getenv("FAULTY_SEED");
         state[0] = (unsigned short)(seed ? (unsigned)number(seed, "FAULTY_SEED") : (unsigned)(getpid() ^ time(NULL)));
         state[1] = (unsigned short)threads++;
+        /* Seeds of neighbours (process ids, threads) give neighbouring first throws: two HSMs would fail together. */
+        for (int i = 0; i < 8; i++) erand48(state);
         seeded = true;
     }
     return erand48(state);

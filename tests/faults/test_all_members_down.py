@@ -61,7 +61,7 @@ async def test_all_members_down(partitions: list[Store], tmp_path: Path, monkeyp
             await load.more(100)
         assert load.errors
         assert {type(error) for error in load.errors} == {UnavailableError}
-        during = [str(one.error) for one in load.answers if one.error and one.begun + one.took_s < up]
+        during = [str(one.error) for one in load.answers if one.error and one.begun + one.took_s < returned]
         assert all("m1: " in text or "m2: " in text for text in during), set(during)
         assert max(one.took_s for one in load.answers if one.error) < BUDGET_S + MARGIN_S
         assert up - returned < 1.2 * BACKOFF_OUTAGE_MAX_S + 0.6, "the longest pause, and a start"

@@ -38,7 +38,8 @@ async def test_login_lost(partitions: list[Store], tmp_path: Path, members: int)
         assert rig.away_s("m1", begun) < 1
         assert load.slowest_s < rig.group.failover.budget_s
         (lost, *_) = rig.history.of("m1", begun)
-        assert "none of its keys" in lost.reason
+        # A session that is signing at that moment learns it by another code.
+        assert "none of its keys" in lost.reason or "CKR_USER_NOT_LOGGED_IN" in lost.reason
 
 
 async def test_login_lost_while_idle(partitions: list[Store], tmp_path: Path) -> None:
