@@ -402,7 +402,9 @@ class Signer:
                 "mint_errors": totals.value("hsmitm_mints_total") - totals.value("hsmitm_mints_total", result="minted"),
                 "cache_hits": totals.value("hsmitm_leaf_cache_lookups_total", result="hit"),
                 "cache_misses": totals.value("hsmitm_leaf_cache_lookups_total", result="miss"),
-                "signatures": totals.value("hsmitm_signatures_total"),
+                "signatures": totals.value("hsmitm_signatures_total")
+                - totals.value("hsmitm_signatures_total", purpose="test"),
+                "test_signatures": totals.value("hsmitm_signatures_total", purpose="test"),
                 "signature_errors": totals.value("hsmitm_signature_errors_total"),
                 "signature_seconds": totals.value("hsmitm_signature_seconds_sum"),
                 "connections": totals.value("hsmitm_connections_total"),
