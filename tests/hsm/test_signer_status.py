@@ -108,7 +108,8 @@ async def test_status(signer: Signer, worker: SignerClient, settings: SignerSett
     assert trust.key == "pkcs11:object=p256;type=private"
     counters = status.counters
     assert (counters["minted"], counters["mint_errors"]) == (1, 1)
-    assert (counters["signatures"], counters["signature_errors"]) == (4, 0)  # two proofs, a test and the leaf
+    assert (counters["signatures"], counters["signature_errors"]) == (3, 0)  # two proofs and the leaf
+    assert counters["test_signatures"] == 1
     assert counters["signature_seconds"] > 0
     assert (counters["cache_hits"], counters["cache_misses"]) == (10, 0)
     assert PIN not in repr(status)
