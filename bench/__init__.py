@@ -1,6 +1,6 @@
 """Measurements of hsmitm as it runs, and the rig that makes HSMs fail.
 
-It may import everything; nothing imports it but the command line and the tests.
+It may import everything; nothing imports it but the tests. The command line finds it as an entry point.
 
 faulty_module  a PKCS#11 module that fails on command (with faulty_module.c)
 system         a whole hsmitm with an HA group of such modules, and the origin behind it

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench import commands as bench_commands
 from hsm import wire
 from hsm.errors import HsmitmError, MisconfiguredError
 from proxy import hsm_commands
@@ -107,7 +107,8 @@ def status(
 
 app.command()(hsm_commands.reload)
 app.add_typer(hsm_commands.app, name="hsm")
-app.add_typer(bench_commands.app, name="bench")
+for _found in entry_points(group="hsmitm.commands"):
+    app.add_typer(_found.load(), name=_found.name)
 
 
 @app.command()
