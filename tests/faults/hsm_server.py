@@ -26,7 +26,7 @@ from typing import Any
 from bench.faulty_module import FaultyModule
 from hsm.failover import Failover
 from tests.faults.rig import Rig, make_rig
-from tests.hsm.members import alive
+from tests.hsm.members import alive, hung
 from tests.softhsm import MODULE, Store
 from tests.waiting import wait_until
 
@@ -80,13 +80,13 @@ class HsmServer:
         stopped = set(self.remotes)
         with ExitStack() as undo:
             for one in stopped:
-                undo.enter_context(_stopped(one))
+                undo.enter_context(hung(one))
             yield stopped
 
     @contextmanager
     def accepting_stopped(self) -> Iterator[None]:
         """A new client hangs as soon as it loads its library; the others are served."""
-        with _stopped(self._process):
+        with hung(self._process):
             yield
 
     def kill(self) -> None:
@@ -98,16 +98,6 @@ class HsmServer:
         for one in processes:
             wait_until(lambda process=one: not alive(process), f"process {one} is gone", 3)
         self._process = 0
-
-
-@contextmanager
-def _stopped(process: int) -> Iterator[None]:
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        if alive(process):
-            os.kill(process, signal.SIGCONT)
 
 
 @dataclass
