@@ -6,6 +6,10 @@ supervisor  start, watch and restart signer and workers
 child       one supervised process; its far end watches for the supervisor
 signing     the signer's process: wiring only
 worker      a worker's process: wiring only
+gnutls      a TLS server connection whose private key lives elsewhere
+gnutls_credentials  what a TLS server of one site presents and demands
+gnutls_key  a private key that lives elsewhere, as GnuTLS asks for it
+gnutls_library  GnuTLS's declarations, loading it, its errors
 lean        which of mitmproxy's addons a worker needs
 loop        the worker's event loop
 listening   is the proxy's address free, and for whom
