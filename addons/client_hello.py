@@ -35,11 +35,16 @@ def can_ecdsa(hello: ClientHello, *, tls_1_3: bool, suites: frozenset[int] = _AL
     if _ECDSA_SECP256R1_SHA256 not in algorithms:
         return False
     groups = extensions.get(_SUPPORTED_GROUPS)
-    if tls_1_3 and _TLS_1_3 in _list16(extensions.get(_SUPPORTED_VERSIONS, b""), length_bytes=1):
+    if tls_1_3 and speaks_tls_1_3(hello):
         return True
     if groups is not None and _SECP256R1 not in _list16(groups):
         return False
     return not suites.isdisjoint(hello.cipher_suites)
+
+
+def speaks_tls_1_3(hello: ClientHello) -> bool:
+    """Whether the client offers TLS 1.3 (RFC 8446 section 4.2.1)."""
+    return _TLS_1_3 in _list16(dict(hello.extensions).get(_SUPPORTED_VERSIONS, b""), length_bytes=1)
 
 
 def _list16(body: bytes, length_bytes: int = 2) -> Iterable[int]:

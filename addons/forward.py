@@ -17,9 +17,8 @@ from cryptography import x509
 from mitmproxy import certs, connection, ctx, http, tls
 from mitmproxy.addons.tlsconfig import AppData, _default_ciphers, alpn_select_callback
 from mitmproxy.net import tls as net_tls
-from mitmproxy.proxy import context, server_hooks
+from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
-from mitmproxy.utils import human
 from msgspec import Struct
 from OpenSSL import SSL
 
@@ -104,17 +103,6 @@ class Forward:
     def tls_failed_server(self, data: tls.TlsData) -> None:
         """A certificate that did not verify is one reason among others why a handshake fails."""
         self._note_verification(data)
-        server = data.context.server
-        logger.warning("server %s (%s): TLS handshake failed: %s", server.sni, _where(server.address), data.conn.error)
-
-    def tls_failed_client(self, data: tls.TlsData) -> None:
-        """One line: a client that does not trust the CA is the commonest trouble of an inspecting proxy."""
-        client = data.context.client
-        logger.warning("client %s for %s: %s", _where(client.peername), client.sni, data.conn.error)
-
-    def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
-        """One line; the client gets a 502 page."""
-        logger.warning("cannot connect to %s: %s", _where(data.server.address), data.server.error)
 
     def _note_verification(self, data: tls.TlsData) -> None:
         # mitmproxy cuts servers after it reported their client's end: then there is nothing to note.
@@ -259,10 +247,6 @@ def _make_context(  # noqa: PLR0917  # a cache's key
     made.set_session_id(f"hsmitm-{authority}".encode())
     made.use_privatekey(key)  # type: ignore[arg-type]
     return made
-
-
-def _where(address: tuple[str, int] | tuple[str, int, int, int] | None) -> str:
-    return human.format_address(address) if address else "unknown"
 
 
 def _page(status: int, text: str) -> http.Response:

@@ -8,6 +8,11 @@ INTERNAL_ERROR = 80
 """RFC 8446 section 6.2: an internal error unrelated to the peer makes it impossible to continue."""
 
 
+def alert(description: int) -> bytes:
+    """A fatal alert as a plain record (RFC 8446 sections 5.1 and 6), for before there are keys."""
+    return bytes((21, 3, 3, 0, 2, 2, description))
+
+
 class Refusal:
     """The part of `OpenSSL.SSL.Connection` that mitmproxy's TLS layer calls during a handshake.
 
@@ -16,7 +21,7 @@ class Refusal:
 
     def __init__(self, description: int = INTERNAL_ERROR) -> None:
         """`description` is the alert's code."""
-        self._output = bytes((21, 3, 3, 0, 2, 2, description))  # record type alert, TLS 1.2, length 2, fatal
+        self._output = alert(description)
         self._said = False
 
     def bio_write(self, data: bytes) -> int:
@@ -35,7 +40,13 @@ class Refusal:
         if not self._said:
             self._said = True
             raise SSL.WantReadError
-        raise SSL.Error([("hsmitm", "", "no certificate could be minted for this client")])
+        raise SSL.Error([("hsmitm", "", "there is no certificate for this client")])
+
+    broken = True
+    resumed = False
+
+    def abort(self, description: int) -> None:
+        """It has said its alert."""
 
     def shutdown(self) -> None:
         """Nothing is left to shut down."""

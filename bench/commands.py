@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure what the HSM and the proxy do on this machine.", no_args_is_help=True)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the whole result there.")]
-SeedOption = Annotated[int, typer.Option(help="The same seed, the same faults in the same order.")]
+SeedOption = Annotated[int, typer.Option(help="The same seed, the same order of what happens.")]
 
 
 @app.callback()
@@ -61,6 +61,60 @@ def restarts(
     from bench import restarts as cycling  # noqa: PLC0415  # commands load what they need
 
     _run(lambda progress: cycling.restarts(cycles, seed, sessions=sessions, progress=progress), json)
+
+
+@app.command()
+def inbound(
+    *,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each server's turn.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Turns of each server, key and latency.")] = 2,
+    clients: Annotated[int, typer.Option(min=1, max=1024, help="Clients at a time.")] = 64,
+    latency_ms: Annotated[
+        list[float] | None, typer.Option(min=0, max=1000, help="What the HSM's answer takes longer. [0, 20]")
+    ] = None,
+    key: Annotated[list[str] | None, typer.Option(help="The sites' keys: p256, rsa-2048. [both]")] = None,
+    tls: Annotated[str, typer.Option(help="The clients' TLS version: 1.2 or 1.3.")] = "1.3",
+    sessions: Annotated[int, typer.Option(min=1, max=1024, help="Sessions of the member.")] = 64,
+    seed: SeedOption = 1,
+    json: JsonOption = None,
+) -> None:
+    """New inbound connections with the key on a partition, against nginx with OpenSSL's PKCS#11 engine."""
+    from bench import inbound as turns  # noqa: PLC0415  # commands load what they need
+    from bench.site import SITE_KEYS  # noqa: PLC0415
+
+    if unknown := set(key or ()) - set(SITE_KEYS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: use {' or '.join(SITE_KEYS)}", param_hint="--key")
+    if tls not in ("1.2", "1.3"):
+        raise typer.BadParameter(f"{tls}: use 1.2 or 1.3", param_hint="--tls")
+    plan = turns.Plan(
+        seconds=seconds,
+        rounds=rounds,
+        seed=seed,
+        clients=clients,
+        latencies_ms=latency_ms or [0, 20],
+        keys=[one for one in SITE_KEYS if not key or one in key],
+        tls=tls,
+        sessions=sessions,
+    )
+    _run(lambda progress: turns.inbound(plan, progress), json)
+
+
+@app.command(name="inbound-fuzz")
+def inbound_fuzz(
+    *,
+    number: Annotated[int, typer.Option(min=1, help="Cases.")] = 100_000,
+    first: Annotated[int, typer.Option(min=0, help="The number of the first: to have some of a seed's again.")] = 0,
+    clients: Annotated[int, typer.Option(min=1, max=1024, help="Clients at a time.")] = 24,
+    seed: SeedOption = 1,
+    json: JsonOption = None,
+) -> None:
+    """Spoiled handshakes of real clients against a worker with sites: it lives on, and nobody else waits."""
+    from bench import inbound_fuzz as fuzzing  # noqa: PLC0415  # commands load what they need
+
+    _run(
+        lambda progress: fuzzing.inbound_fuzz(number, seed, first=first, clients=clients, progress=progress),
+        json,
+    )
 
 
 def _run(measure: Callable[[Callable[[str, float], None]], Coroutine[None, None, Report]], json: Path | None) -> None:

@@ -36,7 +36,10 @@ class Host(Struct, frozen=True):
 
 
 class Report(Struct, kw_only=True):
-    """A result. `figures` are the main ones, flat; `detail` is everything else, `samples` among it."""
+    """A result. `figures` are the main ones, flat; `detail` is everything else, `samples` among it.
+
+    `rows` are a table of their own, each with the same columns; `notes` say what was not measured and why.
+    """
 
     name: str
     began: str
@@ -46,6 +49,8 @@ class Report(Struct, kw_only=True):
     figures: dict[str, float]
     errors: list[str]
     detail: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, str | float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     host: Host = field(default_factory=Host.here)
     command: list[str] = field(default_factory=lambda: ["hsmitm", *sys.argv[1:]])
 
@@ -54,14 +59,33 @@ class Report(Struct, kw_only=True):
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
 
     def show(self) -> None:
-        """The figures on the terminal, and the first errors."""
+        """The rows and the figures on the terminal, the notes, and the first errors."""
         console = Console(highlight=False)
         table = Table("figure", "value", title=f"{self.name}, {self.seconds:.0f} s, seed {self.seed}",
                       title_justify="left", box=box.SIMPLE_HEAD)  # fmt: skip
         for name, value in self.figures.items():
-            table.add_row(name, f"{value:.0f}" if value == int(value) else f"{value:.3g}")
+            table.add_row(name, _number(value))
+        if self.rows:
+            console.print(self._rows())
         console.print(table)
+        for note in self.notes:
+            console.print(note, style="yellow", markup=False)
         for error in self.errors[:5]:
             console.print(error, style="red", markup=False)
         if len(self.errors) > 5:
             console.print(f"... and {len(self.errors) - 5} more errors", style="red")
+
+    def _rows(self) -> Table:
+        # Not a character wider than it must be: eleven columns fit the 80 of a log.
+        table = Table(box=box.SIMPLE_HEAD, padding=0)
+        for name, value in self.rows[0].items():
+            text = isinstance(value, str)
+            table.add_column(name, justify="left" if text else "right", no_wrap=text)
+        for row in self.rows:
+            table.add_row(*(value if isinstance(value, str) else _number(value) for value in row.values()))
+        return table
+
+
+def _number(value: float) -> str:
+    """Three digits that mean something, and no exponent where there are more in front of the point."""
+    return f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"

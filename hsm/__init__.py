@@ -24,6 +24,7 @@ may be signed.
     choice     which member gets the next request; no I/O
     failover   the way of one request over the members, and whom its failures blame; no I/O
     key        a key of the group, and the challenges that prove it; no I/O
+    inbound    the sites of inbound inspection: certificates read from files, and the keys that they come to
     process    a member process: start, talk, kill; member_process is its other end
     life       one life of a member: the keys that it proved, its test signatures
     starter    starts a member's process: PIN, login, proof
@@ -33,6 +34,7 @@ may be signed.
     member_settings  one partition as the configuration names it
     member_metrics  counters of what members did
     workers    who is connected, what they report, what those that are gone counted
+    inbound_service  which inbound keys workers may use and for what; the ticket key that they share
     signer     the service
     client     asyncio client of the signer: for addons and the command line
     telemetry  counters of several processes as one

@@ -2,7 +2,8 @@
 
 Both ends use it: a caller with `call`, a server by giving `serve`. A call ends exactly once: with its answer, with its
 deadline, or with the connection; its slot in `_pending` is removed by whoever ends it, in the event loop, so there is
-nothing to lock. An answer that comes after the deadline finds no slot and is dropped.
+nothing to lock. An answer that comes after the deadline finds no slot and is dropped. A caller that gives up, or whose
+deadline passes, says so to the other end (`wire.Cancel`), which then stops serving that call.
 """
 
 from __future__ import annotations
@@ -28,13 +29,21 @@ this it is told to try later instead of growing a queue."""
 class Channel(asyncio.Protocol):
     """One connection. `lost` is called once, when it ends."""
 
-    def __init__(self, serve: Serve | None = None, lost: Callable[[Channel], None] | None = None) -> None:
+    def __init__(
+        self,
+        serve: Serve | None = None,
+        lost: Callable[[Channel], None] | None = None,
+        *,
+        cancels: bool = True,
+    ) -> None:
+        """`cancels` is whether the other end can stop serving a call; a member cannot interrupt a session."""
         self._serve = serve
         self._lost = lost
+        self._cancels = cancels
         self._framer = wire.Framer()
         self._transport: asyncio.Transport | None = None
-        self._pending: dict[int, tuple[asyncio.Future[wire.Reply], asyncio.TimerHandle]] = {}
-        self._serving: set[asyncio.Task[None]] = set()
+        self._pending: dict[int, tuple[asyncio.Future[wire.Reply], asyncio.TimerHandle, Callable[[], None] | None]] = {}
+        self._serving: dict[int, asyncio.Task[None]] = {}
         self._next_id = 0
         self._silent_since: float | None = None
 
@@ -58,10 +67,12 @@ class Channel(asyncio.Protocol):
         """Calls received and not answered."""
         return len(self._serving)
 
-    async def call(self, body: wire.Request, deadline: float) -> wire.Reply:
+    async def call(self, body: wire.Request, deadline: float, outlived: Callable[[], None] | None = None) -> wire.Reply:
         """Send `body` and wait for its reply, at most until `deadline` (seconds on CLOCK_MONOTONIC).
 
-        Raises DeadlineError, MemberLostError where the connection ends first, or the error that the peer named.
+        With `outlived` a call whose caller is cancelled stays in flight until its answer or its deadline, and
+        `outlived` is called then, once. Raises DeadlineError, MemberLostError where the connection ends first, or the
+        error that the peer named.
         """
         remaining = deadline - time.monotonic()
         if remaining <= 0:
@@ -74,27 +85,47 @@ class Channel(asyncio.Protocol):
         call_id = self._next_id
         frame = wire.encode(wire.Call(call_id, deadline, body))
         answered: asyncio.Future[wire.Reply] = loop.create_future()
-        timer = loop.call_later(remaining, self._end, call_id, DeadlineError("no answer before the deadline"))
-        self._pending[call_id] = (answered, timer)
+        timer = loop.call_later(remaining, self._be_late, call_id)
+        self._pending[call_id] = (answered, timer, outlived)
         self._transport.write(frame)
         if self._silent_since is None:
             self._silent_since = time.monotonic()
         try:
             return await answered
-        finally:
-            self._end(call_id, None)
+        except asyncio.CancelledError:
+            if outlived is None:
+                self._give_up(call_id)
+            elif call_id not in self._pending:
+                outlived()
+            raise
 
     def close(self) -> None:
         """End the connection. Calls in flight fail with MemberLostError."""
         if self._transport is not None:
             self._transport.close()
 
+    def _be_late(self, call_id: int) -> None:
+        if call_id in self._pending:
+            self._end(call_id, DeadlineError("no answer before the deadline"))
+            self._tell_cancelled(call_id)
+
+    def _give_up(self, call_id: int) -> None:
+        if call_id in self._pending:
+            self._end(call_id, None)
+            self._tell_cancelled(call_id)
+
+    def _tell_cancelled(self, call_id: int) -> None:
+        if self._cancels:
+            self._write(wire.Cancel(call_id))
+
     def _end(self, call_id: int, result: wire.Reply | HsmitmError | None) -> None:
         slot = self._pending.pop(call_id, None)
         if slot is None:
             return
-        answered, timer = slot
+        answered, timer, outlived = slot
         timer.cancel()
+        if answered.done() and outlived is not None:
+            outlived()
         if answered.done() or result is None:
             return
         if isinstance(result, HsmitmError):
@@ -115,6 +146,9 @@ class Channel(asyncio.Protocol):
                 match frame:
                     case wire.Call():
                         self._receive(frame)
+                    case wire.Cancel():
+                        if frame.id in self._serving:  # otherwise its answer is on the way
+                            self._serving[frame.id].cancel()
                     case wire.Answer():
                         self._end(frame.id, frame.body)
                     case wire.Fault():
@@ -128,20 +162,22 @@ class Channel(asyncio.Protocol):
         """Every call in flight fails now; calls being served are cancelled, their caller is gone."""
         for call_id in list(self._pending):
             self._end(call_id, MemberLostError("the connection was closed under the request"))
-        for task in self._serving:
+        for task in self._serving.values():
             task.cancel()
         if self._lost is not None:
             self._lost(self)
 
     def _receive(self, call: wire.Call) -> None:
+        if call.id in self._serving:
+            raise ValueError(f"a second call {call.id} while the first is being served")
         if self._serve is None:
-            self._reply(wire.Fault(call.id, RefusedError.__name__, "this end serves no calls"))
+            self._write(wire.Fault(call.id, RefusedError.__name__, "this end serves no calls"))
         elif len(self._serving) >= MAX_SERVED:
-            self._reply(wire.fault(call.id, OverloadedError(f"{MAX_SERVED} calls of this peer are served already")))
+            self._write(wire.fault(call.id, OverloadedError(f"{MAX_SERVED} calls of this peer are served already")))
         else:
             task = asyncio.get_running_loop().create_task(self._answer(self._serve, call))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
+            self._serving[call.id] = task
+            task.add_done_callback(lambda _: self._serving.pop(call.id))
 
     async def _answer(self, serve: Serve, call: wire.Call) -> None:
         try:
@@ -152,11 +188,11 @@ class Channel(asyncio.Protocol):
             logger.exception("serving %s failed", type(call.body).__name__)
             frame = wire.Fault(call.id, RefusedError.__name__, "internal error; see the signer's log")
         try:
-            self._reply(frame)
+            self._write(frame)
         except ValueError as error:
-            self._reply(wire.Fault(call.id, RefusedError.__name__, f"the answer cannot be sent: {error}"))
+            self._write(wire.Fault(call.id, RefusedError.__name__, f"the answer cannot be sent: {error}"))
 
-    def _reply(self, frame: wire.Frame) -> None:
+    def _write(self, frame: wire.Frame) -> None:
         if self.connected:
             assert self._transport is not None
             self._transport.write(wire.encode(frame))

@@ -148,6 +148,11 @@ _TABLE: dict[Kind, dict[int, str]] = {
 NAMES = {code: name for codes in _TABLE.values() for code, name in codes.items()}
 _KINDS = {code: kind for kind, codes in _TABLE.items() for code in codes}
 
+BAD_CIPHERTEXT = frozenset({0x20, 0x21, 0x40, 0x41})
+"""What tokens say to wrong padding at C_Decrypt: CKR_ENCRYPTED_DATA_INVALID or CKR_ENCRYPTED_DATA_LEN_RANGE by the
+standard (PKCS#11 v3.0 section 5.13), CKR_DATA_INVALID or CKR_DATA_LEN_RANGE by some. SoftHSM 2.6.1 says
+CKR_GENERAL_ERROR, which is ambiguous."""
+
 GENERAL_ERROR = 0x05
 SESSION_COUNT = 0xB1
 USER_ALREADY_LOGGED_IN = 0x100

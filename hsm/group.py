@@ -1,8 +1,10 @@
 """The members that hold the same keys: choose one for each request, fail over, verify what it signed.
 
-`sign` is the only loop over members. What a failure means is decided without I/O in `hsm.failover`, who is asked next
-in `hsm.choice`; this file does as they say. A request that finds no free slot waits here, not at a member: so an
+`_request` is the only loop over members. What a failure means is decided without I/O in `hsm.failover`, who is asked
+next in `hsm.choice`; this file does as they say. A request that finds no free slot waits here, not at a member: so an
 attempt's time measures the member and not the queue.
+
+There may be hundreds of inbound keys: what happens at each answer must not walk over all of them.
 """
 
 from __future__ import annotations
@@ -10,18 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 
 from prometheus_client import CollectorRegistry
 
-from hsm import choice, lifecycle
+from hsm import choice, lifecycle, wire
 from hsm.errors import HsmitmError, MisconfiguredError, OverloadedError, RefusedError, UnavailableError
 from hsm.failover import Attempts, Failover, RetryBudget, Step
 from hsm.key import Key
 from hsm.lifecycle import GroupState, State
 from hsm.member import Member
 from hsm.member_metrics import MemberMetrics
+from hsm.schemes import Scheme
 from hsm.waiting_line import WaitingLine
 
 logger = logging.getLogger("hsmitm.group")
@@ -36,6 +38,8 @@ class Group:
     def __init__(self, keys: dict[str, Key], registry: CollectorRegistry, failover: Failover | None = None) -> None:
         """`registry` gets the signature counters."""
         self.keys = keys
+        self.authorities = [name for name, key in keys.items() if not key.inbound]
+        """The CAs' keys: those that forward proxying needs. They stay the same."""
         self.members: Sequence[Member] = ()
         self.failover = failover or Failover()
         self.metrics = MemberMetrics(registry)
@@ -43,10 +47,13 @@ class Group:
         self.since = time.time()
         self.outage_grace_s = 0.0
         """How long a request without a member in service waits for one, if that is longer than its budget."""
-        self._lines: defaultdict[str, WaitingLine] = defaultdict(WaitingLine)
+        self.changes = 0
+        """Grows whenever a member's state or the keys that it proved changed."""
+        self._lines: dict[str, WaitingLine] = {}
+        """The lines that somebody waits in."""
         self._turn = 0
         self._retries = RetryBudget()
-        self._out_since = {name: time.monotonic() for name in keys}
+        self._out_since = dict.fromkeys(self.authorities, time.monotonic())
         self._resetting = asyncio.Lock()
 
     def keys_for(self, member: str) -> dict[str, Key]:
@@ -55,13 +62,18 @@ class Group:
 
     # what members call (`hsm.member.Peers`)
 
-    def changed(self, member: Member) -> None:
-        """A slot is free, or a state changed."""
+    def freed(self) -> None:
+        """A slot is free."""
         waiting = [line for line in self._lines.values() if line]
         if waiting:
             self._turn += 1  # a free slot goes to each key in turn
             for place in range(len(waiting)):
                 waiting[(self._turn + place) % len(waiting)].wake()
+
+    def changed(self, member: Member) -> None:
+        """A state changed, or the keys that a member proved."""
+        self.changes += 1
+        self.freed()
         self._note_outages()
         state = lifecycle.group_state(one.state for one in self.members)
         if state is not self.state:
@@ -103,6 +115,8 @@ class Group:
 
     def holders(self, key: str) -> list[Member]:
         """The members that should serve `key`."""
+        if key not in self.keys:
+            return []
         names = self.keys[key].members
         return [one for one in self.members if names is None or one.name in names]
 
@@ -112,13 +126,13 @@ class Group:
         return sum(len(line) for line in self._lines.values())
 
     def in_service(self) -> bool:
-        """Whether each key has a member in service, or had one within the time that a request may wait for it."""
+        """Whether each CA's key has a member in service, or had one within the time that a request may wait for it."""
         self._note_outages()
         now, patience = time.monotonic(), self._patience_s()
         return all(now - since <= patience for since in self._out_since.values())
 
     def _note_outages(self) -> None:
-        for name in self.keys:
+        for name in self.authorities:
             if any(member.serves(name) for member in self.members):
                 self._out_since.pop(name, None)
             else:
@@ -126,12 +140,39 @@ class Group:
 
     # requests
 
-    async def sign(self, name: str, message: bytes, digest: bytes, deadline: float, purpose: str) -> bytes:
-        """A verified signature of `message` (its `digest` in the key's scheme) by the key `name`.
+    async def sign(
+        self,
+        name: str,
+        message: bytes | None,
+        digest: bytes,
+        deadline: float,
+        purpose: str,
+        scheme: Scheme | None = None,
+    ) -> bytes:
+        """A verified signature of `message` by the key `name`: of its `digest`, which stands alone where the message is
+        None, in `scheme` or else the key's own.
 
         Raises UnavailableError, OverloadedError or RefusedError; at the latest when the request's budget is spent.
         """
-        request = self.keys[name].request(message, digest)
+        request = self.keys[name].request(message, digest, scheme)
+        return await self._request(
+            name, deadline, lambda member, until, patience_s: member.sign(request, until, purpose, patience_s)
+        )
+
+    async def decrypt(self, name: str, ciphertext: bytes, deadline: float) -> bytes:
+        """The plaintext of `ciphertext` (as long as the RSA key's modulus) by the key `name`, empty for wrong padding.
+
+        Raises as `sign`. A client's bad ciphertext is one call at one member, and changes nothing there.
+        """
+        request = wire.Decrypt(name, ciphertext)
+        return await self._request(
+            name, deadline, lambda member, until, patience_s: member.decrypt(request, until, patience_s)
+        )
+
+    async def _request(
+        self, name: str, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]]
+    ) -> bytes:
+        """What `ask` gets of a member: it is given the member, the attempt's deadline and its time in seconds."""
         now = time.monotonic()
         patience = self.outage_grace_s if not self.proved_by(name) else 0.0
         deadline = min(deadline, now + max(self.failover.budget_s, patience))
@@ -144,7 +185,7 @@ class Group:
             until = min(deadline, time.monotonic() + patience_s)
             while True:
                 try:
-                    signature = await member.sign(request, until, purpose, patience_s)
+                    answer = await ask(member, until, patience_s)
                 except HsmitmError as error:
                     failures.pop(member.name, None)
                     failures[member.name] = error  # the newest is the last
@@ -156,7 +197,7 @@ class Group:
                         member.blame(error)
                 else:
                     self._blame_doubtful(attempts, member.name)
-                    return signature
+                    return answer
                 if verdict.step is Step.AGAIN:
                     self.metrics.retried("same member")
                     await asyncio.sleep(min(verdict.pause_s, left))
@@ -197,10 +238,10 @@ class Group:
         self, name: str, tried: set[str], deadline: float, failures: Mapping[str, HsmitmError]
     ) -> Member:
         """The member for the next attempt, as soon as one has a free slot."""
-        line, woken = self._lines[name], False
+        woken = False
         try:
             while time.monotonic() < deadline:
-                if woken or not line:
+                if woken or not self._lines.get(name):
                     member = choice.choose((one for one in self.members if one.serves(name)), tried)
                     if member is not None:
                         if woken and deadline - time.monotonic() < _TOO_LATE * member.latency_s:
@@ -209,17 +250,27 @@ class Group:
                 self._refuse_hopeless(name, deadline, failures)
                 if not woken:
                     self._refuse_overload(name, deadline)
-                await line.wait(deadline, first=woken)
+                await self._wait(name, deadline, first=woken)
                 woken = True
         except TimeoutError:
             pass
         finally:
-            if woken:
-                line.wake()  # there may be more than one free slot, or no hope for anybody
+            if woken and name in self._lines:
+                self._lines[name].wake()  # there may be more than one free slot, or no hope for anybody
         raise self._unavailable(name, failures)
+
+    async def _wait(self, name: str, deadline: float, *, first: bool) -> None:
+        line = self._lines.setdefault(name, WaitingLine())
+        try:
+            await line.wait(deadline, first=first)
+        finally:
+            if not line and self._lines.get(name) is line:
+                del self._lines[name]
 
     def _refuse_hopeless(self, name: str, deadline: float, failures: Mapping[str, HsmitmError]) -> None:
         """Raise now what would otherwise be raised at the deadline."""
+        if name not in self.keys:
+            raise RefusedError("the key was removed from the configuration")
         left_s = deadline - time.monotonic()
         if all(not one.serves(name) and one.away_for(left_s) for one in self.holders(name)):
             raise self._unavailable(name, failures)
@@ -252,6 +303,25 @@ class Group:
         return max(self.failover.budget_s, self.outage_grace_s)
 
     # what an operator does
+
+    def assign(self, keys: dict[str, Key]) -> None:
+        """These are the keys from now on, the CAs' as before. Members forget those that are gone; new ones: `learn`."""
+        self.keys = keys
+        for member in self.members:
+            member.assign(self.keys_for(member.name))
+        self.freed()  # whoever waits for a key that is gone is told
+
+    async def learn(self) -> dict[str, HsmitmError]:
+        """Have the members look for the keys that they do not know: one after another, each by a new life beside the
+        old one. For each member that could not, why."""
+        failed: dict[str, HsmitmError] = {}
+        for member in self.members:
+            async with self._resetting:
+                try:
+                    await member.learn()
+                except HsmitmError as error:
+                    failed[member.name] = error
+        return failed
 
     async def reset(self, name: str | None) -> list[str]:
         """`Member.reset` of one member, or of each in turn: never two at a time."""

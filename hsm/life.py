@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from hsm import codes, wire
 from hsm.codes import Kind
@@ -51,8 +51,12 @@ class Life:
         self.ramp_from = 0.0
         self.idle = asyncio.Event()
         self.idle.set()
+        self.freed: Callable[[], None] = _nothing
+        """Called when a slot is free that nobody waited at any more."""
+        self.keys_changed: Callable[[], None] = _nothing
+        """Called when `proved` changed."""
         self._member = member
-        self._keys = keys
+        self._keys = dict(keys)
         self._metrics = metrics
         self._replaced = 0
         self._tested = 0
@@ -62,21 +66,66 @@ class Life:
         """Whether the process is known to be gone. Its socket may be closing already when its end is not yet told."""
         return self.process.lost.is_set() or not self.process.channel.connected
 
+    def knows(self, keys: Mapping[str, Key]) -> bool:
+        """Whether these keys were looked for, each under its URI."""
+        return all(name in self._keys and self._keys[name].uri == key.uri for name, key in keys.items())
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """These keys are nobody's business any more."""
+        for name in keys:
+            self._keys.pop(name, None)
+            self.found.pop(name, None)
+            self.proved.discard(name)
+        self.keys_changed()
+
     async def sign(self, request: wire.Sign, deadline: float, purpose: str) -> bytes:
         """A signature that verifies. Raises BadSignatureError, or what `Channel.call` raises."""
-        self.in_flight += 1
-        self.idle.clear()
-        try:
-            answer = await self.process.channel.call(request, deadline)
-        finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
+        key = self._keys.get(request.key)
+        answer = await self._ask(request, deadline)
         assert isinstance(answer, wire.Signature)
-        if not self._keys[request.key].verifies(request, answer.signature):
+        if key is None or not key.verifies(request, answer.signature):
             raise BadSignatureError(f"member {self._member} returned a signature that does not verify")
         self._metrics.signed(self._member, purpose, answer)
         return answer.signature
+
+    async def decrypt(self, request: wire.Decrypt, deadline: float) -> bytes | None:
+        """The plaintext, empty where the padding is wrong; None where the token's return code may mean the padding or
+        a failure of the token. Raises what `Channel.call` raises."""
+        try:
+            answer = await self._ask(request, deadline)
+        except RefusedError as error:
+            if not error.code or codes.kind(error.code) is not Kind.AMBIGUOUS:
+                raise
+            plaintext = None
+        else:
+            assert isinstance(answer, wire.Decrypted)
+            plaintext = answer.plaintext
+        self._metrics.decrypted(self._member)
+        return plaintext
+
+    async def _ask(self, request: wire.Sign | wire.Decrypt, deadline: float) -> wire.Reply:
+        """The answer. A caller that gives up is gone at once, but its slot is taken until the member has answered or
+        the deadline passed: a session cannot be interrupted, and one more request would only queue behind it."""
+        self.in_flight += 1
+        self.idle.clear()
+        given_up = False
+        try:
+            return await self.process.channel.call(request, deadline, self._outlived)
+        except asyncio.CancelledError:
+            given_up = True
+            raise
+        finally:
+            if not given_up:
+                self._free()
+
+    def _outlived(self) -> None:
+        self._free()
+        self.freed()
+
+    def _free(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.idle.set()
 
     async def prove(self) -> None:
         """Find out which keys the member holds. One that is missing or another's is noted in `found`.
@@ -95,7 +144,7 @@ class Life:
             if problem:
                 self.note_problem(name, problem)
             else:
-                self.proved.add(name)
+                self._note_proof(name)
         for name, doubt in doubtful.items():
             if not self.proved:
                 raise doubt
@@ -117,32 +166,45 @@ class Life:
             return f"{key.uri} is not the key of the certificate: its signature of a challenge does not verify"
         return ""
 
+    def _note_proof(self, key: str) -> None:
+        self.proved.add(key)
+        self.keys_changed()
+
     def note_problem(self, key: str, problem: str) -> None:
-        """The member does not serve `key` any more, or never did."""
+        """The member does not serve `key` any more, or never did. Nothing for one that was forgotten."""
         self.proved.discard(key)
-        found = self.found[key]
+        found = self.found.get(key)
+        if found is None:
+            return
         if found.problem != problem or found is self.opened.keys.get(key):
-            logger.error("member %s cannot serve key '%s': %s", self._member, key, problem)
-        self.found[key] = wire.KeyFound(problem, found.spki, found.schemes, found.guarded)
+            logger.error("member %s cannot serve %s: %s", self._member, self._called(key), problem)
+        self.found[key] = wire.KeyFound(problem, found.spki, found.schemes, found.guarded, decrypts=found.decrypts)
+        self.keys_changed()
+
+    def _called(self, key: str) -> str:
+        return f"the {self._keys[key].title}" if self._keys[key].inbound else f"key '{key}'"
 
     async def look_again(self, deadline: float) -> None:
         """Look for the keys that were missing: they may have been put there since."""
         answer = await self.process.channel.call(wire.Describe(), deadline)
         assert isinstance(answer, wire.KeysFound)
         for name in self._keys.keys() - self.proved:
+            key = self._keys.get(name)
+            if key is None:
+                continue  # it was forgotten meanwhile
             found = answer.keys[name]
             try:
-                problem = await self._disproof(self._keys[name], found)
+                problem = await self._disproof(key, found)
             except MemberLostError as error:
                 if codes.kind(error.code) is not Kind.AMBIGUOUS or not self.proved:
                     raise
                 problem = f"it did not sign a challenge: {error}"
             if problem:
                 self.note_problem(name, problem)
-            else:
+            elif name in self._keys:
                 self.found[name] = found
-                self.proved.add(name)
-                logger.info("member %s serves key '%s' again", self._member, name)
+                self._note_proof(name)
+                logger.info("member %s serves %s again", self._member, self._called(name))
 
     async def vital(self, deadline: float) -> wire.Vital:
         """How the sessions are. Answered by the process even while they hang."""
@@ -181,3 +243,7 @@ class Life:
             self._tested += 1
             self.health.tested(time.monotonic() - started)
             return
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""

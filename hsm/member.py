@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from contextlib import suppress
 from typing import Protocol
 
@@ -56,8 +56,11 @@ class Peers(Protocol):
     failover: Failover
     metrics: MemberMetrics
 
+    def freed(self) -> None:
+        """A slot is free."""
+
     def changed(self, member: Member) -> None:
-        """A slot is free, or the state changed."""
+        """The state changed, or the keys that it proved."""
 
     def outage(self) -> bool:
         """Whether no member is in service."""
@@ -91,7 +94,6 @@ class Member:
         self.attempts = 0
         self.next_attempt = 0.0
         self.settled = asyncio.Event()
-        self._keys = keys
         self._peers = peers
         self._attention = asyncio.Event()
         self._starter = Starter(settings.name, keys, refusals, peers.metrics, prompted, self._attention.set)
@@ -181,6 +183,8 @@ class Member:
             return f"member is {self.state}: {self.reason}"
         if not self.serving:
             return "its process is gone"
+        if key not in self.found:
+            return "it has not looked for this key yet; 'hsmitm hsm reset' has it look"
         return "" if self.serves(key) else self.found[key].problem
 
     # requests
@@ -190,24 +194,36 @@ class Member:
 
         `patience_s` is the time that the member was to have, where that is less than the attempt timeout.
         """
+        return await self._served(lambda life: life.sign(request, deadline, purpose), request.key, purpose, patience_s)
+
+    async def decrypt(self, request: wire.Decrypt, deadline: float, patience_s: float | None = None) -> bytes:
+        """The plaintext, empty where the padding is wrong. As `sign`."""
+        plaintext = await self._served(lambda life: life.decrypt(request, deadline), request.key, "decrypt", patience_s)
+        if plaintext is None:
+            self.ask_for_test()  # a client's bad padding, or the member: its own signature tells
+        return plaintext or b""
+
+    async def _served[T](
+        self, perform: Callable[[Life], Awaitable[T]], key: str, purpose: str, patience_s: float | None
+    ) -> T:
         life = self._life
         if life is None or not self.serving:
             raise MemberLostError(f"member {self.name} is {self.state}")
         started = time.monotonic()
         try:
-            signature = await life.sign(request, deadline, purpose)
+            answer = await perform(life)
         except HsmitmError as error:
             self._peers.metrics.failed(self.name, purpose, error)
             if life is self._life:
                 longest_s = patience_s or self._peers.failover.attempt_timeout_s
                 # A request that came with little time left says nothing about the member.
                 late = time.monotonic() - started >= 0.9 * longest_s
-                self._conclude(life, request.key, error, time.monotonic() - started, late=late)
+                self._conclude(life, key, error, time.monotonic() - started, late=late)
             raise
         finally:
-            self._peers.changed(self)
+            self._peers.freed()
         life.health.answered(time.monotonic() - started)
-        return signature
+        return answer
 
     def _conclude(self, life: Life, key: str, error: HsmitmError, elapsed_s: float, *, late: bool) -> None:
         """Whom one failure blames is the group's to say; these say all about the member by themselves."""
@@ -348,18 +364,26 @@ class Member:
     async def _start(self) -> Life:
         """A new life. Nothing of the member changes: an old one may serve meanwhile."""
         proofs = _PROOFS_AFTER_BAD if self._bad_signatures else _PROOFS
-        return await self._starter.start(
-            self.settings,
-            self._peers.failover,
-            proofs=proofs,
-            at_once=not self._was_up,
-            last_error=self.last_error,
-        )
+        while True:
+            life = await self._starter.start(
+                self.settings,
+                self._peers.failover,
+                proofs=proofs,
+                at_once=not self._was_up,
+                last_error=self.last_error,
+            )
+            if life.knows(self._starter.keys):
+                return life
+            await life.process.end()  # it was given other keys meanwhile
 
     def _adopt(self, life: Life, *, gently: bool = False) -> None:
         """`gently`: its HSM was away, and others serve: it gets its share little by little."""
         now = life.up_at = time.monotonic()
         life.ramp_from = now if gently else now - choice.RAMP_S
+        life.freed = self._peers.freed
+        life.keys_changed = lambda: self._peers.changed(self)
+        if gone := life.found.keys() - self._starter.keys.keys():
+            life.forget(gone)
         self._life = life
         self.opened = life.opened
         self._was_up = True
@@ -399,10 +423,9 @@ class Member:
                 return
             await life.test(time.monotonic() + failover.attempt_timeout_s)
             looked_s = time.monotonic() - self._looked_at
-            if not life.proved or (len(life.proved) < len(self._keys) and looked_s > _LOOK_FOR_KEYS_EVERY_S):
+            if not life.proved or (len(life.proved) < len(life.found) and looked_s > _LOOK_FOR_KEYS_EVERY_S):
                 self._looked_at = time.monotonic()
                 await life.look_again(self._looked_at + failover.hang_s)
-                self._peers.changed(self)
         except HsmitmError as error:
             self._fault_of_test(life, error)
 
@@ -503,6 +526,23 @@ class Member:
             await _drain(old, drain_s)
             self._attention.set()
             return f"new sessions in process {life.process.pid}, {life.opened.sessions} of them; the old ones are gone"
+
+    @property
+    def ignorant(self) -> bool:
+        """Whether it runs, and has not looked for all keys that it may hold."""
+        return self.state in SERVING and self._life is not None and not self._life.knows(self._starter.keys)
+
+    def assign(self, keys: Mapping[str, Key]) -> None:
+        """It may hold these keys from now on: others are forgotten, new ones looked for by the next life."""
+        self._starter.keys = keys
+        if self._life is not None and (gone := self._life.found.keys() - keys.keys()):
+            self._life.forget(gone)
+
+    async def learn(self) -> None:
+        """Have all keys that were assigned looked for, by a new life beside the old one; out of service it does so when
+        it starts. Raises what `reset` raises."""
+        if self.ignorant:
+            await self.reset()
 
     async def _start_now(self) -> str:
         was, errors = self.state, self.last_error_at

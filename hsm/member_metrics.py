@@ -12,7 +12,8 @@ _EXECUTION = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0
 
 
 class MemberMetrics:
-    """The counters, labelled by member. `purpose` is what a signature was for: mint, proof, test."""
+    """The counters, labelled by member. `purpose` is what a signature was for: mint, tls, proof, test; or
+    decrypt, which is none."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ("member", "purpose")
@@ -47,6 +48,10 @@ class MemberMetrics:
         self._signatures.labels(member, purpose).inc()
         self._queued.labels(member, purpose).observe(answer.queued_s)
         self._executed.labels(member, purpose).observe(answer.executed_s)
+
+    def decrypted(self, member: str) -> None:
+        """A ciphertext was answered, whether its padding was right or not."""
+        self._signatures.labels(member, "decrypt").inc()
 
     def failed(self, member: str, purpose: str, error: HsmitmError) -> None:
         """A request that the member did not answer well."""

@@ -39,7 +39,7 @@ class _MemberProcess:
         framer = wire.Framer()
         while data := self._connection.recv(65536):
             for frame in framer.feed(data):
-                if isinstance(frame, wire.Call):
+                if isinstance(frame, wire.Call):  # not `Cancel`: a session cannot be interrupted
                     self._handle(frame)
 
     def _handle(self, call: wire.Call) -> None:
@@ -48,6 +48,9 @@ class _MemberProcess:
         match body:  # what a session's thread answers
             case wire.Sign() if partition is not None:
                 partition.sign(call, body, self._responder(call.id))
+                return
+            case wire.Decrypt() if partition is not None:
+                partition.decrypt(call, body, self._responder(call.id))
                 return
             case wire.Describe() if partition is not None:
                 partition.describe(call, self._responder(call.id))

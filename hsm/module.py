@@ -11,6 +11,7 @@ Three traps of python-pkcs11 (0.10.1) are closed here:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -290,13 +291,15 @@ class Session:
             if len(found) > 1:
                 ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
                 raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
-            if spki and not (found and self._made(found[0]).spki() == spki):
+            key = self._made(found[0]) if found else None
+            if spki and (key is None or key.spki() != spki):
                 found = self._private_keys_of(spki) or found
                 if len(found) > 1:
                     raise RefusedError(f"{len(found)} private keys on partition {info} have the public key of {uri}")
-            if not found:
+                key = self._made(found[0]) if found else None
+            if key is None:
                 raise KeyMissingError(f"no private key {uri} on partition {info}")
-            return self._made(found[0])
+            return key
 
     def _private_keys(self, template: dict[Attribute, Any]) -> list[Any]:
         return list(self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, **template}))
@@ -366,6 +369,7 @@ class PrivateKey:
     def __init__(self, key: Any, session: pkcs11.Session, mechanisms: frozenset[int]) -> None:
         self._key = key
         self._session = session
+        self._mechanisms = mechanisms
         self._forms: dict[str, Form] = {}
         for scheme in SCHEMES.values():
             if (scheme.family == "ecdsa") != (key.key_type == KeyType.EC):
@@ -379,7 +383,7 @@ class PrivateKey:
         with translated("reading a key"):
             if self._key.key_type not in (KeyType.RSA, KeyType.EC):
                 return wire.KeyFound(f"key type {self._key.key_type.name}; RSA and EC keys are used")
-            spki, public = self.spki(), self._public()
+            spki, public = self.spki(), self._public
             if self._flag(Attribute.ALWAYS_AUTHENTICATE):
                 return wire.KeyFound("CKA_ALWAYS_AUTHENTICATE is set: it would need the PIN for every signature")
             if self._flag(Attribute.SIGN) is False:
@@ -387,11 +391,19 @@ class PrivateKey:
             schemes = [name for name in self._forms if public is None or SCHEMES[name].fits(public)]
             problem = "" if schemes else "the partition has no mechanism to sign with it (CKM_RSA_PKCS, CKM_ECDSA, ...)"
             guarded = bool(self._flag(Attribute.SENSITIVE) and self._flag(Attribute.NEVER_EXTRACTABLE))
-            return wire.KeyFound(problem, spki, schemes, guarded)
+            return wire.KeyFound(problem, spki, schemes, guarded, decrypts=self._decrypts())
+
+    def _decrypts(self) -> bool:
+        return (
+            self._key.key_type == KeyType.RSA
+            and hasattr(self._key, "decrypt")  # python-pkcs11 gives a key the methods that its attributes allow
+            and self._flag(Attribute.DECRYPT) is not False
+            and int(Mechanism.RSA_PKCS) in self._mechanisms
+        )
 
     def spki(self) -> bytes:
         """The public half (DER SubjectPublicKeyInfo, RFC 5280); empty where the token keeps none."""
-        public = self._public()
+        public = self._public
         return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) if public else b""
 
     def _flag(self, attribute: Attribute) -> bool | None:
@@ -400,9 +412,10 @@ class PrivateKey:
         except pkcs11.PKCS11Error:  # a token may lack an optional attribute; absent is not false
             return None
 
+    @functools.cached_property
     def _public(self) -> PublicKey | None:
         """The public half: an RSA key carries it; an EC key's is the public key object of the same CKA_ID. None where
-        the token keeps none, or one that makes no sense."""
+        the token keeps none, or one that makes no sense. Read once: a search walks over every object of the token."""
         try:
             if self._key.key_type == KeyType.RSA:
                 return self._rsa_public()
@@ -452,3 +465,13 @@ class PrivateKey:
         with translated("signing"):
             raw = self._key.sign(payload, mechanism=Mechanism(form.mechanism), mechanism_param=parameters)
         return scheme.encode(raw)
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        """The plaintext of `ciphertext` (as long as the modulus) in PKCS#1 v1.5 padding (RFC 8017 section 7.2.2).
+
+        Raises RefusedError where the key may not decrypt; where the padding is wrong, what the token says to that.
+        """
+        if not hasattr(self._key, "decrypt"):
+            raise RefusedError("the partition does not let this key decrypt (CKA_DECRYPT is false)")
+        with translated("decrypting"):
+            return bytes(self._key.decrypt(ciphertext, mechanism=Mechanism.RSA_PKCS))

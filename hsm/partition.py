@@ -97,6 +97,10 @@ class Partition:
         """Have a session make the signature; `respond` is called once, from that session's thread."""
         self.jobs.put(_Job(call.deadline, lambda worker: worker.sign(request), respond))
 
+    def decrypt(self, call: wire.Call, request: wire.Decrypt, respond: Respond) -> None:
+        """Have a session decrypt; as `sign`."""
+        self.jobs.put(_Job(call.deadline, lambda worker: worker.decrypt(request), respond))
+
     def describe(self, call: wire.Call, respond: Respond) -> None:
         """Look for the keys again, on a session's thread: the main thread must answer whatever hangs."""
         self.jobs.put(_Job(call.deadline, lambda worker: worker.describe(), respond))
@@ -210,19 +214,37 @@ class _Worker:
         scheme = SCHEMES.get(request.scheme)
         if scheme is None or len(request.digest) != scheme.digest_size:
             raise RefusedError(f"{request.scheme} with a digest of {len(request.digest)} bytes is no signature scheme")
-        uri = self._partition.uris.get(request.key)
+        return wire.Signature(self._key(request.key).sign(scheme, request.digest, request.message), 0.0, 0.0)
+
+    def decrypt(self, request: wire.Decrypt) -> wire.Decrypted:
+        """The plaintext, empty where the padding is wrong: a client's bad ciphertext is no fault of anybody's.
+
+        Raises RefusedError with an ambiguous code where the token does not tell bad padding from a failure of its own:
+        the session stays, nothing is tried again, and the signer has the member prove itself by a signature.
+        """
+        try:
+            return wire.Decrypted(self._key(request.key).decrypt(request.ciphertext))
+        except HsmitmError as error:
+            if error.code in codes.BAD_CIPHERTEXT:
+                return wire.Decrypted(b"")
+            if codes.kind(error.code) is Kind.AMBIGUOUS:
+                raise RefusedError(str(error), error.code) from error
+            raise
+
+    def _key(self, name: str) -> PrivateKey:
+        uri = self._partition.uris.get(name)
         if uri is None:
-            raise RefusedError(f"this member was not given a key named '{request.key}'")
+            raise RefusedError(f"this member was not given a key named '{name}'")
         session = self._open()
-        key = self._keys.get(request.key)
+        key = self._keys.get(name)
         if key is None:
             try:
-                key = self._keys[request.key] = session.key(uri, self._partition.spkis.get(request.key, b""))
+                key = self._keys[name] = session.key(uri, self._partition.spkis.get(name, b""))
             except KeyMissingError as error:
                 # The key was there when the member started. A lost login and a vanished store look just like this: the
                 # signer tells them apart by the other keys.
                 raise KeyLostError(str(error)) from error
-        return wire.Signature(key.sign(scheme, request.digest, request.message), 0.0, 0.0)
+        return key
 
     def describe(self) -> wire.KeysFound:
         """Every key of the configuration as the token holds it now."""

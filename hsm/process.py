@@ -42,7 +42,7 @@ class MemberProcess:
         loop = asyncio.get_running_loop()
         with theirs:
             # Before the process, so that nothing is awaited between its start and the caller's holding it.
-            _, channel = await loop.create_connection(lambda: Channel(lost=note_end), sock=ours)
+            _, channel = await loop.create_connection(lambda: Channel(lost=note_end, cancels=False), sock=ours)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-m", "hsm.member_process", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,

@@ -1,13 +1,14 @@
 """The signer: the service that owns the members and decides what may be signed.
 
-Workers may ask to mint and nothing else; the signer builds the certificate itself. The command line asks on a socket of
-its own. Neither can have bytes of its own choice signed with a CA key.
+Workers may ask to mint: the signer builds the certificate itself. And they may use inbound keys (`hsm.inbound`). The
+command line asks on a socket of its own. Neither can have bytes of its own choice signed with a CA key.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import logging
 import os
 import secrets
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct, field, structs
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -29,12 +30,16 @@ from hsm.endpoint import ADMIN_SOCKET, WORKER_SOCKET, Endpoint, RunDirectory
 from hsm.errors import HsmitmError, MisconfiguredError, RefusedError, TryLaterError
 from hsm.failover import Failover
 from hsm.group import Group
-from hsm.key import Key
+from hsm.inbound import InboundSettings, Sites, load_sites
+from hsm.inbound_service import InboundService
+from hsm.key import Key, spki_of
 from hsm.lifecycle import GroupState, State
 from hsm.member import Member
 from hsm.member_settings import MemberSettings
 from hsm.uri import KeyURI
 from hsm.workers import Workers
+
+__all__ = ["AuthoritySettings", "InboundSettings", "Signer", "SignerSettings", "keys_of", "load_issuer", "spkis_of"]
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -65,6 +70,7 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
 
     `group` is the HA group's name, empty where each key is one member's: then `holders` says whose. `unavailable` is
     what workers do while no member is in service, and `outage_grace_s` how long a request waits for one then.
+    `authorities` is empty where there is inbound inspection alone.
     """
 
     members: list[MemberSettings]
@@ -78,6 +84,7 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     failover: Failover = field(default_factory=Failover)
     unavailable: str = "fail"
     outage_grace_s: float = 0.0
+    inbound: list[InboundSettings] = field(default_factory=list)
 
 
 def load_issuer(settings: AuthoritySettings) -> Issuer:
@@ -108,9 +115,13 @@ class Signer:
         self._settings = settings
         self._prompted = dict(prompted or {})
         self._reread = reread
+        if not settings.authorities and not settings.inbound:
+            raise MisconfiguredError("there is neither a CA ([forward.trust]) nor an inbound site: nothing to sign")
         self.registry = CollectorRegistry()
         self.issuers = {name: load_issuer(one) for name, one in settings.authorities.items()}
-        self.group = Group(keys_of(settings, self.issuers), self.registry, settings.failover)
+        sites = self._load_sites(settings)
+        self.group = Group(keys_of(settings, self.issuers) | dict(sites.keys), self.registry, settings.failover)
+        self.inbound = InboundService(self.group, sites, spkis_of(self.issuers))
         self.group.outage_grace_s = settings.outage_grace_s
         refusals = pin.Refusals(settings.state)
         self._refusals = refusals
@@ -137,6 +148,10 @@ class Signer:
         self._group_states = Gauge(
             "hsmitm_group_state", "1 for the state that the members together are in", ("state",), registry=self.registry
         )
+
+    def _load_sites(self, settings: SignerSettings) -> Sites:
+        names = [one.name for one in settings.members]
+        return load_sites(settings.inbound, spkis_of(self.issuers), names, anywhere=bool(self._settings.group))
 
     async def open(self) -> None:
         """Start the members, wait until each is up or known not to be, then listen.
@@ -190,7 +205,8 @@ class Signer:
             if all(member.state is State.QUARANTINED for member in self.group.members):
                 raise MisconfiguredError("; ".join(f"member {m.name}: {m.reason}" for m in members))
             raise MisconfiguredError(
-                f"the forward-{name} key is on no member: " + "; ".join(f"{m}: {why}" for m, why in problems.items())
+                f"the {self.group.keys[name].title} is on no member: "
+                + "; ".join(f"{m}: {why}" for m, why in problems.items())
             )
 
     async def close(self) -> None:
@@ -206,6 +222,7 @@ class Signer:
             task.cancel()
         for change in self._changes:
             change.cancel()
+        self.inbound.close()
         await asyncio.gather(*self._runs.values(), *self._changes, return_exceptions=True)
         await asyncio.gather(*(member.stop() for member in self.group.members))
         if self._lock >= 0:
@@ -225,15 +242,17 @@ class Signer:
                 return await self._mint(self._workers.pid(channel), call.body, call.deadline)
             case wire.Authorities():
                 return wire.Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
+            case wire.TlsSign() | wire.TlsDecrypt() | wire.InboundKeys():
+                refuse = functools.partial(self._workers.refuse, channel, call.body)
+                return await self.inbound.serve(call.body, call.deadline, refuse)
             case wire.Ready():
-                for name in self.group.keys:
+                for name in self.group.authorities:
                     await self.group.wait_for_member(name, call.deadline)
                 return wire.Done()
             case wire.Report():
                 self._workers.take(channel, call.body)
-                return wire.Reported(self.group.in_service(), self._settings.unavailable)
-        logger.warning("refused %s of a worker", type(call.body).__name__)
-        raise RefusedError(f"a worker may not ask for {type(call.body).__name__}")
+                return wire.Reported(self.group.in_service(), self._settings.unavailable, self.inbound.generation)
+        raise self._workers.refuse(channel, call.body, f"a worker may not ask for {type(call.body).__name__}")
 
     async def _mint(self, pid: int, request: wire.Mint, deadline: float) -> wire.Minted:
         started = time.monotonic()
@@ -261,11 +280,12 @@ class Signer:
         )
 
     def check_ready(self) -> None:
-        """Raise TryLaterError unless each CA's key is served by a member that is up."""
-        for name in self.group.keys:
-            if not self.group.proved_by(name):
-                why = "; ".join(f"{member}: {problem}" for member, problem in self.group.problems(name).items())
-                raise TryLaterError(f"no member of the HSM serves the forward-{name} key ({why})")
+        """Raise TryLaterError unless each CA's key, or where there is no CA any inbound key, is served by a member."""
+        group = self.group
+        unserved = [name for name in group.authorities or group.keys if not group.proved_by(name)]
+        if unserved and (group.authorities or len(unserved) == len(group.keys)):
+            why = "; ".join(f"{member}: {problem}" for member, problem in group.problems(unserved[0]).items())
+            raise TryLaterError(f"no member of the HSM serves the {group.keys[unserved[0]].title} ({why})")
 
     # what the command line and the status page ask
 
@@ -307,7 +327,7 @@ class Signer:
 
     async def reload(self) -> list[str]:
         """Take over what changed in the configuration and can change at runtime: members, their sessions, retry counts,
-        times, and what happens without a member. In lines, what was done.
+        times, what happens without a member, and inbound sites. In lines, what was done.
 
         Raises MisconfiguredError, with nothing changed, where the new configuration is wrong.
         """
@@ -315,7 +335,11 @@ class Signer:
             raise RefusedError("this signer has no configuration to read again")
         async with self._reloading:
             new = self._reread()
+            sites = self._load_sites(new)
+            self._refuse_prompts(new)
+            self.inbound.expect(sites)
             lines = await self._reload_members(new)
+            lines += self.inbound.take(sites, await self.group.learn())
             group, old = self.group, self._settings
             if new.failover != old.failover or new.outage_grace_s != old.outage_grace_s:
                 group.failover, group.outage_grace_s = new.failover, new.outage_grace_s
@@ -327,7 +351,7 @@ class Signer:
                 lines.append(f"[hsm] now: unavailable {new.unavailable}")
             changeable = structs.replace(
                 old, members=new.members, failover=new.failover, unavailable=new.unavailable,
-                outage_grace_s=new.outage_grace_s,
+                outage_grace_s=new.outage_grace_s, inbound=new.inbound,
             )  # fmt: skip
             stale = {where for name, where in _AT_START.items() if getattr(new, name) != getattr(changeable, name)}
             lines += [f"{where} changed, and takes effect when the signer is started again" for where in sorted(stale)]
@@ -336,14 +360,17 @@ class Signer:
                 logger.info("reload: %s", line)
             return lines or ["nothing changed"]
 
+    def _refuse_prompts(self, new: SignerSettings) -> None:
+        present = {member.name for member in self.group.members}
+        for one in new.members:
+            if one.name not in present and one.pin.prompt:
+                raise MisconfiguredError(f"member {one.name}: a PIN from a prompt needs a start on a terminal")
+
     async def _reload_members(self, new: SignerSettings) -> list[str]:
         lines: list[str] = []
         wanted = {one.name: one for one in new.members}
         present = {member.name: member for member in self.group.members}
         added = [self._member(one) for name, one in wanted.items() if name not in present]
-        for member in added:
-            if member.settings.pin.prompt:
-                raise MisconfiguredError(f"member {member.name}: a PIN from a prompt needs a start on a terminal")
         self.group.members = [*self.group.members, *added]
         for member in added:
             self._run(member)
@@ -396,7 +423,13 @@ class Signer:
             members=[self._member_status(member) for member in self.group.members],
             workers=self._workers.status(),
             listeners=self._workers.listeners(),
-            certificates=[self._certificate_status(name, issuer) for name, issuer in self.issuers.items()],
+            certificates=[
+                *(self._certificate_status(name, name, issuer.certificate) for name, issuer in self.issuers.items()),
+                *(
+                    self._certificate_status(f"inbound {site.name}", site.key, site.chain[0])
+                    for site in self.inbound.sites.sites
+                ),
+            ],
             counters={
                 "minted": totals.value("hsmitm_mints_total", result="minted"),
                 "mint_errors": totals.value("hsmitm_mints_total") - totals.value("hsmitm_mints_total", result="minted"),
@@ -409,6 +442,11 @@ class Signer:
                 "signature_seconds": totals.value("hsmitm_signature_seconds_sum"),
                 "connections": totals.value("hsmitm_connections_total"),
                 "handshake_failures": totals.value("hsmitm_handshake_failures_total"),
+                "inbound_handshakes": totals.value("hsmitm_inbound_handshakes_total", result="full"),
+                "inbound_resumed": totals.value("hsmitm_inbound_handshakes_total", result="resumed"),
+                "inbound_failed": totals.value("hsmitm_inbound_handshakes_total", result="failed"),
+                "inbound_waiting": totals.value("hsmitm_inbound_steps"),
+                "refused_requests": totals.value("hsmitm_refused_requests_total"),
             },
             group=wire.GroupStatus(
                 name=self._settings.group,
@@ -421,12 +459,12 @@ class Signer:
             ),
         )
 
-    def _certificate_status(self, name: str, issuer: Issuer) -> wire.CertificateStatus:
-        certificate, key = issuer.certificate, issuer.key
+    def _certificate_status(self, title: str, name: str, certificate: x509.Certificate) -> wire.CertificateStatus:
+        key = self.group.keys[name].public
         holders = [member.found[name] for member in self.group.members if name in member.found]
         kind = f"RSA-{key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"P-{key.key_size}"
         return wire.CertificateStatus(
-            authority=name,
+            authority=title,
             subject=certificate.subject.rfc4514_string(),
             not_after=certificate.not_valid_after_utc.timestamp(),
             fingerprint_sha256=certificate.fingerprint(hashes.SHA256()).hex(),
@@ -434,7 +472,7 @@ class Signer:
             key_type=kind,
             proved=self.group.proved_by(name),
             guarded=bool(holders) and all(found.guarded for found in holders),
-            problems=self.group.problems(name),
+            problems=self.group.problems(name) | self.inbound.decryption_problems(name),
         )
 
     def _member_status(self, member: Member) -> wire.MemberStatus:
@@ -476,6 +514,12 @@ def keys_of(settings: SignerSettings, issuers: Mapping[wire.Authority, Issuer]) 
             )
             keys[str(name)] = Key(name, stated, issuer.key, issuer.scheme, holders)
     return keys
+
+
+def spkis_of(issuers: Mapping[wire.Authority, Issuer]) -> frozenset[bytes]:
+    """The public keys (DER SPKI) of the CAs and of those above them: no inbound site may have one."""
+    public = [certificate.public_key() for issuer in issuers.values() for certificate in issuer.chain]
+    return frozenset(spki_of(key) for key in public if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey))
 
 
 def _der(chain: list[x509.Certificate]) -> list[bytes]:

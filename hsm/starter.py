@@ -40,8 +40,9 @@ class Starter:
     ) -> None:
         """`prompted` is the PIN that a prompt got; `on_lost` is called when a process that was started ends."""
         self.starts = 0
+        self.keys = keys
+        """The keys that the next life looks for."""
         self._name = name
-        self._keys = keys
         self._refusals = refusals
         self._metrics = metrics
         self._prompted = prompted
@@ -64,20 +65,21 @@ class Starter:
         secret = await pin.read(settings.pin, settings.base, self._prompted)
         self._refusals.check(self._name, secret)
         started = time.monotonic()
+        keys = self.keys
         process = self._process = await MemberProcess.spawn(settings.environment, self._on_lost)
         opening = wire.Open(
             settings.module,
             settings.selector,
             secret,
             settings.sessions,
-            {name: key.uri for name, key in self._keys.items()},
-            spkis={name: key.spki for name, key in self._keys.items() if key.members is None},
+            {name: key.uri for name, key in keys.items()},
+            spkis={name: key.spki for name, key in keys.items() if key.members is None},
             keep_alive_s=failover.keep_alive_s,
             session_every_s=0.0 if at_once else _PACE_S,
         )
         try:
             opened = await self._opened(process, opening, secret, settings.start_timeout_s)
-            life = Life(self._name, process, opened, self._keys, self._metrics)
+            life = Life(self._name, process, opened, keys, self._metrics)
             life.settings = settings
             await life.prove()
             for _ in range(proofs - len(life.proved)):

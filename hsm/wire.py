@@ -72,7 +72,8 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     """A private key on a partition. `problem` says why it cannot be used; empty when it can.
 
     `spki` is DER (RFC 5280 SubjectPublicKeyInfo), empty where the token keeps no public half. `schemes` are names of
-    `hsm.schemes`. `guarded` is CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE.
+    `hsm.schemes`. `guarded` is CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE. `decrypts` says whether the partition
+    lets an RSA key decrypt with CKM_RSA_PKCS.
     """
 
     problem: str = ""
@@ -80,6 +81,7 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     schemes: list[str] = []
     guarded: bool = False
     missing: bool = False
+    decrypts: bool = False
 
 
 class Partition(Struct, frozen=True, array_like=True):
@@ -131,6 +133,20 @@ class Signature(Struct, frozen=True, array_like=True, tag="signature"):
     signature: bytes
     queued_s: float
     executed_s: float
+
+
+class Decrypt(Struct, frozen=True, array_like=True, tag="decrypt"):
+    """Decrypt `ciphertext` (as long as the RSA key's modulus) with CKM_RSA_PKCS. -> `Decrypted`."""
+
+    key: str
+    ciphertext: bytes
+
+
+class Decrypted(Struct, frozen=True, array_like=True, tag="decrypted"):
+    """The plaintext; empty where the padding was wrong, so that a wrong one looks like a right one for as long as
+    possible (RFC 5246 section 7.4.7.1)."""
+
+    plaintext: bytes
 
 
 class Initialise(Struct, frozen=True, array_like=True, tag="initialise"):
@@ -241,6 +257,48 @@ class Chains(Struct, frozen=True, array_like=True, tag="chains"):
     chains: dict[Authority, list[bytes]]
 
 
+class InboundKeys(Struct, frozen=True, array_like=True, tag="inbound-keys"):
+    """Which inbound keys are there? -> `InboundTerms`."""
+
+
+class InboundTerms(Struct, frozen=True, array_like=True, tag="inbound-terms"):
+    """For each inbound key (by `hsm.key.inbound_name`) the schemes (names of `hsm.schemes`) that it may be asked for;
+    the ticket key of all workers (64 bytes); and the `generation` that they belong to (see `Reported`)."""
+
+    keys: dict[str, list[str]]
+    ticket_key: bytes
+    generation: int
+
+    def __repr__(self) -> str:
+        """Without the ticket key."""
+        return f"InboundTerms({self.keys}, generation {self.generation})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Without the ticket key."""
+        return [("generation", self.generation)]
+
+
+class TlsSign(Struct, frozen=True, array_like=True, tag="tls-sign"):
+    """A handshake's signature by an inbound key, of a digest of the scheme's size. -> `TlsSigned`."""
+
+    key: str
+    scheme: str
+    digest: bytes
+
+
+class TlsSigned(Struct, frozen=True, array_like=True, tag="tls-signed"):
+    """The signature as TLS carries it (ECDSA in DER)."""
+
+    signature: bytes
+
+
+class TlsDecrypt(Struct, frozen=True, array_like=True, tag="tls-decrypt"):
+    """A premaster secret under an inbound key whose site turns on RSA key exchange. -> `Decrypted`."""
+
+    key: str
+    ciphertext: bytes
+
+
 class Ready(Struct, frozen=True, array_like=True, tag="ready"):
     """Can a mint succeed now? -> `Done`, or a fault that says why not."""
 
@@ -258,10 +316,11 @@ class Report(Struct, frozen=True, array_like=True, tag="report"):
 
 class Reported(Struct, frozen=True, array_like=True, tag="reported"):
     """The answer to a report: whether each CA's key is served by a member, and what to do where it is not
-    (`hsm.unavailable`)."""
+    (`hsm.unavailable`). A `generation` other than before: configuration, inbound keys or ticket key have changed."""
 
     in_service: bool
     unavailable: str
+    generation: int = 0
 
 
 class Family(Struct, frozen=True, array_like=True):
@@ -363,7 +422,8 @@ class ListenerStatus(Struct, frozen=True):
 
 
 class CertificateStatus(Struct, frozen=True):
-    """A CA. `proved` names the members whose signature by its key was verified with the certificate's public key."""
+    """A CA's certificate, or an inbound site's: then `authority` is "inbound " and the site's name. `proved` names the
+    members whose signature by its key was verified with the certificate's public key."""
 
     authority: str
     subject: str
@@ -392,6 +452,7 @@ class StatusReport(Struct, frozen=True, array_like=True, tag="status-report"):
 Request = (
     Open
     | Sign
+    | Decrypt
     | Initialise
     | Generate
     | Ping
@@ -399,6 +460,9 @@ Request = (
     | Inspect
     | Mint
     | Authorities
+    | InboundKeys
+    | TlsSign
+    | TlsDecrypt
     | Ready
     | Report
     | Status
@@ -409,6 +473,7 @@ Request = (
 Reply = (
     Opened
     | Signature
+    | Decrypted
     | KeyFound
     | KeysFound
     | Vital
@@ -416,6 +481,8 @@ Reply = (
     | Done
     | Minted
     | Chains
+    | InboundTerms
+    | TlsSigned
     | Reported
     | StatusReport
     | InfoReport
@@ -429,6 +496,12 @@ class Call(Struct, frozen=True, tag="call", tag_field="t"):
     id: int
     deadline: float
     body: Request
+
+
+class Cancel(Struct, frozen=True, tag="cancel", tag_field="t"):
+    """Nobody waits any more for the answer to the call of that id. There is no answer to this."""
+
+    id: int
 
 
 class Answer(Struct, frozen=True, tag="answer", tag_field="t"):
@@ -452,7 +525,7 @@ def fault(call_id: int, error: HsmitmError) -> Fault:
     return Fault(call_id, type(error).__name__, str(error), error.code)
 
 
-Frame = Call | Answer | Fault
+Frame = Call | Cancel | Answer | Fault
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from hsm import telemetry, wire
 from hsm.channel import Channel
 from hsm.errors import RefusedError
+
+logger = logging.getLogger("hsmitm.workers")
 
 MAX_WORKERS = 256
 """Worker indices go up to this; for each one that is gone a last report is kept."""
@@ -31,6 +35,9 @@ class Workers:
         """The last report of each index whose connection ended: retired when another process takes its place."""
         self._number = Gauge("hsmitm_workers", "Workers connected to the signer", registry=registry)
         self._up = Gauge("hsmitm_worker_up", "1 for each worker that reports", ("worker",), registry=registry)
+        self._refused = Counter(
+            "hsmitm_refused_requests", "Requests that no worker may make", ("request",), registry=registry
+        )
 
     def __len__(self) -> int:
         return len(self._connected)
@@ -55,6 +62,16 @@ class Workers:
     def pid(self, channel: Channel) -> int:
         """The process at the other end."""
         return self._connected[channel].pid
+
+    def refuse(self, channel: Channel, request: wire.Request, why: str) -> RefusedError:
+        """Note a request that no worker of ours makes: a worker is broken, or taken over. The error to answer with.
+
+        `why` says what was asked, and nothing of the bytes to sign or to decrypt.
+        """
+        what = type(request).__name__
+        self._refused.labels(what).inc()
+        logger.warning("refused %s of worker process %d: %s", what, self.pid(channel), why)
+        return RefusedError(why)
 
     def take(self, channel: Channel, report: wire.Report) -> None:
         """Note what it reports. Raises RefusedError for an index that no worker of ours has."""

@@ -2,6 +2,15 @@
 
 main        the command line
 config      hsmitm.toml -> frozen objects
+inbound_config  its [[inbound]] part
+section     what every table of it is made of
+sites       our own sites: configuration and certificate files -> TLS credentials
+inbound_sites  a worker's sites over time
+signer_keys inbound keys as a worker has them
+staples     OCSP responses, kept fresh
+ocsp        which of them may be stapled
+ocsp_http   asks for them
+tls_protocol  versions and ciphers, as an operator chooses them
 supervisor  start, watch and restart signer and workers
 child       one supervised process; its far end watches for the supervisor
 signing     the signer's process: wiring only
@@ -12,6 +21,7 @@ gnutls_key  a private key that lives elsewhere, as GnuTLS asks for it
 gnutls_library  GnuTLS's declarations, loading it, its errors
 lean        which of mitmproxy's addons a worker needs
 loop        the worker's event loop
+lean_master mitmproxy's master with a quicker way from a hook to those who want it
 listening   is the proxy's address free, and for whom
 setup       `hsmitm init`
 check       `hsmitm check`

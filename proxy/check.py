@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+import functools
 from pathlib import Path
 
 from cryptography import x509
@@ -20,50 +20,22 @@ from hsm import wire
 from hsm.authority import Issuer
 from hsm.errors import MisconfiguredError
 from hsm.group import Group
+from hsm.inbound import load_sites
 from hsm.lifecycle import State
 from hsm.member import Member
 from hsm.pin import Refusals
-from hsm.signer import keys_of, load_issuer
+from hsm.signer import keys_of, load_issuer, spkis_of
 from proxy import lean, listening, logs
 from proxy.child import Guard
 from proxy.config import Config, load
+from proxy.findings import EXPIRES_SOON_DAYS, Findings, Say
 from proxy.signing import prompt_pins
-
-Say = Callable[[str], object]
-
-_EXPIRES_SOON_DAYS = 30
-
-
-class _Findings:
-    """What was tried, said line by line."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self.right = True
-
-    def ok(self, text: str) -> None:
-        self._say(f"ok     {text}")
-
-    def warn(self, text: str) -> None:
-        self._say(f"WARN   {text}")
-
-    def wrong(self, text: str) -> None:
-        self.right = False
-        self._say(f"WRONG  {text}")
-
-    def attempt(self, text: str, act: Callable[[], object]) -> None:
-        """`text` is right if `act` raises no MisconfiguredError."""
-        try:
-            act()
-        except MisconfiguredError as error:
-            self.wrong(str(error))
-        else:
-            self.ok(text)
+from proxy.site_check import check_sites
 
 
 async def check(path: Path, say: Say) -> bool:
     """Whether everything is right. Raises nothing but what is a bug."""
-    findings = _Findings(say)
+    findings = Findings(say)
     try:
         config = load(path)
     except MisconfiguredError as error:
@@ -73,25 +45,27 @@ async def check(path: Path, say: Say) -> bool:
     findings.ok(f"{config.path}: every field is known and in range")
     _check_places(config, findings)
     await _check_mitmproxy(config, findings)
+    await check_sites(config, findings)
     await _check_hsm(config, findings)
     say("everything is right" if findings.right else "something is wrong: see the lines above")
     return findings.right
 
 
-def _check_places(config: Config, findings: _Findings) -> None:
+def _check_places(config: Config, findings: Findings) -> None:
     findings.attempt(f"run directory {config.run.path}: private", config.run.prepare)
     refusals = Refusals(config.base / config.file.run.state)
     findings.attempt(f"state directory {config.base / config.file.run.state}", refusals.prepare)
     if Guard(config.path).holder():
         findings.ok("hsmitm runs with this configuration now; its addresses are in use by it")
         return
-    findings.attempt(f"proxy.listen {config.listen}: free", lambda: listening.check(config.listen, "proxy.listen"))
-    status = config.status_listen
-    if status:
-        findings.attempt(f"status.listen {status}: free", lambda: listening.check(status, "status.listen"))
+    places = [("proxy.listen", config.listen), ("status.listen", config.status_listen)]
+    places += [(f"inbound[{number}].listen", address) for number, address in enumerate(config.inbound)]
+    for field, address in places:
+        if address:
+            findings.attempt(f"{field} {address}: free", functools.partial(listening.check, address, field))
 
 
-async def _check_mitmproxy(config: Config, findings: _Findings) -> None:
+async def _check_mitmproxy(config: Config, findings: Findings) -> None:
     section = config.file.mitmproxy
     for script in section.scripts:
         if (config.base / script).is_file():
@@ -116,7 +90,7 @@ async def _check_mitmproxy(config: Config, findings: _Findings) -> None:
             findings.wrong(f"proxy.upstream_ca: {config.upstream_ca} is no file of PEM certificates: {error}")
 
 
-async def _check_hsm(config: Config, findings: _Findings) -> None:
+async def _check_hsm(config: Config, findings: Findings) -> None:
     try:
         settings = config.signer()
         pins = prompt_pins(config)
@@ -131,7 +105,13 @@ async def _check_hsm(config: Config, findings: _Findings) -> None:
             findings.wrong(f"forward.{name}: {error}")
         else:
             _say_certificate(name, issuers[name], findings)
-    group = Group(keys_of(settings, issuers), CollectorRegistry(), settings.failover)
+    keys = keys_of(settings, issuers)
+    try:
+        members = [one.name for one in settings.members]
+        keys |= load_sites(settings.inbound, spkis_of(issuers), members, anywhere=bool(settings.group)).keys
+    except MisconfiguredError as error:
+        findings.wrong(str(error))
+    group = Group(keys, CollectorRegistry(), settings.failover)
     refusals = Refusals(settings.state)
     group.members = [Member(m, group.keys_for(m.name), refusals, group, pins.get(m.name)) for m in settings.members]
     running = [asyncio.create_task(member.run()) for member in group.members]
@@ -143,13 +123,13 @@ async def _check_hsm(config: Config, findings: _Findings) -> None:
     await asyncio.gather(*running, return_exceptions=True)
 
 
-def _say_certificate(name: str, issuer: Issuer, findings: _Findings) -> None:
+def _say_certificate(name: str, issuer: Issuer, findings: Findings) -> None:
     left = issuer.certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
     text = f"forward.{name}: '{issuer.certificate.subject.rfc4514_string()}' is a CA, {left.days} days left"
-    (findings.warn if left.days < _EXPIRES_SOON_DAYS else findings.ok)(text)
+    (findings.warn if left.days < EXPIRES_SOON_DAYS else findings.ok)(text)
 
 
-def _say_member(member: Member, group: Group, findings: _Findings) -> None:
+def _say_member(member: Member, group: Group, findings: Findings) -> None:
     if member.state is not State.UP or member.opened is None:
         findings.wrong(f"member {member.name}: {member.reason}")
         return
@@ -165,8 +145,13 @@ def _say_member(member: Member, group: Group, findings: _Findings) -> None:
     for name, key in group.keys_for(member.name).items():
         problem = member.problem(name)
         if problem:
-            findings.wrong(f"member {member.name}: forward.{name}: {problem}")
+            findings.wrong(f"member {member.name}: {key.title}: {problem}")
             continue
-        findings.ok(f"member {member.name}: {key.uri} is the key of forward-{name}, proved by a signature")
+        findings.ok(f"member {member.name}: {key.uri} is the {key.title}, proved by a signature")
+        if key.decrypts and not member.found[name].decrypts:
+            findings.wrong(
+                f"member {member.name}: {key.uri} does not decrypt, as rsa_key_exchange needs: CKA_DECRYPT is false, "
+                "or the partition has no CKM_RSA_PKCS"
+            )
         if not member.found[name].guarded:
             findings.warn(f"member {member.name}: {key.uri} is not both CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE")

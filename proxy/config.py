@@ -9,9 +9,8 @@ import difflib
 import os
 import pwd
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -21,10 +20,13 @@ from hsm.authority import BACKDATED, MAX_VALIDITY, LeafProfile
 from hsm.endpoint import RunDirectory
 from hsm.errors import MisconfiguredError
 from hsm.failover import Failover
+from hsm.inbound import InboundSettings
 from hsm.member_settings import MemberSettings
 from hsm.pin import PinSource
 from hsm.signer import AuthoritySettings, SignerSettings
 from hsm.workers import MAX_WORKERS
+from proxy.inbound_config import InboundSection
+from proxy.section import Address, Section, named
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}\Z")]
 """A member's name: ASCII, at most 31 characters."""
@@ -32,44 +34,6 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}\Z")]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _MAX_LEAF_DAYS = (MAX_VALIDITY - BACKDATED).days
-
-
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the file. A field that is not in the table is an error."""
-
-
-class Address(Struct, frozen=True):
-    """Where to listen. An empty host means every address of the machine."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """From "host:port", "[v6]:port" or ":port". Raises ValueError."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"'{text}' is no address; write host:port, for example 127.0.0.1:8080")
-        if (
-            host in ("[]", "[")
-            or host.startswith("[[")
-            or host.startswith("[") != host.endswith("]")
-            or (":" in host and not host.startswith("["))
-        ):
-            raise ValueError(f"'{text}': write an IPv6 address in brackets, for example [::1]:8080")
-        return cls(host.strip("[]"), int(port))
-
-
-def _named(name: str, parse: Callable[[str], object], text: str) -> None:
-    """Check `text` with `parse`; its ValueError gets the field's name in front."""
-    try:
-        parse(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
 
 
 class MemberSection(Section, frozen=True):
@@ -149,7 +113,7 @@ class AuthoritySection(Section, frozen=True):
     key: str
 
     def __post_init__(self) -> None:
-        _named("key", uri.parse, self.key)
+        named("key", uri.parse, self.key)
 
 
 class ForwardSection(Section, frozen=True):
@@ -171,10 +135,11 @@ class ProxySection(Section, frozen=True):
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
     client_handshake_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
     mint_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+    handshake_threads: Annotated[int, Meta(ge=1, le=1024)] = 64
     grace_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 
     def __post_init__(self) -> None:
-        _named("listen", Address.parse, self.listen)
+        named("listen", Address.parse, self.listen)
         if not re.fullmatch(r"regular|transparent|socks5|upstream:https?://.+", self.mode):
             raise ValueError(
                 f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
@@ -188,7 +153,7 @@ class StatusSection(Section, frozen=True):
 
     def __post_init__(self) -> None:
         if self.listen:
-            _named("listen", Address.parse, self.listen)
+            named("listen", Address.parse, self.listen)
 
 
 class RunSection(Section, frozen=True):
@@ -217,7 +182,8 @@ class File(Section, frozen=True):
     """The whole file."""
 
     hsm: HsmSection
-    forward: ForwardSection
+    forward: ForwardSection | None = None
+    inbound: list[InboundSection] = field(default_factory=list)
     proxy: ProxySection = field(default_factory=ProxySection)
     status: StatusSection = field(default_factory=StatusSection)
     run: RunSection = field(default_factory=RunSection)
@@ -225,19 +191,34 @@ class File(Section, frozen=True):
     log: LogSection = field(default_factory=LogSection)
 
     def __post_init__(self) -> None:
+        if self.forward is None and not self.inbound:
+            raise ValueError("there is nothing to do: configure [forward], [[inbound]] or both")
         if self.hsm.queue_s > self.proxy.mint_timeout_s:
             raise ValueError(
                 f"hsm.unavailable: {self.hsm.unavailable} waits longer than proxy.mint_timeout_s "
                 f"({self.proxy.mint_timeout_s:g} s) lets a client wait"
             )
+        listening = ([self.proxy.listen] if self.forward else []) + [one.listen for one in self.inbound]
+        taken = [Address.parse(one) for one in listening]
+        for place, address in enumerate(taken):
+            if address.port and address in taken[:place]:
+                raise ValueError(f"inbound: two listeners have the address {address}")
         if not self.hsm.high_availability:
-            for name, section in self.authorities.items():
-                _named(f"forward.{name}.key", lambda text: self.hsm.holder(uri.parse(text)), section.key)
+            self._check_holders()
+
+    def _check_holders(self) -> None:
+        for name, section in self.authorities.items():
+            named(f"forward.{name}.key", lambda text: self.hsm.holder(uri.parse(text)), section.key)
+        for number, listener in enumerate(self.inbound):
+            for place, site in enumerate(listener.sites):
+                for key in site.keys:
+                    where = f"inbound[{number}].sites[{place}].key"
+                    named(where, lambda text: self.hsm.holder(uri.parse(text)), key)
 
     @property
     def authorities(self) -> dict[wire.Authority, AuthoritySection]:
-        """Both CAs."""
-        return {"trust": self.forward.trust, "untrust": self.forward.untrust}
+        """Both CAs; none where there is no forward proxy."""
+        return {"trust": self.forward.trust, "untrust": self.forward.untrust} if self.forward else {}
 
 
 class Config(Struct, frozen=True):
@@ -252,9 +233,14 @@ class Config(Struct, frozen=True):
         return self.path.parent
 
     @property
-    def listen(self) -> Address:
-        """Where the proxy listens."""
-        return Address.parse(self.file.proxy.listen)
+    def listen(self) -> Address | None:
+        """Where the forward proxy listens, if there is one."""
+        return Address.parse(self.file.proxy.listen) if self.file.forward else None
+
+    @property
+    def inbound(self) -> list[Address]:
+        """Where our own sites are served."""
+        return [Address.parse(one.listen) for one in self.file.inbound]
 
     @property
     def status_listen(self) -> Address | None:
@@ -308,7 +294,8 @@ class Config(Struct, frozen=True):
                 name: AuthoritySettings(self.base / section.certificate, keys[name])
                 for name, section in sections.items()
             },
-            profile=LeafProfile(days=self.file.forward.leaf_days),
+            inbound=self.inbound_keys(),
+            profile=LeafProfile(days=self.file.forward.leaf_days) if self.file.forward else LeafProfile(),
             run=self.run,
             state=self.base / self.file.run.state,
             users=frozenset(_uid(user) for user in self.file.run.users),
@@ -323,6 +310,22 @@ class Config(Struct, frozen=True):
             unavailable=hsm.unavailable,
             outage_grace_s=hsm.queue_s,
         )
+
+    def inbound_keys(self) -> list[InboundSettings]:
+        """The keys of our own sites, in the file's order: one for each certificate of each site of each listener."""
+        found = self.file.hsm
+        return [
+            InboundSettings(
+                site=site.names[0],
+                certificate=self.base / certificate,
+                key=key,
+                decrypt=site.rsa_key_exchange,
+                holder="" if found.high_availability else found.holder(key),
+            )
+            for listener in self.file.inbound
+            for site in listener.sites
+            for certificate, key in zip(site.certificates, map(uri.parse, site.keys), strict=True)
+        ]
 
 
 def _uid(user: str) -> int:
@@ -368,12 +371,27 @@ def _explained(text: str) -> str:
     if "regex" in message:
         message = "1 to 31 ASCII letters, digits, dots, underscores or hyphens, beginning with a letter or digit"
     if "enum value" in message:
-        message += f"; one of {', '.join(get_args(LogLevel))}"
+        message += f"; one of {', '.join(_choices(place))}"
     return f"{place}: {message[:1].lower()}{message[1:]}" if place else message
+
+
+def _choices(place: str) -> list[str]:
+    """What may stand at `place`, the name of a field with a few choices."""
+    table, _, name = re.sub(r"\[[^]]*\]", "", place).rpartition(".")
+    kinds = [next(f.type for f in msgspec.structs.fields(_table(table)) if f.name == name)]
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            return list(get_args(kind))
+        kinds += get_args(kind)
+    return []
 
 
 def _fields(place: str) -> list[str]:
     """The fields of the table at `place` ("hsm.members[0]")."""
+    return [f.name for f in msgspec.structs.fields(_table(place))]
+
+
+def _table(place: str) -> type[Struct]:
     kind: Any = File
     for part in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
         kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
@@ -381,4 +399,5 @@ def _fields(place: str) -> list[str]:
             kind = next(
                 (a for a in getattr(kind, "__args__", ()) if a is not type(None)), getattr(kind, "__origin__", None)
             )
-    return [f.name for f in msgspec.structs.fields(kind)]
+    found: type[Struct] = kind
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hmac
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.x509 import ocsp
@@ -30,9 +30,7 @@ from proxy.gnutls_library import (
     require,
     text,
 )
-
-Version = Literal["TLS1.2", "TLS1.3"]
-Cipher = Literal["AES-256-GCM", "CHACHA20-POLY1305", "AES-128-GCM"]
+from proxy.tls_protocol import Protocol
 
 TICKET_KEY_SIZE = 64
 """Bytes. GnuTLS derives a new key from it every 18 hours and goes on reading the tickets of the one before."""
@@ -56,32 +54,6 @@ class ClientCertificates(Struct, frozen=True):
 
     authorities: tuple[bytes, ...]
     required: bool
-
-
-class Protocol(Struct, frozen=True):
-    """Versions and ciphers. The defaults are a careful operator's: nothing without an AEAD, SHA-1 nowhere, forward
-    secrecy always. The server's order decides."""
-
-    minimum: Version = "TLS1.2"
-    maximum: Version = "TLS1.3"
-    ciphers: tuple[Cipher, ...] = ("AES-256-GCM", "CHACHA20-POLY1305", "AES-128-GCM")
-    rsa_key_exchange: bool = False
-    """Without forward secrecy, and a target of padding oracles: for clients that can nothing else."""
-
-    def priorities(self, certificates: Sequence[Certificate]) -> str:
-        """GnuTLS's priority string. In TLS 1.2 the key exchange says which certificate is meant."""
-        versions = [one for one in ("TLS1.3", "TLS1.2") if self.minimum <= one <= self.maximum]
-        exchanges = [f"ECDHE-{one.key.kind}" for one in certificates]
-        if "ECDHE-RSA" in exchanges:
-            exchanges += ["DHE-RSA"] + ["RSA"] * self.rsa_key_exchange
-        words = ["NONE", "+CTYPE-X509", "+COMP-NULL", "+AEAD", *(f"+VERS-{one}" for one in versions)]
-        words += [f"+{one}" for one in (*self.ciphers, *exchanges)]
-        words += ["+GROUP-X25519", "+GROUP-SECP256R1", "+GROUP-SECP384R1", "+GROUP-FFDHE2048", "+GROUP-FFDHE3072"]
-        # Also what clients' certificates may be signed with; which of them our keys can make, they say themselves.
-        for size in (256, 384, 512):
-            words += [f"+SIGN-{family}-SHA{size}" for family in ("ECDSA", "RSA-PSS-RSAE", "RSA-PSS", "RSA")]
-        words += ["+SIGN-ECDSA-SECP256R1-SHA256", "+SIGN-ECDSA-SECP384R1-SHA384", "+SIGN-EDDSA-ED25519"]
-        return ":".join([*words, "%SERVER_PRECEDENCE", "%PROFILE_MEDIUM"])
 
 
 class Credentials:
@@ -108,7 +80,7 @@ class Credentials:
         self._leaves = [_leaf(one) for one in certificates]
         self._client_certificates = client_certificates
         self._staples = [_Staple() for _ in certificates]
-        priorities = protocol.priorities(certificates)
+        priorities = protocol.priorities([one.key.kind for one in certificates])
         self._priorities = _priorities(priorities)
         self._native = _allocate()
         self._handles: list[Any] = []  # what GnuTLS has the addresses of

@@ -92,6 +92,7 @@ int gnutls_certificate_verify_peers(void *session, gnutls_typed_vdata_st *data, 
 int gnutls_certificate_verification_status_print(unsigned int status, int type, gnutls_datum_t *out,
     unsigned int flags);
 const gnutls_datum_t *gnutls_certificate_get_peers(void *session, unsigned int *list_size);
+int gnutls_session_ticket_send(void *session, unsigned nr, unsigned flags);
 int gnutls_session_ticket_enable_server(void *session, const gnutls_datum_t *key);
 int gnutls_alpn_set_protocols(void *session, const gnutls_datum_t *protocols, unsigned protocols_size, unsigned flags);
 void gnutls_transport_set_ptr(void *session, void *ptr);
@@ -148,6 +149,11 @@ def load(name: str = NAME, oldest: str = OLDEST) -> Any:
             "without MemoryDenyWriteExecute; SELinux: with execmem)"
         ) from error
     return library
+
+
+def version() -> str:
+    """Of the library that is loaded. Raises MisconfiguredError as `load`."""
+    return text(load().gnutls_check_version(ffi.NULL))
 
 
 class Callback:

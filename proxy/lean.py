@@ -14,6 +14,7 @@ from mitmproxy import addons as stock
 from mitmproxy import exceptions, master
 from mitmproxy.addons import block, core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
 
+from addons import block as ours_block
 from hsm.errors import MisconfiguredError
 
 logger = logging.getLogger("hsmitm.worker")
@@ -73,6 +74,8 @@ def choose(ours: Sequence[Any], options: Iterable[str], *, scripts: bool, upstre
     for addon in stock.default_addons():
         if type(addon).__name__ in _REPLACED:
             continue
+        if isinstance(addon, block.Block):
+            addon = ours_block.Block()  # noqa: PLW2901  # in its place
         if isinstance(addon, script.ScriptLoader):
             needed = scripts
         elif isinstance(addon, upstream_auth.UpstreamAuth):

@@ -11,7 +11,7 @@ import errno
 import socket
 
 from hsm.errors import MisconfiguredError
-from proxy.config import Address
+from proxy.section import Address
 
 
 def reserve(address: Address) -> tuple[socket.socket, Address]:

@@ -91,7 +91,7 @@ def status(
     config: ConfigOption = CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Show members, workers, listeners, CA certificates and counters."""
+    """Show members, workers, listeners, certificates and counters."""
     from hsm.client import ask  # noqa: PLC0415
     from hsm.endpoint import ADMIN_SOCKET  # noqa: PLC0415
     from proxy.config import load  # noqa: PLC0415

@@ -28,7 +28,7 @@ from hsm.errors import MisconfiguredError, RefusedError
 from hsm.process import MemberProcess
 from hsm.schemes import certificate_scheme
 from hsm.uri import KeyURI
-from proxy.config import Address
+from proxy.section import Address
 
 Say = Callable[[str], object]
 Confirm = Callable[[str], bool]

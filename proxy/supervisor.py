@@ -11,21 +11,29 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 import time
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 from hsm.errors import MisconfiguredError
 from proxy import child, listening, logs
 from proxy.child import Child, Guard
-from proxy.config import Address, Config
+from proxy.config import Config
+from proxy.section import Address
 
 logger = logging.getLogger("hsmitm.supervisor")
 
 _ORPHANS_LEAVE_S = 3.0
 """Beside the grace period: how long processes of a supervisor that was killed may take to make room for ours."""
 _SIGNER_STOP_S = 5.0
+
+
+class _Addresses(NamedTuple):
+    """Where workers listen, with the ports that were reserved."""
+
+    listen: Address | None
+    inbound: list[Address]
 
 
 class Supervisor:
@@ -46,46 +54,50 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        with Guard(self._config.path).hold():
-            reservation, address = await self._reserve()
-            with reservation:
-                try:
-                    await self._start_all(address)
-                    await self._until_end()
-                finally:
-                    await self._stop_all()
+        with Guard(self._config.path).hold(), ExitStack() as reservations:
+            addresses = await self._reserve(reservations)
+            try:
+                await self._start_all(addresses)
+                await self._until_end()
+            finally:
+                await self._stop_all()
 
     def _reload(self) -> None:
-        """SIGHUP: the signer reads the configuration again; workers have nothing to read."""
+        """SIGHUP: the signer reads the configuration again, and tells the workers if there is anything for them."""
         signers = [one for one in self._children if one.name == "signer"]
         for one in signers:
             one.send(signal.SIGHUP)
         if not signers:
             logger.info("reload: nothing to do here; send SIGHUP to the signer")
 
-    async def _reserve(self) -> tuple[socket.socket, Address]:
-        """The proxy's address. Orphans of a killed supervisor see our guard and leave: they are waited for."""
+    async def _reserve(self, reservations: ExitStack) -> _Addresses:
+        """Our addresses. Orphans of a killed supervisor see our guard and leave: they are waited for."""
         until = time.monotonic() + self._config.file.proxy.grace_s + _ORPHANS_LEAVE_S
         while True:
             try:
-                reserved = listening.reserve(self._config.listen)
-                if self._with_signer:
-                    self._config.run.prepare()
-                    os.close(self._config.run.lock("signer"))
+                with ExitStack() as taken:
+                    listen = _reserved(self._config.listen, taken) if self._config.listen else None
+                    inbound = [_reserved(one, taken) for one in self._config.inbound]
+                    if self._with_signer:
+                        self._config.run.prepare()
+                        os.close(self._config.run.lock("signer"))
+                    reservations.enter_context(taken.pop_all())
             except MisconfiguredError:
                 if time.monotonic() > until or not child.orphans(self._config.path):
                     raise
                 await asyncio.sleep(0.1)
             else:
-                return reserved
+                return _Addresses(listen, inbound)
 
-    async def _start_all(self, address: Address) -> None:
+    async def _start_all(self, addresses: _Addresses) -> None:
         if self._with_signer:
             await self._start([self._signer()])
-        await self._start([self._worker(index, address) for index in range(1, self._config.workers + 1)])
+        await self._start([self._worker(index, addresses) for index in range(1, self._config.workers + 1)])
         if not self._leave.is_set():
             count = f"{self._config.workers} worker" + ("s" if self._config.workers > 1 else "")
-            logger.info("ready: %s proxy on %s, %s", self._config.file.proxy.mode, address, count)
+            serving = [f"{self._config.file.proxy.mode} proxy on {addresses.listen}"] if addresses.listen else []
+            serving += [f"inbound on {one}" for one in addresses.inbound]
+            logger.info("ready: %s, %s", ", ".join(serving), count)
 
     async def _start(self, children: list[Child]) -> None:
         """Start and wait until each is ready, or one cannot boot, or we are told to leave."""
@@ -127,14 +139,21 @@ class Supervisor:
         argv = [sys.executable, "-P", "-m", "proxy.main", "signer", "--config", str(self._config.path)]
         return Child("signer", argv, dict(os.environ), json.dumps(self._pins))
 
-    def _worker(self, index: int, address: Address) -> Child:
-        argv = [
-            sys.executable, "-P", "-m", "proxy.worker",
-            "--config", str(self._config.path), "--index", str(index), "--listen", str(address),
-        ]  # fmt: skip
+    def _worker(self, index: int, addresses: _Addresses) -> Child:
+        argv = [sys.executable, "-P", "-m", "proxy.worker", "--config", str(self._config.path), "--index", str(index)]
+        if addresses.listen:
+            argv += ["--listen", str(addresses.listen)]
+        for one in addresses.inbound:
+            argv += ["--inbound", str(one)]
         hidden = self._config.secret_variables
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         return Child(f"worker {index}", argv, environment)
+
+
+def _reserved(address: Address, keep: ExitStack) -> Address:
+    held, found = listening.reserve(address)
+    keep.enter_context(held)
+    return found
 
 
 async def _all_ready(children: list[Child]) -> None:

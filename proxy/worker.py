@@ -1,5 +1,7 @@
 """A worker's process: mitmproxy as a library with our addons, and a connection to the signer. Wiring only.
 
+A worker for our own sites alone has no forward proxy: no CA, no leaf cache, no listener for it.
+
 It loads no PKCS#11 module and sees no PIN; `tests/integration/test_privileges.py` looks into its memory for both.
 """
 
@@ -13,6 +15,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mitmproxy import exceptions, options
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -20,6 +23,7 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons.availability import Availability
+from addons.connection_log import ConnectionLog
 from addons.forward import Forward
 from addons.handshake_timeout import HandshakeTimeout
 from addons.metrics import Metrics
@@ -29,75 +33,79 @@ from hsm.client import SignerClient
 from hsm.endpoint import WORKER_SOCKET
 from hsm.errors import HsmitmError, MisconfiguredError
 from proxy import child, lean, logs
-from proxy.config import Address, Config, load
+from proxy.config import Config, load
+from proxy.lean_master import LeanMaster
 from proxy.loop import WorkerLoop
+from proxy.section import Address
+
+if TYPE_CHECKING:
+    from proxy.inbound_sites import InboundSites
 
 logger = logging.getLogger("hsmitm.worker")
 
 _REPORT_EVERY_S = 1.0
 _DRAIN_POLL_S = 0.05
+_STREAM_FROM = "64k"
+"""Smaller bodies go on whole, with a known length."""
 
 
 class Worker:
     """One worker: started once, drained once."""
 
-    def __init__(self, config: Config, index: int, listen: Address) -> None:
-        """`listen` is the address with the port that the supervisor reserved."""
+    def __init__(self, config: Config, index: int, listen: Address | None, inbound: list[Address]) -> None:
+        """The addresses are the configuration's, with the ports that the supervisor reserved."""
         self._config = config
         self._index = index
         self._listen = listen
+        self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
         self._availability = Availability(config.file.hsm.unavailable)
         self._signer = SignerClient(config.run.socket(WORKER_SOCKET))
+        self._sites: InboundSites | None = None
         self.leave = asyncio.Event()
 
     async def serve(self, ready_fd: int | None) -> None:
         """Listen, serve until `leave`, then let flows in progress end. Raises MisconfiguredError."""
         async with self._signer:
+            if self._inbound:
+                from proxy.inbound_sites import InboundSites  # noqa: PLC0415  # needs GnuTLS
+
+                self._sites = await InboundSites.start(self._config, self._signer, self._metrics.registry)
             master = self._master()
             running = asyncio.create_task(master.run())
             proxyserver = master.addons.get("proxyserver")
             await self._wait_until_listening(running, proxyserver)
-            logger.info("worker %d listens on %s", self._index, self._listen)
+            addresses = [self._listen] * (self._listen is not None) + self._inbound
+            logger.info("worker %d listens on %s", self._index, ", ".join(map(str, addresses)))
             child.tell_ready(ready_fd)
             reporting = asyncio.create_task(self._report(proxyserver))
             await self.leave.wait()
             await self._drain(proxyserver)
             reporting.cancel()
+            if self._sites is not None:
+                await self._sites.close()
             master.shutdown()
             await running
 
     def _master(self) -> Master:
         section, file = self._config.file.proxy, self._config.file
-        master = Master(options.Options(), event_loop=asyncio.get_running_loop())
-        ours = [
-            self._metrics,
-            Forward(
-                self._signer,
-                self._metrics,
-                self._availability,
-                cache_entries=file.forward.cache_entries,
-                mint_timeout_s=section.mint_timeout_s,
-            ),
-            UpstreamTls(),
-            HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s),
-        ]
+        master = LeanMaster(options.Options(), asyncio.get_running_loop())
         scripts = [str(self._config.base / script) for script in file.mitmproxy.scripts]
         for script in scripts:
             if not Path(script).is_file():
                 raise MisconfiguredError(f"mitmproxy.scripts: there is no file {script}")
         chosen = lean.choose(
-            ours, file.mitmproxy.options, scripts=bool(scripts), upstream=section.mode.startswith("upstream")
+            self._addons(), file.mitmproxy.options, scripts=bool(scripts), upstream=section.mode.startswith("upstream")
         )
         try:
             master.addons.add(*chosen)
             master.options.update(
-                mode=[section.mode],
-                listen_host=self._listen.host,
-                listen_port=self._listen.port,
+                mode=self._modes(),
                 ssl_verify_upstream_trusted_ca=str(self._config.upstream_ca) if self._config.upstream_ca else None,
             )
+            if not scripts:  # nobody looks at bodies: they need not be whole before they go on
+                master.options.update(stream_large_bodies=_STREAM_FROM)
             lean.set_options(master, file.mitmproxy.options)
             if scripts:
                 master.options.update(scripts=scripts)
@@ -105,13 +113,37 @@ class Worker:
             raise MisconfiguredError(f"mitmproxy refuses its options: {error}") from error
         return master
 
+    def _addons(self) -> list[object]:
+        section, forward = self._config.file.proxy, self._config.file.forward
+        ours: list[object] = [self._metrics, ConnectionLog()]
+        if self._sites is not None:
+            ours.append(self._sites.addon)
+        if forward is not None:
+            ours.append(
+                Forward(
+                    self._signer,
+                    self._metrics,
+                    self._availability,
+                    cache_entries=forward.cache_entries,
+                    mint_timeout_s=section.mint_timeout_s,
+                )
+            )
+        return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+
+    def _modes(self) -> list[str]:
+        modes = [f"{self._config.file.proxy.mode}@{_place(self._listen)}"] if self._listen else []
+        for number, (section, address) in enumerate(zip(self._config.file.inbound, self._inbound, strict=True)):
+            kind = "inboundtransparent" if section.transparent else "inbound"
+            modes.append(f"{kind}:{number}@{_place(address)}")
+        return modes
+
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
         while not proxyserver.is_running:
             if running.done():
                 await running
             await asyncio.sleep(0.005)
         if not all(server.is_running for server in proxyserver.servers):
-            raise MisconfiguredError(f"cannot listen on {self._listen}")
+            raise MisconfiguredError("cannot listen on every address; the lines above say why")
 
     async def _report(self, proxyserver: Proxyserver) -> None:
         """Tell the signer of ourselves, each second; it is where status and metrics of all workers come together."""
@@ -131,6 +163,8 @@ class Worker:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
                 assert isinstance(reply, wire.Reported)
                 self._availability.hear(reply)
+                if self._sites is not None:
+                    await self._sites.hear(reply)
             except HsmitmError:
                 missed.inc()
             await asyncio.sleep(_REPORT_EVERY_S)
@@ -145,8 +179,14 @@ class Worker:
             logger.warning("worker %d cuts %d flows that did not end in time", self._index, self._metrics.flows)
 
 
+def _place(address: Address) -> str:
+    """As mitmproxy's modes have it: the last colon ends the host, which has no brackets."""
+    return f"{address.host}:{address.port}"
+
+
 async def _serve(config: Config, arguments: argparse.Namespace) -> None:
-    worker = Worker(config, arguments.index, Address.parse(arguments.listen))
+    listen = Address.parse(arguments.listen) if arguments.listen else None
+    worker = Worker(config, arguments.index, listen, [Address.parse(one) for one in arguments.inbound])
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.leave.set)
@@ -161,7 +201,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="hsmitm worker")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--index", type=int, required=True)
-    parser.add_argument("--listen", required=True)
+    parser.add_argument("--listen")
+    parser.add_argument("--inbound", action="append", default=[])
     parser.add_argument("--supervised", action="store_true")
     parser.add_argument("--ready-fd", type=int)
     arguments = parser.parse_args()

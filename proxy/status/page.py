@@ -18,7 +18,7 @@ from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer import Signer
 from hsm.telemetry import FamilyCollector
 from proxy import listening
-from proxy.config import Address
+from proxy.section import Address
 
 logging.getLogger("tornado.access").setLevel(logging.ERROR)  # a scrape is no event
 

@@ -47,7 +47,7 @@ def ago(since: float) -> str:
 
 
 def render(report: StatusReport) -> Group:
-    """Members, CA certificates, workers, counters."""
+    """Members, certificates, workers, counters."""
     return Group(
         _group(report.group),
         _members(report.members),
@@ -131,14 +131,15 @@ def _slots(name: str, inspected: Inspected) -> Table:
 
 
 def _certificates(certificates: list[CertificateStatus]) -> Table:
-    table = _table("CA certificates", "", "CA", "subject and key", "expires in")
+    table = _table("Certificates", "", "for", "subject and key", "expires in")
     for one in certificates:
         days = (one.not_after - time.time()) / 86400
         proved = f"on the partition, proved by a signature of {', '.join(one.proved)}" if one.proved else "NOT PROVED"
         lines = [one.subject, f"{one.key_type} {one.key}", proved]
         lines += [f"{member}: {problem}" for member, problem in one.problems.items()]
         left = Text(f"{days:.0f} days", style="red" if days < _EXPIRES_SOON_DAYS else "")
-        table.add_row("🔒" if one.proved else "⚠", f"forward-{one.authority}", "\n".join(lines), left)
+        use = one.authority if one.authority.startswith("inbound ") else f"forward-{one.authority}"
+        table.add_row("🔒" if one.proved else "⚠", use, "\n".join(lines), left)
     return table
 
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from mitmproxy import connection, tls
 from mitmproxy.certs import Cert
-from mitmproxy.proxy import context, server_hooks
+from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers.tls import parse_client_hello
 from mitmproxy.test import taddons, tflow, tutils
@@ -726,17 +726,3 @@ async def test_a_client_that_left_during_the_servers_handshake_is_forgotten(worl
     arrived.server.error = "connection closed"
     world.forward.tls_failed_server(data)
     assert world.forward._facts == {}
-
-
-async def test_failures_leave_one_line_each(world: _World, caplog: pytest.LogCaptureFixture) -> None:
-    """A client that does not trust the CA, a server that cannot be reached: one line with who, where and why."""
-    arrived = world.arrived(_Client())
-    arrived.client.error = "The client does not trust the proxy's certificate"
-    arrived.server.error = "Connection refused"
-    with caplog.at_level(logging.WARNING, "hsmitm"):
-        world.forward.tls_failed_client(tls.TlsData(arrived.client, arrived))
-        world.forward.server_connect_error(server_hooks.ServerConnectionHookData(arrived.server, arrived.client))
-    assert caplog.messages == [
-        f"client 192.0.2.9:1234 for {_HOST}: The client does not trust the proxy's certificate",
-        f"cannot connect to {_HOST}:443: Connection refused",
-    ]

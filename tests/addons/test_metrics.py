@@ -282,7 +282,7 @@ def test_a_refusal_ends_the_handshake_of_a_client_that_goes_on_talking() -> None
     proxy = _Proxy(Refusal())
     error = proxy.to_client(_saying(_hello(), b"\x15\x03\x03\0\x02\x02\x50"))
     assert error
-    assert "no certificate could be minted for this client" in error
+    assert "there is no certificate for this client" in error
     assert proxy.context.client.state is connection.ConnectionState.CLOSED
 
 

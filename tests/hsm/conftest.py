@@ -16,7 +16,8 @@ from hsm.process import MemberProcess
 from hsm.signer import AuthoritySettings, Signer, SignerSettings
 from tests.hsm.members import make_stores
 from tests.hsm.signers import authorities_of, serving
-from tests.softhsm import Store
+from tests.hsm.sites import add_decrypting_key
+from tests.softhsm import Store, make_store
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +70,40 @@ async def worker(signer: Signer, settings: SignerSettings) -> AsyncIterator[Sign
     """A worker's connection to it."""
     async with SignerClient(settings.run.socket(WORKER_SOCKET)) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def sites_store(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A partition with keys of CAs and of sites. Keys: trust, untrust, blog (P-256), shop, spare (RSA), and old (RSA,
+    decrypts)."""
+
+    async def make() -> Store:
+        kinds: dict[str, wire.KeyType] = {"trust": "p256", "untrust": "p256", "blog": "p256", "shop": "rsa-2048",
+                                          "spare": "rsa-2048"}  # fmt: skip
+        return await make_store(tmp_path_factory.mktemp("sites"), kinds)
+
+    store = asyncio.run(make())
+    add_decrypting_key(store, "old")
+    return store
+
+
+@pytest.fixture(scope="session")
+def sites_authorities(
+    sites_store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> dict[wire.Authority, AuthoritySettings]:
+    """Both CAs of a signer on that partition."""
+    return asyncio.run(authorities_of(sites_store, tmp_path_factory.mktemp("sites-cas"), "trust", "untrust"))
+
+
+@pytest.fixture
+def sites_settings(
+    sites_store: Store, sites_authorities: dict[wire.Authority, AuthoritySettings], tmp_path: Path
+) -> SignerSettings:
+    """A signer with one member and both CAs on that partition, and no site yet."""
+    return SignerSettings(
+        members=[sites_store.settings()],
+        authorities=sites_authorities,
+        profile=LeafProfile(),
+        run=RunDirectory(tmp_path / "run"),
+        state=tmp_path / "state",
+    )

@@ -63,10 +63,12 @@ async def attach(channel: Channel, connection: socket.socket) -> None:
 
 
 @asynccontextmanager
-async def pair(serve: Serve | None, serve_back: Serve | None = None) -> AsyncIterator[tuple[Channel, Channel]]:
+async def pair(
+    serve: Serve | None, serve_back: Serve | None = None, *, cancels: bool = True
+) -> AsyncIterator[tuple[Channel, Channel]]:
     """A calling channel and a serving one, connected."""
     lost: list[Channel] = []
-    caller, server = Channel(serve_back, lost.append), Channel(serve, lost.append)
+    caller, server = Channel(serve_back, lost.append, cancels=cancels), Channel(serve, lost.append)
     ours, theirs = socket.socketpair()
     await attach(caller, ours)
     await attach(server, theirs)
@@ -118,7 +120,7 @@ async def test_both_ends_call_each_other() -> None:
 
 async def test_a_late_answer_is_dropped(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     """A call ends with its deadline; the answer that comes later harms nothing, and the connection serves on."""
-    async with pair(desk.serve) as (caller, server):
+    async with pair(desk.serve, cancels=False) as (caller, server):
         before = time.monotonic()
         with pytest.raises(DeadlineError, match="no answer before the deadline"):
             await caller.call(ask("slow"), in_s(0.05))
@@ -143,8 +145,8 @@ async def test_a_deadline_that_passed_sends_nothing(desk: Desk) -> None:
 
 
 async def test_a_caller_that_gives_up_leaves_nothing_behind(desk: Desk) -> None:
-    """A call that is cancelled is forgotten at once, and its answer dropped."""
-    async with pair(desk.serve) as (caller, _):
+    """A call that is cancelled is forgotten at once, and an answer that comes all the same dropped."""
+    async with pair(desk.serve, cancels=False) as (caller, _):
         call = asyncio.create_task(caller.call(ask("a"), in_s(10)))
         await until(lambda: desk.received == ["a"], "the call is received")
         call.cancel()
@@ -154,6 +156,93 @@ async def test_a_caller_that_gives_up_leaves_nothing_behind(desk: Desk) -> None:
         for label in ("a", "b"):
             desk.gates[label].set()
         assert await caller.call(ask("b"), in_s(10)) == wire.KeyFound("b")
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+async def test_what_nobody_waits_for_is_not_served(desk: Desk, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is given up, or late, is told to the other end once, which stops serving it and sends no answer; the
+    calls beside it are served on."""
+    async with pair(desk.serve) as (caller, server):
+        sent: list[wire.Frame] = []
+        for end in (caller, server):
+            monkeypatch.setattr(end, "_write", _noting(sent, end._write))
+        beside = asyncio.create_task(caller.call(ask("beside"), in_s(10)))
+        call = asyncio.create_task(caller.call(ask("a"), in_s(0.2 if how == "late" else 10)))
+        await until(lambda: len(desk.received) == 2, "both calls are received")
+        if how == "cancelled":
+            call.cancel()
+        await until(lambda: desk.cancelled == ["a"], "the other end stops")
+        (end,) = await asyncio.gather(call, return_exceptions=True)
+        assert type(end) is (asyncio.CancelledError if how == "cancelled" else DeadlineError)
+        await until(lambda: server.serving == 1, "the call beside it is served on")
+        desk.gates["beside"].set()
+        assert await beside == wire.KeyFound("beside")
+        assert sent == [wire.Cancel(2), wire.Answer(1, wire.KeyFound("beside"))]
+
+
+def _noting(sent: list[wire.Frame], write: Callable[[wire.Frame], None]) -> Callable[[wire.Frame], None]:
+    def noted(frame: wire.Frame) -> None:
+        sent.append(frame)
+        write(frame)
+
+    return noted
+
+
+@pytest.mark.parametrize("end", ["answer", "deadline", "connection"])
+async def test_a_call_that_outlives_its_caller(desk: Desk, end: str) -> None:
+    """A call that cannot be stopped is told to be over once its answer is there, or its time, or its connection."""
+    over: list[int] = []
+    async with pair(desk.serve, cancels=False) as (caller, _):
+        deadline = in_s(0.2 if end == "deadline" else 10)
+        call = asyncio.create_task(caller.call(ask("a"), deadline, lambda: over.append(caller.in_flight)))
+        await until(lambda: desk.received == ["a"], "the call is received")
+        call.cancel()
+        await until(call.done, "its caller is gone at once")
+        assert (caller.in_flight, over) == (1, [])
+        if end == "answer":
+            desk.gates["a"].set()
+        elif end == "connection":
+            caller.close()
+        await until(lambda: over == [0], "it is over")
+    assert over == [0]
+
+
+async def test_a_call_that_is_answered_as_its_caller_leaves(desk: Desk) -> None:
+    """A call whose answer and whose caller's end come in one moment is told to be over all the same."""
+    over: list[int] = []
+    async with pair(desk.serve) as (caller, _):
+        call = asyncio.create_task(caller.call(ask("a"), in_s(10), lambda: over.append(caller.in_flight)))
+        await until(lambda: desk.received == ["a"], "the call is received")
+        caller._end(1, wire.Done())
+        call.cancel()
+        await until(call.done, "its caller is gone")
+        assert (call.cancelled(), over) == (True, [0])
+        call = asyncio.create_task(caller.call(ask("b"), in_s(10), lambda: over.append(caller.in_flight)))
+        desk.gates["b"].set()
+        assert await call == wire.KeyFound("b")
+    assert over == [0]
+
+
+async def test_an_answered_call_is_not_cancelled(desk: Desk) -> None:
+    """To stop a call that was answered, or never made, changes nothing."""
+    desk.gates["a"].set()
+    desk.gates["b"].set()
+    async with pair(desk.serve) as (caller, _):
+        assert await caller.call(ask("a"), in_s(10)) == wire.KeyFound("a")
+        for number in (1, 2, 77):
+            caller._write(wire.Cancel(number))
+        assert await caller.call(ask("b"), in_s(10)) == wire.KeyFound("b")
+    assert desk.cancelled == []
+
+
+async def test_a_call_number_that_is_taken(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """A peer that gives two calls one number at a time is cut off: it could have more calls served than are counted."""
+    async with pair(desk.serve) as (caller, _server):
+        for _ in range(2):
+            caller._write(wire.Call(7, in_s(10), ask("a")))
+        await until(lambda: not caller.connected, "the connection is closed")
+        await until(lambda: desk.cancelled == desk.received, "nothing is served any more")
+    assert ["a second call 7 while the first is being served" in line for line in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize("end", ["caller", "server"])
@@ -283,7 +372,7 @@ async def test_silence_is_measured_while_something_is_owed(desk: Desk) -> None:
 
 async def test_silence_goes_on_after_a_deadline(desk: Desk) -> None:
     """A peer that let a call run out of time is still silent when the next one is made, until it sends something."""
-    async with pair(desk.serve) as (caller, _):
+    async with pair(desk.serve, cancels=False) as (caller, _):
         with pytest.raises(DeadlineError):
             await caller.call(ask("slow"), in_s(0.05))
         assert caller.silent_s >= 0.05

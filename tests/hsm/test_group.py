@@ -22,6 +22,7 @@ from hsm.process import MemberProcess
 from hsm.uri import KeyURI
 from hsm.waiting_line import MAX_WAITING
 from tests.hsm.members import (
+    MESSAGE,
     Load,
     copy_of,
     counted,
@@ -339,21 +340,98 @@ async def test_a_request_that_is_given_up_holds_up_nobody(stores: list[Store]) -
     """A caller that leaves just when its turn comes passes the turn on."""
     async with make_group(stores[:1], PATIENT, sessions=1) as group:
         (member,) = group.members
+        wake = group.freed
         with hung(member.pid):
             begun = [asyncio.create_task(sign(group)) for _ in range(5)]
             await until(lambda: (member.in_flight, group.waiting) == (2, 3), "three requests wait")
-            wake = group.changed
 
-            def wake_whoever_leaves(one: object) -> None:
-                wake(one)  # type: ignore[arg-type]
+            def wake_whoever_leaves() -> None:
+                wake()
                 begun[2].cancel()
 
-            group.changed = wake_whoever_leaves  # type: ignore[method-assign, assignment]
-            begun[0].cancel()
-            await until(lambda: begun[0].done() and begun[2].done(), "both have left")
-            await until(lambda: (member.in_flight, group.waiting) == (2, 1), "the fourth took the turn")
-        for end in (1, 3, 4):
+            group.freed = wake_whoever_leaves  # type: ignore[method-assign]
+        for end in (0, 1, 3, 4):
             assert verifies(group, await begun[end])
+        assert begun[2].cancelled()
+        assert (member.in_flight, group.waiting, group._lines) == (0, 0, {})
+
+
+async def test_a_request_that_is_given_up_while_it_waits(stores: list[Store]) -> None:
+    """A caller that leaves the line costs those behind it nothing, and leaves no line behind."""
+    async with make_group(stores[:1], PATIENT, sessions=1) as group:
+        (member,) = group.members
+        with hung(member.pid):
+            begun = [asyncio.create_task(sign(group)) for _ in range(5)]
+            await until(lambda: (member.in_flight, group.waiting) == (2, 3), "three requests wait")
+            for place in (3, 2):
+                begun[place].cancel()
+            await until(lambda: group.waiting == 1, "both have left the line")
+        for end in (0, 1, 4):
+            assert verifies(group, await begun[end])
+        assert (member.in_flight, group.waiting, group._lines) == (0, 0, {})
+
+
+async def test_a_key_that_is_removed_while_requests_wait(stores: list[Store]) -> None:
+    """Requests that wait for a key that is taken away are refused at once; those for other keys are served."""
+    async with make_group(stores[:1], PATIENT, sessions=1) as group:
+        (member,) = group.members
+        with hung(member.pid):
+            begun = [asyncio.create_task(sign(group)) for _ in range(2)]
+            await until(lambda: member.in_flight == 2, "every slot is taken")
+            waiting = [asyncio.create_task(sign(group)) for _ in range(3)]
+            other = asyncio.create_task(sign(group, "trust"))
+            await until(lambda: group.waiting == 4, "they wait")
+            untrust = group.keys["untrust"]
+            group.assign({"trust": group.keys["trust"]})
+            for end in await asyncio.gather(*waiting, return_exceptions=True):
+                assert isinstance(end, RefusedError)
+        for one in begun:
+            assert untrust.scheme.verifies(untrust.public, untrust.scheme.digest(MESSAGE), await one)
+        assert verifies(group, await other, "trust")
+        assert (group.waiting, group._lines, group.proved_by("untrust")) == (0, {}, [])
+
+
+async def test_a_key_that_is_removed_while_its_member_is_away(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that waits for a member to come back is refused as soon as its key is taken away."""
+    spawn, gate = MemberProcess.spawn, asyncio.Event()
+
+    async def late(*arguments: object, **more: object) -> MemberProcess:
+        await gate.wait()
+        return await spawn(*arguments, **more)  # type: ignore[arg-type]
+
+    async with make_group(stores[:1], PATIENT) as group:
+        monkeypatch.setattr(MemberProcess, "spawn", late)
+        kill(group.members[0])
+        await until(lambda: group.members[0].state is State.STARTING, "the member starts again")
+        begun = asyncio.create_task(sign(group))
+        await until(lambda: group.waiting == 1, "the request waits")
+        group.assign({"trust": group.keys["trust"]})
+        with pytest.raises(RefusedError, match="the key was removed"):
+            await begun
+        assert group.members[0].state is State.STARTING
+        gate.set()
+        await until(lambda: group.proved_by("trust"), "the member is back")
+
+
+async def test_requests_that_are_given_up_do_not_overload_a_member(stores: list[Store]) -> None:
+    """However many callers give up, no member is sent more than it has slots for; those that wait get them next."""
+    async with make_group(stores[:1], PATIENT, sessions=1) as group:
+        (member,) = group.members
+        with hung(member.pid):
+            given_up = [asyncio.create_task(sign(group)) for _ in range(2)]
+            await until(lambda: member.in_flight == 2, "every slot is taken")
+            begun = [asyncio.create_task(sign(group)) for _ in range(2)]
+            await until(lambda: group.waiting == 2, "two requests wait")
+            for one in given_up:
+                one.cancel()
+            await asyncio.gather(*given_up, return_exceptions=True)
+            assert (member.in_flight, group.waiting) == (2, 2)
+            assert member._life is not None
+            assert member._life.process.channel.in_flight == 2
+        for one in begun:
+            assert verifies(group, await one)
 
 
 async def test_whose_turn_has_come_is_not_refused(stores: list[Store]) -> None:
@@ -367,7 +445,7 @@ async def test_whose_turn_has_come_is_not_refused(stores: list[Store]) -> None:
             member._life.health = Health(latency_s=0.5)  # so that the last in the line would wait for long
             waiting = group.waiting
             for _ in range(5):
-                group.changed(member)
+                group.freed()
                 await until(lambda: group.waiting == waiting, "who was woken waits again")
         for signature in await asyncio.gather(*begun):
             assert verifies(group, signature)

@@ -334,13 +334,13 @@ def use_signature_of_another_message(process: MemberProcess, times: int) -> None
     channel = process.channel
     call = channel.call
 
-    async def wrong(body: wire.Request, deadline: float) -> wire.Reply:
+    async def wrong(body: wire.Request, deadline: float, *outlived: Callable[[], None]) -> wire.Reply:
         nonlocal times
         if not isinstance(body, wire.Sign) or times < 1:
-            return await call(body, deadline)
+            return await call(body, deadline, *outlived)
         times -= 1
         digest = SCHEMES[body.scheme].digest(b"another")
-        return await call(wire.Sign(body.key, body.scheme, digest, b"another"), deadline)
+        return await call(wire.Sign(body.key, body.scheme, digest, b"another"), deadline, *outlived)
 
     channel.call = wrong  # type: ignore[method-assign]
 

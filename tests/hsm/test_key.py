@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -9,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsm import wire
-from hsm.key import Key
+from hsm.key import Key, inbound_key, inbound_name, spki_of
 from hsm.schemes import SCHEMES
 from hsm.uri import KeyURI
 
@@ -85,3 +87,55 @@ def test_spki_is_the_public_key(private: ec.EllipticCurvePrivateKey) -> None:
     """What members look for is the public key of the certificate, whole."""
     scheme = "ecdsa_secp256r1_sha256" if private is P256 else "ecdsa_secp384r1_sha384"
     assert load_der_public_key(key_of(private, scheme).spki) == private.public_key()
+
+
+# --- inbound keys -----------------------------------------------------------------------------------------------------
+
+
+def test_an_inbound_key_is_called_by_its_public_key() -> None:
+    """A renewed certificate of the same key is the same key: its name comes from the public key alone."""
+    spki = spki_of(P256.public_key())
+    name = inbound_name(P256.public_key())
+    assert name == inbound_name(spki) == f"inbound-{hashlib.sha256(spki).hexdigest()[:32]}"
+    assert inbound_name(P384.public_key()) != name
+
+
+def test_an_inbound_key_signs_every_scheme_that_fits(rsa_key: rsa.RSAPrivateKey) -> None:
+    """A server's RSA key signs three schemes of each padding, an EC key the one of its curve; a CA's key just one."""
+    uri = KeyURI(object="shop")
+    made = inbound_key(uri, rsa_key.public_key(), ("shop",))
+    assert sorted(one.name for one in made.schemes) == sorted(name for name in SCHEMES if name.startswith("rsa_"))
+    assert made.scheme.name == made.challenge().scheme == "rsa_pkcs1_sha256"
+    assert [one.name for one in inbound_key(uri, P384.public_key(), ("shop",)).schemes] == ["ecdsa_secp384r1_sha384"]
+    assert [one.name for one in key_of(rsa_key, "rsa_pkcs1_sha256").schemes] == ["rsa_pkcs1_sha256"]
+
+
+def test_only_a_key_of_a_site_is_an_inbound_key(key: Key) -> None:
+    """A CA's key is never one that workers may use, and no inbound key is without a site."""
+    assert (key.inbound, key.title) == (False, "forward-trust key")
+    made = inbound_key(KeyURI(object="shop"), P256.public_key(), ("shop", "blog"))
+    assert (made.inbound, made.title) == (True, "key of shop, blog")
+    with pytest.raises(ValueError, match="without a site"):
+        inbound_key(KeyURI(object="shop"), P256.public_key(), ())
+
+
+def test_a_digest_alone_is_asked_for_in_any_scheme(rsa_key: rsa.RSAPrivateKey) -> None:
+    """A handshake has no message: the request carries the digest, and its signature counts in the scheme that was
+    asked for alone."""
+    made = inbound_key(KeyURI(object="shop"), rsa_key.public_key(), ("shop",))
+    pss = SCHEMES["rsa_pss_rsae_sha384"]
+    request = made.request(None, pss.digest(b"message"), pss)
+    assert request == wire.Sign(made.name, "rsa_pss_rsae_sha384", pss.digest(b"message"), None)
+    how = padding.PSS(padding.MGF1(pss.hash), pss.digest_size)
+    assert made.verifies(request, rsa_key.sign(request.digest, how, Prehashed(pss.hash)))
+    assert not made.verifies(request, rsa_key.sign(request.digest, padding.PKCS1v15(), Prehashed(pss.hash)))
+
+
+def test_a_scheme_that_does_not_fit_is_never_believed(rsa_key: rsa.RSAPrivateKey) -> None:
+    """A signature in a scheme of another kind of key, or in none, does not count."""
+    made = inbound_key(KeyURI(object="shop"), rsa_key.public_key(), ("shop",))
+    digest = bytes(32)
+    signature = rsa_key.sign(digest, padding.PKCS1v15(), Prehashed(hashes.SHA256()))
+    assert made.verifies(wire.Sign(made.name, "rsa_pkcs1_sha256", digest), signature)
+    for scheme in ("ecdsa_secp256r1_sha256", "none"):
+        assert not made.verifies(wire.Sign(made.name, scheme, digest), signature)

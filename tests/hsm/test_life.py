@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -60,11 +60,10 @@ def use_signature_of_another_message(life: Life) -> None:
     """Have every answer from here on be a real signature by the right key, but of another message."""
     call = life.process.channel.call
 
-    async def wrong(body: wire.Request, deadline: float) -> wire.Reply:
+    async def wrong(body: wire.Request, deadline: float, *outlived: Callable[[], None]) -> wire.Reply:
         if isinstance(body, wire.Sign):
-            other = life._keys[body.key].challenge()
-            return await call(other, deadline)
-        return await call(body, deadline)
+            body = life._keys[body.key].challenge()
+        return await call(body, deadline, *outlived)
 
     life.process.channel.call = wrong  # type: ignore[method-assign]
 
@@ -239,8 +238,11 @@ async def test_a_wrong_signature_never_leaves(stores: list[Store]) -> None:
 
 
 async def test_counts_what_is_in_flight(stores: list[Store]) -> None:
-    """Requests in flight are counted until they end, also those that their caller gave up."""
+    """Requests in flight are counted until they end. One that its caller gave up keeps its slot until the member has
+    answered it: its session is busy, and another request would only queue behind it."""
+    freed: list[int] = []
     async with living(stores[0]) as life:
+        life.freed = lambda: freed.append(life.in_flight)
         assert life.idle.is_set()
         with hung(life.process.pid):
             calls = [
@@ -249,9 +251,25 @@ async def test_counts_what_is_in_flight(stores: list[Store]) -> None:
             await until(lambda: life.in_flight == 3, "the requests are sent")
             assert not life.idle.is_set()
             calls[0].cancel()
-            await until(lambda: life.in_flight == 2, "the one that was given up is not counted")
+            await until(calls[0].done, "its caller is gone at once")
+            assert (calls[0].cancelled(), life.in_flight, freed) == (True, 3, [])
         await asyncio.gather(*calls[1:])
-        assert (life.in_flight, life.idle.is_set()) == (0, True)
+        await until(lambda: freed, "the slot of the one that was given up is told to be free")
+        assert (life.in_flight, life.idle.is_set(), len(freed)) == (0, True, 1)
+        assert signatures(life, "mint") == 2
+
+
+async def test_a_slot_that_was_given_up_is_free_at_its_deadline(stores: list[Store]) -> None:
+    """A request that its caller gave up, at a member that hangs, keeps its slot no longer than its deadline."""
+    freed: list[int] = []
+    async with living(stores[0]) as life:
+        life.freed = lambda: freed.append(life.in_flight)
+        with hung(life.process.pid):
+            call = asyncio.create_task(life.sign(life._keys["untrust"].challenge(), in_s(0.3), "mint"))
+            await until(lambda: life.in_flight == 1, "the request is sent")
+            call.cancel()
+            await until(lambda: freed == [0], "the slot is free")
+            assert life.idle.is_set()
 
 
 # --- test signatures --------------------------------------------------------------------------------------------------
@@ -306,11 +324,11 @@ async def test_a_refused_test_is_made_once_more(stores: list[Store], monkeypatch
         await life.prove()
         call, refusals = life.process.channel.call, [1]
 
-        async def refusing(body: wire.Request, deadline: float) -> wire.Reply:
+        async def refusing(body: wire.Request, deadline: float, *outlived: Callable[[], None]) -> wire.Reply:
             if isinstance(body, wire.Sign) and body.key == "trust" and refusals[0]:
                 refusals[0] -= 1
                 body = wire.Sign(body.key, "ecdsa_secp256r1_sha256", bytes(32))  # which an RSA key refuses
-            return await call(body, deadline)
+            return await call(body, deadline, *outlived)
 
         life.process.channel.call = refusing  # type: ignore[method-assign]
         await life.test(in_s(5))

@@ -46,7 +46,7 @@ WATCHFUL = Failover(attempt_timeout_s=0.4, budget_s=5, keep_alive_s=0.1)
 
 async def ask(member: Member, timeout_s: float = 10) -> bytes:
     """A signature by the key untrust, which the member has verified."""
-    key = member._keys["untrust"]
+    key = member._starter.keys["untrust"]
     return await member.sign(key.request(MESSAGE, key.scheme.digest(MESSAGE)), in_s(timeout_s), "mint")
 
 

@@ -16,10 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from bench.faulty_module import FaultyModule
-from hsm import wire
-from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError
+from hsm import codes, wire
+from hsm.errors import DeadlineError, HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError
 from hsm.process import MemberProcess
 from hsm.schemes import SCHEMES
+from tests.hsm.members import hung
+from tests.hsm.sites import badly_padded, encrypted
 from tests.softhsm import MODULE, PIN, Store, in_s
 from tests.waiting import wait_until
 
@@ -85,7 +87,79 @@ async def test_tells_what_it_opened(member: MemberProcess, store: Store) -> None
     assert await member.channel.call(wire.Ping(), in_s(10)) == wire.Vital(0, 3, 0, 0)
 
 
-REQUESTS: list[wire.Request] = [SIGN, wire.Ping(), wire.Describe(), wire.Inspect(), wire.Generate("new", "p256")]
+async def test_decrypts(sites_store: Store) -> None:
+    """A key that may decrypt gives the plaintext, and nothing for wrong padding; it says that it decrypts."""
+    process = await MemberProcess.spawn(sites_store.environment)
+    try:
+        opened = await process.channel.call(sites_store.opening(1), in_s(10))
+        assert isinstance(opened, wire.Opened)
+        assert {name for name, found in opened.keys.items() if found.decrypts} == {"old"}
+        right = wire.Decrypt("old", encrypted(sites_store, "old", b"secret"))
+        assert await process.channel.call(right, in_s(10)) == wire.Decrypted(b"secret")
+        for what, ciphertext in badly_padded(sites_store, "old").items():
+            with pytest.raises(RefusedError, match="CKR_GENERAL_ERROR") as caught:
+                await process.channel.call(wire.Decrypt("old", ciphertext), in_s(10))
+            assert caught.value.code == codes.GENERAL_ERROR, (
+                what
+            )  # SoftHSM's word; the signer takes it for an empty one
+        assert await process.channel.call(right, in_s(10)) == wire.Decrypted(b"secret")
+        vital = await process.channel.call(wire.Ping(), in_s(10))
+        assert isinstance(vital, wire.Vital)
+        assert vital.replaced == 0
+    finally:
+        await process.end()
+
+
+@pytest.mark.parametrize("key", ["shop", "blog", "absent"])
+async def test_a_key_that_does_not_decrypt(sites_store: Store, key: str) -> None:
+    """A key that may not decrypt, or that a member was not given, is refused, and the member goes on."""
+    process = await MemberProcess.spawn(sites_store.environment)
+    try:
+        await process.channel.call(sites_store.opening(1), in_s(10))
+        with pytest.raises(RefusedError, match=r"does not let this key decrypt|was not given a key") as caught:
+            await process.channel.call(wire.Decrypt(key, bytes(256)), in_s(10))
+        assert caught.value.code == 0
+        assert isinstance(await process.channel.call(wire.Ping(), in_s(10)), wire.Vital)
+    finally:
+        await process.end()
+
+
+@pytest.mark.parametrize("code", [0x20, 0x21, 0x40, 0x41])
+async def test_a_token_that_names_bad_padding(sites_store: Store, faulty: FaultyModule, code: int) -> None:
+    """A token that says that the padding is wrong gives an empty plaintext, by one call."""
+    process = await MemberProcess.spawn(sites_store.environment | faulty.environment(MODULE))
+    asked = wire.Decrypt("old", encrypted(sites_store, "old", b"secret"))
+    try:
+        await process.channel.call(opening_of(sites_store, faulty), in_s(10))
+        with faulty.fault(f"C_Decrypt rvafter {code:#x} n=1 after=1"):  # after the call for the plaintext's length
+            assert await process.channel.call(asked, in_s(10)) == wire.Decrypted(b"")
+        assert (faulty.calls("C_DecryptInit"), faulty.calls("C_Decrypt")) == (1, 2)
+        assert await process.channel.call(asked, in_s(10)) == wire.Decrypted(b"secret")
+    finally:
+        await process.end()
+
+
+async def test_a_member_is_not_cancelled(member: MemberProcess, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session cannot be interrupted: a call that is given up is not told to the member, which would not care."""
+    await member.channel.call(store.opening(1), in_s(10))
+    sent: list[wire.Frame] = []
+    write = member.channel._write
+    monkeypatch.setattr(member.channel, "_write", sent.append)
+    with pytest.raises(DeadlineError), hung(member.pid):
+        await member.channel.call(SIGN, in_s(0.05))
+    assert sent == []
+    write(wire.Cancel(2))
+    assert isinstance(await member.channel.call(SIGN, in_s(10)), wire.Signature)
+
+
+REQUESTS: list[wire.Request] = [
+    SIGN,
+    wire.Decrypt("rsa", bytes(256)),
+    wire.Ping(),
+    wire.Describe(),
+    wire.Inspect(),
+    wire.Generate("new", "p256"),
+]
 FOR_THE_SIGNER: list[wire.Request] = [wire.Mint("trust", ["a.example"], b"spki"), wire.Status(), wire.Reset()]
 
 

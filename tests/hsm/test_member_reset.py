@@ -15,9 +15,11 @@ from hsm import pin, wire
 from hsm.errors import KeyLostError, MemberLostError, MisconfiguredError, PinRefusedError, TryLaterError
 from hsm.failover import Failover
 from hsm.group import Group
+from hsm.life import Life
 from hsm.lifecycle import State
 from hsm.member import Member
 from hsm.process import MemberProcess
+from hsm.starter import Starter
 from tests.hsm.members import (
     Load,
     alive,
@@ -139,7 +141,7 @@ async def test_the_old_sessions_say_nothing_about_the_new(stores: list[Store]) -
         channel, first, moved = member._life.process.channel, member.pid, asyncio.Event()
         call = channel.call
 
-        async def lose_the_key(body: wire.Request, deadline: float) -> wire.Reply:
+        async def lose_the_key(body: wire.Request, deadline: float, *_: object) -> wire.Reply:
             if not isinstance(body, wire.Sign):
                 return await call(body, deadline)
             await moved.wait()
@@ -155,6 +157,42 @@ async def test_the_old_sessions_say_nothing_about_the_new(stores: list[Store]) -
         await resetting
         await end_in_flight(group, begun)
         assert (member.state, member.starts) == (State.UP, 2)
+        assert "up -> down" not in transitions(group, "m1")
+
+
+async def test_keys_that_come_while_it_starts(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that is given another key while it starts serves that key as soon as it serves any."""
+    keys = keys_of(stores[0])
+    async with make_group(stores[:1], PATIENT, keys={"untrust": keys["untrust"]}) as group:
+        (member,) = group.members
+        start, late = Starter.start, [keys]
+
+        async def meanwhile(*arguments: object, **more: object) -> Life:
+            life = await start(*arguments, **more)  # type: ignore[arg-type]
+            if late:
+                group.assign(late.pop())
+            return life
+
+        monkeypatch.setattr(Starter, "start", meanwhile)
+        kill(member)
+        await until(lambda: member.serves("trust"), "it serves the new key")
+        assert (member.starts, group.proved_by("untrust"), member.ignorant) == (3, ["m1"], False)
+
+
+async def test_a_member_learns_keys_and_forgets_them(stores: list[Store]) -> None:
+    """A member that learns a key starts a new life beside the old one; to forget one, and to know all, takes none."""
+    keys = keys_of(stores[0])
+    async with make_group(stores[:1], PATIENT, keys={"untrust": keys["untrust"]}) as group:
+        (member,) = group.members
+        group.assign(keys)
+        assert (member.ignorant, member.serves("trust")) == (True, False)
+        assert "has not looked for this key yet" in group.problems("trust")["m1"]
+        assert await group.learn() == {}
+        assert (member.starts, member.serves("trust"), member.serves("untrust")) == (2, True, True)
+        assert await group.learn() == {}
+        group.assign({"trust": keys["trust"]})
+        assert await group.learn() == {}
+        assert (member.starts, member.found.keys(), member.serves("untrust")) == (2, {"trust"}, False)
         assert "up -> down" not in transitions(group, "m1")
 
 

@@ -101,7 +101,9 @@ async def test_a_worker_may_not_ask_for_more(
     before = signer.totals().value("hsmitm_signatures_total")
     with pytest.raises(RefusedError, match=f"a worker may not ask for {type(body).__name__}"):
         await worker.call(body, 10)
-    assert caplog.messages == [f"refused {type(body).__name__} of a worker"]
+    what = type(body).__name__
+    assert caplog.messages == [f"refused {what} of worker process {os.getpid()}: a worker may not ask for {what}"]
+    assert signer.totals().value("hsmitm_refused_requests_total", request=what) == 1
     assert signer.totals().value("hsmitm_signatures_total") == before
     await mint(worker)
 

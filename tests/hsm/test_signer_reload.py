@@ -194,7 +194,7 @@ async def test_what_workers_do_without_a_member(
     assert "[hsm] now: unavailable queue:3000" in await signer.reload()
     assert signer.group.outage_grace_s == 3
     told = await client.ask(settings.run.socket(WORKER_SOCKET), wire.Report(1, 0, 0.0, [], 0, []), 10)
-    assert told == wire.Reported(in_service=True, unavailable="queue:3000")
+    assert told == wire.Reported(in_service=True, unavailable="queue:3000", generation=signer.inbound.generation)
 
 
 async def test_what_needs_a_new_start(signer: Signer, configuration: Configuration) -> None:

@@ -33,16 +33,21 @@ INITIALISE = wire.Initialise("p11.so", "tests", SO_PIN, PIN)
 KEY = wire.KeyFound("", b"spki", ["rsa_pkcs1_sha256"], True)
 SLOT = wire.Slot(PARTITION, ["CKM_ECDSA", "0x80000001"], 3, None, 64, 1, 2, None, 4, "Luna K7 1.0")
 MEMBER = wire.MemberStatus("m1", "up", 1.0, "", "p11.so", "2.6", PARTITION, 1, 8, 1)
+TERMS = wire.InboundTerms({"inbound-1": ["ecdsa_secp256r1_sha256"]}, b"ticket-key-4711", 7)
 BODIES: list[Any] = [
     OPEN,
     INITIALISE,
     wire.Sign("trust", "rsa_pkcs1_sha256", bytes(32)),
+    wire.Decrypt("inbound-1", bytes(256)),
     wire.Generate("ca", "p256"),
     wire.Ping(),
     wire.Describe(),
     wire.Inspect(),
     wire.Mint("trust", ["example.com"], b"spki"),
     wire.Authorities(),
+    wire.InboundKeys(),
+    wire.TlsSign("inbound-1", "ecdsa_secp256r1_sha256", bytes(32)),
+    wire.TlsDecrypt("inbound-1", bytes(256)),
     wire.Ready(),
     wire.Report(1, 0, 2.5, ["127.0.0.1:8080"], 3, [FAMILY]),
     wire.Status(),
@@ -51,6 +56,7 @@ BODIES: list[Any] = [
     wire.Reload(),
     wire.Opened("p11.so", "2.6", PARTITION, 8, {"trust": KEY}),
     wire.Signature(b"signature", 0.1, 0.2),
+    wire.Decrypted(b"secret"),
     KEY,
     wire.KeysFound({"trust": KEY, "untrust": wire.KeyFound("no such key", missing=True)}),
     wire.Vital(0.5, 7, 2, 3),
@@ -58,7 +64,9 @@ BODIES: list[Any] = [
     wire.Done(),
     wire.Minted(b"leaf", 1.0, 2.0),
     wire.Chains({"trust": [b"ca"], "untrust": [b"ca", b"root"]}),
-    wire.Reported(False, "bypass"),
+    TERMS,
+    wire.TlsSigned(b"signature"),
+    wire.Reported(False, "bypass", 7),
     wire.InfoReport({"m1": wire.Inspected("p11.so", "2.6", [SLOT])}, {"m2": "member is down"}),
     wire.Told(["m1: new sessions"]),
     wire.StatusReport(
@@ -98,6 +106,7 @@ ANSWERS = st.builds(
     id=st.integers(0, 2**63),
     body=st.builds(wire.Signature, st.binary(), st.floats(allow_nan=False), st.floats(0, 9)) | st.just(wire.Done()),
 )
+CANCELS = st.builds(wire.Cancel, st.integers(0, 2**63))
 FAULTS = st.builds(wire.Fault, st.integers(0, 2**63), st.text(), st.text(), st.integers(0, 2**64 - 1))
 
 
@@ -129,7 +138,7 @@ def test_round_trip(body: Any) -> None:
     assert list(wire.Framer().feed(wire.encode(enveloped(body)))) == [enveloped(body)]
 
 
-@given(st.lists(CALLS | ANSWERS | FAULTS, max_size=5), st.data())
+@given(st.lists(CALLS | CANCELS | ANSWERS | FAULTS, max_size=5), st.data())
 def test_frames_do_not_depend_on_how_a_socket_cuts_them(frames: list[wire.Frame], data: st.DataObject) -> None:
     """However the bytes arrive, the same frames come out, each as soon as it is complete and none before."""
     stream = b"".join(map(wire.encode, frames))
@@ -255,6 +264,15 @@ def test_no_text_of_a_frame_has_a_pin(body: Any, show: Any) -> None:
         assert "p11.so" in text
         assert PIN not in text
         assert SO_PIN not in text
+
+
+@pytest.mark.parametrize("show", [repr, str, "{}".format, "%r".__mod__, pretty_repr])
+def test_no_text_of_a_frame_has_the_ticket_key(show: Any) -> None:
+    """However the terms of inbound keys get into a log or a traceback, the ticket key does not."""
+    for one in (TERMS, wire.Answer(1, TERMS)):
+        text = show((one,))
+        assert "InboundTerms" in text
+        assert TERMS.ticket_key.decode() not in text
 
 
 FAMILY_OF_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HsmitmError)]

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +42,14 @@ class HaSystem(System):
     hsms: dict[str, FaultyModule] = field(default_factory=dict)
 
     @classmethod
-    def make_ha(cls, directory: Path, upstream_ca: str, **edits: str) -> Self:
-        """A directory with a configuration, not started."""
+    def make_ha(
+        cls, directory: Path, upstream_ca: str, prepare: Callable[[Self], None] | None = None, **edits: str
+    ) -> Self:
+        """A directory with a configuration, not started. `prepare` may put keys on the partition before the copies."""
         plain = System.make(directory, upstream_ca=upstream_ca, workers="1")
         made = cls(plain.directory)
+        if prepare is not None:
+            prepare(made)
         text = made.toml.read_text()
         (first,) = plain.config.file.hsm.members
         for name in ("m1", "m2"):

@@ -77,3 +77,53 @@ def test_transparent(softhsm_module: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "says hello" in line]
     assert [line.split(":")[0] for line in lines] == ["0 redirected.test", "0 127.0.0.1"], done.stdout
+
+
+INBOUND = """
+import subprocess, sys
+from pathlib import Path
+
+from proxy.origin import OriginCA
+from tests.integration.harness import OriginThread
+from tests.integration.inbound_system import InboundSystem
+
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+ca = OriginCA()
+with OriginThread(ca) as origin:
+    made = InboundSystem.make_inbound(Path(sys.argv[1]) / "s", upstream_ca=ca.pem, workers="1")
+    made.generate(shop="p256")
+    port = made.listener(transparent=True)
+    made.site("shop.test", keys=["shop"])
+    with made as system:
+        rules = (
+            "table ip nat { chain output { type nat hook output priority -100; "
+            f"meta skuid 65534 tcp dport {origin.port} redirect to :{port}; }}; }}"
+        )
+        subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+        Path(sys.argv[2]).write_bytes(made.root.read_bytes())
+        for host in ("shop.test", "other.test"):
+            done = subprocess.run(
+                ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "curl", "--silent",
+                 "--show-error", "--noproxy", "*", "--max-time", "20", "--cacert", sys.argv[2],
+                 "--resolve", f"{host}:{origin.port}:127.0.0.1", f"https://{host}:{origin.port}/"],
+                capture_output=True, text=True, timeout=30,
+            )
+            print(done.returncode, done.stdout.strip(), done.stderr.strip())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+def test_transparent_inbound(softhsm_module: str, tmp_path: Path) -> None:
+    """Inline in front of a server, hsmitm presents its certificate and goes on to where the client wanted to go; a
+    name that is no site of ours is refused."""
+    with tempfile.NamedTemporaryFile(suffix=".pem") as trust:
+        Path(trust.name).chmod(0o644)
+        done = subprocess.run(
+            ["unshare", "--net", sys.executable, "-c", INBOUND, str(tmp_path), trust.name],
+            capture_output=True, text=True, timeout=90, check=False, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    served, refused = done.stdout.splitlines()
+    assert served.startswith("0 shop.test:"), done.stdout
+    assert "says hello over TLS" in served
+    assert "unrecognized name" in refused

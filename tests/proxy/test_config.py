@@ -14,7 +14,8 @@ from hsm import wire
 from hsm.errors import MisconfiguredError
 from hsm.workers import MAX_WORKERS
 from proxy import setup
-from proxy.config import Address, Config, File, ForwardSection, ProxySection, RunSection, StatusSection, load
+from proxy.config import Config, File, ForwardSection, ProxySection, RunSection, StatusSection, load
+from proxy.section import Address
 
 _MEMBER = """
 [[hsm.members]]
@@ -225,7 +226,6 @@ def test_an_unknown_field_deep_inside_is_named_too(
     ("old", "expected"),
     [
         (_MEMBER, "hsm"),
-        (_FORWARD, "forward"),
         ('name = "m1"\n', "hsm.members[0].name"),
         ('module = "/lib/vendor.so"\n', "hsm.members[0].module"),
         ('pin = { file = "pin" }\n', "hsm.members[0].pin"),

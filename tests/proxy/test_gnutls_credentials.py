@@ -18,8 +18,9 @@ from OpenSSL import SSL
 
 from hsm.errors import MisconfiguredError
 from proxy.gnutls import Connection
-from proxy.gnutls_credentials import Certificate, ClientCertificates, Credentials, Protocol
+from proxy.gnutls_credentials import Certificate, ClientCertificates, Credentials
 from proxy.gnutls_key import RemoteKey
+from proxy.tls_protocol import Protocol
 from tests.proxy.gnutls_peers import (
     AUTHORITY,
     NAME,

@@ -14,8 +14,9 @@ from OpenSSL import SSL
 
 from hsm.errors import UnavailableError
 from proxy.gnutls import Connection
-from proxy.gnutls_credentials import Credentials, Protocol
+from proxy.gnutls_credentials import Credentials
 from proxy.gnutls_key import RemoteKey
+from proxy.tls_protocol import Protocol
 from tests.proxy.gnutls_peers import AUTHORITY, VERSIONS, Client, SoftwareKey, client_context, connected
 
 

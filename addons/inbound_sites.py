@@ -1,0 +1,114 @@
+"""Which of our own sites a client asks for, and where that site's server is. No I/O; it knows no keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+from OpenSSL import crypto
+
+from hsm import names
+from hsm.errors import MisconfiguredError
+
+
+class TlsConnection(Protocol):
+    """What the data path needs of a TLS server connection beside the part that mitmproxy's TLS layer calls."""
+
+    def do_handshake(self) -> None:
+        """pyOpenSSL's. Blocks while a key elsewhere signs."""
+
+    def bio_read(self, size: int) -> bytes:
+        """pyOpenSSL's."""
+
+    def abort(self, description: int) -> None:
+        """Queue a fatal alert (RFC 8446 section 6.2)."""
+
+    def get_peer_certificate(self) -> crypto.X509 | None:
+        """pyOpenSSL's."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing can be said or heard any more."""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the session was resumed."""
+
+
+Connect = Callable[[Sequence[bytes]], TlsConnection]
+"""ALPN protocols that may be spoken (none: no ALPN) -> a server's connection with one client."""
+
+
+class Upstream(Struct, frozen=True):
+    """A site's server, and how it proves itself.
+
+    `address` is None where the client's original destination is meant (transparent). `name` is what its certificate
+    must carry and the SNI it gets; None: what the client asked for. `ca` holds the roots to verify it with; None: those
+    of all servers (proxy.upstream_ca). `pinned` is the one certificate (DER) that it must present, whatever its issuer.
+    """
+
+    tls: bool
+    address: tuple[str, int] | None = None
+    name: str | None = None
+    ca: Path | None = None
+    pinned: bytes | None = None
+
+    def __str__(self) -> str:
+        scheme = "https" if self.tls else "http"
+        if self.address is None:
+            return f"{scheme}://(original destination)"
+        host, port = self.address
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class Site(Struct, frozen=True):
+    """One of our sites. `names` are checked (`hsm.names`) and may begin with a wildcard; the first one is its title.
+
+    `only_tls_1_3` has older clients refused with the right alert; GnuTLS would say handshake_failure.
+    """
+
+    names: tuple[str, ...]
+    upstream: Upstream
+    connect: Connect
+    default: bool = False
+    only_tls_1_3: bool = False
+
+    @property
+    def title(self) -> str:
+        """What logs and the status call it."""
+        return self.names[0]
+
+
+class Sites:
+    """The sites of one listener."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        """Raises MisconfiguredError for a name that two sites claim, or a second default."""
+        self.all = tuple(sites)
+        self._exact: dict[str, Site] = {}
+        self._wildcards: dict[str, Site] = {}
+        self.default: Site | None = None
+        for site in self.all:
+            for name in site.names:
+                table, key = (self._wildcards, name[2:]) if name.startswith("*.") else (self._exact, name)
+                if key in table:
+                    raise MisconfiguredError(f"two sites have the name {name}")
+                table[key] = site
+            if site.default:
+                if self.default is not None:
+                    raise MisconfiguredError(f"{self.default.title} and {site.title} are both the default site")
+                self.default = site
+
+    def find(self, sni: str | None) -> Site | None:
+        """The site that a client means: by its exact name, by a wildcard for one label (RFC 9525 section 6.3), or the
+        default; None where there is none."""
+        if sni:
+            try:
+                name = names.check(sni)
+            except ValueError:
+                return self.default
+            if found := self._exact.get(name) or self._wildcards.get(name.partition(".")[2]):
+                return found
+        return self.default
