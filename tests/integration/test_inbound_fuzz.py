@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -188,6 +190,32 @@ def test_made_up_hellos_get_an_answer(besieged: Besieged) -> None:
             return await bystander.stop()
 
     besieged.assert_unharmed(asyncio.run(beside()))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TimeoutError,
+    reason="InboundTls looks whether the connection broke after receive_data, not after the end of the handshake",
+)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_nonsense_behind_the_last_flight_ends_the_connection(besieged: Besieged, version: ssl.TLSVersion) -> None:
+    """A client whose last flight is right and what follows it in the same segment is not, gets an alert and the end."""
+    context = ssl.create_default_context(cafile=str(besieged.system.root))
+    context.minimum_version = context.maximum_version = version
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=NAMES[0])
+    with socket.create_connection(("127.0.0.1", besieged.system.port), timeout=5) as client:
+        flights = 0
+        while flights < 2:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+            if flight := outgoing.read():
+                flights += 1
+                client.sendall(flight + b"nonsense" * (flights == 2))
+            else:
+                incoming.write(client.recv(65536))
+        while client.recv(65536):
+            pass
 
 
 def test_bench(softhsm_module: str, tmp_path: Path) -> None:
