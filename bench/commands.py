@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure what the HSM and the proxy do on this machine.", no_args_is_help=True)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the whole result there.")]
+PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw the result there: FILE.svg or FILE.png.")]
 SeedOption = Annotated[int, typer.Option(help="The same seed, the same order of what happens.")]
 
 
@@ -117,15 +118,25 @@ def inbound_fuzz(
     )
 
 
-def _run(measure: Callable[[Callable[[str, float], None]], Coroutine[None, None, Report]], json: Path | None) -> None:
-    """Measure with a progress bar, show the result, write it. Failed requests are an exit status of 1."""
+def _run(
+    measure: Callable[[Callable[[str, float], None]], Coroutine[None, None, Report]],
+    json: Path | None,
+    plot: Path | None = None,
+) -> None:
+    """Measure with a progress bar, show the result, write and draw it. Failed requests are an exit status of 1."""
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
 
+    from bench import plot as plotting  # noqa: PLC0415
+
+    if plot is not None:
+        plotting.check(plot)
     with Progress(TextColumn("{task.description}"), BarColumn(), transient=True) as bar:
         task = bar.add_task("setting up", total=1.0)
         report = asyncio.run(measure(lambda text, done: bar.update(task, description=text, completed=done)))
     report.show()
     if json is not None:
         report.write(json)
+    if plot is not None:
+        plotting.save(report.charts, plot, report.caption)
     if report.figures["failed_requests"]:
         raise typer.Exit(1)

@@ -92,7 +92,7 @@ async def inbound_fuzz(number: int, seed: int, *, first: int, clients: int, prog
             await watched.run(first)
             fuzzing = time.monotonic() - fuzzing
             seen = await bystander.stop()
-        await watched.settle()
+        await watched.settle(len(sessions) + 1 + len(seen.new_ms))
     outcomes = watched.fuzzer.outcomes.most_common()
     errors = watched.errors + _disturbed(seen)
     ran = sum(watched.fuzzer.outcomes.values())
@@ -150,9 +150,11 @@ class _Watched:
             numbers = sorted(one.number for one in self.fuzzer.recent)
             self.errors.append(f"the worker was gone at case {number}; it was one of {numbers} (bytes: detail.recent)")
 
-    async def settle(self) -> None:
-        """Wait until the worker has let go of everything; what it does not let go of is an error."""
+    async def settle(self, others: int) -> None:
+        """Wait until the worker has let go of everything; what it does not let go of is an error. `others` are the
+        connections that were none of the fuzzer's: a report that knows of fewer than all is an old one."""
         until = time.monotonic() + _SETTLED_S
+        made = sum(self.fuzzer.outcomes.values()) + others
         start = self.samples[0]
         while True:
             report = await self._system.status()
@@ -162,12 +164,14 @@ class _Watched:
                 self.errors.append(f"the worker was {self._pid}, now there are {pids}")
                 break
             now = Held.of(self._pid)
-            waiting = self.counters["inbound_waiting"]
-            if not waiting and now.descriptors <= start.descriptors + _DESCRIPTORS:
+            waiting, known = self.counters["inbound_waiting"], self.counters["connections"]
+            if known >= made and not waiting and now.descriptors <= start.descriptors + _DESCRIPTORS:
                 self.samples.append(now)
                 break
             if time.monotonic() > until:
-                self.errors.append(f"{_SETTLED_S:g} s later: {waiting:g} handshakes go on, {start} became {now}")
+                self.errors.append(
+                    f"{_SETTLED_S:g} s later: {known:g} of {made} connections, {waiting:g} handshakes go on, {start} became {now}"
+                )
                 break
             await asyncio.sleep(0.1)  # another process's doing
         self.errors += self.fuzzer.failures

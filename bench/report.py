@@ -15,6 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.plot import Chart
+
 _PACKAGES = ("hsmitm", "mitmproxy", "python-pkcs11", "cryptography", "uvloop", "msgspec")
 
 
@@ -38,7 +40,8 @@ class Host(Struct, frozen=True):
 class Report(Struct, kw_only=True):
     """A result. `figures` are the main ones, flat; `detail` is everything else, `samples` among it.
 
-    `rows` are a table of their own, each with the same columns; `notes` say what was not measured and why.
+    `rows` are a table of their own, each with the same columns; `notes` say what was not measured and why. `charts` are
+    what `--plot` draws.
     """
 
     name: str
@@ -51,8 +54,15 @@ class Report(Struct, kw_only=True):
     detail: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, str | float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
     host: Host = field(default_factory=Host.here)
     command: list[str] = field(default_factory=lambda: ["hsmitm", *sys.argv[1:]])
+
+    @property
+    def caption(self) -> str:
+        """What a chart says of the run: the command, the host, the date."""
+        host = f"{self.host.cores} cores, {self.host.system}, Python {self.host.python}"
+        return f"{' '.join(self.command)}\n{host}, {self.began}"
 
     def write(self, path: Path) -> None:
         """As JSON."""

@@ -70,7 +70,8 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
 
     `group` is the HA group's name, empty where each key is one member's: then `holders` says whose. `unavailable` is
     what workers do while no member is in service, and `outage_grace_s` how long a request waits for one then.
-    `authorities` is empty where there is inbound inspection alone.
+    `authorities` is empty where there is inbound inspection alone. `at_start` and `for_workers` are no business of the
+    signer: parts of the configuration by name, as text, so that `reload` can tell what became of a change there.
     """
 
     members: list[MemberSettings]
@@ -85,6 +86,8 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     unavailable: str = "fail"
     outage_grace_s: float = 0.0
     inbound: list[InboundSettings] = field(default_factory=list)
+    at_start: dict[str, str] = field(default_factory=dict)
+    for_workers: str = ""
 
 
 def load_issuer(settings: AuthoritySettings) -> Issuer:
@@ -351,10 +354,13 @@ class Signer:
                 lines.append(f"[hsm] now: unavailable {new.unavailable}")
             changeable = structs.replace(
                 old, members=new.members, failover=new.failover, unavailable=new.unavailable,
-                outage_grace_s=new.outage_grace_s, inbound=new.inbound,
+                outage_grace_s=new.outage_grace_s, inbound=new.inbound, for_workers=new.for_workers,
             )  # fmt: skip
+            if new.for_workers != old.for_workers:
+                lines.append("[[inbound]] changed: each worker takes it over with its next report, within seconds")
             stale = {where for name, where in _AT_START.items() if getattr(new, name) != getattr(changeable, name)}
-            lines += [f"{where} changed, and takes effect when the signer is started again" for where in sorted(stale)]
+            stale |= {where for where, text in new.at_start.items() if text != old.at_start.get(where)}
+            lines += [f"{where} changed, and takes effect when hsmitm is started again" for where in sorted(stale)]
             self._settings = changeable
             for line in lines:
                 logger.info("reload: %s", line)
@@ -494,7 +500,10 @@ class Signer:
             attempts=member.attempts,
             next_attempt=member.next_attempt,
             latency_ms=1000 * member.latency_s,
-            keys={name: member.problem(name) for name in self.group.keys_for(member.name)},
+            keys={
+                key.title if key.inbound else name: member.problem(name)
+                for name, key in self.group.keys_for(member.name).items()
+            },
         )
 
 

@@ -295,6 +295,8 @@ class Config(Struct, frozen=True):
                 for name, section in sections.items()
             },
             inbound=self.inbound_keys(),
+            at_start=self._at_start(),
+            for_workers=_text(self.file.inbound),
             profile=LeafProfile(days=self.file.forward.leaf_days) if self.file.forward else LeafProfile(),
             run=self.run,
             state=self.base / self.file.run.state,
@@ -311,6 +313,20 @@ class Config(Struct, frozen=True):
             outage_grace_s=hsm.queue_s,
         )
 
+    def _at_start(self) -> dict[str, str]:
+        """What is read once by processes other than the signer."""
+        file = self.file
+        listeners = [(one.listen, one.transparent) for one in file.inbound]
+        cache = file.forward.cache_entries if file.forward else 0
+        return {
+            "[proxy]": _text(file.proxy),
+            "[status]": _text(file.status),
+            "[log]": _text(file.log),
+            "[mitmproxy]": _text(file.mitmproxy),
+            "[forward] cache_entries": _text(cache),
+            "[[inbound]] listen or transparent": _text(listeners),
+        }
+
     def inbound_keys(self) -> list[InboundSettings]:
         """The keys of our own sites, in the file's order: one for each certificate of each site of each listener."""
         found = self.file.hsm
@@ -326,6 +342,10 @@ class Config(Struct, frozen=True):
             for site in listener.sites
             for certificate, key in zip(site.certificates, map(uri.parse, site.keys), strict=True)
         ]
+
+
+def _text(part: object) -> str:
+    return msgspec.json.encode(part).decode()
 
 
 def _uid(user: str) -> int:

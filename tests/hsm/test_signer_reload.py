@@ -201,11 +201,25 @@ async def test_what_needs_a_new_start(signer: Signer, configuration: Configurati
     """What cannot change while the signer runs is named, and left as it is."""
     configuration.change(profile=LeafProfile(days=7), group="other")
     assert await signer.reload() == [
-        f"{what} changed, and takes effect when the signer is started again"
+        f"{what} changed, and takes effect when hsmitm is started again"
         for what in ("[forward] leaf_days", "[hsm] high_availability or group")
     ]
     assert signer._settings.profile == LeafProfile()
     assert signer.status().group.name == "ha"
+
+
+async def test_what_is_not_the_signers_is_told_of(signer: Signer, configuration: Configuration) -> None:
+    """A change that other processes read only at their start, or that workers take over by themselves, is not called
+    nothing; the first is told of again until the start, the second once."""
+    configuration.change(at_start={"[log]": "debug"}, for_workers="a site")
+    later = "[log] changed, and takes effect when hsmitm is started again"
+    assert await signer.reload() == [
+        "[[inbound]] changed: each worker takes it over with its next report, within seconds",
+        later,
+    ]
+    assert await signer.reload() == [later]
+    configuration.change(at_start={})
+    assert await signer.reload() == ["nothing changed"]
 
 
 # --- what changes nothing ---------------------------------------------------------------------------------------------

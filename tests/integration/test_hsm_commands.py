@@ -294,7 +294,7 @@ def test_reload_of_what_needs_a_start(running: HaSystem) -> None:
     """A reload says of settings that it cannot take over that they wait for a start."""
     with edited(running, leaf_days="20"):
         said = running.hsmitm("reload")
-        assert said == "[forward] leaf_days changed, and takes effect when the signer is started again\n"
+        assert said == "[forward] leaf_days changed, and takes effect when hsmitm is started again\n"
 
 
 def test_reload_of_a_wrong_configuration(running: HaSystem, load: Visits, kept: OpenConnection) -> None:

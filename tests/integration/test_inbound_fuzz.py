@@ -40,6 +40,8 @@ class Besieged:
     target: Target
     worker: int
     idle: Held
+    made: int = 0
+    """Connections so far, of which the worker must know before it can say that none is left."""
 
     @property
     def errand(self) -> Errand:
@@ -49,8 +51,13 @@ class Besieged:
     def assert_unharmed(self, seen: Seen) -> None:
         """The worker is the one that it was, has let go of everything, and made nobody wait."""
         assert self.system.worker_pids() == {self.worker}
-        # A handshake that still ran would be in the next report, which comes within a second.
-        wait_until(lambda: self.system.status().counters["inbound_waiting"] == 0, "no handshake is left over")
+        self.made += len(seen.new_ms) + 1
+
+        def none_left() -> bool:
+            counters = self.system.status().counters
+            return counters["connections"] >= self.made and counters["inbound_waiting"] == 0
+
+        wait_until(none_left, "no handshake is left over")
         wait_until(
             lambda: Held.of(self.worker).descriptors <= self.idle.descriptors + 4, f"descriptors as before, {self.idle}"
         )
@@ -63,8 +70,8 @@ class Besieged:
         for word in ("Traceback", "has crashed", "internal error", "killed by signal"):
             assert word not in log
         assert seen.errors == []
-        assert len(seen.kept_ms) > 20
-        assert len(seen.new_ms) > 10
+        assert len(seen.kept_ms) > 5
+        assert len(seen.new_ms) > 5
         assert max(seen.kept_ms) < 1000
         assert max(seen.new_ms) < 1000
 
@@ -123,6 +130,7 @@ async def test_spoiled_handshakes_disturb_nobody(besieged: Besieged, sessions: l
     try:
         assert fuzzer.failures == []
         assert sum(fuzzer.outcomes.values()) == CASES
+        besieged.made += CASES
         await asyncio.to_thread(besieged.assert_unharmed, seen)
     except AssertionError:
         print(f"seed {SEED}; the last cases:", *fuzzer.recent, sep="\n")
