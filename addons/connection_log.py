@@ -8,6 +8,8 @@ from mitmproxy import tls
 from mitmproxy.proxy import server_hooks
 from mitmproxy.utils import human
 
+from addons.inbound_layer import Modes
+
 logger = logging.getLogger("hsmitm.connections")
 
 
@@ -20,9 +22,11 @@ class ConnectionLog:
         logger.warning("server %s (%s): TLS handshake failed: %s", server.sni, _where(server.address), data.conn.error)
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
-        """A client that does not trust the CA is the commonest trouble of an inspecting proxy."""
+        """A client that does not trust the CA is the commonest trouble of an inspecting proxy. At our own sites anybody
+        may fail, and does."""
         client = data.context.client
-        logger.warning("client %s for %s: %s", _where(client.peername), client.sni, data.conn.error)
+        level = logging.INFO if isinstance(client.proxy_mode, Modes) else logging.WARNING
+        logger.log(level, "client %s for %s: %s", _where(client.peername), client.sni, data.conn.error)
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         """The client gets a 502 page."""

@@ -21,14 +21,15 @@ class Step:
     """One go at `do_handshake`. What it raises is kept, for whoever asks next."""
 
     def __init__(self, connection: TlsConnection, deadline: float) -> None:
-        """`deadline` is on CLOCK_MONOTONIC: later than that no key is asked. `asked` is whether one was."""
+        """`deadline` is on CLOCK_MONOTONIC: later than that no key is asked. `asked` is whether one was, `given_up` why
+        it is of no use any more."""
         self.deadline = deadline
         self.failure: BaseException | None = None
         self.asked = False
         self._connection = connection
         self._lock = threading.Lock()
         self._request: concurrent.futures.Future[Any] | None = None
-        self._given_up = ""
+        self.given_up = ""
 
     def run(self) -> None:
         """On a thread of the pool."""
@@ -43,22 +44,22 @@ class Step:
     def give_up(self, why: str) -> None:
         """Called on the event loop: the key's answer is of no use any more."""
         with self._lock:
-            self._given_up = self._given_up or why
+            self.given_up = self.given_up or why
             if self._request is not None:
                 self._request.cancel()
 
     def ask(self, question: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
         """On a thread: have `loop` answer `question`. Raises DeadlineError where the step was given up."""
         with self._lock:
-            if self._given_up:
+            if self.given_up:
                 question.close()
-                raise DeadlineError(self._given_up)
+                raise DeadlineError(self.given_up)
             self.asked = True
             self._request = asyncio.run_coroutine_threadsafe(question, loop)
         try:
             return self._request.result()
         except concurrent.futures.CancelledError:
-            raise DeadlineError(self._given_up or "the worker ends") from None
+            raise DeadlineError(self.given_up or "the worker ends") from None
         finally:
             self._request = None
 
@@ -101,7 +102,7 @@ class Handshakes:
             if not future.cancelled():  # this task was, not the step
                 self.give_up(step, "the worker ends")
                 raise
-            step.failure = DeadlineError("no thread was free in time")
+            step.failure = DeadlineError(step.given_up)
         finally:
             timer.cancel()
             self._waiting.pop(step, None)

@@ -27,6 +27,7 @@ from addons.handshakes import Handshakes, Step
 from addons.inbound_layer import HandshakeData, InboundListener, Modes, Refused, TimeIsUp
 from addons.inbound_sites import Site, Sites, Upstream
 from addons.refusal import Refusal
+from hsm.errors import DeadlineError
 
 logger = logging.getLogger("hsmitm.inbound")
 
@@ -46,7 +47,7 @@ class Inbound:
         self.listeners = listeners
         self.handshake_s = handshake_s
         self._handshakes = handshakes
-        self._watched: dict[InboundListener, None] = {}  # the oldest first
+        self._watched: dict[str, InboundListener] = {}  # by the client's id, the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._expiring: set[asyncio.Task[None]] = set()
         self._handshakes_counted = Counter(
@@ -78,24 +79,24 @@ class Inbound:
 
     def watch(self, listener: InboundListener) -> None:
         """One timer for all: each has the same time."""
-        self._watched[listener] = None
+        self._watched[listener.context.client.id] = listener
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.handshake_s, self._expire)
 
     def unwatch(self, listener: InboundListener) -> None:
         """Its handshake is over."""
-        self._watched.pop(listener, None)
+        self._watched.pop(listener.context.client.id, None)
 
     def _expire(self) -> None:
         self._timer = None
         now, loop = time.monotonic(), asyncio.get_running_loop()
         handlers = ctx.master.addons.get("proxyserver").connections
-        for listener in list(self._watched):
+        for client, listener in list(self._watched.items()):
             if listener.deadline > now:
                 self._timer = loop.call_later(listener.deadline - now, self._expire)
                 break
-            del self._watched[listener]
-            if handler := handlers.get(listener.context.client.id):
+            del self._watched[client]
+            if handler := handlers.get(client):
                 task = loop.create_task(handler.server_event(TimeIsUp()))
                 self._expiring.add(task)
                 task.add_done_callback(self._expiring.discard)
@@ -105,6 +106,8 @@ class Inbound:
     async def inbound_handshake(self, data: HandshakeData) -> None:
         """Run a step of a handshake."""
         await self._handshakes.run(data.step)
+        if data.step.failure is not None and not isinstance(data.step.failure, SSL.Error | DeadlineError):
+            logger.error("a handshake failed for a reason that is ours", exc_info=data.step.failure)
 
     def tls_start_client(self, data: tls.TlsData) -> None:
         """The site's TLS connection. A failure here must not leave the client to `forward`, which mints."""
@@ -156,10 +159,7 @@ class Inbound:
 
     def client_disconnected(self, client: connection.Client) -> None:
         """A client that is gone is not waited for, whatever became of its handshake."""
-        if isinstance(client.proxy_mode, Modes):
-            handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
-            if handler is not None:
-                self._watched.pop(handler.layer, None)
+        self._watched.pop(client.id, None)
 
     def done(self) -> None:
         """The worker ends."""

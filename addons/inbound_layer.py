@@ -139,6 +139,7 @@ class InboundListener(layer.Layer):
         self.guide = guide
         self._listener = listener
         self._hello = bytearray()
+        self._refused = False
         self._tls: InboundTls | None = None
         self._outer: layer.Layer | None = None
 
@@ -152,8 +153,9 @@ class InboundListener(layer.Layer):
                 self._tls.client_ended()
             yield from self._outer.handle_event(event)
         elif isinstance(event, events.DataReceived):
-            self._hello += event.data
-            yield from self._read()
+            if not self._refused:  # what was on its way when we closed
+                self._hello += event.data
+                yield from self._read()
         elif isinstance(event, events.ConnectionClosed):
             self.guide.unwatch(self)
             yield commands.CloseConnection(self.context.client)
@@ -183,6 +185,7 @@ class InboundListener(layer.Layer):
 
     def _refuse(self, why: Refused, description: int, sni: str = "") -> layer.CommandGenerator[None]:
         self.guide.unwatch(self)
+        self._refused = True
         self.guide.refused(self.context.client, why, sni)
         yield commands.SendData(self.context.client, alert(description))
         yield commands.CloseConnection(self.context.client)
@@ -243,6 +246,7 @@ class _SteppedHandshake(TLSLayer):
         done, error = yield from super().receive_handshake_data(b"")
         if error:
             yield from self.tls_interact()  # mitmproxy closes without the alert
+            error = cast(TlsConnection, self.tls).broken or error
         return done, error
 
 
@@ -289,17 +293,27 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         cast(TlsConnection, self.tls).abort(INTERNAL_ERROR)
         yield from self.tls_interact()
 
+    def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
+        """As TLSLayer: ClientTLSLayer's words are about clients that do not trust a proxy's CA."""
+        yield from TLSLayer.on_handshake_error(self, err)
+        self.event_to_child = self.errored  # type: ignore[method-assign]
+
     def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:
         self.listener.guide.unwatch(self.listener)
         if err is None and self.tls is not None:  # else a script lets the connection through unopened
             http = not self.conn.alpn or self.conn.alpn in HTTP_ALPNS
             self.child_layer = _Http(self.context, HTTPMode.transparent) if http else layers.TCPLayer(self.context)
         yield from super()._handshake_finished(err)
+        yield from self._end_if_broken()
 
     def receive_data(self, data: bytes) -> layer.CommandGenerator[None]:
         """A connection that is broken ends now; mitmproxy would keep it until it has been idle for minutes."""
         yield from super().receive_data(data)
-        if cast(TlsConnection, self.tls).broken and self.tunnel_state is tunnel.TunnelState.OPEN:
+        yield from self._end_if_broken()
+
+    def _end_if_broken(self) -> layer.CommandGenerator[None]:
+        is_open = self.tls is not None and self.tunnel_state is tunnel.TunnelState.OPEN
+        if is_open and cast(TlsConnection, self.tls).broken:
             self.tunnel_state = tunnel.TunnelState.CLOSED
             yield commands.CloseConnection(self.conn)
 

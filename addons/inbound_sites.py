@@ -29,8 +29,8 @@ class TlsConnection(Protocol):
         """pyOpenSSL's."""
 
     @property
-    def broken(self) -> bool:
-        """Whether nothing can be said or heard any more."""
+    def broken(self) -> str:
+        """Why nothing can be said or heard any more; empty where it can."""
 
     @property
     def resumed(self) -> bool:

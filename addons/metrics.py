@@ -20,6 +20,8 @@ _CLASSES = (
     ("does not trust the proxy", "distrusted"),
     ("clienthello", "malformed"),
     ("no shared cipher", "no-common-cipher"),
+    ("no supported cipher suites", "no-common-cipher"),
+    ("the client went away", "closed"),
     ("handshake failure", "no-common-cipher"),
     ("protocol version", "no-common-version"),
     ("unsupported protocol", "no-common-version"),

@@ -40,9 +40,9 @@ class Refusal:
         if not self._said:
             self._said = True
             raise SSL.WantReadError
-        raise SSL.Error([("hsmitm", "", "there is no certificate for this client")])
+        raise SSL.Error([("hsmitm", "", self.broken)])
 
-    broken = True
+    broken = "there is no certificate for this client"
     resumed = False
 
     def abort(self, description: int) -> None:

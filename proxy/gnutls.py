@@ -203,9 +203,9 @@ class Connection:
     # what came of it
 
     @property
-    def broken(self) -> bool:
-        """Whether nothing can be said or heard any more: it failed, or was aborted."""
-        return bool(self._broken)
+    def broken(self) -> str:
+        """Why nothing can be said or heard any more: how it failed, or that it was aborted. Empty where it can."""
+        return "; ".join(why for _, _, why in self._broken)
 
     @property
     def resumed(self) -> bool:

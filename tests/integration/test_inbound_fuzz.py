@@ -200,11 +200,6 @@ def test_made_up_hellos_get_an_answer(besieged: Besieged) -> None:
     besieged.assert_unharmed(asyncio.run(beside()))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="InboundTls looks whether the connection broke after receive_data, not after the end of the handshake",
-)
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_nonsense_behind_the_last_flight_ends_the_connection(besieged: Besieged, version: ssl.TLSVersion) -> None:
     """A client whose last flight is right and what follows it in the same segment is not, gets an alert and the end."""

@@ -11,10 +11,11 @@ import pytest
 from mitmproxy import exceptions, hooks
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.options import Options
+from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import HttpRequestHook
 from mitmproxy.test import tflow
 
-from proxy.lean_master import LeanMaster
+from proxy.lean_master import HookShortcut, LeanMaster
 
 
 class Noting:
@@ -146,3 +147,59 @@ async def test_the_quick_way_is_mitmproxys(master: LeanMaster, monkeypatch: pyte
     monkeypatch.setattr(AddonManager, "_iter_hooks", None)
     await master.addons.trigger_event(hooks.RunningHook())
     assert ran == ["running"]
+
+
+class Top(layer.Layer):
+    """A layer that asks for a hook, and says what came before and after."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        yield commands.Log("before")
+        yield HttpRequestHook(tflow.tflow())
+        yield commands.Log("after")
+
+
+def _top(master: LeanMaster) -> Top:
+    return Top(context.Context(tflow.tclient_conn(), master.options))
+
+
+def _commands(master: LeanMaster) -> list[str]:
+    shortcut = HookShortcut(_top(master), master.addons)
+    return [one.message if isinstance(one, commands.Log) else "hook" for one in shortcut.handle_event(events.Start())]
+
+
+async def test_a_hook_that_needs_no_waiting_is_handled_on_the_spot(master: LeanMaster) -> None:
+    """A layer's hook reaches its handlers without a task, and the layer goes on behind it."""
+    called: list[str] = []
+    master.addons.add(Noting("a", called), Updated("b", called))
+    assert _commands(master) == ["before", "after"]
+    assert called == ["a", "b", "b: 1 changed"]
+
+
+async def test_a_fault_on_the_spot_stops_nobody(master: LeanMaster, caplog: pytest.LogCaptureFixture) -> None:
+    """An addon that fails, or halts the others, leaves the layer going on."""
+    called: list[str] = []
+    master.addons.add(Failing("a", called), Halting("b", called), Noting("c", called))
+    with caplog.at_level(logging.ERROR):
+        assert _commands(master) == ["before", "after"]
+    assert called == ["b"]
+    assert caplog.messages == ["Addon error: a fault of the addon"]
+
+
+@pytest.mark.parametrize("kind", ["asynchronous", "asynchronous update", "children", "intercept"])
+async def test_a_hook_that_may_wait_goes_mitmproxys_way(master: LeanMaster, kind: str) -> None:
+    """Where a handler is asynchronous, where addons come and go, or where flows can be intercepted, the hook is left to
+    mitmproxy, and nobody has been called."""
+    called: list[str] = []
+
+    class AwaitedUpdate(Noting):
+        async def update(self, _flows: list[object]) -> None: ...
+
+    added = {
+        "asynchronous": Awaited("a", called),
+        "asynchronous update": AwaitedUpdate("a", called),
+        "children": Parent(),
+        "intercept": Noting("intercept", called),
+    }
+    master.addons.add(Noting("first", called), added[kind])
+    assert _commands(master) == ["before", "hook"]
+    assert called == []
