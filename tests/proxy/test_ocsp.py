@@ -31,8 +31,8 @@ MINUTE = dt.timedelta(minutes=1)
 BY_NAME = library.OCSPResponderEncoding.NAME
 
 
-def verify(response: bytes, ca: Authority = CA, leaf: x509.Certificate = LEAF) -> ocsp.Validity:
-    return ocsp.verify(response, leaf, ca.certificate, NOW)
+def verify(response: bytes, ca: Authority = CA, leaf: x509.Certificate = LEAF, now: dt.datetime = NOW) -> ocsp.Validity:
+    return ocsp.verify(response, leaf, ca.certificate, now)
 
 
 # the request
@@ -147,7 +147,7 @@ def test_pss(digest: str, tmp_path: Path) -> None:
     """A response that openssl signed with RSA-PSS is accepted."""
     leaf = RSA_CA.leaf()
     response = RSA_CA.respond_by_openssl(tmp_path, [leaf], "-rmd", digest, "-rsigopt", "rsa_padding_mode:pss")
-    assert verify(response, RSA_CA, leaf).next_update > NOW + 47 * HOUR
+    assert verify(response, RSA_CA, leaf, dt.datetime.now(dt.UTC)).next_update > NOW + 47 * HOUR
 
 
 def test_responder_certificate_ends_first() -> None:
