@@ -106,6 +106,7 @@ class Worker:
             )
             if not scripts:  # nobody looks at bodies: they need not be whole before they go on
                 master.options.update(stream_large_bodies=_STREAM_FROM)
+                lean.trust_messages()
             lean.set_options(master, file.mitmproxy.options)
             if scripts:
                 master.options.update(scripts=scripts)
