@@ -14,6 +14,8 @@ from contextlib import suppress
 
 from msgspec import Struct
 
+from hsm.errors import MisconfiguredError
+
 _LIMIT_S = 20.0
 
 _PYTHON = """
@@ -77,7 +79,7 @@ async def recorded(address: str, hosts: Sequence[str]) -> list[Session]:
 
 
 async def _record(name: str, host: str, address: str) -> Session:
-    """Raises ValueError where the client did not come as far as to send a request."""
+    """Raises MisconfiguredError where the client did not come as far as to send a request."""
     relay = _Relay(address)
     server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
     async with server:
@@ -95,7 +97,7 @@ async def _record(name: str, host: str, address: str) -> Session:
                 process.kill()
                 await process.wait()
     if len(relay.flights) < 2:
-        raise ValueError(f"{name} did not complete a handshake with {host}")
+        raise MisconfiguredError(f"{name} did not complete a handshake with {host}: there is nothing to spoil")
     return Session(f"{name} {host}", [bytes(one) for one in relay.flights])
 
 

@@ -57,7 +57,7 @@ class Contender:
     ) -> None:
         """`module` is what it asks for signatures, None where no HSM does. A process not in `roles` has its name."""
         self.name = name
-        self._address, self._pids, self._module, self._roles = address, pids, module, roles or {}
+        self.address, self.pids, self._module, self._roles = address, pids, module, roles or {}
         self._per_s: dict[tuple[SiteKey, float], float] = {}
 
     def delay(self, latency_ms: float) -> None:
@@ -73,13 +73,13 @@ class Contender:
         """As many connections as it completed in `seconds` the last time, but one of each client at least."""
         about = seconds * self._per_s.get((key, latency_ms), 0.0)
         requests = clients * max(1, math.ceil(about / clients))
-        cpu_before, signed_before = cpu_s(self._pids()), self._signed()
-        others_before = others_s(self._pids())
+        cpu_before, signed_before = cpu_s(self.pids()), self._signed()
+        others_before = others_s(self.pids())
         load = await apache_bench.run(
-            self._address, host(key), clients=clients, requests=requests, tls=tls, limit_s=2 * seconds
+            self.address, host(key), clients=clients, requests=requests, tls=tls, limit_s=2 * seconds
         )
-        cpu_after, signed_after = cpu_s(self._pids()), self._signed()
-        others = others_s(self._pids()) - others_before
+        cpu_after, signed_after = cpu_s(self.pids()), self._signed()
+        others = others_s(self.pids()) - others_before
         await self._rest(latency_ms)
         used: dict[str, float] = {}
         for pid, one in difference(cpu_before, cpu_after).items():

@@ -17,6 +17,7 @@ from pathlib import Path
 from msgspec import Struct, field, structs
 
 from bench.faults import FAULTS
+from bench.plot import Chart, Series
 from bench.report import Report
 from bench.system import System, all_up
 from bench.visits import Visit, Visitors, percentile
@@ -62,7 +63,15 @@ Progress = Callable[[str, float], None]
 
 
 async def soak(
-    seconds: float, members: list[int], seed: int, *, key_type: str, sessions: int, workers: int, progress: Progress
+    seconds: float,
+    members: list[int],
+    seed: int,
+    *,
+    key_type: str,
+    sessions: int,
+    workers: int,
+    hsm_latency_ms: float = 0,
+    progress: Progress,
 ) -> Report:
     """A round for each number of members. `progress` gets a text and the share that is done."""
     began, started = dt.datetime.now(dt.UTC), time.monotonic()
@@ -76,6 +85,8 @@ async def soak(
             async with System(
                 Path(directory), count, key_type=key_type, workers=workers, sessions=sessions, seed=seed + number
             ) as system:
+                for module in system.modules.values():
+                    module.latency(hsm_latency_ms)
                 rounds.append(await _round(system, seconds, random.Random(seed + number), tell))  # noqa: S311
     return Report(
         name="failover",
@@ -83,11 +94,25 @@ async def soak(
         seconds=time.monotonic() - started,
         seed=seed,
         configuration={"members": members, "seconds": seconds, "key_type": key_type, "sessions": sessions,
-                       "workers": workers, "clients": _CLIENTS, "pause_s": _PAUSE_S},
+                       "workers": workers, "hsm_latency_ms": hsm_latency_ms, "clients": _CLIENTS, "pause_s": _PAUSE_S},
         figures=_figures(rounds),
         errors=[error for one in rounds for error in one.errors],
         detail={"rounds": [structs.asdict(one) for one in rounds]},
+        charts=[_chart(one) for one in rounds],
     )  # fmt: skip
+
+
+def _chart(one: Round) -> Chart:
+    names = ["p50", "p99", "max"]
+    before = Series("without faults", names, [one.baseline[name] for name in names])
+    during = Series("while members fail", names, [one.during[name] for name in names])
+    return Chart(
+        title=f"{one.members} members, {one.requests} connections, {one.failed} failed",
+        x_label=f"{len(one.happened)} faults, one at a time",
+        y_label="ms from CONNECT to the answer",
+        series=[before, during],
+        kind="bar",
+    )
 
 
 async def _round(system: System, seconds: float, chance: random.Random, progress: Progress) -> Round:

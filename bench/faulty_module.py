@@ -47,25 +47,25 @@ class _Page(ctypes.Structure):
     )
 
 
-def build(directory: Path) -> Path:
-    """The module, compiled into `directory`; compiled once for each process and source.
+def build(directory: Path, source: Path = _SOURCE) -> Path:
+    """The module, or another library of one C `source`, compiled into `directory`; once for each process and source.
 
     Raises MisconfiguredError where there is no C compiler.
     """
-    digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     if digest in _built and _built[digest].exists():
         return _built[digest]
     gcc = shutil.which("gcc")
     if gcc is None:
-        raise MisconfiguredError("the fault-injecting module is compiled where it is used: install gcc and libc6-dev")
-    library = directory / f"faulty_module-{digest}.so"
+        raise MisconfiguredError(f"{source.name} is compiled where it is used: install gcc and libc6-dev")
+    library = directory / f"{source.stem}-{digest}.so"
     unfinished = directory / f"{library.name}.{os.getpid()}"
     options = ["-std=c11", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
     done = subprocess.run(
-        [gcc, *options, "-o", str(unfinished), str(_SOURCE), "-ldl"], capture_output=True, text=True, check=False
+        [gcc, *options, "-o", str(unfinished), str(source), "-ldl"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise MisconfiguredError(f"gcc cannot compile {_SOURCE}; are libc6-dev's headers there? {done.stderr}")
+        raise MisconfiguredError(f"gcc cannot compile {source}; are libc6-dev's headers there? {done.stderr}")
     unfinished.rename(library)
     _built[digest] = library
     return library
@@ -80,6 +80,7 @@ class FaultyModule:
         self._control = directory / "control"
         self._stats = directory / "stats"
         self._seed = seed
+        self._always: tuple[str, ...] = ()
         self.path = build(directory)
         if not self._stats.exists():
             self._stats.write_bytes(bytes(ctypes.sizeof(_Page)))
@@ -97,6 +98,7 @@ class FaultyModule:
 
     def rules(self, *lines: str) -> None:
         """Put these rules in the place of all others. They hold for every call that begins after this returns."""
+        lines = (*self._always, *lines)
         following = self._control.with_suffix(".next")
         following.write_text("".join(f"{line}\n" for line in lines))
         # A file system may give two files the same inode and, within a tick of its clock, the same mtime.
@@ -104,6 +106,11 @@ class FaultyModule:
         now = max(time.time_ns(), before + 1)
         os.utime(following, ns=(now, now))
         following.replace(self._control)
+
+    def latency(self, milliseconds: float) -> None:
+        """From now on, beside all rules to come, each signature takes so much longer: a network HSM's answer."""
+        self._always = (f"C_Sign delay {milliseconds:g}",) if milliseconds else ()
+        self.clear()
 
     def clear(self) -> None:
         """Let everything through."""

@@ -19,13 +19,16 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from bench import apache_bench, nginx
+from bench import apache_bench, inbound_kept, nginx
 from bench.contenders import Contender, Row, Turn
 from bench.faulty_module import FaultyModule
 from bench.forward_load import ForwardRound, forward_figures, forward_round
+from bench.inbound_kept import Kept
 from bench.inbound_system import InboundSystem
+from bench.nginx_origin import NginxOrigin
 from bench.open_loop import Pace
 from bench.plain_origin import PlainOrigin
+from bench.plot import Chart, Series
 from bench.report import Report
 from bench.site import SiteCA, SiteKey, file_sites, host
 from bench.versions import installed
@@ -34,6 +37,9 @@ _HSMITM, _ENGINE, _FILE = "hsmitm", "nginx-engine", "nginx-file"
 _FULL, _ALONE = 0.9, 0.2
 """Cores. A load generator that used more than the one may have been the limit, and other processes that used more than
 the other took from the server; the report says so."""
+
+_BODY_BYTES = 100_000_000
+_IDLE_CONNECTIONS = 200
 
 Progress = Callable[[str, float], None]
 
@@ -62,20 +68,27 @@ async def inbound(plan: Plan, progress: Progress) -> Report:
         measuring = _Measuring(plan, servers, progress)
         turns = await measuring.turns()
         forward = await measuring.forward(turns)
+        kept = await measuring.kept() if isinstance(servers.origin, NginxOrigin) else None
     rows = Row.sums(turns)
-    failed = sum(one.failed for one in turns) + sum(len(one.errors) for one in forward)
-    told = [error for errors in measuring.errors for error in errors]
+    failed = sum(one.failed for one in turns) + sum(len(one.errors) for one in forward) + (kept.failed if kept else 0)
+    told = [error for errors in measuring.errors for error in errors] + (kept.errors if kept else [])
     return Report(
         name="inbound",
         began=began.isoformat(timespec="seconds"),
         seconds=time.monotonic() - started,
         seed=plan.seed,
         configuration=structs.asdict(plan),
-        figures=_figures(rows, forward) | forward_figures(forward) | {"failed_requests": failed},
+        figures=_figures(rows, forward)
+        | forward_figures(forward)
+        | (kept.figures(_HSMITM, _FILE) if kept else {})
+        | {"failed_requests": failed},
         errors=told,
         detail={"versions": installed(), "load_average_before": load_average, "missing": servers.missing,
-                "turns": [structs.asdict(one) for one in turns], "forward": [structs.asdict(one) for one in forward]},
+                "turns": [structs.asdict(one) for one in turns], "forward": [structs.asdict(one) for one in forward],
+                "kept": [one.shown() for one in kept.rows] if kept else [],
+                "idle": [structs.asdict(one) for one in kept.idle] if kept else []},
         rows=[one.shown() for one in rows],
+        charts=_charts(rows),
         notes=[*(f"{name} was not measured: {why}" for name, why in servers.missing.items()), *_doubts(rows, forward)],
     )  # fmt: skip
 
@@ -84,6 +97,7 @@ class _Servers(Struct, frozen=True):
     """The servers that run. Those that cannot run here are in `missing`, with the reason."""
 
     system: InboundSystem
+    origin: PlainOrigin | NginxOrigin
     contenders: list[Contender]
     missing: dict[str, str]
     site_ca: Path
@@ -93,7 +107,11 @@ class _Servers(Struct, frozen=True):
         """Start them all; `stack` stops them."""
         ca, ca_file = SiteCA(), directory / "site-ca.pem"
         ca.write(ca_file)
-        origin = await stack.enter_async_context(PlainOrigin())
+        origin: PlainOrigin | NginxOrigin
+        if nginx.missing(with_engine=False):
+            origin = await stack.enter_async_context(PlainOrigin())
+        else:
+            origin = await stack.enter_async_context(NginxOrigin(directory / "origin", _BODY_BYTES))
         system = await stack.enter_async_context(
             InboundSystem(directory / _HSMITM, plain=origin, site_ca=ca, sessions=plan.sessions, seed=plan.seed)
         )
@@ -111,7 +129,7 @@ class _Servers(Struct, frozen=True):
             file = nginx.Nginx(directory / _FILE, file_sites(ca, directory), origin.url)
             await stack.enter_async_context(file)
             contenders.append(Contender(_FILE, file.address, lambda: file.pids))
-        return cls(system, contenders, {name: why for name, why in missing.items() if why}, ca_file)
+        return cls(system, origin, contenders, {name: why for name, why in missing.items() if why}, ca_file)
 
 
 class _Measuring:
@@ -121,7 +139,8 @@ class _Measuring:
         self.errors: list[list[str]] = []
         self._plan, self._servers, self._progress = plan, servers, progress
         self._chance = random.Random(plan.seed)  # noqa: S311
-        self._steps = len(plan.keys) * plan.rounds * (len(plan.latencies_ms) * len(servers.contenders) + 2)
+        turns = len(plan.keys) * plan.rounds * (len(plan.latencies_ms) * len(servers.contenders) + 2)
+        self._steps = turns + len(servers.contenders) * (1 + 2 * plan.rounds)
         self._done = 0
 
     async def turns(self) -> list[Turn]:
@@ -157,6 +176,14 @@ class _Measuring:
                 self.errors.append(rounds[-1].errors)
         return rounds
 
+    async def kept(self) -> Kept:
+        """What connections carry, and what they occupy."""
+        plan, servers = self._plan, self._servers
+        return await inbound_kept.measure(
+            servers.contenders, servers.site_ca, seconds=plan.seconds, rounds=plan.rounds,
+            connections=_IDLE_CONNECTIONS, seed=plan.seed, tell=self._tell,
+        )  # fmt: skip
+
     def _tell(self, text: str, steps: int = 1) -> None:
         self._progress(text, self._done / self._steps)
         self._done += steps
@@ -179,6 +206,24 @@ def _figures(rows: list[Row], forward: list[ForwardRound]) -> dict[str, float]:
     figures["generator_share_max"] = max(one.generator_share for one in rows if one.server == _HSMITM)
     null = [one.per_s for one in rows if one.server == _FILE]
     return figures | ({"generator_null_per_s": max(null)} if null else {})
+
+
+def _charts(rows: list[Row]) -> list[Chart]:
+    """New connections per second of each server, by the HSM's latency; a chart for each kind of key."""
+    return [
+        Chart(
+            title=f"new inbound connections, {key}",
+            x_label="server, one worker each",
+            y_label="connections/s",
+            series=[
+                Series(f"HSM +{latency_ms:g} ms", [one.server for one in found], [one.per_s for one in found])
+                for latency_ms in sorted({one.latency_ms for one in rows})
+                if (found := [one for one in rows if (one.key, one.latency_ms) == (key, latency_ms)])
+            ],
+            kind="bar",
+        )
+        for key in dict.fromkeys(one.key for one in rows)
+    ]
 
 
 def _others(rows: list[Row], forward: list[ForwardRound]) -> float:

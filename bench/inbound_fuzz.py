@@ -169,9 +169,8 @@ class _Watched:
                 self.samples.append(now)
                 break
             if time.monotonic() > until:
-                self.errors.append(
-                    f"{_SETTLED_S:g} s later: {known:g} of {made} connections, {waiting:g} handshakes go on, {start} became {now}"
-                )
+                known_of = f"{known:g} of {made} connections, {waiting:g} handshakes go on"
+                self.errors.append(f"{_SETTLED_S:g} s later: {known_of}, {start} became {now}")
                 break
             await asyncio.sleep(0.1)  # another process's doing
         self.errors += self.fuzzer.failures

@@ -10,8 +10,8 @@ from typing import Self
 
 from bench.faulty_module import FaultyModule
 from bench.nginx import Token, free_port
+from bench.nginx_origin import NginxOrigin
 from bench.plain_origin import PlainOrigin
-from bench.processes import tree
 from bench.site import Site, SiteCA, token_sites
 from bench.system import System
 from proxy import members_file
@@ -20,7 +20,9 @@ from proxy import members_file
 class InboundSystem(System):
     """hsmitm with [[inbound]]. Use it as an async context manager."""
 
-    def __init__(self, directory: Path, *, plain: PlainOrigin, site_ca: SiteCA, sessions: int, seed: int) -> None:
+    def __init__(
+        self, directory: Path, *, plain: PlainOrigin | NginxOrigin, site_ca: SiteCA, sessions: int, seed: int
+    ) -> None:
         """`plain` is the origin behind the sites and must be listening; `site_ca` signs the sites' certificates."""
         super().__init__(directory, 1, key_type="p256", workers=1, sessions=sessions, seed=seed)
         self._plain, self._site_ca = plain, site_ca
@@ -29,22 +31,9 @@ class InboundSystem(System):
         self.inbound = f"127.0.0.1:{free_port()}"
         self.sites: list[Site] = []
 
-    @property
-    def pids(self) -> list[int]:
-        """All its processes."""
-        assert self._process is not None
-        return tree(self._process.pid)
-
     def token(self, module: FaultyModule) -> Token:
         """The member's partition for another program, which reaches it through a faulty module of its own."""
         return Token(module.path, self._pin(), self._store | module.environment(self.real_module))
-
-    async def roles(self) -> dict[int, str]:
-        """For each process what it is: CPU time is reported by that."""
-        status = await self.status()
-        workers = {one.pid: f"worker {one.index}" for one in status.workers}
-        members = {one.pid: f"member {one.name}" for one in status.members}
-        return dict.fromkeys(self.pids, "signer and supervisor") | workers | members
 
     async def prepare(self) -> None:
         """Keys and certificates for the sites, and [[inbound]], on top of what every system has."""

@@ -53,6 +53,7 @@ http {{
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
     ssl_protocols TLSv1.2 TLSv1.3;
+    keepalive_requests 1000000000;
     {servers}
 }}
 """
@@ -123,6 +124,11 @@ class Nginx:
         assert self._process is not None
         return tree(self._process.pid)
 
+    @property
+    def user(self) -> str:
+        """Started as root, workers would become www-data and could not enter the measurement's directory."""
+        return "user root;" if os.geteuid() == 0 else ""
+
     async def __aenter__(self) -> Self:
         """Start it and wait until it accepts connections. Raises MisconfiguredError with its log where it does not."""
         program = executable()
@@ -163,9 +169,7 @@ class Nginx:
         )  # fmt: skip
         names = [*self._environment()]
         engine_lines = "\n".join(["ssl_engine pkcs11;", *(f"env {name};" for name in names)]) if self._token else ""
-        # Started as root, workers would become www-data and could not enter the measurement's directory.
-        user = "user root;" if os.geteuid() == 0 else ""
-        return _MAIN.format(user=user, directory=self.directory, engine=engine_lines, servers=servers)
+        return _MAIN.format(user=self.user, directory=self.directory, engine=engine_lines, servers=servers)
 
     def _environment(self) -> dict[str, str]:
         if self._token is None:

@@ -104,5 +104,9 @@ def _bars(chart: Chart, axes: Any) -> None:
             places, one.y, width, label=one.name, color=_COLOURS[number % 6], hatch=_HATCHES[number % 6],
             edgecolor="black", linewidth=0.6,
         )  # fmt: skip
-        axes.bar_label(drawn, fmt=lambda value: f"{value:.3g}", fontsize=7)
+        axes.bar_label(drawn, fmt=_label, fontsize=7)
     axes.set_xticks(range(len(names)), [str(name) for name in names], fontsize=8)
+
+
+def _label(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

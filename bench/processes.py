@@ -1,4 +1,5 @@
-"""CPU time of processes and of the machine, read from /proc (proc(5)): what a server costs, and who else was there."""
+"""CPU time and memory of processes, and the machine's CPU time, from /proc (proc(5)): what a server costs, and who else
+was there."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import resource
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from msgspec import Struct
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -46,7 +49,30 @@ def children_s() -> float:
 def others_s(pids: list[int]) -> float:
     """Seconds of CPU, over all cores, that went neither to `pids` nor to this process and its children that have ended;
     what the hypervisor kept from the machine is among it. Between two readings nobody may leave `pids`."""
+    return machine_s() - sum(cpu_s(pids).values()) - time.process_time() - children_s()
+
+
+def machine_s() -> float:
+    """Seconds of CPU that the machine has used over all cores, what the hypervisor kept from it among it."""
     fields = Path("/proc/stat").read_text().partition("\n")[0].split()
     user, nice, system, _idle, _waiting, interrupts, soft, stolen = (int(one) for one in fields[1:9])
-    machine = (user + nice + system + interrupts + soft + stolen) / _TICKS_PER_S
-    return machine - sum(cpu_s(pids).values()) - time.process_time() - children_s()
+    return (user + nice + system + interrupts + soft + stolen) / _TICKS_PER_S
+
+
+class Memory(Struct, frozen=True):
+    """Kilobytes that processes occupy. `pss_kb` counts a page that several of them share once, `rss_kb` in each."""
+
+    pss_kb: int
+    rss_kb: int
+
+
+def memory(pids: list[int]) -> Memory:
+    """What the processes occupy together now, from /proc/PID/smaps_rollup; it takes a user who may read that."""
+    found = {"Pss": 0, "Rss": 0}
+    for pid in pids:
+        with suppress(ProcessLookupError, FileNotFoundError):  # it has ended
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in found:
+                    found[name] += int(value.split()[0])
+    return Memory(found["Pss"], found["Rss"])

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+from bench.plot import Chart, Series
 from bench.report import Report
 from bench.system import System
 from bench.visits import percentile
@@ -33,7 +34,9 @@ _SAMPLE_EVERY = 10
 _POLL_S = 0.005
 
 
-async def restarts(cycles: int, seed: int, *, sessions: int, progress: Callable[[str, float], None]) -> Report:
+async def restarts(
+    cycles: int, seed: int, *, sessions: int, hsm_latency_ms: float = 0, progress: Callable[[str, float], None]
+) -> Report:
     """Kill one of two members `cycles` times and wait until it is back; sample what this process holds."""
     logging.getLogger("hsmitm").setLevel(logging.CRITICAL)  # five lines for each cycle
     began, started = dt.datetime.now(dt.UTC), time.monotonic()
@@ -43,6 +46,8 @@ async def restarts(cycles: int, seed: int, *, sessions: int, progress: Callable[
     with tempfile.TemporaryDirectory(prefix="hsmitm-bench-") as directory, _no_backoff():
         system = System(Path(directory), 2, key_type="p256", workers=1, sessions=sessions, seed=seed)
         await system.prepare()
+        for module in system.modules.values():
+            module.latency(hsm_latency_ms)
         signer = Signer(system.config.signer())
         await signer.open()
         try:
@@ -63,10 +68,24 @@ async def restarts(cycles: int, seed: int, *, sessions: int, progress: Callable[
         began=began.isoformat(timespec="seconds"),
         seconds=time.monotonic() - started,
         seed=seed,
-        configuration={"cycles": cycles, "sessions": sessions},
+        configuration={"cycles": cycles, "sessions": sessions, "hsm_latency_ms": hsm_latency_ms},
         figures=figures,
         errors=errors,
         detail={"samples": samples, "away_ms": away_ms},
+        charts=[
+            Chart(
+                title=f"{cycles} restarts of a member",
+                x_label=f"cycle, in steps of {_SAMPLE_EVERY}",
+                y_label="resident memory of the signer, MB",
+                series=[
+                    Series(
+                        "signer",
+                        [number * _SAMPLE_EVERY for number in range(len(samples))],
+                        [one["rss_kb"] / 1024 for one in samples],
+                    )
+                ],
+            )
+        ],
     )
 
 

@@ -7,6 +7,7 @@ members hold the same keys, as partitions of one vendor's HA group do.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from bench.faulty_module import FaultyModule
+from bench.processes import tree
 from hsm import wire
 from hsm.client import ask
 from hsm.endpoint import ADMIN_SOCKET
@@ -36,6 +38,9 @@ def server_connect(data):
 class System:
     """hsmitm and its origin. Use it as an async context manager; `members` are m1, m2, ..."""
 
+    scripts: tuple[str, ...] = (_SCRIPT_NAME,)
+    """A user's script, and be it this one, costs a worker its quick way to the hooks."""
+
     def __init__(self, directory: Path, members: int, *, key_type: str, workers: int, sessions: int, seed: int) -> None:
         self.directory = directory
         self.names = [f"m{number}" for number in range(1, members + 1)]
@@ -43,7 +48,14 @@ class System:
         self.origin_ca = OriginCA()
         self.origin = Origin(self.origin_ca, alpn=("http/1.1",))
         self._key_type, self._workers, self._sessions = key_type, workers, sessions
+        self.environment: dict[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """All its processes."""
+        assert self._process is not None
+        return tree(self._process.pid)
 
     @property
     def config(self) -> Config:
@@ -67,6 +79,7 @@ class System:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "proxy.main", "run", "--config", str(self.config.path),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | self.environment,
             )  # fmt: skip
         try:
             await self._until_ready(self._process)
@@ -96,7 +109,7 @@ class System:
             listen="127.0.0.1:0",
             status_listen="",
             upstream_ca="roots.pem",
-            scripts=(_SCRIPT_NAME,),
+            scripts=self.scripts,
         )
         await setup.initialise(wanted, lambda _: None, lambda _: True)
         path = self.directory / "hsmitm.toml"
@@ -135,6 +148,13 @@ class System:
         reply = await ask(self.config.run.socket(ADMIN_SOCKET), wire.Status(), 5)
         assert isinstance(reply, wire.StatusReport)
         return reply
+
+    async def roles(self) -> dict[int, str]:
+        """For each process what it is: CPU time is reported by that."""
+        status = await self.status()
+        workers = {one.pid: f"worker {one.index}" for one in status.workers}
+        members = {one.pid: f"member {one.name}" for one in status.members}
+        return dict.fromkeys(self.pids, "signer and supervisor") | workers | members
 
     async def reset(self, member: str) -> None:
         """`hsmitm hsm reset MEMBER`."""

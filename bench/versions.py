@@ -10,6 +10,8 @@ _PACKAGES = (
     "nginx-light",
     "libengine-pkcs11-openssl",
     "apache2-utils",
+    "squid-openssl",
+    "sslsplit",
     "softhsm2",
     "libgnutls30",
     "libgnutls30t64",
@@ -17,7 +19,7 @@ _PACKAGES = (
 
 
 def installed() -> dict[str, str]:
-    """Version by package, of the distribution's packages that the inbound measurement uses; empty without dpkg."""
+    """Version by package, of the distribution's packages that are measured or measure; empty without dpkg."""
     program = shutil.which("dpkg-query")
     if program is None:
         return {}

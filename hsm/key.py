@@ -10,7 +10,7 @@ import hashlib
 import secrets
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from hsm import wire
 from hsm.schemes import SCHEMES, PublicKey, Scheme, certificate_scheme
@@ -47,11 +47,11 @@ class Key(Struct, frozen=True):
     others: tuple[Scheme, ...] = ()
     sites: tuple[str, ...] = ()
     decrypts: bool = False
+    spki: bytes = b""
+    """Of the public key (DER, RFC 5280), whatever is given here: each use of an inbound key looks at it."""
 
-    @property
-    def spki(self) -> bytes:
-        """The public key (DER SubjectPublicKeyInfo, RFC 5280)."""
-        return spki_of(self.public)
+    def __post_init__(self) -> None:
+        structs.force_setattr(self, "spki", spki_of(self.public))
 
     @property
     def schemes(self) -> tuple[Scheme, ...]:

@@ -42,12 +42,19 @@ class MemberMetrics:
         self._sessions = Counter(
             "hsmitm_sessions_replaced", "Sessions that a member found lost and replaced", ("member",), registry=registry
         )
+        self._signed: dict[tuple[str, str], tuple[Counter, Histogram, Histogram]] = {}
 
     def signed(self, member: str, purpose: str, answer: wire.Signature) -> None:
         """A verified signature."""
-        self._signatures.labels(member, purpose).inc()
-        self._queued.labels(member, purpose).observe(answer.queued_s)
-        self._executed.labels(member, purpose).observe(answer.executed_s)
+        labels = member, purpose
+        if labels not in self._signed:  # `labels()` takes a lock and checks: three times are 3 % of the signer's work
+            self._signed[labels] = (
+                self._signatures.labels(*labels), self._queued.labels(*labels), self._executed.labels(*labels),
+            )  # fmt: skip
+        signatures, queued, executed = self._signed[labels]
+        signatures.inc()
+        queued.observe(answer.queued_s)
+        executed.observe(answer.executed_s)
 
     def decrypted(self, member: str) -> None:
         """A ciphertext was answered, whether its padding was right or not."""

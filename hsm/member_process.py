@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from hsm import wire
@@ -31,6 +32,7 @@ class _MemberProcess:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._sending = threading.Lock()
+        self._outgoing: deque[bytes] = deque()
         self._module: Module | None = None
         self._partition: Partition | None = None
 
@@ -100,8 +102,13 @@ class _MemberProcess:
         return respond
 
     def _send(self, frame: wire.Frame) -> None:
-        with self._sending:
-            self._connection.sendall(wire.encode(frame))
+        """Send `frame`, or leave it to the thread that sends already: it looks again before it ends."""
+        self._outgoing.append(wire.encode(frame))
+        while self._outgoing and self._sending.acquire(blocking=False):
+            try:
+                self._connection.sendall(b"".join(self._outgoing.popleft() for _ in range(len(self._outgoing))))
+            finally:
+                self._sending.release()
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -27,21 +27,26 @@ from pkcs11.util.ec import encode_named_curve_parameters
 from hsm import codes, wire
 from hsm.codes import Kind
 from hsm.cryptoki import FunctionList, TokenInfo
-from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, TryLaterError
+from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, TryLaterError
 from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, form_for
 from hsm.uri import KeyURI
 
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """The one place where a pkcs11 exception becomes one of ours (`hsm.codes`), its cause kept."""
+    """A pkcs11 exception becomes one of ours, its cause kept."""
     try:
         yield
     except pkcs11.PKCS11Error as error:
-        code = codes.of(type(error).__name__, str(error))
-        if code:
-            raise codes.error(code, doing) from error
-        raise MemberLostError(f"{type(error).__name__} while {doing}: {error}") from error
+        raise _ours(error, doing) from error
+
+
+def _ours(error: pkcs11.PKCS11Error, doing: str) -> HsmitmError:
+    """The one place where a pkcs11 exception becomes one of ours (`hsm.codes`)."""
+    code = codes.of(type(error).__name__, str(error))
+    if code:
+        return codes.error(code, doing)
+    return MemberLostError(f"{type(error).__name__} while {doing}: {error}")
 
 
 class Module:
@@ -371,6 +376,7 @@ class PrivateKey:
         self._session = session
         self._mechanisms = mechanisms
         self._forms: dict[str, Form] = {}
+        self._calls: dict[str, Callable[[bytes], bytes]] = {}
         for scheme in SCHEMES.values():
             if (scheme.family == "ecdsa") != (key.key_type == KeyType.EC):
                 continue
@@ -452,19 +458,33 @@ class PrivateKey:
 
     def sign(self, scheme: Scheme, digest: bytes, message: bytes | None) -> bytes:
         """The signature of `digest` (of the scheme's size) as TLS carries it. Raises RefusedError."""
+        call = self.prepared(scheme, digest, message)
+        try:  # not `translated`: behind a signature the caches are cold, and a generator is felt
+            raw = call()
+        except pkcs11.PKCS11Error as error:
+            raise _ours(error, "signing") from error
+        return scheme.encode(raw)
+
+    def prepared(self, scheme: Scheme, digest: bytes, message: bytes | None = None) -> Callable[[], bytes]:
+        """The bare call that makes the signature, anew each time, as the token gives it (`Scheme.encode`) and with the
+        token's errors (`translated`): what can be measured of the module alone. Raises RefusedError."""
         form = self._forms.get(scheme.name)
         if form is None:
             raise RefusedError(f"this key or its partition cannot make {scheme.name}")
         payload = form.payload(scheme, digest, message)
         if payload is None:
             raise RefusedError(f"the partition hashes for {scheme.name} itself and needs the message, not its digest")
+        call = self._calls.get(scheme.name)
+        if call is None:
+            call = self._calls[scheme.name] = self._call(scheme, form)
+        return functools.partial(call, payload)
+
+    def _call(self, scheme: Scheme, form: Form) -> Callable[[bytes], bytes]:
         parameters = None
         if scheme.family == "rsa_pss":
             hash_name = scheme.hash_name.upper()
             parameters = (Mechanism[hash_name], pkcs11.MGF[hash_name], scheme.digest_size)
-        with translated("signing"):
-            raw = self._key.sign(payload, mechanism=Mechanism(form.mechanism), mechanism_param=parameters)
-        return scheme.encode(raw)
+        return functools.partial(self._key.sign, mechanism=Mechanism(form.mechanism), mechanism_param=parameters)
 
     def decrypt(self, ciphertext: bytes) -> bytes:
         """The plaintext of `ciphertext` (as long as the modulus) in PKCS#1 v1.5 padding (RFC 8017 section 7.2.2).

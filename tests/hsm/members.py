@@ -166,6 +166,7 @@ def counted(group: Peers, sample: str, **labels: str) -> float:
     return sum(
         found.value
         for metric in vars(group.metrics).values()
+        if hasattr(metric, "collect")
         for family in metric.collect()
         for found in family.samples
         if found.name == sample and labels.items() <= found.labels.items()
@@ -178,6 +179,7 @@ def transitions(group: Peers, member: str = "") -> dict[str, float]:
     return {
         f"{found.labels['before']} -> {found.labels['after']}": found.value
         for metric in vars(group.metrics).values()
+        if hasattr(metric, "collect")
         for family in metric.collect()
         for found in family.samples
         if found.name == sample and (not member or found.labels["member"] == member)

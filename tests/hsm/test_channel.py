@@ -52,6 +52,16 @@ class Desk:
         return wire.KeyFound(label)
 
 
+class _Spy:
+    """A transport whose writes are seen."""
+
+    def __init__(self, transport: asyncio.Transport, write: Callable[[bytes], object]) -> None:
+        self._transport, self.write = transport, write
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+
 def ask(label: str) -> wire.Generate:
     """A call with a name."""
     return wire.Generate(label, "p256")
@@ -233,6 +243,31 @@ async def test_an_answered_call_is_not_cancelled(desk: Desk) -> None:
             caller._write(wire.Cancel(number))
         assert await caller.call(ask("b"), in_s(10)) == wire.KeyFound("b")
     assert desk.cancelled == []
+
+
+async def test_calls_of_one_moment_travel_together(desk: Desk) -> None:
+    """Requests that come in one moment wake the peer once, and all are answered."""
+    async with pair(desk.serve) as (caller, _):
+        written: list[bytes] = []
+        assert caller._transport is not None
+        write = caller._transport.write
+        caller._transport = _Spy(caller._transport, lambda data: (written.append(data), write(data)))
+        for label in "abcde":
+            desk.gates[label].set()
+        answers = await asyncio.gather(*(caller.call(ask(label), in_s(10)) for label in "abcde"))
+    assert answers == [wire.KeyFound(label) for label in "abcde"]
+    assert len(written) == 1
+
+
+async def test_what_was_said_before_the_end_arrives(desk: Desk) -> None:
+    """An end that speaks and closes in one moment is heard."""
+    async with pair(desk.serve) as (caller, _):
+        call = asyncio.create_task(caller.call(ask("a"), in_s(10)))
+        await asyncio.sleep(0)  # the task's first step
+        caller.close()
+        with pytest.raises(MemberLostError):
+            await call
+        await until(lambda: desk.received == ["a"], "the call is received")
 
 
 async def test_a_call_number_that_is_taken(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

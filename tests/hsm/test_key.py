@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from msgspec import structs
 
 from hsm import wire
 from hsm.key import Key, inbound_key, inbound_name, spki_of
@@ -86,7 +87,9 @@ def test_believes_an_rsa_signature_of_its_scheme_alone(rsa_key: rsa.RSAPrivateKe
 def test_spki_is_the_public_key(private: ec.EllipticCurvePrivateKey) -> None:
     """What members look for is the public key of the certificate, whole."""
     scheme = "ecdsa_secp256r1_sha256" if private is P256 else "ecdsa_secp384r1_sha384"
-    assert load_der_public_key(key_of(private, scheme).spki) == private.public_key()
+    key = key_of(private, scheme)
+    assert load_der_public_key(key.spki) == private.public_key()
+    assert structs.replace(key, spki=b"another's").spki == key.spki
 
 
 # --- inbound keys -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from bench.faulty_module import FaultyModule
 from hsm import codes, wire
 from hsm.errors import DeadlineError, HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError
+from hsm.member_process import _MemberProcess
 from hsm.process import MemberProcess
 from hsm.schemes import SCHEMES
 from tests.hsm.members import hung
@@ -55,6 +57,52 @@ async def behind(store: Store, faulty: FaultyModule) -> AsyncIterator[MemberProc
 def opening_of(store: Store, faulty: FaultyModule, given_pin: str | None = PIN) -> wire.Open:
     """The first call, with the faulty module."""
     return msgspec.structs.replace(store.opening(1, given_pin), module=str(faulty.path))
+
+
+# --- how it answers ---------------------------------------------------------------------------------------------------
+
+
+def test_answers_of_all_sessions_arrive() -> None:
+    """Sessions that answer at the same time to a signer that reads late lose no answer and mix none up."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process, sessions, each = _MemberProcess(theirs), 8, 500
+
+        def answer(session: int) -> None:
+            for number in range(each):
+                process._send(wire.Answer(session * each + number, wire.Signature(bytes(300), 0.0, 0.0)))
+
+        threads = [threading.Thread(target=answer, args=(session,)) for session in range(sessions)]
+        for thread in threads:
+            thread.start()
+        framer, seen = wire.Framer(), []
+        ours.settimeout(10)
+        while len(seen) < sessions * each:
+            seen += [frame.id for frame in framer.feed(ours.recv(4096))]
+        for thread in threads:
+            thread.join()
+    assert sorted(seen) == list(range(sessions * each))
+    for session in range(sessions):
+        of_it = [number for number in seen if number // each == session]
+        assert of_it == sorted(of_it)
+
+
+def test_an_answer_that_comes_while_another_is_sent() -> None:
+    """A session that finds another one sending goes on signing, and its answer is sent all the same."""
+    sent: list[int] = []
+
+    class Connection:
+        def sendall(self, data: bytes) -> None:
+            if not sent:
+                meanwhile = threading.Thread(target=process._send, args=(wire.Answer(2, wire.Done()),))
+                meanwhile.start()
+                meanwhile.join(10)
+                assert not meanwhile.is_alive()
+            sent.extend(frame.id for frame in wire.Framer().feed(data))
+
+    process = _MemberProcess(Connection())  # type: ignore[arg-type]  # all that it needs of a socket
+    process._send(wire.Answer(1, wire.Done()))
+    assert sent == [1, 2]
 
 
 # --- what it answers --------------------------------------------------------------------------------------------------
