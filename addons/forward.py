@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Awaitable
 
 from cryptography import x509
 from mitmproxy import certs, connection, ctx, http, tls
@@ -25,7 +26,7 @@ from OpenSSL import SSL
 from addons import client_hello
 from addons.availability import Availability
 from addons.leaf_cache import Leaf, LeafCache, LeafKey, leaf
-from addons.leaf_keys import LeafKeys, LeafKind
+from addons.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.leaf_names import leaf_names, requested_host
 from addons.metrics import Metrics
 from addons.refusal import Refusal
@@ -72,21 +73,26 @@ class Forward:
 
     # what happens before the client's handshake
 
-    async def http_connect(self, flow: http.HTTPFlow) -> None:
+    def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Refuse a CONNECT whose leaf could not be minted now: here the reason can still be told."""
         try:
             host = names.to_ascii(flow.request.host)
         except ValueError as error:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
-            return
+            return None
+        if not self._cache.covers(host):
+            return self._await_signer(flow, host)
         try:
-            if self._cache.covers(host):
-                self._availability.check_cached()
-            else:
-                await self._signer.call(wire.Ready(), self._timeout_s)
+            self._availability.check_cached()
         except HsmitmError as error:
-            logger.warning("CONNECT %s refused: %s", host, error)
-            flow.response = _page(502, f"{host} cannot be inspected now, and it is not let through: {error}")
+            _refuse(flow, host, error)
+        return None
+
+    async def _await_signer(self, flow: http.HTTPFlow, host: str) -> None:
+        try:
+            await self._signer.call(wire.Ready(), self._timeout_s)
+        except HsmitmError as error:
+            _refuse(flow, host, error)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Choose the kind of leaf that this client can verify."""
@@ -117,22 +123,31 @@ class Forward:
 
     # the handshake
 
-    async def tls_start_client(self, data: tls.TlsData) -> None:
-        """Give the client's handshake its certificate."""
+    def tls_start_client(self, data: tls.TlsData) -> Awaitable[None] | None:
+        """Give the client's handshake its certificate: at once where its leaf is here."""
         if data.ssl_conn is not None:
-            return  # a user's script was here first
+            return None  # a user's script was here first
         facts = self._facts.get(data.context.client.id) or _Facts()
         host = ""
         try:
             host, key = self._wanted(data.context, facts)
+            private = self._keys.known(key.kind)
             if key in self._cache:
                 self._availability.check_cached()
+            if private is None or (found := self._cache.take(key)) is None:
+                return self._start_client(data, host, key)
+            data.ssl_conn = self._connection(found, private, key, data)
+        except (HsmitmError, ValueError) as error:
+            _give_nothing(data, host, error)
+        return None
+
+    async def _start_client(self, data: tls.TlsData, host: str, key: LeafKey) -> None:
+        try:
             found = await self._cache.leaf(key)
             self._metrics.set_leaves(len(self._cache))
-            data.ssl_conn = await self._connection(found, key, data)
+            data.ssl_conn = self._connection(found, await self._keys.key(key.kind), key, data)
         except (HsmitmError, ValueError) as error:
-            logger.warning("no certificate for %s: %s", host or data.context.client.sni, error)
-            data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
+            _give_nothing(data, host, error)
 
     def _wanted(self, conn_context: context.Context, facts: _Facts) -> tuple[str, LeafKey]:
         client, server = conn_context.client, conn_context.server
@@ -172,7 +187,7 @@ class Forward:
             self._chains[name] = tuple(certs.Cert(one) for one in loaded if one.subject != one.issuer)
         self._learned = generation
 
-    async def _connection(self, found: Leaf, key: LeafKey, data: tls.TlsData) -> SSL.Connection:
+    def _connection(self, found: Leaf, private: LeafPrivateKey, key: LeafKey, data: tls.TlsData) -> SSL.Connection:
         client, server = data.context.client, data.context.server
         chain = self._chains[key.authority]
         if ctx.options.add_upstream_certs_to_client_chain:
@@ -181,7 +196,7 @@ class Forward:
         minimum = net_tls.Version[ctx.options.tls_version_client_min]
         ssl_context = self._context(
             key.authority,
-            await self._keys.key(key.kind),
+            private,
             net_tls.Method.DTLS_SERVER_METHOD if data.is_dtls else net_tls.Method.TLS_SERVER_METHOD,
             minimum,
             net_tls.Version[ctx.options.tls_version_client_max],
@@ -191,7 +206,9 @@ class Forward:
             chain,
         )
         conn = SSL.Connection(ssl_context)
-        conn.use_certificate(found.certificate)
+        # pyOpenSSL would have it encoded and parsed again.
+        used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
+        SSL._openssl_assert(used == 1)  # noqa: SLF001
         # A proxy that is itself reached over TLS speaks HTTP/1.1 there: mitmproxy has no CONNECT over HTTP/2.
         outermost = len(data.context.layers) == 2 and isinstance(data.context.layers[0], modes.HttpProxy)
         conn.set_app_data(
@@ -247,6 +264,16 @@ def _make_context(  # noqa: PLR0917  # a cache's key
     made.set_session_id(f"hsmitm-{authority}".encode())
     made.use_privatekey(key)  # type: ignore[arg-type]
     return made
+
+
+def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
+    logger.warning("CONNECT %s refused: %s", host, error)
+    flow.response = _page(502, f"{host} cannot be inspected now, and it is not let through: {error}")
+
+
+def _give_nothing(data: tls.TlsData, host: str, error: Exception) -> None:
+    logger.warning("no certificate for %s: %s", host or data.context.client.sni, error)
+    data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
 
 
 def _page(status: int, text: str) -> http.Response:

@@ -23,6 +23,10 @@ class LeafKeys:
         self._keys: dict[LeafKind, LeafPrivateKey] = {"p256": ec.generate_private_key(ec.SECP256R1())}
         self._making = asyncio.Lock()
 
+    def known(self, kind: LeafKind) -> LeafPrivateKey | None:
+        """The private key of `kind`, if it is made."""
+        return self._keys.get(kind)
+
     async def key(self, kind: LeafKind) -> LeafPrivateKey:
         """The private key of `kind`."""
         if kind not in self._keys:

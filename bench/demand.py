@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import cast
 from unittest import mock
 
-from cryptography import x509
 from msgspec import Struct
+from OpenSSL import crypto
 
 from addons import leaf_cache
 from addons.leaf_cache import RENEW_AT, Leaf, LeafCache, LeafKey, Outcome
@@ -172,6 +172,6 @@ def _minting(clock: _Clock, leaf_days: float, counted: _Counted, seen: set[str])
     async def mint(key: LeafKey) -> Leaf:
         seen.add(key.names[0])
         counted.signature(clock.now)
-        return Leaf(cast("x509.Certificate", None), clock.now + life_s, clock.now + RENEW_AT * life_s)
+        return Leaf(cast("crypto.X509", None), clock.now + life_s, clock.now + RENEW_AT * life_s)
 
     return mint

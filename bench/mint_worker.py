@@ -23,6 +23,7 @@ import msgspec
 from cryptography import x509
 from mitmproxy import options
 from msgspec import Struct, field
+from OpenSSL import crypto
 
 from addons.availability import Availability
 from addons.forward import Forward
@@ -160,7 +161,8 @@ class MintWorker:
         """One client that asks for `host`; whether it got its certificate."""
         data = self._clients.arrived(host)
         begin = time.perf_counter()
-        await self._forward.tls_start_client(data)
+        if (waiting := self._forward.tls_start_client(data)) is not None:
+            await waiting
         took_ms = 1000 * (time.perf_counter() - begin)
         given: Any = data.ssl_conn
         if given is None or isinstance(given, Refusal):
@@ -188,7 +190,7 @@ class MintWorker:
     async def _lookup(self, seconds: float, outcome: Outcome) -> None:
         """The same code on a cache of as many leaves, as Forward asks it: is it there? then give it."""
         entries = self._settings.entries
-        kept = Leaf(self._ca, time.time() + 86400, time.time() + 80000)
+        kept = Leaf(crypto.X509.from_cryptography(self._ca), time.time() + 86400, time.time() + 80000)
         cache = LeafCache(_giving(kept), entries, Metrics().count_lookup)
         keys = [LeafKey("trust", "p256", (f"host-{number}.bench.test",)) for number in range(entries)]
         for key in keys:

@@ -8,6 +8,7 @@ guard (`Guard`): a killed supervisor stops nobody's traffic, and the next `hsmit
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
 import os
@@ -185,7 +186,12 @@ async def _watch(reader: asyncio.StreamReader, guard: Guard, supervisor: int, le
 
 
 def tell_ready(descriptor: int | None) -> None:
-    """In a child: serving has begun."""
+    """In a child: serving has begun.
+
+    What exists now stays: the garbage collector need not look at it again, which held up all connections for 90 ms.
+    """
+    gc.collect()
+    gc.freeze()
     if descriptor is not None:
         os.write(descriptor, b"1")
         os.close(descriptor)

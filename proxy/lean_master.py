@@ -1,10 +1,12 @@
 """mitmproxy's master with a quicker way from a hook to those who want it.
 
 mitmproxy walks every addon for each hook, of which a connection has about twenty, and makes a task for each: together a
-third of a worker's time. Here the handlers of each hook are looked up once, and where none of them is asynchronous
+third of a worker's time. Here the handlers of each hook are looked up once, and as long as none of them has to wait
 they are called from among the layer's own commands (`HookShortcut`), in the order in which mitmproxy would have called
-them. With a user's scripts, which come and go when their file is edited, and where flows can be intercepted,
-mitmproxy's own way stays.
+them. A handler that has to wait now and then is a plain function that returns an awaitable then.
+
+With a user's scripts, which come and go when their file is edited, and where flows can be intercepted, mitmproxy's own
+way stays.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import asyncio
 import dataclasses
 import inspect
 from collections import deque
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeGuard, cast
 
 from mitmproxy import ctx, exceptions, flow, hooks
 from mitmproxy.addonmanager import AddonManager, safecall, traverse
@@ -24,6 +26,9 @@ from mitmproxy.proxy import commands, events, layer, mode_servers
 
 _Handler = Callable[..., Any]
 
+_ONE_WRITE = 65536
+"""Bytes that are joined at most: beyond that copying them costs more than another system call."""
+
 
 class LeanAddons(AddonManager):
     """An AddonManager that remembers who handles what."""
@@ -31,29 +36,45 @@ class LeanAddons(AddonManager):
     def __init__(self, master: Master) -> None:
         super().__init__(master)  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
         self._handlers: dict[str, list[_Handler]] = {}
-        self._waits: dict[str, bool] = {}
         self._fields: dict[type[hooks.Hook], tuple[str, ...]] = {}
+        self._begun: dict[hooks.Hook, tuple[Awaitable[object], Iterator[_Handler]]] = {}
+        self._updates: set[asyncio.Task[None]] = set()
         self._changing = False
 
     def add(self, *addons: object) -> None:
         """As AddonManager's."""
-        self._forget()
+        self._handlers.clear()
         super().add(*addons)  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
         self._changing = any(hasattr(one, "addons") for one in self.chain) or "intercept" in self.lookup
 
     def remove(self, addon: object) -> None:
         """As AddonManager's."""
         super().remove(addon)  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
-        self._forget()
+        self._handlers.clear()
 
     def clear(self) -> None:
         """As AddonManager's."""
         super().clear()  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
-        self._forget()
-
-    def _forget(self) -> None:
         self._handlers.clear()
-        self._waits.clear()
+
+    def at_once(self, event: hooks.Hook) -> bool:
+        """Handle `event` now, as far as that needs no waiting. Whether it was handled; if not, `handle_lifecycle` goes
+        on where somebody has to wait."""
+        if self._changing:
+            return False
+        arguments = self._arguments(event)
+        handlers = iter(self._handled(event.name))
+        waiting = self._called(handlers, arguments)
+        if waiting is not None:
+            self._begun[event] = (waiting, handlers)
+            return False
+        if isinstance(arguments[0], flow.Flow) and self._handled(hooks.UpdateHook.name):
+            update = hooks.UpdateHook([arguments[0]])
+            if not self.at_once(update):
+                task = asyncio.get_running_loop().create_task(self.trigger_event(update))
+                self._updates.add(task)
+                task.add_done_callback(self._updates.discard)
+        return True
 
     async def handle_lifecycle(self, event: hooks.Hook) -> None:
         """As AddonManager's."""
@@ -66,50 +87,38 @@ class LeanAddons(AddonManager):
             if isinstance(message, flow.Flow):
                 await self.trigger_event(hooks.UpdateHook([message]))
 
-    def at_once(self, event: hooks.Hook) -> bool:
-        """Handle `event` now, if that needs no waiting. Whether it was handled."""
-        if self._changing:
-            return False
-        name = event.name
-        waits = self._waits.get(name)
-        if waits is None:
-            every = (*self._handled(name), *self._handled(hooks.UpdateHook.name))  # a flow's hook is followed by that
-            waits = self._waits[name] = any(map(inspect.iscoroutinefunction, every))
-        if waits:
-            return False
-        arguments = self._arguments(event)
-        for handler in self._handled(name):
-            try:
-                handler(*arguments)
-            except exceptions.AddonHalt:
-                break
-            except exceptions.OptionsError:
-                raise
-            except Exception:  # told as mitmproxy tells it
-                with safecall():
-                    raise
-        if name != hooks.UpdateHook.name and isinstance(arguments[0], flow.Flow):
-            self.at_once(hooks.UpdateHook([arguments[0]]))
-        return True
-
     async def trigger_event(self, event: hooks.Hook) -> None:
         """As AddonManager's."""
         if self._changing:
             await super().trigger_event(event)
             return
         arguments = self._arguments(event)
-        for handler in self._handled(event.name):
+        waiting, handlers = self._begun.pop(event, (None, iter(self._handled(event.name))))
+        while waiting is not None or (waiting := self._called(handlers, arguments)) is not None:
             try:
-                result = handler(*arguments)
-                if result is not None and inspect.isawaitable(result):
-                    await result
+                with safecall():
+                    await waiting
             except exceptions.AddonHalt:
                 return
+            waiting = None
+
+    @staticmethod
+    def _called(handlers: Iterator[_Handler], arguments: list[Any]) -> Awaitable[object] | None:
+        """Call `handlers` in turn, up to one that has to wait: what it waits for. None: all were called."""
+        for handler in handlers:
+            try:
+                result = handler(*arguments)
+            except exceptions.AddonHalt:
+                return None
             except exceptions.OptionsError:
                 raise
             except Exception:  # told as mitmproxy tells it
                 with safecall():
                     raise
+            else:
+                if result is not None and inspect.isawaitable(result):
+                    return result
+        return None
 
     def _handled(self, name: str) -> list[_Handler]:
         handlers = self._handlers.get(name)
@@ -135,15 +144,36 @@ class HookShortcut:
         self._addons = addons
 
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """As the layer's own, without those hooks; what they let go on goes on behind the commands that came first."""
+        """As the layer's own, without those hooks; what they let go on goes on behind the commands that came first.
+
+        Data for one connection that follow each other go out in one write: the head of an answer with its body.
+        """
         waiting: deque[events.Event] = deque((event,))
+        held: commands.SendData | None = None
         while waiting:
             for command in self.outermost.handle_event(waiting.popleft()):
-                if isinstance(command, commands.StartHook) and self._addons.at_once(command):
+                if isinstance(command, commands.SendData):
+                    if _fits(held, command):
+                        held.data += command.data
+                        continue
+                    if held is not None:
+                        yield held
+                    held = command
+                elif isinstance(command, commands.StartHook) and self._addons.at_once(command):
                     if command.blocking:
                         waiting.append(events.HookCompleted(command))
                 else:
+                    if held is not None:
+                        yield held
+                        held = None
                     yield command
+        if held is not None:
+            yield held
+
+
+def _fits(held: commands.SendData | None, more: commands.SendData) -> TypeGuard[commands.SendData]:
+    """Whether `more` goes out with what is held back."""
+    return held is not None and held.connection is more.connection and len(held.data) + len(more.data) <= _ONE_WRITE
 
 
 class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 
 from mitmproxy import connection
 from mitmproxy.proxy import context
 from mitmproxy.test import taddons
+
+
+async def settled(waiting: Awaitable[None] | None) -> None:
+    """Wait for a hook that has to wait."""
+    if waiting is not None:
+        await waiting
 
 
 def arrival(tctx: taddons.context) -> context.Context:

@@ -37,6 +37,7 @@ from hsm import wire
 from hsm.authority import SERIAL_BITS, Issuer, LeafProfile
 from hsm.errors import DeadlineError, HsmitmError, RefusedError, TryLaterError
 from hsm.schemes import certificate_scheme
+from tests.addons.arrivals import settled
 
 _HOST = "www.example.com"
 _CACHE_ENTRIES = 4
@@ -224,7 +225,7 @@ class _World:
     async def present(self, arrived: context.Context) -> Any:
         """What Forward has for this client: the server's half of a TLS connection."""
         data = tls.TlsData(arrived.client, arrived)
-        await self.forward.tls_start_client(data)
+        await settled(self.forward.tls_start_client(data))
         assert data.ssl_conn is not None
         return data.ssl_conn
 
@@ -428,7 +429,7 @@ async def test_a_users_script_goes_first(world: _World) -> None:
     arrived = world.arrived(_Client())
     theirs = SSL.Connection(SSL.Context(SSL.TLS_SERVER_METHOD))
     data = tls.TlsData(arrived.client, arrived, theirs)
-    await world.forward.tls_start_client(data)
+    await settled(world.forward.tls_start_client(data))
     assert data.ssl_conn is theirs
     assert world.signer.mints == []
 
@@ -610,7 +611,7 @@ async def test_a_connect_for_a_new_host_says_why_not(world: _World, caplog: pyte
     world.signer.error = _NO_MEMBER
     flow = _connect("new.example")
     with caplog.at_level(logging.WARNING, "hsmitm"):
-        await world.forward.http_connect(flow)
+        await settled(world.forward.http_connect(flow))
     assert flow.response.status_code == 502
     assert "new.example" in flow.response.text
     assert str(_NO_MEMBER) in flow.response.text
@@ -623,7 +624,7 @@ async def test_a_connect_for_a_known_host_passes(world: _World) -> None:
     world.signer.error = _NO_MEMBER
     for host in (_HOST, "other.example.com"):
         flow = _connect(host)
-        await world.forward.http_connect(flow)
+        await settled(world.forward.http_connect(flow))
         assert flow.response is None
 
 
@@ -632,7 +633,7 @@ async def test_a_connect_passes_while_the_signer_is_ready(world: _World, host: s
     """With a signer in service every CONNECT goes on, whatever kind of host it names."""
     flow = _connect("replaced")
     flow.request.host = host
-    await world.forward.http_connect(flow)
+    await settled(world.forward.http_connect(flow))
     assert flow.response is None
 
 
@@ -641,7 +642,7 @@ async def test_a_connect_to_nonsense_is_a_bad_request(world: _World, host: str) 
     """A CONNECT to what no certificate can carry gets a 400 page with the reason."""
     flow = _connect("replaced")
     flow.request.data.host = host
-    await world.forward.http_connect(flow)
+    await settled(world.forward.http_connect(flow))
     assert flow.response.status_code == 400
     assert flow.response.text.startswith("hsmitm: CONNECT to a name that no certificate can carry: ")
 

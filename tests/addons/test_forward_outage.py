@@ -10,6 +10,7 @@ import pytest
 from hsm import wire
 from hsm.errors import UnavailableError
 from tests.addons import test_forward as forward
+from tests.addons.arrivals import settled
 
 KNOWN, NEW = "www.example.com", "new.example"
 OUTAGE = UnavailableError("no member of the HSM is in service (m1: member is down: gone; m2: member is down: gone)")
@@ -33,7 +34,7 @@ class World(forward._World):
     async def connect(self, host: str) -> tuple[int, str]:
         """A CONNECT: status and page of the refusal, (0, "") where there is none."""
         flow = forward._connect(host)
-        await self.forward.http_connect(flow)
+        await settled(self.forward.http_connect(flow))
         return (flow.response.status_code, flow.response.text) if flow.response else (0, "")
 
     async def refuses(self, client: forward._Client) -> None:

@@ -14,8 +14,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from OpenSSL import crypto
 
 from addons import leaf_cache
 from addons.leaf_cache import RENEW_AT, RENEWAL_PAUSE_S, Leaf, LeafCache, LeafKey
@@ -26,13 +26,13 @@ _LIFE_S = 1000.0
 
 
 @functools.cache
-def _certificate() -> x509.Certificate:
+def _certificate() -> crypto.X509:
     """Any certificate: the cache does not look into it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
     start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + dt.timedelta(days=30))
-    return builder.sign(key, SHA256())
+    return crypto.X509.from_cryptography(builder.sign(key, SHA256()))
 
 
 def _key(*hosts: str) -> LeafKey:
@@ -335,13 +335,15 @@ def test_the_life_of_a_leaf_counts_from_now(monkeypatch: pytest.MonkeyPatch) -> 
     """Leaves are dated back by a day: a leaf of two days is renewed after four fifths of the time that it has left."""
     now = 1_800_000_000.0
     monkeypatch.setattr(leaf_cache, "time", SimpleNamespace(time=lambda: now))
-    made = leaf_cache.leaf(_certificate().public_bytes(Encoding.DER), now - 86400, now + 1000)
-    assert made == Leaf(_certificate(), now + 1000, now + 800)
+    der = crypto.dump_certificate(crypto.FILETYPE_ASN1, _certificate())
+    made = leaf_cache.leaf(der, now - 86400, now + 1000)
+    assert made == Leaf(made.certificate, now + 1000, now + 800)
+    assert crypto.dump_certificate(crypto.FILETYPE_ASN1, made.certificate) == der
 
 
 def test_a_leaf_from_a_clock_ahead_of_ours_is_renewed_in_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A leaf that begins later than now (its CA does) is renewed at four fifths from its beginning."""
     now = 1_800_000_000.0
     monkeypatch.setattr(leaf_cache, "time", SimpleNamespace(time=lambda: now))
-    made = leaf_cache.leaf(_certificate().public_bytes(Encoding.DER), now + 500, now + 1500)
+    made = leaf_cache.leaf(crypto.dump_certificate(crypto.FILETYPE_ASN1, _certificate()), now + 500, now + 1500)
     assert made.renew_at == now + 1300

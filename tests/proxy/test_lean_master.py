@@ -185,21 +185,108 @@ async def test_a_fault_on_the_spot_stops_nobody(master: LeanMaster, caplog: pyte
     assert caplog.messages == ["Addon error: a fault of the addon"]
 
 
-@pytest.mark.parametrize("kind", ["asynchronous", "asynchronous update", "children", "intercept"])
-async def test_a_hook_that_may_wait_goes_mitmproxys_way(master: LeanMaster, kind: str) -> None:
-    """Where a handler is asynchronous, where addons come and go, or where flows can be intercepted, the hook is left to
-    mitmproxy, and nobody has been called."""
+async def test_a_handler_that_has_to_wait_is_waited_for(master: LeanMaster) -> None:
+    """Handlers up to the first that waits are called on the spot; it and those behind it when the hook is handled, each
+    once and in order."""
+    called: list[str] = []
+    master.addons.add(Noting("a", called), Awaited("b", called), Noting("c", called), Updated("d", called))
+    shortcut = HookShortcut(_top(master), master.addons)
+    _, hook = shortcut.handle_event(events.Start())
+    assert isinstance(hook, HttpRequestHook)
+    assert called == ["a"]
+    await master.addons.handle_lifecycle(hook)
+    assert called == ["a", "b after a wait", "c", "d", "d: 1 changed"]
+    assert not master.addons._begun
+
+
+@pytest.mark.parametrize("ending", ["fails", "halts"])
+async def test_a_wait_that_ends_badly(master: LeanMaster, ending: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that fails after a wait stops no other; one that halts stops all."""
     called: list[str] = []
 
-    class AwaitedUpdate(Noting):
-        async def update(self, _flows: list[object]) -> None: ...
+    class Ends(Noting):
+        async def request(self, _flow: object) -> None:  # type: ignore[override]
+            await asyncio.sleep(0)
+            raise exceptions.AddonHalt if ending == "halts" else ValueError("after a wait")
 
-    added = {
-        "asynchronous": Awaited("a", called),
-        "asynchronous update": AwaitedUpdate("a", called),
-        "children": Parent(),
-        "intercept": Noting("intercept", called),
-    }
+    master.addons.add(Ends("a", called), Noting("b", called))
+    _, hook = HookShortcut(_top(master), master.addons).handle_event(events.Start())
+    assert isinstance(hook, HttpRequestHook)
+    with caplog.at_level(logging.ERROR):
+        await master.addons.handle_lifecycle(hook)
+    assert called == ([] if ending == "halts" else ["b"])
+    assert caplog.messages == ([] if ending == "halts" else ["Addon error: after a wait"])
+
+
+async def test_an_update_that_waits_is_made(master: LeanMaster) -> None:
+    """A flow's update that has to wait is made beside, and holds up nobody."""
+    called: list[str] = []
+    done = asyncio.Event()
+
+    class AwaitedUpdate(Noting):
+        async def update(self, _flows: list[object]) -> None:
+            await asyncio.sleep(0)
+            done.set()
+
+    master.addons.add(AwaitedUpdate("a", called))
+    assert _commands(master) == ["before", "after"]
+    async with asyncio.timeout(5):
+        await done.wait()
+
+
+@pytest.mark.parametrize("kind", ["children", "intercept"])
+async def test_where_addons_change_hooks_go_mitmproxys_way(master: LeanMaster, kind: str) -> None:
+    """Where addons come and go, or where flows can be intercepted, the hook is left to mitmproxy, and nobody has been
+    called."""
+    called: list[str] = []
+    added = {"children": Parent(), "intercept": Noting("intercept", called)}
     master.addons.add(Noting("first", called), added[kind])
     assert _commands(master) == ["before", "hook"]
     assert called == []
+
+
+class Sender(layer.Layer):
+    """A layer that sends in pieces."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        client, server = self.context.client, self.context.server
+        yield commands.SendData(client, b"head ")
+        yield HttpRequestHook(tflow.tflow())
+        yield commands.SendData(client, b"body")
+        yield commands.SendData(server, b"other")
+        yield commands.SendData(client, b"more")
+        yield commands.CloseConnection(client)
+        yield commands.SendData(server, b"last")
+
+
+async def test_pieces_go_out_together_and_in_order(master: LeanMaster) -> None:
+    """What is sent to one connection in one go is one write; nothing overtakes anything."""
+    master.addons.add(Noting("a", []))
+    sender = Sender(context.Context(tflow.tclient_conn(), master.options))
+    said = [
+        one.data.decode() if isinstance(one, commands.SendData) else "close"
+        for one in HookShortcut(sender, master.addons).handle_event(events.Start())
+    ]
+    assert said == ["head body", "other", "more", "close", "last"]
+
+
+class Flood(layer.Layer):
+    """A layer that sends much at once."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        for _ in range(20_000):
+            yield commands.SendData(self.context.client, bytes(5000))
+
+
+async def test_a_large_body_is_not_copied_over_and_over(master: LeanMaster) -> None:
+    """A hundred megabytes in pieces go out in writes of 64 KiB at most, all of them, and soon."""
+    flood = Flood(context.Context(tflow.tclient_conn(), master.options))
+    async with asyncio.timeout(10):
+        sizes = [
+            len(one.data)
+            for one in HookShortcut(flood, master.addons).handle_event(events.Start())
+            if isinstance(one, commands.SendData)
+        ]
+    assert sum(sizes) == 100_000_000
+    assert max(sizes) <= 65536
+    assert len(sizes) < 1700
