@@ -22,6 +22,14 @@ signing_figures  what the rows add up to: figures, the knee, doubts; no I/O
 signing_charts its charts
 inbound        hsmitm, nginx with the PKCS#11 engine and nginx with key files take turns under new connections
 inbound_system a whole hsmitm with sites whose keys are on a partition
+inbound_kept   what inbound connections carry once they are there, and what idle ones occupy
+inbound_fuzz   spoiled handshakes of real clients against a worker with sites
+fuzz           one such case: what is sent, and what came back
+mutations      how a handshake is spoiled; no I/O
+client_flights what real clients send, recorded
+client_hello   a ClientHello taken apart and put together again
+bystander      the well-behaved client beside them, a process of its own
+nginx_origin   nginx as the plain-HTTP server behind the sites
 nginx          nginx with one worker, its keys in files or on a partition
 forward        hsmitm and every peer that is installed take turns under connections, requests and large bodies
 forward_server a proxy's turn, its memory, and the sum of its turns
@@ -51,6 +59,7 @@ forward_probe  requests on one kept-alive connection through the proxy, in a pro
 forward_load   what inbound load adds to such a request
 processes      CPU time by process
 versions       the distribution's packages that were measured
+plot           its charts
 report         a result with versions, host and configuration, as JSON and as a table
 commands       hsmitm bench ...
 """
