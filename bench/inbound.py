@@ -23,6 +23,8 @@ from bench import apache_bench, inbound_kept, nginx
 from bench.contenders import Contender, Row, Turn
 from bench.faulty_module import FaultyModule
 from bench.forward_load import ForwardRound, forward_figures, forward_round
+from bench.forward_server import Idle
+from bench.forward_server import Turn as FlowTurn
 from bench.inbound_kept import Kept
 from bench.inbound_system import InboundSystem
 from bench.nginx_origin import NginxOrigin
@@ -66,9 +68,10 @@ async def inbound(plan: Plan, progress: Progress) -> Report:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hsmitm-bench-")))
         servers = await _Servers.start(plan, directory, stack)
         measuring = _Measuring(plan, servers, progress)
+        idle = await measuring.idle() if isinstance(servers.origin, NginxOrigin) else []
         turns = await measuring.turns()
         forward = await measuring.forward(turns)
-        kept = await measuring.kept() if isinstance(servers.origin, NginxOrigin) else None
+        kept = Kept(await measuring.kept(), idle) if isinstance(servers.origin, NginxOrigin) else None
     rows = Row.sums(turns)
     failed = sum(one.failed for one in turns) + sum(len(one.errors) for one in forward) + (kept.failed if kept else 0)
     told = [error for errors in measuring.errors for error in errors] + (kept.errors if kept else [])
@@ -176,12 +179,17 @@ class _Measuring:
                 self.errors.append(rounds[-1].errors)
         return rounds
 
-    async def kept(self) -> Kept:
-        """What connections carry, and what they occupy."""
+    async def idle(self) -> list[Idle]:
+        """What connections occupy."""
+        servers = self._servers
+        return await inbound_kept.idle(servers.contenders, servers.site_ca, _IDLE_CONNECTIONS, self._tell)
+
+    async def kept(self) -> list[FlowTurn]:
+        """What connections carry."""
         plan, servers = self._plan, self._servers
         return await inbound_kept.measure(
-            servers.contenders, servers.site_ca, seconds=plan.seconds, rounds=plan.rounds,
-            connections=_IDLE_CONNECTIONS, seed=plan.seed, tell=self._tell,
+            servers.contenders, servers.site_ca, seconds=plan.seconds, rounds=plan.rounds, seed=plan.seed,
+            tell=self._tell,
         )  # fmt: skip
 
     def _tell(self, text: str, steps: int = 1) -> None:

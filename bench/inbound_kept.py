@@ -57,26 +57,34 @@ class Kept(Struct):
         return sum(one.failed for one in self.turns) + sum(one.failed for one in self.idle)
 
 
-async def measure(
-    contenders: list[Contender], ca: Path, *, seconds: float, rounds: int, connections: int, seed: int,
-    tell: Callable[[str], None],
-) -> Kept:  # fmt: skip
-    """Each server in turn, `rounds` times in an order that `seed` gives; `connections` are open in the idle phase."""
-    servers = [
-        Server(one.name, Route(one.address, 443, str(ca), connect=False, names_host=False), one.pids)
-        for one in contenders
-    ]
-    chance, kept = random.Random(seed), Kept([], [])  # noqa: S311
-    for one in servers:
+async def idle(contenders: list[Contender], ca: Path, connections: int, tell: Callable[[str], None]) -> list[Idle]:
+    """What `connections` that are open and do nothing occupy, of each server. Before anything else: memory that a load
+    has left free would be used first."""
+    found = []
+    for one in _servers(contenders, ca):
         tell(f"{one.name}, idle connections")
-        kept.idle.append(await one.idle(_job(one, "idle", connections, 0.0, "/")))
+        found.append(await one.idle(_job(one, "idle", connections, 0.0, "/")))
+    return found
+
+
+async def measure(
+    contenders: list[Contender], ca: Path, *, seconds: float, rounds: int, seed: int, tell: Callable[[str], None]
+) -> list[Turn]:
+    """Requests and large answers: each server in turn, `rounds` times in an order that `seed` gives."""
+    servers, chance, turns = _servers(contenders, ca), random.Random(seed), []  # noqa: S311
     for phase, clients, path in _PHASES:
         for _ in range(rounds):
             for one in chance.sample(servers, len(servers)):
                 tell(f"{one.name}, {phase}")
-                job = _job(one, "kept", clients, seconds, path)
-                kept.turns.append(await one.turn(phase, [job], []))
-    return kept
+                turns.append(await one.turn(phase, [_job(one, "kept", clients, seconds, path)], []))
+    return turns
+
+
+def _servers(contenders: list[Contender], ca: Path) -> list[Server]:
+    return [
+        Server(one.name, Route(one.address, 443, str(ca), connect=False, names_host=False), one.pids)
+        for one in contenders
+    ]
 
 
 def _job(server: Server, kind: Kind, clients: int, seconds: float, path: str) -> Job:

@@ -60,9 +60,10 @@ class Report(Struct, kw_only=True):
 
     @property
     def caption(self) -> str:
-        """What a chart says of the run: the command, the host, the date."""
-        host = f"{self.host.cores} cores, {self.host.system}, Python {self.host.python}"
-        return f"{' '.join(self.command)}\n{host}, {self.began}"
+        """What a chart says of the run: the command with its files' names alone, the host, the date."""
+        words = [Path(word).name if "/" in word else word for word in self.command]
+        host = f"{self.host.cores} cores, {self.host.machine}, Python {self.host.python}"
+        return f"{' '.join(words)}\n{host}, {self.began}"
 
     def write(self, path: Path) -> None:
         """As JSON."""
