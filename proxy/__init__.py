@@ -25,9 +25,13 @@ lean_master mitmproxy's master with a quicker way from a hook to those who want 
 listening   is the proxy's address free, and for whom
 setup       `hsmitm init`
 check       `hsmitm check`
+site_check  its part about our own sites
+findings    what it finds, said line by line
 hsm_commands  `hsmitm hsm ...` and `hsmitm reload`
 members_file  hsmitm.toml edited as text, and replaced
 options     what several commands share
 demo        `hsmitm demo`
+origin      the small server behind the demo
+logs        how log lines look
 status      the status page and `hsmitm status`
 """
