@@ -2,6 +2,7 @@
 
     inbound       present our own servers' certificates (tls_start_client), its handshakes signed on the HSM
     inbound_layer mitmproxy's layers for it
+    patient_http  mitmproxy's HTTP layer, patient with clients that half-close
     inbound_sites which site a client asks for, and where its server is; no I/O
     inbound_upstream  TLS to a site's server that is verified in a way of its own
     handshakes    TLS handshakes on threads

@@ -18,7 +18,6 @@ from typing import Literal, Protocol, cast
 from mitmproxy import connection, ctx
 from mitmproxy.proxy import commands, context, events, layer, layers, mode_specs, tunnel
 from mitmproxy.proxy.layers.http import HTTPMode
-from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
     ClientTLSLayer,
@@ -34,6 +33,7 @@ from OpenSSL import SSL
 from addons import client_hello
 from addons.handshakes import Step
 from addons.inbound_sites import Site, TlsConnection
+from addons.patient_http import PatientHttp
 from addons.refusal import INTERNAL_ERROR, alert
 
 UNRECOGNIZED_NAME = 112
@@ -302,7 +302,9 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         self.listener.guide.unwatch(self.listener)
         if err is None and self.tls is not None:  # else a script lets the connection through unopened
             http = not self.conn.alpn or self.conn.alpn in HTTP_ALPNS
-            self.child_layer = _Http(self.context, HTTPMode.transparent) if http else layers.TCPLayer(self.context)
+            self.child_layer = (
+                PatientHttp(self.context, HTTPMode.transparent) if http else layers.TCPLayer(self.context)
+            )
         yield from super()._handshake_finished(err)
         yield from self._end_if_broken()
 
@@ -323,37 +325,3 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
             self.tls.shutdown()
             yield from self.tls_interact()
         yield from super().send_close(command)
-
-
-class _Http(layers.HttpLayer):
-    """mitmproxy's, but for how an HTTP/1 client's end is taken."""
-
-    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        yield from super()._handle_event(event)
-        if isinstance(event, events.Start):
-            made = self.connections[self.context.client]
-            if type(made) is Http1Server:  # there is no place to say which class is to be made
-                made.__class__ = _PatientHttp1Server
-
-
-class _PatientHttp1Server(Http1Server):
-    """A client that ends its direction after its request still gets the answer (RFC 9112 section 9.6).
-
-    So the request of a client that is gone goes on until the server answers, or until mitmproxy's idle timeout.
-    """
-
-    _ended: events.ConnectionClosed | None = None
-
-    def wait(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """Keep a half-closed client's end until its answer is out; anything else is its end now."""
-        if isinstance(event, events.ConnectionClosed) and event.connection.state & connection.ConnectionState.CAN_WRITE:
-            self._ended = event
-        else:
-            yield from super().wait(event)
-
-    def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:
-        """The answer is out: now the end counts."""
-        yield from super().mark_done(request=request, response=response)
-        if self._ended is not None and self.state != self.wait:
-            event, self._ended = self._ended, None
-            yield from self.state(event)

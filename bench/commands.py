@@ -166,7 +166,7 @@ def forward(
     clients: Annotated[int, typer.Option(min=1, max=1024, help="Clients at a time.")] = 16,
     generators: Annotated[int, typer.Option(min=1, max=16, help="Processes that the clients are spread over.")] = 2,
     hosts: Annotated[int, typer.Option(min=1, max=1000, help="Hosts that a warm server knows.")] = 16,
-    tunnels: Annotated[int, typer.Option(min=10, max=2000, help="Idle connections, for the memory of each.")] = 500,
+    tunnels: Annotated[int, typer.Option(min=100, max=2000, help="Idle connections, for the memory of each.")] = 500,
     body_mb: Annotated[float, typer.Option(min=0.1, max=10000, help="Megabytes of the large body.")] = 100,
     hsm_latency_ms: LatencyOption = 0,
     sessions: Annotated[int, typer.Option(min=1, max=512, help="Sessions of the member.")] = 16,

@@ -15,7 +15,7 @@ from bench.processes import Memory
 from hsm.errors import MisconfiguredError
 from tests.bench.test_commands import bench
 
-QUICK = ("--seconds", "0.7", "--rounds", "1", "--clients", "4", "--hosts", "4", "--tunnels", "20", "--body-mb", "5")
+QUICK = ("--seconds", "0.7", "--rounds", "1", "--clients", "4", "--hosts", "4", "--tunnels", "150", "--body-mb", "5")
 
 
 def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
