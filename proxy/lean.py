@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mitmproxy import addons as stock
-from mitmproxy import exceptions, http, master
+from mitmproxy import exceptions, http, master, options, optmanager
 from mitmproxy.addons import block, core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
 
 from addons import block as ours_block
@@ -63,13 +63,13 @@ def _options_of(addon: Any) -> set[str]:
     return recorder.names
 
 
-def choose(ours: Sequence[Any], options: Iterable[str], *, scripts: bool, upstream: bool) -> list[Any]:
+def choose(ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream: bool) -> list[Any]:
     """The worker's addons in mitmproxy's order, `ours` first among equals: hooks of ours run before its own.
 
-    `options` are the names that the operator set; `scripts` and `upstream` bring the addons for user scripts and for a
+    `named` are the options that the operator set; `scripts` and `upstream` bring the addons for user scripts and for a
     proxy in front of servers.
     """
-    wanted = set(options)
+    wanted = set(named)
     chosen: list[Any] = []
     for addon in stock.default_addons():
         if type(addon).__name__ in _REPLACED:
@@ -88,6 +88,19 @@ def choose(ours: Sequence[Any], options: Iterable[str], *, scripts: bool, upstre
     return [*chosen[:position], *ours, *chosen[position:], errorcheck.ErrorCheck()]
 
 
+class LeanOptions(options.Options):
+    """mitmproxy's options, of which a connection reads about forty: those that cannot be changed in place are handed
+    out without a copy."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The option's value."""
+        option = self._options.get(name)
+        if option is None:
+            raise AttributeError(f"mitmproxy has no option {name}")
+        value = option._default if option.value is optmanager.unset else option.value  # noqa: SLF001
+        return value if isinstance(value, str | int | None) else option.current()
+
+
 def trust_messages() -> None:
     """Leave out the check of each HTTP message's types, as mitmproxy does under `python -O`: 9 % of a connection.
 
@@ -100,9 +113,9 @@ def _unchecked(_message: http.MessageData) -> None:
     """What a message is made of is believed."""
 
 
-def set_options(running: master.Master, options: dict[str, Any]) -> None:
-    """Set the operator's `[mitmproxy] options`. Raises MisconfiguredError, naming the option."""
-    for name, value in options.items():
+def set_options(running: master.Master, wanted: dict[str, Any]) -> None:
+    """Set `wanted`, the operator's `[mitmproxy] options`. Raises MisconfiguredError, naming the option."""
+    for name, value in wanted.items():
         if name in _OURS:
             raise MisconfiguredError(f"mitmproxy.options.{name} is not available: {_OURS[name]}")
         if name not in running.options:

@@ -16,7 +16,7 @@ import dataclasses
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 from mitmproxy import ctx, exceptions, flow, hooks
 from mitmproxy.addonmanager import AddonManager, safecall, traverse
@@ -24,10 +24,9 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer, mode_servers
 
-_Handler = Callable[..., Any]
+from proxy.outgoing import Outgoing
 
-_ONE_WRITE = 65536
-"""Bytes that are joined at most: beyond that copying them costs more than another system call."""
+_Handler = Callable[..., Any]
 
 
 class LeanAddons(AddonManager):
@@ -142,38 +141,26 @@ class HookShortcut:
         self.outermost = outermost
         self.context = outermost.context
         self._addons = addons
+        self._outgoing = Outgoing(outermost.context.client)
 
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """As the layer's own, without those hooks; what they let go on goes on behind the commands that came first.
-
-        Data for one connection that follow each other go out in one write: the head of an answer with its body.
-        """
+        """As the layer's own, without those hooks; what they let go on goes on behind the commands that came first."""
         waiting: deque[events.Event] = deque((event,))
-        held: commands.SendData | None = None
+        outgoing = self._outgoing
         while waiting:
             for command in self.outermost.handle_event(waiting.popleft()):
                 if isinstance(command, commands.SendData):
-                    if _fits(held, command):
-                        held.data += command.data
-                        continue
-                    if held is not None:
-                        yield held
-                    held = command
+                    ready = outgoing.send(command)
+                    if ready is not None:
+                        yield ready
                 elif isinstance(command, commands.StartHook) and self._addons.at_once(command):
+                    outgoing.established(command)
                     if command.blocking:
                         waiting.append(events.HookCompleted(command))
                 else:
-                    if held is not None:
-                        yield held
-                        held = None
+                    yield from outgoing.before(command)
                     yield command
-        if held is not None:
-            yield held
-
-
-def _fits(held: commands.SendData | None, more: commands.SendData) -> TypeGuard[commands.SendData]:
-    """Whether `more` goes out with what is held back."""
-    return held is not None and held.connection is more.connection and len(held.data) + len(more.data) <= _ONE_WRITE
+        yield from outgoing.after(event)
 
 
 class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mitmproxy import exceptions, options
+from mitmproxy import exceptions
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.master import Master
 from prometheus_client import Counter
@@ -90,7 +90,7 @@ class Worker:
 
     def _master(self) -> Master:
         section, file = self._config.file.proxy, self._config.file
-        master = LeanMaster(options.Options(), asyncio.get_running_loop())
+        master = LeanMaster(lean.LeanOptions(), asyncio.get_running_loop())
         scripts = [str(self._config.base / script) for script in file.mitmproxy.scripts]
         for script in scripts:
             if not Path(script).is_file():
