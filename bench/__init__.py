@@ -34,11 +34,11 @@ nginx          nginx with one worker, its keys in files or on a partition
 forward        hsmitm and every peer that is installed take turns under connections, requests and large bodies
 forward_server a proxy's turn, its memory, and the sum of its turns
 forward_figures what they add up to: figures, targets, doubts, charts; no I/O
-forward_system a whole hsmitm with one member and no script
+forward_system a whole hsmitm with one member
 peers          mitmdump, squid and sslsplit: how each is set up
 peer           one of them as a process
 tls_origin     nginx with a certificate for each host, behind all of them
-loopback_names.c  host names without a name server
+loopback_names host names without a name server (with loopback_names.c)
 tunnel         a client's connection through a proxy, checked
 tunnel_load    the load generator, a process of its own
 mint           complete certificates per second, for new names and for names in the cache

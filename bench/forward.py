@@ -24,9 +24,9 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from bench import forward_figures, nginx, peers
-from bench.faulty_module import build
 from bench.forward_server import Idle, Phase, Row, Server, Turn
 from bench.forward_system import ForwardSystem
+from bench.loopback_names import resolving
 from bench.peer import Peer, Program
 from bench.report import Report
 from bench.site import SiteCA
@@ -42,7 +42,6 @@ _SITS_OUT: dict[str, tuple[Phase, ...]] = {TWO_WORKERS: ("cold", "body"), ORIGIN
 _COLD_PER_S = 600
 """Hosts made for each second of a cold turn; a server that is quicker has its turn end early."""
 _WARM_UP_S = 1.0
-_PRELOADED = Path(__file__).with_name("loopback_names.c")
 
 Progress = Callable[[str, float], None]
 
@@ -126,18 +125,16 @@ class _Rig(Struct, frozen=True):
         )  # fmt: skip
         await stack.enter_async_context(origin)
         servers = [Server(ORIGIN, Route(origin.address, origin.port, str(roots), connect=False), lambda: origin.pids)]
-        resolving = {"LD_PRELOAD": str(build(directory, _PRELOADED))}
         for name, workers in ((HSMITM, 1), (TWO_WORKERS, 2)):
             progress(f"starting {name}", 0.0)
             system = ForwardSystem(
-                directory / name, roots=roots, environment=resolving, workers=workers, sessions=plan.sessions,
-                seed=plan.seed,
+                directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed
             )  # fmt: skip
             await stack.enter_async_context(system)
             system.delay(plan.hsm_latency_ms)
             route = Route(system.proxy, origin.port, str(system.ca))
             servers.append(Server(name, route, lambda one=system: one.pids, system))  # type: ignore[misc]
-        setting = peers.Setting(directory, origin.port, origin.hosts, roots, resolving)
+        setting = peers.Setting(directory, origin.port, origin.hosts, roots, resolving(directory))
         programs, missing = peers.found(setting)
         for program in programs:
             progress(f"starting {program.name}", 0.0)

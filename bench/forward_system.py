@@ -1,4 +1,4 @@
-"""A whole hsmitm for the forward measurement: one member, no user's script, and an origin that is not Python's."""
+"""A whole hsmitm for the forward measurement: one member, and an origin that is not Python's."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from bench.system import System
 class ForwardSystem(System):
     """hsmitm with so many workers. Use it as an async context manager; `proxy` is then its address."""
 
-    scripts = ()
-
-    def __init__(
-        self, directory: Path, *, roots: Path, environment: dict[str, str], workers: int, sessions: int, seed: int
-    ) -> None:
-        """`roots` is the file with the CA that the origin is verified with; `environment` is for all its processes."""
+    def __init__(self, directory: Path, *, roots: Path, workers: int, sessions: int, seed: int) -> None:
+        """`roots` is the file with the CA that the origin is verified with."""
         super().__init__(directory, 1, key_type="rsa-2048", workers=workers, sessions=sessions, seed=seed)
         self._roots = roots
-        self.environment = environment
 
     async def prepare(self) -> None:
         """As System, with our own roots."""

@@ -1,10 +1,10 @@
-/* Preloaded (ld.so(8), LD_PRELOAD): names under bench.test are this machine, without a name server, /etc/hosts or root. */
+/* Preloaded (ld.so(8), LD_PRELOAD): names under .test (RFC 6761) are this machine, without a name server or root. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <netdb.h>
 #include <string.h>
 
-static const char zone[] = ".bench.test";
+static const char zone[] = ".test";
 
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
     static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from bench.faulty_module import FaultyModule
+from bench.loopback_names import resolving
 from bench.processes import tree
 from hsm import wire
 from hsm.client import ask
@@ -25,21 +26,10 @@ from proxy.config import Config, load
 from proxy.origin import Origin, OriginCA
 
 _READY_S = 60.0
-_SCRIPT_NAME = "bench_hosts.py"
-_SCRIPT = '''"""Sends the host names of a measurement to its origin."""
-
-
-def server_connect(data):
-    if data.server.address[0].endswith(".bench.test"):
-        data.server.address = ("127.0.0.1", data.server.address[1])
-'''
 
 
 class System:
     """hsmitm and its origin. Use it as an async context manager; `members` are m1, m2, ..."""
-
-    scripts: tuple[str, ...] = (_SCRIPT_NAME,)
-    """A user's script, and be it this one, costs a worker its quick way to the hooks."""
 
     def __init__(self, directory: Path, members: int, *, key_type: str, workers: int, sessions: int, seed: int) -> None:
         self.directory = directory
@@ -48,7 +38,6 @@ class System:
         self.origin_ca = OriginCA()
         self.origin = Origin(self.origin_ca, alpn=("http/1.1",))
         self._key_type, self._workers, self._sessions = key_type, workers, sessions
-        self.environment: dict[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -79,7 +68,7 @@ class System:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "proxy.main", "run", "--config", str(self.config.path),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | self.environment,
+                env=os.environ | resolving(self.directory),
             )  # fmt: skip
         try:
             await self._until_ready(self._process)
@@ -99,7 +88,6 @@ class System:
 
     async def prepare(self) -> None:
         """Make the directory: partitions, keys, configuration. Nothing runs yet."""
-        (self.directory / _SCRIPT_NAME).write_text(_SCRIPT)
         (self.directory / "roots.pem").write_text(self.origin_ca.pem)
         wanted = setup.Wanted(
             directory=self.directory,
@@ -109,7 +97,6 @@ class System:
             listen="127.0.0.1:0",
             status_listen="",
             upstream_ca="roots.pem",
-            scripts=self.scripts,
         )
         await setup.initialise(wanted, lambda _: None, lambda _: True)
         path = self.directory / "hsmitm.toml"

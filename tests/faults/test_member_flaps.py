@@ -20,7 +20,7 @@ async def test_member_flaps(rig: Rig) -> None:
                 with member_killed(rig, "m1"):
                     kills += 1
             await asyncio.sleep(EVERY_S)  # the pace of the fault; nothing waits for it
-        await rig.until_up("m1", timeout_s=lifecycle.BACKOFF_MAX_S)
+        await rig.until_up("m1", timeout_s=3 * lifecycle.BACKOFF_MAX_S)
         await load.more(60)
     been = rig.history.of("m1", begun)
     pauses = [later.at - one.at for one, later in pairwise(been) if later.after == "starting"]

@@ -1,7 +1,8 @@
 """A whole hsmitm for a test: its own partition, processes, origin and client. Nothing prepared by hand, nothing shared.
 
 `System` is `hsmitm run` with a directory made by `hsmitm init`; `OriginThread` is the internet behind it: every name
-that ends in .test resolves to it, by a mitmproxy script as an operator could write one.
+that ends in .test resolves to it, by a library that is loaded before the C library. A script would do, too, but with
+one hooks go mitmproxy's own way, and that is not what most users run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from bench.loopback_names import resolving
 from hsm import wire
 from hsm.client import ask
 from hsm.endpoint import ADMIN_SOCKET
@@ -28,11 +30,6 @@ from proxy.origin import Origin, OriginCA
 from tests.waiting import wait_until
 
 HSMITM = [sys.executable, "-P", "-m", "proxy.main"]
-_SCRIPT = """
-def server_connect(data):
-    if data.server.address[0].endswith(".test"):
-        data.server.address = ("127.0.0.1", data.server.address[1])
-"""
 
 
 class OriginThread:
@@ -100,6 +97,11 @@ class System:
         return load(self.toml)
 
     @property
+    def surroundings(self) -> dict[str, str]:
+        """The environment that it is started in."""
+        return os.environ | resolving(self.directory) | self.environment
+
+    @property
     def ca(self) -> Path:
         """The forward-trust certificate."""
         return self.directory / "forward-trust.pem"
@@ -124,8 +126,7 @@ class System:
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
         system = cls(directory)
-        (directory / "test_hosts.py").write_text(_SCRIPT)
-        system.edit(scripts='["test_hosts.py"]', **edits)
+        system.edit(**edits)
         if upstream_ca:
             (directory / "origin-ca.pem").write_text(upstream_ca)
             system.edit(upstream_ca='"origin-ca.pem"')
@@ -146,7 +147,7 @@ class System:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*HSMITM, self.command, "--config", str(self.toml)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.surroundings,
             )  # fmt: skip
         if wait:
             self.wait_ready()

@@ -109,7 +109,7 @@ CASES: dict[str, tuple[Callable[[System], object], str]] = {
     "no script": (edit(scripts='["absent.py"]'), "mitmproxy.scripts: there is no file"),
     "unknown option": (edit(options="{ nonsense = 1 }"), "mitmproxy has no such option"),
     "broken script": (
-        lambda s: (s.directory / "test_hosts.py").write_text("def broken(:"),
+        lambda s: ((s.directory / "broken.py").write_text("def broken(:"), s.edit(scripts='["broken.py"]')),
         "mitmproxy could not start",
     ),
     "no such group": (edit(run__group='"no-such-group"'), "there is no group 'no-such-group'"),

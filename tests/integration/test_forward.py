@@ -198,7 +198,7 @@ def test_upstream_that_refuses(system: System) -> None:
     reply = system.curl(f"https://refuses.test:{port}/")
     assert reply.exit == 56
     assert "response 502" in reply.errors
-    assert f"cannot connect to 127.0.0.1:{port}" in system.log
+    assert f"cannot connect to refuses.test:{port}" in system.log
 
 
 def test_upstream_that_speaks_no_tls(system: System) -> None:

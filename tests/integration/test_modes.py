@@ -27,7 +27,6 @@ def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, sys
     outer = System.make(
         tmp_path / "s", upstream_ca=system.ca.read_text(), workers="1", mode=f'"upstream:http://{system.proxy}"'
     )
-    outer.edit(scripts="[]")
     with outer:
         reply = outer.curl(f"https://chained.test:{origin.port}/")
     assert reply.ok, reply.errors

@@ -113,8 +113,9 @@ def start_half(system: System, command: str) -> subprocess.Popen[bytes]:
     """`hsmitm signer` or `hsmitm proxy` on the system's configuration."""
     with system.log_path.open("ab") as log:
         return subprocess.Popen(
-            [*HSMITM, command, "--config", str(system.toml)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+            [*HSMITM, command, "--config", str(system.toml)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=system.surroundings,
+        )  # fmt: skip
 
 
 def listening_port(system: System) -> str:

@@ -14,7 +14,7 @@ def test_user_script_and_option(softhsm_module: str, origin_ca: OriginCA, origin
     (system.directory / "header.py").write_text(
         "def response(flow):\n    flow.response.headers['x-inspected'] = flow.request.pretty_host\n"
     )
-    system.edit(scripts='["test_hosts.py", "header.py"]', options='{ modify_body = ["/hello/goodbye"] }')
+    system.edit(scripts='["header.py"]', options='{ modify_body = ["/hello/goodbye"] }')
     with system:
         reply = system.curl(f"https://scripts.test:{origin.port}/", "--include")
     assert reply.ok, reply.errors
