@@ -89,8 +89,8 @@ def choose(ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream
 
 
 class LeanOptions(options.Options):
-    """mitmproxy's options, of which a connection reads about forty: those that cannot be changed in place are handed
-    out without a copy."""
+    """mitmproxy's options, which every connection reads again: values that cannot be changed in place are handed out
+    without a copy."""
 
     def __getattr__(self, name: str) -> Any:
         """The option's value."""

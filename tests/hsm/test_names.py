@@ -80,6 +80,17 @@ def test_refuses(text: str, why: str) -> None:
         names.check(text)
 
 
+def test_nothing_long_is_remembered() -> None:
+    """What a client makes up cannot fill the memory: a name that is too long is refused unread."""
+    before = names._canonical.cache_info()
+    with pytest.raises(ValueError, match="a name of 65535 characters"):
+        names.check("a" * 65535)
+    assert names._canonical.cache_info() == before
+    assert before.maxsize == 2048
+    assert names.check(("a" * 49 + ".") * 5 + "abc") == ("a" * 49 + ".") * 5 + "abc"  # 253 characters
+    assert names.check(("a" * 49 + ".") * 5 + "abc.") == ("a" * 49 + ".") * 5 + "abc"
+
+
 def test_refuses_letters_that_only_look_ascii() -> None:
     """A name with a Kelvin sign is not one with a k: only A-labels are signed, whatever lower-casing makes of it."""
     with pytest.raises(ValueError, match="no part of a host name"):

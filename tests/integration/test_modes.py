@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from proxy.origin import OriginCA
 from tests.integration.harness import OriginThread, System
+from tests.integration.test_forward import tunnel
 
 
 def test_socks5(softhsm_module: str, origin_ca: OriginCA, origin: OriginThread, tmp_path: Path) -> None:
@@ -31,6 +37,42 @@ def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, sys
         reply = outer.curl(f"https://chained.test:{origin.port}/")
     assert reply.ok, reply.errors
     assert "hsmitm forward trust CA" in reply.trace
+
+
+def test_a_server_that_speaks_first(softhsm_module: str, origin_ca: OriginCA, tmp_path: Path) -> None:
+    """A protocol whose server begins. While nobody has said anything the client, whose handshake is complete, has its
+    tickets already; and the server has our Finished, for its greeting comes although the client stays silent."""
+    made = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", options='{ tcp_hosts = [".*"] }')
+    begin = threading.Event()
+    with made as system, socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        server.settimeout(10)
+        heard = pool.submit(_greet, server, origin_ca.context(("mail.test",), ()), begin)
+        context = ssl.create_default_context(cafile=str(system.ca))
+        with (
+            tunnel(system, "mail.test", server.getsockname()[1]) as connection,
+            context.wrap_socket(connection, server_hostname="mail.test") as tls,
+        ):
+            assert tls.version() == "TLSv1.3"
+            tls.setblocking(False)
+            assert select.select([tls], [], [], 10)[0], "no tickets came"
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.recv(100)
+            assert tls.session is not None
+            assert tls.session.has_ticket
+            begin.set()
+            tls.settimeout(10)
+            assert tls.recv(100) == b"220 ready\r\n"
+            tls.sendall(b"QUIT\r\n")
+            assert heard.result(10) == b"QUIT\r\n"
+
+
+def _greet(server: socket.socket, context: ssl.SSLContext, begin: threading.Event) -> bytes:
+    with server.accept()[0] as connection:
+        connection.settimeout(10)
+        with context.wrap_socket(connection, server_side=True) as tls:
+            assert begin.wait(20)
+            tls.sendall(b"220 ready\r\n")
+            return tls.recv(100)
 
 
 TRANSPARENT = """

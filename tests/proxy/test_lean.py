@@ -184,3 +184,16 @@ def test_messages_are_checked_for_scripts_alone(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(http.MessageData, "__post_init__", http.MessageData.__post_init__)  # put back at the end
     lean.trust_messages()
     assert http.Response(**wrong).data.status_code == "200"
+
+
+def test_options_are_mitmproxys() -> None:
+    """Every option has the value that mitmproxy gives it, set or not; what could be changed in place is a copy."""
+    lean_ones, plain = lean.LeanOptions(), options.Options()
+    for one in (lean_ones, plain):
+        one.update(http2=False, ignore_hosts=["a"], ciphers_client="x", confdir="y")
+    for name, _ in plain.items():  # noqa: PERF102  # no dict
+        assert getattr(lean_ones, name) == getattr(plain, name), name
+    lean_ones.ignore_hosts.append("b")
+    assert lean_ones.ignore_hosts == ["a"]
+    with pytest.raises(AttributeError, match="no option nonsense"):
+        _ = lean_ones.nonsense
