@@ -190,7 +190,7 @@ def test_options_are_mitmproxys() -> None:
     """Every option has the value that mitmproxy gives it, set or not; what could be changed in place is a copy."""
     lean_ones, plain = lean.LeanOptions(), options.Options()
     for one in (lean_ones, plain):
-        one.update(http2=False, ignore_hosts=["a"], ciphers_client="x", confdir="y")
+        one.update(http2=False, ignore_hosts=["a"], confdir="y")
     for name, _ in plain.items():  # noqa: PERF102  # no dict
         assert getattr(lean_ones, name) == getattr(plain, name), name
     lean_ones.ignore_hosts.append("b")
