@@ -16,7 +16,8 @@ app = typer.Typer(help="Measure what the HSM and the proxy do on this machine.",
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the whole result there.")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw the result there: FILE.svg or FILE.png.")]
-LatencyOption = Annotated[float, typer.Option(min=0, max=1000, help="What each C_Sign takes longer.")]
+LatencyOption = Annotated[float, typer.Option(min=0, max=400, help="What each C_Sign takes longer.")]
+"""Well below what a member may take for a signature by default (`attempt_timeout_ms`)."""
 SeedOption = Annotated[int, typer.Option(help="The same seed, the same order of what happens.")]
 
 
@@ -200,15 +201,20 @@ def inbound_fuzz(
     number: Annotated[int, typer.Option(min=1, help="Cases.")] = 100_000,
     first: Annotated[int, typer.Option(min=0, help="The number of the first: to have some of a seed's again.")] = 0,
     clients: Annotated[int, typer.Option(min=1, max=1024, help="Clients at a time.")] = 24,
+    hsm_latency_ms: LatencyOption = 0,
     seed: SeedOption = 1,
     json: JsonOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Spoiled handshakes of real clients against a worker with sites: it lives on, and nobody else waits."""
     from bench import inbound_fuzz as fuzzing  # noqa: PLC0415  # commands load what they need
 
     _run(
-        lambda progress: fuzzing.inbound_fuzz(number, seed, first=first, clients=clients, progress=progress),
+        lambda progress: fuzzing.inbound_fuzz(
+            number, seed, first=first, clients=clients, hsm_latency_ms=hsm_latency_ms, progress=progress
+        ),
         json,
+        plot,
     )
 
 
@@ -260,6 +266,7 @@ def plan(
     config: Annotated[Path | None, typer.Option(help="Or: measure the first member of this hsmitm.toml.")] = None,
     key: Annotated[str | None, typer.Option(help="With --config: the PKCS#11 URI of a key to sign with.")] = None,
     mint: Annotated[Path | None, typer.Option(help="What a signer can do: a result of 'bench mint --json'.")] = None,
+    hsm_latency_ms: LatencyOption = 0,
     seed: SeedOption = 1,
     json: JsonOption = None,
     plot: PlotOption = None,
@@ -280,6 +287,7 @@ def plan(
         sessions=sessions,
         config=config,
         key=key,
+        hsm_latency_ms=hsm_latency_ms,
         seed=seed,
     )
     asked.check()

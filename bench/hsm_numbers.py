@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from bench.signing_target import MakeTarget
 
 _SESSIONS, _FAR_SESSIONS = (1, 2, 4, 8), (1, 4, 8, 16, 32)
-"""The second of an HSM on a network: while an answer is on its way, others can be."""
+"""The second of an HSM on a network, or one made to look so: while an answer is on its way, others can be."""
 _MINT_SESSIONS = 8
 _SIGN_S, _MINT_S = 0.5, 2.0
 """Of each turn: enough for a plan, not for a comparison."""
+_LATENCIES = 10
+"""A turn of `bench.sign` is so many latencies at least: of each session the last signature, which ends too late, is not
+counted, and that is one of so many."""
 
 Progress = Callable[[str, float], None]
 
@@ -56,24 +59,28 @@ def signer_limit(path: Path) -> float:
     return _of_mint(_read(path, "mint", "--mint"), f"--mint {path}")
 
 
-async def measured(key_type: str, seed: int, make_target: MakeTarget, progress: Progress, *, own_hsm: bool) -> Measured:
+async def measured(
+    key_type: str, seed: int, make_target: MakeTarget, progress: Progress, *, own_hsm: bool, latency_ms: float = 0
+) -> Measured:
     """Of short runs: of `bench.sign` on the HSM that `make_target` makes, of `bench.mint` on one that is thrown away,
-    for what a mint costs the signer is the same with every HSM. `own_hsm` says that the first is not thrown away."""
+    for what a mint costs the signer is the same with every HSM. `own_hsm` says that the first is not thrown away;
+    `latency_ms` is what each C_Sign of one that is takes longer."""
     # Not needed to plan with numbers that are there, and they load everything that there is.
     from bench import mint, sign  # noqa: PLC0415
     from bench.signing_depth import Point  # noqa: PLC0415
 
-    swept = _FAR_SESSIONS if own_hsm else _SESSIONS
-    points = [Point(0, 1, sessions) for sessions in swept]
+    swept = _FAR_SESSIONS if own_hsm or latency_ms else _SESSIONS
+    points = [Point(latency_ms, 1, sessions) for sessions in swept]
+    seconds = max(_SIGN_S, _LATENCIES * latency_ms / 1000)
     signed = await sign.sign(
-        sign.Plan(points=points, seconds=_SIGN_S, rounds=1, seed=seed, rates=[0]), make_target, progress
+        sign.Plan(points=points, seconds=seconds, rounds=1, seed=seed, rates=[0]), make_target, progress
     )
     minting = mint.Plan(
         seconds=_MINT_S, latencies_ms=[0], key_type=key_type, sessions=_MINT_SESSIONS,
         concurrency=2 * _MINT_SESSIONS, entries=100, names=4, seed=seed,
     )  # fmt: skip
     minted = await mint.mint(minting, progress)
-    source = f"{key_type}, measured just now"
+    source = f"{key_type}, measured just now" + (f", {latency_ms:g} ms away" if latency_ms else "")
     hsm = _of_sign(_result(signed), key_type, source)
     limit = _of_mint(_result(minted), source)
     doubt = f"{hsm.sessions} sessions are the most that were measured: 'hsmitm bench sign' with more may find more"

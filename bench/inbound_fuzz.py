@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Self
@@ -22,12 +23,14 @@ from bench.bystander import Bystander, Errand, Seen
 from bench.fuzz import Fuzzer, Target
 from bench.inbound_system import InboundSystem
 from bench.plain_origin import BODY, PlainOrigin
+from bench.plot import Chart, Series
 from bench.report import Report
 from bench.site import SiteCA
 from bench.visits import percentile
 
 LATENCY_LIMIT_MS = 1000.0
-"""The longest that a client that does nothing wrong may wait."""
+"""The longest that a client that does nothing wrong may wait, with an HSM that is near."""
+_SESSIONS = 8
 _SAMPLES = 50
 _SETTLED_S = 20.0
 _DESCRIPTORS = 4
@@ -55,6 +58,13 @@ class Held(Struct, frozen=True):
         return cls(resident, sum(1 for _ in (here / "fd").iterdir()), sum(1 for _ in (here / "task").iterdir()))
 
 
+class Sample(Struct, frozen=True):
+    """What the worker held when so many cases had run."""
+
+    cases: int
+    held: Held
+
+
 class KeptOrigin(PlainOrigin):
     """The plain origin, which here keeps its connections: one client of the measurement keeps its own."""
 
@@ -72,8 +82,10 @@ class KeptOrigin(PlainOrigin):
         writer.close()
 
 
-async def inbound_fuzz(number: int, seed: int, *, first: int, clients: int, progress: Progress) -> Report:
-    """Run `number` cases from the case `first` on."""
+async def inbound_fuzz(
+    number: int, seed: int, *, first: int, clients: int, hsm_latency_ms: float = 0, progress: Progress
+) -> Report:
+    """Run `number` cases from the case `first` on, with each C_Sign taking `hsm_latency_ms` longer."""
     began, started = dt.datetime.now(dt.UTC), time.monotonic()
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hsmitm-bench-")))
@@ -81,8 +93,10 @@ async def inbound_fuzz(number: int, seed: int, *, first: int, clients: int, prog
         ca.write(directory / "site-ca.pem")
         plain = await stack.enter_async_context(KeptOrigin())
         system = await stack.enter_async_context(
-            InboundSystem(directory, plain=plain, site_ca=ca, sessions=8, seed=seed)
+            InboundSystem(directory, plain=plain, site_ca=ca, sessions=_SESSIONS, seed=seed)
         )
+        for module in system.modules.values():
+            module.latency(hsm_latency_ms)
         target = Target(system.inbound, [one.host for one in system.sites])
         progress("recording clients", 0.0)
         sessions = await client_flights.recorded(target.address, target.hosts)
@@ -94,14 +108,20 @@ async def inbound_fuzz(number: int, seed: int, *, first: int, clients: int, prog
             seen = await bystander.stop()
         await watched.settle(len(sessions) + 1 + len(seen.new_ms))
     outcomes = watched.fuzzer.outcomes.most_common()
-    errors = watched.errors + _disturbed(seen)
+    errors = watched.errors + _disturbed(seen, *limits_ms(clients, hsm_latency_ms))
     ran = sum(watched.fuzzer.outcomes.values())
     return Report(
         name="inbound-fuzz",
         began=began.isoformat(timespec="seconds"),
         seconds=time.monotonic() - started,
         seed=seed,
-        configuration={"number": number, "first": first, "clients": clients, "flights": [s.client for s in sessions]},
+        configuration={
+            "number": number,
+            "first": first,
+            "clients": clients,
+            "hsm_latency_ms": hsm_latency_ms,
+            "flights": [s.client for s in sessions],
+        },
         figures={"cases": ran, "failed_requests": len(errors), "per_s": ran / fuzzing}
         | watched.figures()
         | _times(seen),
@@ -109,11 +129,12 @@ async def inbound_fuzz(number: int, seed: int, *, first: int, clients: int, prog
         rows=[{"outcome": name, "cases": count, "share": count / ran} for name, count in outcomes],
         notes=[f"{one} is not installed: none of its flights were spoiled" for one in client_flights.missing()],
         detail={
-            "samples": [structs.asdict(one) for one in watched.samples],
+            "samples": [{"cases": one.cases} | structs.asdict(one.held) for one in watched.samples],
             "bystander": to_builtins(seen),
             "recent": [to_builtins(one) for one in watched.fuzzer.recent] if errors else [],
             "counters": watched.counters,
         },
+        charts=[_memory(watched.samples), *_waits(seen)],
     )
 
 
@@ -122,7 +143,7 @@ class _Watched:
 
     def __init__(self, system: InboundSystem, fuzzer: Fuzzer, number: int, progress: Progress) -> None:
         self.fuzzer = fuzzer
-        self.samples: list[Held] = []
+        self.samples: list[Sample] = []
         self.errors: list[str] = []
         self.counters: dict[str, float] = {}
         self._system, self._number, self._progress = system, number, progress
@@ -133,7 +154,7 @@ class _Watched:
         (worker,) = (await self._system.status()).workers
         self._pid = worker.pid
         every = max(1, self._number // _SAMPLES)
-        self.samples.append(Held.of(self._pid))
+        self._keep(Held.of(self._pid))
 
         def done(count: int) -> None:
             if count % every == 0 and not self.fuzzer.stopped:
@@ -142,9 +163,12 @@ class _Watched:
 
         await self.fuzzer.run(first, self._number, done)
 
+    def _keep(self, held: Held) -> None:
+        self.samples.append(Sample(sum(self.fuzzer.outcomes.values()), held))
+
     def _sample(self, number: int) -> None:
         try:
-            self.samples.append(Held.of(self._pid))
+            self._keep(Held.of(self._pid))
         except OSError:
             self.fuzzer.stopped = True
             numbers = sorted(one.number for one in self.fuzzer.recent)
@@ -155,7 +179,7 @@ class _Watched:
         connections that were none of the fuzzer's: a report that knows of fewer than all is an old one."""
         until = time.monotonic() + _SETTLED_S
         made = sum(self.fuzzer.outcomes.values()) + others
-        start = self.samples[0]
+        start = self.samples[0].held
         while True:
             report = await self._system.status()
             self.counters = report.counters
@@ -166,7 +190,7 @@ class _Watched:
             now = Held.of(self._pid)
             waiting, known = self.counters["inbound_waiting"], self.counters["connections"]
             if known >= made and not waiting and now.descriptors <= start.descriptors + _DESCRIPTORS:
-                self.samples.append(now)
+                self._keep(now)
                 break
             if time.monotonic() > until:
                 known_of = f"{known:g} of {made} connections, {waiting:g} handshakes go on"
@@ -184,7 +208,7 @@ class _Watched:
     def figures(self) -> dict[str, float]:
         """What the worker holds more at the end. Memory counts from a tenth of the cases on: threads, and what
         libraries keep for each, come first."""
-        warm, last, start = self.samples[len(self.samples) // 10], self.samples[-1], self.samples[0]
+        warm, last, start = (self.samples[place].held for place in (len(self.samples) // 10, -1, 0))
         return {
             "rss_start_kb": start.rss_kb,
             "rss_warm_kb": warm.rss_kb,
@@ -211,11 +235,38 @@ def _times(seen: Seen) -> dict[str, float]:
     return figures
 
 
-def _disturbed(seen: Seen) -> list[str]:
-    late = [
-        f"{name}: {len(slow)} of {len(values)} took more than {LATENCY_LIMIT_MS:g} ms, at most {max(slow):.0f}"
+def _memory(samples: Sequence[Sample]) -> Chart:
+    """What the worker holds, over the cases."""
+    resident = Series("worker", [one.cases for one in samples], [one.held.rss_kb / 1024 for one in samples])
+    return Chart("The worker's memory", "cases", "resident memory, MB", [resident])
+
+
+def _waits(seen: Seen) -> list[Chart]:
+    """How long the client that does nothing wrong waits; none where it was never served."""
+    names = ["p50", "p99", "max"]
+    series = [
+        Series(name, names, [percentile(values, 0.5), percentile(values, 0.99), max(values)])
         for name, values in (("kept connection", seen.kept_ms), ("new connections", seen.new_ms))
-        if (slow := [one for one in values if one > LATENCY_LIMIT_MS])
+        if values
+    ]
+    chart = Chart("A client that does nothing wrong", "requests", "ms to the answer", series, kind="bar")
+    return [chart] if series else []
+
+
+def limits_ms(clients: int, hsm_latency_ms: float) -> tuple[float, float]:
+    """How long the client that does nothing wrong may wait, in ms: on its kept connection, where nothing is signed, and
+    on a new one, whose signature may stand behind one of each of the `clients`."""
+    return LATENCY_LIMIT_MS, LATENCY_LIMIT_MS + hsm_latency_ms * math.ceil((clients + 1) / _SESSIONS)
+
+
+def _disturbed(seen: Seen, kept_limit_ms: float, new_limit_ms: float) -> list[str]:
+    late = [
+        f"{name}: {len(slow)} of {len(values)} took more than {limit_ms:g} ms, at most {max(slow):.0f}"
+        for name, values, limit_ms in (
+            ("kept connection", seen.kept_ms, kept_limit_ms),
+            ("new connections", seen.new_ms, new_limit_ms),
+        )
+        if (slow := [one for one in values if one > limit_ms])
     ]
     none = [] if seen.kept_ms and seen.new_ms else ["the client that did nothing wrong was never served"]
     return seen.errors + late + none

@@ -45,8 +45,8 @@ Progress = Callable[[str, float], None]
 
 class Asked(Struct, frozen=True, kw_only=True):
     """The command line. Either `log`, or `connections` and `hosts` (per second); of the HSM either `signatures_per_s`
-    with `sessions`, or the result `sign`, or else it is measured: the one of `config`, or a SoftHSM's partition. `mint`
-    is a result that says what one signer can do."""
+    with `sessions`, or the result `sign`, or else it is measured: the one of `config`, or a SoftHSM's partition whose
+    C_Sign takes `hsm_latency_ms` longer. `mint` is a result that says what one signer can do."""
 
     log: Path | None
     connections: float | None
@@ -59,6 +59,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     sessions: int
     config: Path | None
     key: str | None
+    hsm_latency_ms: float
     seed: int
 
     def check(self) -> None:
@@ -77,8 +78,20 @@ class Asked(Struct, frozen=True, kw_only=True):
             raise MisconfiguredError("--sign, --signatures-per-s and --config all say what the HSM can do: give one")
         if (self.config is None) != (self.key is None):
             raise MisconfiguredError("--config and --key go together: whose HSM is measured, and with which key")
+        if self.hsm_latency_ms:
+            self._check_latency()
         if self.key_type not in get_args(wire.KeyType):
             raise MisconfiguredError(f"--key-type {self.key_type}: use one of {', '.join(get_args(wire.KeyType))}")
+
+    def _check_latency(self) -> None:
+        if self.sign is not None:
+            raise MisconfiguredError("--hsm-latency-ms: the file of --sign says at which latency it was measured")
+        if self.signatures_per_s is not None:
+            raise MisconfiguredError(
+                "--hsm-latency-ms: what a member can do by --signatures-per-s has it in it already"
+            )
+        if self.config is not None:
+            raise MisconfiguredError("--hsm-latency-ms: an HSM of --config has a latency of its own")
 
 
 def caches(*, entries: int, leaf_days: int, workers: int) -> Caches:
@@ -102,6 +115,7 @@ async def plan(asked: Asked, make_target: MakeTarget, progress: Progress) -> Rep
             make_target,
             lambda text, done: progress(f"measuring the HSM: {text}", done),
             own_hsm=asked.config is not None,
+            latency_ms=asked.hsm_latency_ms,
         )
     hsm = measured.hsm if measured else given
     assert hsm is not None

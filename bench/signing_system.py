@@ -51,6 +51,9 @@ class SigningSystem:
         return {
             "hsm": {
                 "high_availability": len(self._target.members) > 1,
+                # An HSM that is slow is measured, not given up.
+                "attempt_timeout_ms": 10_000,
+                "request_budget_ms": 30_000,
                 "members": [_member(one, sessions) for one in self._target.members],
             },
             "inbound": [{"listen": "127.0.0.1:0", "sites": list(self._sites(set(self._target.keys.values())))}],

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from bench import hsm_numbers
 from bench import plan as planning
 from bench.demand import Caches
 from bench.plan import Asked, plan
@@ -23,7 +24,7 @@ from tests.integration.harness import HSMITM
 
 _ASKED = Asked(
     log=None, connections=100, hosts=10, caches=Caches(entries=100, leaf_days=30, workers=2), key_type="rsa-2048",
-    sign=None, mint=None, signatures_per_s=50, sessions=8, config=None, key=None, seed=7,
+    sign=None, mint=None, signatures_per_s=50, sessions=8, config=None, key=None, hsm_latency_ms=0, seed=7,
 )  # fmt: skip
 
 
@@ -69,6 +70,19 @@ def test_rates_and_measurement(softhsm_module: str, tmp_path: Path) -> None:
     assert figures["signer_per_s"] > 50
     assert figures["members"] >= 2
     assert any("throw-away SoftHSM" in note for note in result["notes"])
+
+
+async def test_measurement_of_a_far_hsm(softhsm_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An HSM that is measured 20 ms away signs no more than its sessions can in that time, and the report says so."""
+    monkeypatch.setattr(hsm_numbers, "_FAR_SESSIONS", (1, 4))
+    monkeypatch.setattr(hsm_numbers, "_SIGN_S", 0.0)  # as long as the latency asks for
+    monkeypatch.setattr(hsm_numbers, "_MINT_S", 0.3)
+    report = await _plan(signatures_per_s=None, hsm_latency_ms=20)
+    assert report.errors == []
+    assert report.figures["hsm_sessions"] == 4
+    assert 100 < report.figures["hsm_per_s"] <= 4 / 0.020
+    assert report.configuration["hsm_latency_ms"] == 20
+    assert any("(rsa-2048, measured just now, 20 ms away)" in note for note in report.notes)
 
 
 async def test_refused_lines(tmp_path: Path) -> None:
@@ -135,6 +149,15 @@ async def test_chart(tmp_path: Path, seconds: int, unit: str) -> None:
         ({"config": Path("x")}, "all say what the HSM can do: give one"),
         ({"signatures_per_s": None, "config": Path("x")}, "--config and --key go together"),
         ({"key": "pkcs11:object=x"}, "--config and --key go together"),
+        ({"hsm_latency_ms": 5}, "--hsm-latency-ms: .* --signatures-per-s has it in it"),
+        (
+            {"hsm_latency_ms": 5, "signatures_per_s": None, "sign": Path("x")},
+            "--hsm-latency-ms: the file of --sign says",
+        ),
+        (
+            {"hsm_latency_ms": 5, "signatures_per_s": None, "config": Path("x"), "key": "pkcs11:object=x"},
+            "--hsm-latency-ms: an HSM of --config has a latency of its own",
+        ),
         ({"key_type": "dsa"}, "--key-type dsa: use one of rsa-2048"),
         ({"signatures_per_s": None, "sign": Path("/nowhere")}, "--sign /nowhere: No such file"),
         ({"mint": Path("/nowhere")}, "--mint /nowhere: No such file"),
@@ -146,13 +169,21 @@ async def test_refused(changes: dict[str, Any], sentence: str) -> None:
         await _plan(**changes)
 
 
-def test_command_line_refusal() -> None:
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("", "say what to plan for: --log FILE, or --connections N with --hosts M, both per second"),
+        (
+            "--connections 9 --hosts 1 --sign FILE --hsm-latency-ms 5",
+            "--hsm-latency-ms: the file of --sign says at which latency it was measured",
+        ),
+    ],
+)
+def test_command_line_refusal(options: str, sentence: str) -> None:
     """On the command line such a sentence is all that is said, and the exit status is not 0."""
-    done = subprocess.run([*HSMITM, "bench", "plan"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*HSMITM, "bench", "plan", *options.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 78
-    assert done.stderr.strip() == (
-        "hsmitm: say what to plan for: --log FILE, or --connections N with --hosts M, both per second"
-    )
+    assert done.stderr.strip() == f"hsmitm: {sentence}"
 
 
 def test_defaults() -> None:

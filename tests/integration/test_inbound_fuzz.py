@@ -20,7 +20,7 @@ from bench.bystander import Bystander, Errand, Seen
 from bench.client_flights import Session
 from bench.client_hello import ClientHello, records
 from bench.fuzz import Fuzzer, Target, said
-from bench.inbound_fuzz import Held
+from bench.inbound_fuzz import Held, limits_ms
 from tests.bench.test_commands import bench
 from tests.integration.inbound_system import InboundSystem, plain_origin
 from tests.waiting import wait_until
@@ -221,12 +221,38 @@ def test_nonsense_behind_the_last_flight_ends_the_connection(besieged: Besieged,
             pass
 
 
+@pytest.mark.parametrize(
+    ("clients", "hsm_latency_ms", "new_ms"), [(24, 0, 1000), (7, 100, 1100), (8, 100, 1200), (24, 100, 1400)]
+)
+def test_limits(clients: int, hsm_latency_ms: float, new_ms: float) -> None:
+    """A client that does nothing wrong may wait for a signature of each other client on eight sessions, and where none
+    is made for none."""
+    assert limits_ms(clients, hsm_latency_ms) == (1000, new_ms)
+
+
 def test_bench(softhsm_module: str, tmp_path: Path) -> None:
-    """The measurement runs, finds nothing wrong, and tells what became of every case."""
-    result = bench(tmp_path, "inbound-fuzz", "--number", "300", "--seed", "7")
+    """The measurement runs, with an HSM that is far away, finds nothing wrong, tells what became of every case, and
+    draws it."""
+    drawn = tmp_path / "fuzz.svg"
+    result = bench(
+        tmp_path, "inbound-fuzz", "--number", "300", "--hsm-latency-ms", "40", "--seed", "7", "--plot", str(drawn)
+    )
     figures = result["figures"]
     assert (figures["cases"], figures["failed_requests"]) == (300, 0)
     assert sum(row["cases"] for row in result["rows"]) == 300
     assert figures["descriptors_growth"] <= 4
+    assert result["configuration"]["hsm_latency_ms"] == 40
+    assert min(result["detail"]["bystander"]["new_ms"]) > 40
     assert 0 < figures["new_p50_ms"] <= figures["new_p99_ms"] <= figures["new_max_ms"] < 1000
     assert figures["kept_requests"] > 0
+    memory, waits = result["charts"]
+    (worker,) = memory["series"]
+    assert worker["x"] == [one["cases"] for one in result["detail"]["samples"]] == sorted(worker["x"])
+    assert (worker["x"][0], worker["x"][-1]) == (0, 300)
+    assert worker["y"][-1] == figures["rss_end_kb"] / 1024
+    assert [one["y"] for one in waits["series"]] == [
+        [figures[f"{name}_{value}_ms"] for value in ("p50", "p99", "max")] for name in ("kept", "new")
+    ]
+    text = drawn.read_text()
+    for title in (memory["title"], waits["title"], "new connections"):
+        assert title in text
