@@ -10,7 +10,8 @@ may be signed.
     uri        RFC 7512 PKCS#11 URIs
     schemes    TLS signature schemes: their mechanisms, DigestInfo prefixes and verification
     cryptoki   a module's function list, called with ctypes
-    module     the only file that imports pkcs11
+    module     a module, its tokens, sessions and keys; this file and the next alone import pkcs11
+    key_search how keys are found on a token, few or many
     partition  session threads of one logged-in partition
     pin        where a PIN comes from; the PINs that a token refused
     names      names a leaf may carry

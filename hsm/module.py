@@ -1,4 +1,4 @@
-"""A PKCS#11 module, its tokens and sessions. The only file that imports pkcs11; only a member process loads it.
+"""A PKCS#11 module, its tokens and sessions. It and `hsm.key_search` import pkcs11, and only a member process them.
 
 Three traps of python-pkcs11 (0.10.1) are closed here:
 * It calls C_Initialize(NULL), which promises the module that one thread uses it (PKCS#11 v3.0 section 5.4.1). SoftHSM
@@ -18,16 +18,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pkcs11
-from asn1crypto.core import OctetString
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pkcs11 import Attribute, KeyType, Mechanism, TokenFlag
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsm import codes, wire
 from hsm.codes import Kind
 from hsm.cryptoki import FunctionList, TokenInfo
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, TryLaterError
+from hsm.key_search import KeySearch
 from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, form_for
 from hsm.uri import KeyURI
 
@@ -179,6 +179,8 @@ class Token:
         """`counts` is None where the module's function list cannot be reached (p11-kit-client)."""
         self._token = token
         self._counts = counts
+        self.keys_wanted = 0
+        """How many keys its sessions will be asked for."""
         self.info = wire.Partition(
             label=token.label,
             serial=token.serial.decode(errors="replace"),
@@ -260,6 +262,7 @@ class Session:
     def __init__(self, session: pkcs11.Session, token: Token) -> None:
         self._session = session
         self._token = token
+        self._search = KeySearch(session, token.keys_wanted)
 
     def close(self) -> None:
         """End the session; a session that is already gone is no error."""
@@ -286,19 +289,14 @@ class Session:
         )
         if any(wanted is not None and wanted.strip() != found.strip() for wanted, found in named):
             raise KeyMissingError(f"{uri} names another partition than {info}")
-        template: dict[Attribute, Any] = {}
-        if uri.object is not None:
-            template[Attribute.LABEL] = uri.object
-        if uri.id is not None:
-            template[Attribute.ID] = uri.id
         with translated("looking for a key"):
-            found = self._private_keys(template)
+            found = self._search.private(uri.object, uri.id)
             if len(found) > 1:
                 ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
                 raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
             key = self._made(found[0]) if found else None
             if spki and (key is None or key.spki() != spki):
-                found = self._private_keys_of(spki) or found
+                found = self._search.private_of(spki) or found
                 if len(found) > 1:
                     raise RefusedError(f"{len(found)} private keys on partition {info} have the public key of {uri}")
                 key = self._made(found[0]) if found else None
@@ -306,31 +304,12 @@ class Session:
                 raise KeyMissingError(f"no private key {uri} on partition {info}")
             return key
 
-    def _private_keys(self, template: dict[Attribute, Any]) -> list[Any]:
-        return list(self._session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, **template}))
-
     def _made(self, key: Any) -> PrivateKey:
-        return PrivateKey(key, self._session, self._token.mechanisms)
+        return PrivateKey(key, self._search, self._token.mechanisms)
 
-    def _private_keys_of(self, spki: bytes) -> list[Any]:
-        """Private keys whose public half this is: an RSA key carries its modulus; an EC key shares the CKA_ID of the
-        public key object with its point."""
-        public = load_der_public_key(spki)
-        if isinstance(public, rsa.RSAPublicKey):
-            modulus = public.public_numbers().n
-            template = {
-                Attribute.KEY_TYPE: KeyType.RSA,
-                Attribute.MODULUS: modulus.to_bytes((public.key_size + 7) // 8),
-            }
-            return self._private_keys(template)
-        assert isinstance(public, ec.EllipticCurvePublicKey)
-        point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        curve = {Attribute.KEY_TYPE: KeyType.EC, Attribute.EC_PARAMS: encode_named_curve_parameters(public.curve.name)}
-        identifiers = set()
-        for wrapped in (OctetString(point).dump(), point):  # the standard's form, and that of some tokens
-            halves = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.EC_POINT: wrapped, **curve}
-            identifiers |= {half[Attribute.ID] for half in list(self._session.get_objects(halves))}
-        return [key for one in identifiers for key in self._private_keys({Attribute.ID: one, **curve})]
+    def look_again(self) -> None:
+        """Have the next keys be looked for as if they were the first: they may have come, gone, or been replaced."""
+        self._search.look_again()
 
     def generate(self, label: str, key_type: wire.KeyType) -> None:
         """Make a key pair of token objects, the private half sensitive and never extractable."""
@@ -371,9 +350,9 @@ class KeyMissingError(RefusedError):
 class PrivateKey:
     """A private key object of one session."""
 
-    def __init__(self, key: Any, session: pkcs11.Session, mechanisms: frozenset[int]) -> None:
+    def __init__(self, key: Any, search: KeySearch, mechanisms: frozenset[int]) -> None:
         self._key = key
-        self._session = session
+        self._search = search
         self._mechanisms = mechanisms
         self._forms: dict[str, Form] = {}
         self._calls: dict[str, Callable[[bytes], bytes]] = {}
@@ -442,13 +421,7 @@ class PrivateKey:
         curve = next((one for one in curves if encode_named_curve_parameters(one.name) == parameters), None)
         if curve is None:
             return None
-        template = {
-            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
-            Attribute.KEY_TYPE: KeyType.EC,
-            Attribute.EC_PARAMS: parameters,
-            Attribute.ID: self._key[Attribute.ID],
-        }
-        for half in list(self._session.get_objects(template)):
+        for half in self._search.public_ec(self._key[Attribute.ID], parameters):
             point = half[Attribute.EC_POINT]
             # An OCTET STRING around the point by the standard; some tokens give the bare point.
             if len(point) == 2 * ((curve.key_size + 7) // 8) + 3:

@@ -54,6 +54,7 @@ class Partition:
         self._module = module
         self.token = module.token(opening.selector)
         self.uris = dict(opening.keys)
+        self.token.keys_wanted = len(self.uris)
         self.spkis = dict(opening.spkis)
         self.keep_alive_s = opening.keep_alive_s
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -80,7 +81,10 @@ class Partition:
 
     def describe_keys(self) -> dict[str, wire.KeyFound]:
         """Every key of the configuration as the token holds it; at start, when no session is busy yet."""
-        return {name: _describe(self._anchor, uri, self.spkis.get(name, b"")) for name, uri in self.uris.items()}
+        try:
+            return {name: _describe(self._anchor, uri, self.spkis.get(name, b"")) for name, uri in self.uris.items()}
+        finally:
+            self._anchor.look_again()  # whenever that may be: nothing is remembered for it
 
     def generate(self, request: wire.Generate) -> wire.KeyFound:
         """Make the key pair and describe it. The partition must have been opened writable.
@@ -249,6 +253,7 @@ class _Worker:
     def describe(self) -> wire.KeysFound:
         """Every key of the configuration as the token holds it now."""
         session, spkis = self._open(), self._partition.spkis
+        session.look_again()
         return wire.KeysFound(
             {n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._partition.uris.items()}
         )

@@ -387,9 +387,11 @@ class Outcome(msgspec.Struct):
 MESSAGE = b"message"
 
 
-def search_for_keys(label: str) -> None:
-    """In a child: for each of a list of `Search`, make its keys the only ones and search; print the `Outcome`s."""
+def search_for_keys(label: str, wanted: str) -> None:
+    """In a child: for each of a list of `Search`, make its keys the only ones and search; print the `Outcome`s. So many
+    keys are `wanted`: for many the token's keys are walked over, and the same must be found."""
     token = Module(MODULE).token(wire.Selector(label=label))
+    token.keys_wanted = int(wanted)
     anchor = token.log_in(PIN, writable=True)._session
     outcomes = []
     for search in msgspec.json.decode(sys.stdin.read(), type=list[Search]):
@@ -549,8 +551,10 @@ ODD: dict[str, tuple[list[Made], Private]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def searches(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+@pytest.fixture(scope="module", params=["1", "16"])
+def searches(
+    softhsm_module: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[str, Outcome]:
     """The outcome of every search, made one after another on one partition."""
     wanted = {name: (case[0], case[1]) for case_of in (FOUND, REFUSED, MISSING, ODD) for name, case in case_of.items()}
     given = [
@@ -558,7 +562,7 @@ def searches(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> d
         for keys, private in wanted.values()
     ]
     own = asyncio.run(make_store(tmp_path_factory.mktemp("searches") / "store", {}))
-    child = _child("search_for_keys", own, own.label, given=msgspec.json.encode(given).decode())
+    child = _child("search_for_keys", own, own.label, request.param, given=msgspec.json.encode(given).decode())
     assert child.returncode == 0, child.stderr
     return dict(zip(wanted, msgspec.json.decode(child.stdout, type=list[Outcome]), strict=True))
 
@@ -575,6 +579,19 @@ def test_the_public_half_finds_the_key(searches: dict[str, Outcome], case: str) 
     wanted, outcome = FOUND[case][1], searches[case]
     assert (outcome.problem, outcome.spki) == ("", spki_of(wanted))
     assert signed_by(outcome, wanted)
+
+
+@pytest.mark.parametrize("wanted", ["1", "16"])
+@pytest.mark.parametrize("uri", [KeyURI(object="ca", id=b"\2"), KeyURI(id=b"\2")])
+async def test_the_id_tells_keys_apart(softhsm_module: str, tmp_path: Path, uri: KeyURI, wanted: str) -> None:
+    """Two keys of one label: a URI with the id, too, is the one's."""
+    keys = [made(P256, "ca"), made(OTHER_P256, "ca", b"\2")]
+    own = await make_store(tmp_path / "store", {})
+    given = msgspec.json.encode([Search(keys, uri, b"", ECDSA.name)]).decode()
+    child = _child("search_for_keys", own, own.label, wanted, given=given)
+    (outcome,) = msgspec.json.decode(child.stdout, type=list[Outcome])
+    assert (outcome.problem, outcome.spki) == ("", spki_of(OTHER_P256))
+    assert signed_by(outcome, OTHER_P256)
 
 
 @pytest.mark.parametrize("case", REFUSED)
