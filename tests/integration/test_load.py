@@ -98,7 +98,7 @@ def test_a_thousand_hosts_and_five_thousand_connections(loaded: System, origin: 
     wait_until(lambda: loaded.status().workers[0].connections == 0, "connections are closed")
     for pid in pids:
         kib, files = warm[pid]
-        # A connection that is not let go of costs 100 KiB, and each worker had about a thousand more of them. By some MiB
-        # a worker grows in its first thousands whatever it does, until the collector has made its rounds.
+        # A connection that is not let go of costs 100 KiB, and each worker had about a thousand more. By some MiB it
+        # grows in its first thousands whatever it does, until the collector has made its rounds.
         assert resident_kib(pid) <= kib * 1.05 + 10240, f"{pid} grew from {kib} to {resident_kib(pid)} KiB"
         assert open_files(pid) <= files + PARALLEL
