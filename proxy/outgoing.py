@@ -54,14 +54,21 @@ class Outgoing:
             if _fit(self._last, command):
                 self._last.data += command.data
                 return None
-        elif last_of_handshake and command.connection is self._client:
-            self._tickets, self._asked = command, False
-            return None
-        elif last_of_handshake and self._finished is None:
-            self._finished = command
+        elif last_of_handshake and self._keep(command):
             return None
         before, self._last = self._last, self._behind(command)
         return before
+
+    def _keep(self, command: commands.SendData) -> bool:
+        """Keep the last flight of a handshake back. Not a second one: with TLS in TLS there may be two."""
+        if command.connection is not self._client:
+            if self._finished is None:
+                self._finished = command
+                return True
+        elif self._tickets is None:
+            self._tickets, self._asked = command, False
+            return True
+        return False
 
     def _behind(self, command: commands.SendData) -> commands.SendData:
         """`command`, with what was kept for its connection in front."""

@@ -197,6 +197,25 @@ def test_only_what_comes_right_behind_the_handshake(sent: Sent) -> None:
         assert sent.writes == ["C:answer", "S:next"]
 
 
+def test_a_handshake_inside_of_another(sent: Sent) -> None:
+    """A client that speaks TLS in TLS to the proxy has two last flights: neither is lost, and they stay in order."""
+    sent.accepted()
+    sent.to(sent.server, b"request")
+    sent.end(sent.client)
+    sent.outgoing.established(TlsEstablishedClientHook(TlsData(sent.client, sent.context)))
+    sent.to(sent.client, b"inner tickets")
+    sent.end(sent.client)
+    assert sent.writes == ["S:request", "C:tickets inner tickets"]
+
+
+def test_a_servers_handshake_inside_of_another(sent: Sent) -> None:
+    """Likewise towards a server behind a proxy that is itself reached over TLS."""
+    sent.connected()
+    sent.connected()
+    sent.end(sent.server)
+    assert sent.writes == ["S:finished finished "]
+
+
 def test_nothing_overtakes_what_is_too_large(sent: Sent) -> None:
     """Tickets behind so much data for the client that they do not fit in stay behind them."""
     sent.to(sent.client, bytes(65530))
