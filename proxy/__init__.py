@@ -22,6 +22,7 @@ gnutls_library  GnuTLS's declarations, loading it, its errors
 lean        which of mitmproxy's addons a worker needs
 loop        the worker's event loop
 lean_master mitmproxy's master with a quicker way from a hook to those who want it
+outgoing    what a connection sends, in few writes
 listening   is the proxy's address free, and for whom
 setup       `hsmitm init`
 check       `hsmitm check`
