@@ -47,14 +47,13 @@ error_log {directory}/error.log warn;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
-    client_body_temp_path {directory}/body;
+    client_body_temp_path {directory}/bodies;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    ssl_protocols TLSv1.2 TLSv1.3;
     keepalive_requests 1000000000;
-    {servers}
+    {http}
 }}
 """
 
@@ -129,6 +128,10 @@ class Nginx:
         """Started as root, workers would become www-data and could not enter the measurement's directory."""
         return "user root;" if os.geteuid() == 0 else ""
 
+    def _whole(self, http: str, main: str = "") -> str:
+        """Its configuration, with these lines in `http` and on top of it."""
+        return _MAIN.format(user=self.user, directory=self.directory, engine=main, http=http)
+
     async def __aenter__(self) -> Self:
         """Start it and wait until it accepts connections. Raises MisconfiguredError with its log where it does not."""
         program = executable()
@@ -169,7 +172,7 @@ class Nginx:
         )  # fmt: skip
         names = [*self._environment()]
         engine_lines = "\n".join(["ssl_engine pkcs11;", *(f"env {name};" for name in names)]) if self._token else ""
-        return _MAIN.format(user=self.user, directory=self.directory, engine=engine_lines, servers=servers)
+        return self._whole(f"ssl_protocols TLSv1.2 TLSv1.3;\n    {servers}", engine_lines)
 
     def _environment(self) -> dict[str, str]:
         if self._token is None:

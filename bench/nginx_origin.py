@@ -8,26 +8,11 @@ from pathlib import Path
 from bench.nginx import Nginx
 from bench.plain_origin import BODY
 
-_CONFIGURATION = """daemon off;
-worker_processes 1;
-{user}
-pid {directory}/nginx.pid;
-error_log {directory}/error.log warn;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off;
-    keepalive_requests {forever};
-    client_body_temp_path {directory}/bodies;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
+_SERVER = """server {{
         listen {address} backlog=1024;
         location = / {{ default_type text/plain; return 200 "{body}"; }}
         location = /body {{ root {directory}; default_type application/octet-stream; }}
     }}
-}}
 """
 
 
@@ -48,5 +33,4 @@ class NginxOrigin(Nginx):
         with (self.directory / "body").open("wb") as file:
             file.truncate(self._body_bytes)
         body = BODY.decode().replace("\n", "\\n")
-        return _CONFIGURATION.format(user=self.user, directory=self.directory, address=self.address, body=body,
-                                     forever=1_000_000_000)  # fmt: skip
+        return self._whole(_SERVER.format(address=self.address, directory=self.directory, body=body))

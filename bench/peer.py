@@ -13,7 +13,7 @@ from typing import Self
 
 from msgspec import Struct, field
 
-from bench.processes import tree
+from bench.processes import ended, tree
 from hsm.errors import MisconfiguredError
 
 _READY_S = 30.0
@@ -69,12 +69,7 @@ class Peer:
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()
-        try:
-            async with asyncio.timeout(5):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        await ended(self._process, 5)
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
         until = time.monotonic() + _READY_S

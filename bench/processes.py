@@ -1,8 +1,9 @@
 """CPU time and memory of processes, and the machine's CPU time, from /proc (proc(5)): what a server costs, and who else
-was there."""
+was there. And how a process of a measurement is waited for at its end."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import time
@@ -22,6 +23,17 @@ def tree(pid: int) -> list[int]:
             for task in Path(f"/proc/{parent}/task").iterdir():
                 found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+async def ended(process: asyncio.subprocess.Process, within_s: float) -> None:
+    """Wait for a process that was told to end; kill one that does not within `within_s`."""
+    try:
+        async with asyncio.timeout(within_s):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def cpu_s(pids: list[int]) -> dict[int, float]:

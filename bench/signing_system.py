@@ -10,12 +10,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import tomlkit
 
+from bench.processes import ended
 from bench.signing_target import Target, TargetKey
 from bench.site import SiteCA
 from hsm.endpoint import WORKER_SOCKET, RunDirectory
@@ -103,13 +103,7 @@ class SigningSystem:
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()
-        try:
-            async with asyncio.timeout(_END_S):
-                await self._process.wait()
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        await ended(self._process, _END_S)
 
 
 def _member(settings: MemberSettings, sessions: int) -> dict[str, Any]:

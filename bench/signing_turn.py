@@ -10,12 +10,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import BinaryIO, Self
 
 import msgspec
 from msgspec import Struct
 
+from bench.processes import ended
 from hsm import wire
 from hsm.errors import HsmitmError, MemberLostError, from_wire
 
@@ -140,13 +140,7 @@ class Player:
         """Let it end; what does not within seconds is killed."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        try:
-            async with asyncio.timeout(_END_S):
-                await self._process.wait()
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+        await ended(self._process, _END_S)
 
 
 # in the player

@@ -15,29 +15,11 @@ from bench.nginx import Nginx
 from bench.site import SiteCA
 
 WARM, COLD = "w%d.bench.test", "c%d.bench.test"
-_FOREVER = "1000000000"
-
-_CONFIGURATION = """daemon off;
-worker_processes 1;
-{user}
-pid {directory}/nginx.pid;
-error_log {directory}/error.log warn;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    ssl_protocols TLSv1.2 TLSv1.3;
+_HTTP = """ssl_protocols TLSv1.2 TLSv1.3;
     ssl_buffer_size 16k;
-    keepalive_requests {forever};
     keepalive_timeout 1h;
     server_names_hash_bucket_size 128;
-    {servers}
-}}
-"""
+    """
 
 _SERVER = """server {{
         listen {address} ssl{backlog};
@@ -76,9 +58,7 @@ class TlsOrigin(Nginx):
         servers = [self._server(name, name) for name in warm]
         # The name chooses the file, which nginx reads anew for each handshake; the warm ones are in memory.
         servers.append(self._server("~^c[0-9]+\\.bench\\.test$", "$ssl_server_name"))
-        return _CONFIGURATION.format(
-            user=self.user, directory=self.directory, forever=_FOREVER, servers="".join(servers)
-        )
+        return self._whole(_HTTP + "".join(servers))
 
     def _server(self, names: str, certificate: str) -> str:
         first = certificate == WARM % 0  # an option of the socket, which all have together
