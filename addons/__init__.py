@@ -19,5 +19,5 @@
     connection_log  one line for each connection that fails
     metrics       count connections, handshakes and flows in progress
 
-They import hsm.client, hsm.errors, hsm.names and hsm.wire, and nothing of proxy.
+They import hsm.wire.client, hsm.errors, hsm.names and hsm.wire, and nothing of proxy.
 """

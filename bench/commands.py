@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from bench.report import Report
+    from bench.report.report import Report
 
 app = typer.Typer(help="Measure what the HSM and the proxy do on this machine.", no_args_is_help=True)
 
@@ -53,8 +53,8 @@ def sign(
     plot: PlotOption = None,
 ) -> None:
     """Signatures per second and their latency: of the module itself, through a member, and through the signer."""
-    from bench import sign as signing  # noqa: PLC0415  # commands load what they need
-    from bench.signing_target import maker  # noqa: PLC0415
+    from bench.sign import sign as signing  # noqa: PLC0415  # commands load what they need
+    from bench.sign.target import maker  # noqa: PLC0415
 
     plan = signing.Plan(
         points=signing.points(sessions, members, hsm_latency_ms, own_hsm=config is None),
@@ -82,7 +82,7 @@ def failover(
     plot: PlotOption = None,
 ) -> None:
     """Members are killed, hung and restored at random under forward connections to ever new hosts; none may fail."""
-    from bench.failover import soak  # noqa: PLC0415  # commands load what they need: --help is instant
+    from bench.soak.failover import soak  # noqa: PLC0415  # commands load what they need: --help is instant
 
     _run(
         lambda progress: soak(
@@ -111,7 +111,7 @@ def restarts(
     plot: PlotOption = None,
 ) -> None:
     """Kill and restore a member again and again: memory, descriptors and threads of the signer must stay flat."""
-    from bench import restarts as cycling  # noqa: PLC0415  # commands load what they need
+    from bench.soak import restarts as cycling  # noqa: PLC0415  # commands load what they need
 
     _run(
         lambda progress: cycling.restarts(
@@ -139,8 +139,8 @@ def inbound(
     plot: PlotOption = None,
 ) -> None:
     """New inbound connections with the key on a partition, against nginx with OpenSSL's PKCS#11 engine."""
-    from bench import inbound as turns  # noqa: PLC0415  # commands load what they need
-    from bench.site import SITE_KEYS  # noqa: PLC0415
+    from bench.inbound import inbound as turns  # noqa: PLC0415  # commands load what they need
+    from bench.rig.site import SITE_KEYS  # noqa: PLC0415
 
     if unknown := set(key or ()) - set(SITE_KEYS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: use {' or '.join(SITE_KEYS)}", param_hint="--key")
@@ -176,7 +176,7 @@ def forward(
     plot: PlotOption = None,
 ) -> None:
     """Connections, requests, bytes, CPU and memory of the forward proxy, against mitmdump, squid and sslsplit."""
-    from bench import forward as forwarding  # noqa: PLC0415  # commands load what they need
+    from bench.forward import forward as forwarding  # noqa: PLC0415  # commands load what they need
 
     if generators > clients:
         raise typer.BadParameter(f"{generators} processes for {clients} clients", param_hint="--generators")
@@ -207,7 +207,7 @@ def inbound_fuzz(
     plot: PlotOption = None,
 ) -> None:
     """Spoiled handshakes of real clients against a worker with sites: it lives on, and nobody else waits."""
-    from bench import inbound_fuzz as fuzzing  # noqa: PLC0415  # commands load what they need
+    from bench.fuzz import fuzz as fuzzing  # noqa: PLC0415  # commands load what they need
 
     _run(
         lambda progress: fuzzing.inbound_fuzz(
@@ -235,7 +235,7 @@ def mint(
     plot: PlotOption = None,
 ) -> None:
     """Complete certificates per second: for names never asked for before, and for names in the worker's cache."""
-    from bench import mint as minting  # noqa: PLC0415  # commands load what they need
+    from bench.mint import mint as minting  # noqa: PLC0415  # commands load what they need
 
     plan = minting.Plan(
         seconds=seconds,
@@ -272,8 +272,8 @@ def plan(
     plot: PlotOption = None,
 ) -> None:
     """Predict signatures per second, the cache's hit rate, and the members and sessions that it takes."""
-    from bench import plan as planning  # noqa: PLC0415  # commands load what they need
-    from bench.signing_target import maker  # noqa: PLC0415
+    from bench.plan import plan as planning  # noqa: PLC0415  # commands load what they need
+    from bench.sign.target import maker  # noqa: PLC0415
 
     asked = planning.Asked(
         log=log,
@@ -303,7 +303,7 @@ def _run(
     """Measure with a progress bar, show the result, write and draw it. Failed requests are an exit status of 1."""
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
 
-    from bench import plot as plotting  # noqa: PLC0415
+    from bench.report import plot as plotting  # noqa: PLC0415
 
     if plot is not None:
         plotting.check(plot)

@@ -1,8 +1,9 @@
 """PKCS#11 return codes (PKCS#11 v3.0, section 5.1.6): what each says about the session, the member, the request.
 
 One table. A member process turns a code into an error of ours with `error`; the code travels with the error, and the
-signer asks `kind` what it means for the member. Whom to blame is decided there (`hsm.failover`, `hsm.health`), because
-one code alone cannot tell: CKR_GENERAL_ERROR is also what SoftHSM says to a client's bad input.
+signer asks `kind` what it means for the member. Whom to blame is decided there (`hsm.group.failover`,
+`hsm.member.health`), because one code alone cannot tell: CKR_GENERAL_ERROR is also what SoftHSM says to a client's bad
+input.
 """
 
 from __future__ import annotations

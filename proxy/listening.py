@@ -11,7 +11,7 @@ import errno
 import socket
 
 from hsm.errors import MisconfiguredError
-from proxy.section import Address
+from proxy.config.section import Address
 
 
 def reserve(address: Address) -> tuple[socket.socket, Address]:

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from hsm import wire
 from hsm.errors import HsmitmError, MisconfiguredError
-from proxy import hsm_commands
-from proxy.options import CONFIG, ConfigOption, JsonOption, print_json
+from hsm.wire import frames as wire
+from proxy.commands import hsm as hsm_commands
+from proxy.commands.options import CONFIG, ConfigOption, JsonOption, print_json
 
 EX_UNAVAILABLE, EX_SOFTWARE, EX_CONFIG = 69, 70, 78
 
@@ -39,7 +39,7 @@ def init(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before making keys on a partition.")] = False,
 ) -> None:
     """Write a commented hsmitm.toml and prepare the partition. Never overwrites."""
-    from proxy import setup  # noqa: PLC0415  # commands load what they need: --help is instant
+    from proxy.commands import init as setup  # noqa: PLC0415  # commands load what they need: --help is instant
 
     wanted = setup.Wanted(
         directory=directory,
@@ -57,8 +57,9 @@ def init(
 @app.command()
 def run(config: ConfigOption = CONFIG) -> None:
     """Start signer, members and workers."""
-    from proxy import signing, supervisor  # noqa: PLC0415
-    from proxy.config import load  # noqa: PLC0415
+    from proxy.config.file import load  # noqa: PLC0415
+    from proxy.processes import signer as signing  # noqa: PLC0415
+    from proxy.processes import supervisor  # noqa: PLC0415
 
     loaded = load(config)
     supervisor.run(loaded, signing.prompt_pins(loaded), with_signer=True)
@@ -71,8 +72,8 @@ def signer(
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the signer alone: the half that holds the PIN."""
-    from proxy import signing  # noqa: PLC0415
-    from proxy.config import load  # noqa: PLC0415
+    from proxy.config.file import load  # noqa: PLC0415
+    from proxy.processes import signer as signing  # noqa: PLC0415
 
     signing.run(load(config), supervised=supervised, ready_fd=ready_fd)
 
@@ -80,8 +81,8 @@ def signer(
 @app.command()
 def proxy(config: ConfigOption = CONFIG) -> None:
     """Run the workers alone: the half that meets the network."""
-    from proxy import supervisor  # noqa: PLC0415
-    from proxy.config import load  # noqa: PLC0415
+    from proxy.config.file import load  # noqa: PLC0415
+    from proxy.processes import supervisor  # noqa: PLC0415
 
     supervisor.run(load(config), {}, with_signer=False)
 
@@ -92,17 +93,17 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show members, workers, listeners, certificates and counters."""
-    from hsm.client import ask  # noqa: PLC0415
-    from hsm.endpoint import ADMIN_SOCKET  # noqa: PLC0415
-    from proxy.config import load  # noqa: PLC0415
-    from proxy.status import table  # noqa: PLC0415
+    from hsm.wire.client import ask  # noqa: PLC0415
+    from hsm.wire.endpoint import ADMIN_SOCKET  # noqa: PLC0415
+    from proxy.commands import tables  # noqa: PLC0415
+    from proxy.config.file import load  # noqa: PLC0415
 
     report = asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), wire.Status(), 5.0))
     assert isinstance(report, wire.StatusReport)
     if as_json:
         print_json(report)
     else:
-        table.show(report)
+        tables.show(report)
 
 
 app.command()(hsm_commands.reload)
@@ -114,7 +115,7 @@ for _found in entry_points(group="hsmitm.commands"):
 @app.command()
 def check(config: ConfigOption = CONFIG) -> None:
     """Try every part of a configuration without serving; say what is right, what is wrong and what to do."""
-    from proxy import check as checking  # noqa: PLC0415
+    from proxy.commands import check as checking  # noqa: PLC0415
 
     if not asyncio.run(checking.check(config, print)):
         raise typer.Exit(EX_CONFIG)
@@ -126,7 +127,7 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="End after the proof.")] = False,
 ) -> None:
     """Set up a partition, run the proxy and show the main job on real traffic."""
-    from proxy import demo as show  # noqa: PLC0415
+    from proxy.demo import demo as show  # noqa: PLC0415
 
     if not asyncio.run(show.demo(directory, once=once)):
         raise typer.Exit(1)

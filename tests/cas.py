@@ -10,9 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
-from hsm import authority, wire
-from hsm.process import MemberProcess
+from hsm.certificates import issuer
+from hsm.member.process import MemberProcess
 from hsm.schemes import PublicKey, certificate_scheme
+from hsm.wire import frames as wire
 from tests.softhsm import Store, in_s
 
 
@@ -29,7 +30,7 @@ async def make_ca(
     """A PEM file in `directory` with a self-signed CA of the key `key_name`, made `now` for `days` days."""
     key = public_key(store, key_name)
     made = now or dt.datetime.now(dt.UTC)
-    approved = authority.approve_ca(f"{key_name} CA", key, days, made, secrets.randbits(authority.SERIAL_BITS))
+    approved = issuer.approve_ca(f"{key_name} CA", key, days, made, secrets.randbits(issuer.SERIAL_BITS))
     request = wire.Sign(key_name, certificate_scheme(key).name, approved.digest, approved.tbs)
     process = await MemberProcess.spawn(store.environment)
     try:

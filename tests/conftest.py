@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from hsm import wire
+from hsm.wire import frames as wire
 from tests.softhsm import MODULE, Store, make_store
 
 settings.register_profile("hsmitm", deadline=None)  # two busy cores are no property of the code

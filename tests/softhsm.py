@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hsm import pin, wire
-from hsm.member_settings import MemberSettings
-from hsm.process import MemberProcess
+from hsm.member.process import MemberProcess
+from hsm.member.settings import MemberSettings
+from hsm.secrets import pin
 from hsm.uri import KeyURI
+from hsm.wire import frames as wire
 
 MODULE = next(
     (

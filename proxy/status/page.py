@@ -15,10 +15,10 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.signer import Signer
-from hsm.telemetry import FamilyCollector
+from hsm.signer.signer import Signer
+from hsm.wire.telemetry import FamilyCollector
 from proxy import listening
-from proxy.section import Address
+from proxy.config.section import Address
 
 logging.getLogger("tornado.access").setLevel(logging.ERROR)  # a scrape is no event
 

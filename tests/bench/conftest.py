@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.plain_origin import PlainOrigin
-from tests.bench.rig import Rig
+from bench.rig.plain_origin import PlainOrigin
+from tests.bench.front import Rig
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.faulty_module import build
+from bench.rig.faulty_module import build
 from tests.faults.rig import Rig, make_rig
 from tests.hsm.members import make_stores
 from tests.softhsm import Store

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.faulty_module import FaultyModule
-from hsm.failover import Failover
+from bench.rig.faulty_module import FaultyModule
+from hsm.group.failover import Failover
 from tests.faults.rig import Rig, make_rig
 from tests.hsm.members import alive, hung
 from tests.softhsm import MODULE, Store

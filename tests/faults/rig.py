@@ -7,7 +7,7 @@ partition of its own with the same keys (trust: RSA-2048, untrust: P-256), behin
     async def test_x(rig: Rig) -> None:
         async with rig.load() as load:                        # 240 requests/s, RSA and P-256 in turn
             begun = rig.now()
-            with rig.hsm("m1").fault("C_Sign rv 0x30 n=5"):   # the manual is in bench/faulty_module.c
+            with rig.hsm("m1").fault("C_Sign rv 0x30 n=5"):   # the manual is in bench/rig/faulty_module.c
                 await rig.until_path("m1", ["suspect", "up"], begun)
             await load.more(100)                              # the group serves after the fault, too
         assert rig.logins("m1") == 1
@@ -43,14 +43,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from msgspec import structs
 
-from bench.faulty_module import FaultyModule
+from bench.rig.faulty_module import FaultyModule
 from hsm.errors import HsmitmError
-from hsm.failover import Failover
-from hsm.group import Group
-from hsm.key import Key
-from hsm.lifecycle import State
-from hsm.member import Member
-from hsm.member_settings import MemberSettings
+from hsm.group.failover import Failover
+from hsm.group.group import Group
+from hsm.member.key import Key
+from hsm.member.member import Member
+from hsm.member.settings import MemberSettings
+from hsm.member.states import State
 from tests.hsm.members import alive, counted, hung, keys_of, make_group, transitions
 from tests.softhsm import MODULE, Store, in_s
 from tests.waiting import until

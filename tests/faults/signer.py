@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.faulty_module import FaultyModule
-from hsm import wire
-from hsm.client import ask
-from hsm.endpoint import ADMIN_SOCKET
+from bench.rig.faulty_module import FaultyModule
 from hsm.errors import HsmitmError
+from hsm.wire import frames as wire
+from hsm.wire.client import ask
+from hsm.wire.endpoint import ADMIN_SOCKET
 from tests.integration.harness import System, killed_at_end
 from tests.softhsm import MODULE
 from tests.waiting import wait_until
@@ -30,7 +30,7 @@ def signer_on(hsm: FaultyModule, directory: Path) -> Iterator[System]:
     system.start(wait=False)
     process = system.process
     assert process is not None
-    with killed_at_end(lambda: [process.pid, *system.pids("hsm.member_process")]):
+    with killed_at_end(lambda: [process.pid, *system.pids("hsm.token.main")]):
         try:
             yield system
         finally:

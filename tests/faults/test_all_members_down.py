@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hsm import lifecycle
 from hsm.errors import OverloadedError, UnavailableError
-from hsm.failover import Failover
-from hsm.lifecycle import BACKOFF_OUTAGE_MAX_S, GroupState
+from hsm.group.failover import Failover
+from hsm.member import states
+from hsm.member.states import BACKOFF_OUTAGE_MAX_S, GroupState
 from tests.faults.rig import CROWDED_S, Rig, make_rig, member_hung, module_rules
 from tests.softhsm import Store
 from tests.waiting import until
@@ -36,7 +36,7 @@ def all_members_down(rig: Rig) -> Iterator[None]:
 async def test_all_members_down(partitions: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F32: While no member is in service each request fails within its budget and says why each member is away; once
     one HSM is back, requests are signed again within moments, however long the outage was, before the other HSM is."""
-    monkeypatch.setattr(lifecycle, "BACKOFF_FIRST_S", 0.4)  # a long outage in little time: the fourth pause is 3.2 s
+    monkeypatch.setattr(states, "BACKOFF_FIRST_S", 0.4)  # a long outage in little time: the fourth pause is 3.2 s
     async with make_rig(tmp_path, partitions[:2], failover=Failover(budget_s=BUDGET_S)) as rig:
         async with rig.load(failures=True) as load:
             begun = rig.now()

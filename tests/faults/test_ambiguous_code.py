@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hsm import codes
-from hsm import member as member_module
 from hsm.errors import RefusedError, UnavailableError
+from hsm.member import member as member_module
 from tests.faults.rig import Rig, module_rules
 from tests.hsm.members import sign
 from tests.waiting import until

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hsm.errors import HsmitmError
-from hsm.key import inbound_key
+from hsm.member.key import inbound_key
 from hsm.uri import KeyURI
 from tests.cas import public_key
 from tests.faults.rig import Rig, make_rig, module_rules

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsm.lifecycle import State
+from hsm.member.states import State
 from tests.faults.rig import Rig
 from tests.waiting import until
 

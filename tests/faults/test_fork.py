@@ -17,7 +17,7 @@ async def test_members_are_programs_of_their_own(rig: Rig) -> None:
         loaded = (place / "maps").read_text()
         assert str(rig.hsm(member.name).path) in loaded
         assert Path(MODULE).name in loaded
-        assert b"hsm.member_process" in (place / "cmdline").read_bytes().split(b"\0"), "it was started by exec"
+        assert b"hsm.token.main" in (place / "cmdline").read_bytes().split(b"\0"), "it was started by exec"
         assert (place / f"task/{member.pid}/children").read_text() == ""
         sockets = [one for one in place.glob("fd/*") if str(one.readlink()).startswith("socket:")]
         assert len(sockets) == 1, "it has its own socket, and no other member's"
@@ -25,6 +25,7 @@ async def test_members_are_programs_of_their_own(rig: Rig) -> None:
 
 def test_the_service_loads_no_pkcs11() -> None:
     """F10: Neither the signer nor the proxy nor their supervisor ever loads the PKCS#11 binding: they may fork."""
-    code = "import sys, hsm.signer, proxy.main, proxy.supervisor, proxy.worker; sys.exit('pkcs11' in sys.modules)"
+    modules = "hsm.signer.signer, proxy.main, proxy.processes.supervisor, proxy.processes.worker"
+    code = f"import sys, {modules}; sys.exit('pkcs11' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], check=False, timeout=30)
     assert done.returncode == 0

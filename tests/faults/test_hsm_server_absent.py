@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hsm.lifecycle import BACKOFF_MAX_S, State
+from hsm.member.states import BACKOFF_MAX_S, State
 from tests.faults.hsm_server import served
 from tests.softhsm import Store
 from tests.waiting import until

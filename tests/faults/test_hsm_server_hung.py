@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm import starter as starter_module
+from hsm.member import starter as starter_module
 from tests.faults.hsm_server import served
 from tests.faults.rig import member_killed, until_gone
 from tests.softhsm import Store

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from hsm import wire
 from hsm.errors import MisconfiguredError
-from hsm.lifecycle import State
-from hsm.process import MemberProcess
+from hsm.member.process import MemberProcess
+from hsm.member.states import State
+from hsm.wire import frames as wire
 from tests.faults.rig import Rig, make_rig
 from tests.hsm.members import copy_of
 from tests.softhsm import MODULE, PIN, SO_PIN, Store, in_s

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hsm.lifecycle import State
+from hsm.member.states import State
 from tests.faults.rig import Rig, make_rig
 from tests.faults.vendor_tool import make_key
 from tests.hsm.members import copy_of, note_change, objects_of

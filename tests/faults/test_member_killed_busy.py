@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hsm import wire
 from hsm.errors import MemberLostError
-from hsm.member import Member
+from hsm.member.member import Member
+from hsm.wire import frames as wire
 from tests.faults.rig import Rig, make_rig, member_killed, module_rules, seem, verifies
 from tests.hsm.members import sign
 from tests.softhsm import Store

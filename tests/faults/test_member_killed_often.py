@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm import lifecycle
+from hsm.member import states
 from tests.faults.rig import Rig, member_killed
 
 KILLS = 50
@@ -30,7 +30,7 @@ def resident() -> int:
 
 async def test_member_killed_often(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """F9: After fifty deaths of its members the service holds no more descriptors, threads, memory or sessions."""
-    monkeypatch.setattr(lifecycle, "BACKOFF_MAX_S", lifecycle.BACKOFF_FIRST_S)
+    monkeypatch.setattr(states, "BACKOFF_MAX_S", states.BACKOFF_FIRST_S)
     async with rig.load() as load:
         begun, before, memory = rig.now(), resources(), 0
         for number in range(KILLS):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.lifecycle import State
+from hsm.member.states import State
 from tests.faults.rig import Rig, make_rig, module_rules
 from tests.hsm.members import alive
 from tests.softhsm import Store

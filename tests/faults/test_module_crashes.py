@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from hsm import lifecycle
+from hsm.member import states
 from tests.faults.rig import Rig
 from tests.waiting import until
 
@@ -31,7 +31,7 @@ async def test_module_crashes(rig: Rig, action: str, number: int | None) -> None
 
 async def test_module_crashes_at_every_start(rig: Rig) -> None:
     """F6: A member that crashes at every start is started ever less often, an operator is told, and nobody notices."""
-    starts = lifecycle.CRASH_LOOP + 2
+    starts = states.CRASH_LOOP + 2
     async with rig.load() as load:
         begun = rig.now()
         with rig.hsm("m1").fault("C_Sign crash"):
@@ -44,6 +44,6 @@ async def test_module_crashes_at_every_start(rig: Rig) -> None:
     been = rig.history.of("m1", begun)
     pauses = [later.at - one.at for one, later in pairwise(been) if later.after == "starting"]
     for failure, pause in enumerate(pauses, 1):
-        assert pause >= 0.8 * lifecycle.BACKOFF_FIRST_S * 2 ** (failure - 1)
+        assert pause >= 0.8 * states.BACKOFF_FIRST_S * 2 ** (failure - 1)
     assert rig.logins("m1") == rig.member("m1").starts
     assert rig.path("m2", begun) == []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from hsm import lifecycle
-from hsm.lifecycle import State
-from hsm.member import Member
+from hsm.member import states
+from hsm.member.member import Member
+from hsm.member.states import State
 from tests.faults.rig import Rig
 from tests.hsm.members import leftovers
 from tests.waiting import until
@@ -19,8 +19,8 @@ FIRST_S, NEXT_S = 1.0, 0.2
 
 async def test_module_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """F5: A start that hangs is given up and tried again, ever less often, and leaves nothing behind."""
-    monkeypatch.setattr(lifecycle, "BACKOFF_FIRST_S", 0.005)
-    monkeypatch.setattr(lifecycle, "BACKOFF_MAX_S", 0.08)
+    monkeypatch.setattr(states, "BACKOFF_FIRST_S", 0.005)
+    monkeypatch.setattr(states, "BACKOFF_MAX_S", 0.08)
     first = rig.member("m1")
     settings, found, begun_calls = first.settings, [], rig.hsm("m1").calls("C_Initialize")
     async with rig.load() as load:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hsm.errors import PinRefusedError
-from hsm.lifecycle import State
+from hsm.member.states import State
 from tests.faults.rig import make_rig, member_killed
 from tests.faults.vendor_tool import change_pin
 from tests.hsm.members import copy_of

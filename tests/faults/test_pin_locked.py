@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hsm import wire
 from hsm.errors import MisconfiguredError
-from hsm.lifecycle import State
+from hsm.member.states import State
+from hsm.wire import frames as wire
 from tests.faults.rig import Rig, make_rig, member_killed
 from tests.hsm.members import copy_of
 from tests.softhsm import PIN, Store

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hsm.errors import MisconfiguredError
-from hsm.lifecycle import State
+from hsm.member.states import State
 from tests.faults.rig import make_rig
 from tests.hsm.members import copy_of
 from tests.softhsm import PIN, Store

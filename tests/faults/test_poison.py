@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec import structs
 
 from hsm.errors import HsmitmError
-from hsm.key import Key
+from hsm.member.key import Key
 from hsm.schemes import SCHEMES
 from hsm.uri import KeyURI
 from tests.faults.rig import Rig, make_rig
@@ -26,8 +26,8 @@ from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 ROUNDS, ROUND_S = 334, 0.008
 _MAKE_SHORT_KEY = """
 import sys
-from hsm import wire
-from hsm.module import Module
+from hsm.wire import frames as wire
+from hsm.token.module import Module
 from hsm.uri import KeyURI
 session = Module(sys.argv[1]).token(wire.Selector(label=sys.argv[2])).log_in(sys.argv[3], writable=True)
 session.generate("short", "rsa-1024")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hsm import codes, lifecycle
-from hsm import member as member_module
+from hsm import codes
 from hsm.errors import RefusedError
-from hsm.failover import Failover
-from hsm.lifecycle import State
+from hsm.group.failover import Failover
+from hsm.member import member as member_module
+from hsm.member import states
+from hsm.member.states import State
 from tests.faults.rig import Rig, make_rig, verifies
 from tests.hsm.members import MESSAGE, sign
 from tests.softhsm import Store
@@ -111,7 +112,7 @@ async def test_return_codes(
 
     That one is refused at once. The member logs in once more at most, and is UP with all its sessions afterwards.
     """
-    monkeypatch.setattr(lifecycle, "BACKOFF_MAX_S", 0.001)
+    monkeypatch.setattr(states, "BACKOFF_MAX_S", 0.001)
     monkeypatch.setattr(member_module, "_ASKED_TEST_EVERY_S", 0.0)
     quiet = Failover(keep_alive_s=60)
     async with make_rig(tmp_path, partitions[:2], failover=quiet, sessions=SESSIONS) as rig:

@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 
-from bench.faulty_module import FaultyModule
+from bench.rig.faulty_module import FaultyModule
 from tests.faults.rig import Rig, make_rig, member_killed
 from tests.softhsm import Store
 from tests.waiting import until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.faulty_module import FaultyModule
+from bench.rig.faulty_module import FaultyModule
 from tests.faults.signer import signer_on, until_ready
 from tests.integration.harness import alive
 from tests.waiting import wait_until
@@ -20,7 +20,7 @@ def test_shutdown_hangs(softhsm_module: str, tmp_path: Path, rule: str) -> None:
     hsm = FaultyModule(tmp_path / "hsm")
     with signer_on(hsm, tmp_path) as system:
         until_ready(system)
-        members = system.pids("hsm.member_process")
+        members = system.pids("hsm.token.main")
         assert len(members) == 1
         finalised = hsm.calls("C_Finalize")
         with hsm.fault(rule):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.faulty_module import FaultyModule
+from bench.rig.faulty_module import FaultyModule
 from tests.faults.signer import signer_on, until_ready
 from tests.integration.harness import System, alive, killed_at_end
 from tests.waiting import wait_until
@@ -24,14 +24,14 @@ def test_signer_killed(softhsm_module: str, tmp_path: Path, number: signal.Signa
     hsm = FaultyModule(tmp_path / "hsm")
     with signer_on(hsm, tmp_path) as system:
         until_ready(system)
-        (member,) = system.pids("hsm.member_process")
+        (member,) = system.pids("hsm.token.main")
         _kill(system, number)
         wait_until(lambda: not alive(member), "its member is gone", GONE_S)
         begun = time.monotonic()
         system.start(wait=False)
         until_ready(system)
         assert time.monotonic() - begun < SERVES_S
-        assert system.pids("hsm.member_process") != [member]
+        assert system.pids("hsm.token.main") != [member]
         assert hsm.calls("C_Login") == 2
         assert system.stop() == 0
 
@@ -43,7 +43,7 @@ def test_signer_killed_while_a_member_hangs(softhsm_module: str, tmp_path: Path,
     hsm.rules(rule)
     with signer_on(hsm, tmp_path) as system:
         wait_until(lambda: hsm.fired() == 1, "its member hangs")
-        (member,) = system.pids("hsm.member_process")
+        (member,) = system.pids("hsm.token.main")
         with killed_at_end(lambda: [member]):
             _kill(system, signal.SIGKILL)
             wait_until(lambda: not alive(member), "its member is gone", GONE_S)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm import wire
+from hsm.wire import frames as wire
 from tests.faults.rig import Rig, make_rig
 from tests.hsm.members import copy_of
 from tests.softhsm import make_store

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from bench.faulty_module import FaultyModule
-from hsm import choice
+from bench.rig.faulty_module import FaultyModule
+from hsm.group import choice
 from tests.faults.rig import Rig, make_rig, member_killed, verifies
 from tests.hsm.members import key_of, sign
 from tests.softhsm import Store

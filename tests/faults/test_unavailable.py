@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.ha_system import HaSystem
 from tests.integration.harness import OriginThread
 from tests.waiting import wait_until

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hsm import wire
-from hsm.authority import LeafProfile
-from hsm.client import SignerClient
-from hsm.endpoint import WORKER_SOCKET, RunDirectory
-from hsm.process import MemberProcess
-from hsm.signer import AuthoritySettings, Signer, SignerSettings
+from hsm.certificates.issuer import LeafProfile
+from hsm.member.process import MemberProcess
+from hsm.signer.signer import AuthoritySettings, Signer, SignerSettings
+from hsm.wire import frames as wire
+from hsm.wire.client import SignerClient
+from hsm.wire.endpoint import WORKER_SOCKET, RunDirectory
 from tests.hsm.members import make_stores
 from tests.hsm.signers import authorities_of, serving
 from tests.hsm.sites import add_decrypting_key

@@ -18,15 +18,15 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from hsm import pin
 from hsm.errors import HsmitmError
-from hsm.failover import Failover
-from hsm.group import Group
-from hsm.key import Key
-from hsm.lifecycle import State
-from hsm.member import Member, Peers
-from hsm.member_settings import MemberSettings
+from hsm.group.failover import Failover
+from hsm.group.group import Group
+from hsm.member.key import Key
+from hsm.member.member import Member, Peers
+from hsm.member.settings import MemberSettings
+from hsm.member.states import State
 from hsm.schemes import PublicKey, certificate_scheme
+from hsm.secrets import pin
 from hsm.uri import KeyURI
 from tests.cas import public_key
 from tests.softhsm import Store, in_s, make_store

@@ -10,11 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsm import wire
-from hsm.client import SignerClient
 from hsm.errors import MisconfiguredError
-from hsm.signer import AuthoritySettings, Signer, SignerSettings
+from hsm.signer.signer import AuthoritySettings, Signer, SignerSettings
 from hsm.uri import KeyURI
+from hsm.wire import frames as wire
+from hsm.wire.client import SignerClient
 from tests.cas import make_ca
 from tests.softhsm import Store
 from tests.waiting import until

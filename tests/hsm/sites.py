@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from hsm import wire
-from hsm.client import SignerClient
-from hsm.inbound import InboundSettings
-from hsm.key import inbound_name
+from hsm.member.key import inbound_name
 from hsm.schemes import SCHEMES
+from hsm.signer.sites import InboundSettings
 from hsm.uri import KeyURI
+from hsm.wire import frames as wire
+from hsm.wire.client import SignerClient
 from tests.cas import public_key
 from tests.softhsm import MODULE, PIN, Store
 
@@ -29,8 +29,8 @@ _PUBLIC = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 _MAKE_DECRYPTING_KEY = """
 import sys
 from pkcs11 import Attribute, KeyType, Mechanism
-from hsm import wire
-from hsm.module import Module
+from hsm.wire import frames as wire
+from hsm.token.module import Module
 from hsm.uri import KeyURI
 module, label, pin, key = sys.argv[1:]
 anchor = Module(module).token(wire.Selector(label=label)).log_in(pin, writable=True)

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.faulty_module import FaultyModule
-from hsm import codes, wire
+from bench.rig.faulty_module import FaultyModule
+from hsm import codes
 from hsm.codes import _CLASSES, Kind
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, SessionLostError
-from hsm.module import Module
+from hsm.token.module import Module
+from hsm.wire import frames as wire
 from tests.softhsm import MODULE, PIN, Store
 
 ROOT = Path(__file__).parents[2]

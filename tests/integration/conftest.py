@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
 
 

@@ -1,7 +1,7 @@
 """`hsmitm run` with an HA group: two members, each on an HSM that fails on command, with the same keys.
 
 The HSMs are SoftHSM stores, the second a copy of the first, as one vendor's HA would have made it, each behind a module
-of `bench.faulty_module`. `Visits` is load on it: ever new hosts, each a CONNECT, a handshake that is verified, a
+of `bench.rig.faulty_module`. `Visits` is load on it: ever new hosts, each a CONNECT, a handshake that is verified, a
 request.
 """
 
@@ -23,10 +23,10 @@ from typing import Any, Self
 
 import pytest
 
-from bench.faulty_module import FaultyModule
-from bench.visits import Visit, Visitors
-from hsm import wire
-from proxy import members_file
+from bench.rig.faulty_module import FaultyModule
+from bench.rig.visits import Visit, Visitors
+from hsm.wire import frames as wire
+from proxy.config import edit
 from proxy.main import main
 from tests.integration.harness import System
 from tests.softhsm import MODULE
@@ -53,8 +53,8 @@ class HaSystem(System):
         text = made.toml.read_text()
         (first,) = plain.config.file.hsm.members
         for name in ("m1", "m2"):
-            text = members_file.with_member(text, made.member(name))
-        text = members_file.without_member(text, first.name)
+            text = edit.with_member(text, made.member(name))
+        text = edit.without_member(text, first.name)
         made.toml.write_text(text.replace("high_availability = false", "high_availability = true"))
         made.edit(keep_alive_s="0.5", **edits)
         return made

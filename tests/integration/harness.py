@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from bench.loopback_names import resolving
-from hsm import wire
-from hsm.client import ask
-from hsm.endpoint import ADMIN_SOCKET
+from bench.rig.loopback_names import resolving
 from hsm.errors import HsmitmError
-from proxy.config import Config, load
-from proxy.origin import Origin, OriginCA
+from hsm.wire import frames as wire
+from hsm.wire.client import ask
+from hsm.wire.endpoint import ADMIN_SOCKET
+from proxy.config.file import Config, load
+from proxy.demo.origin import Origin, OriginCA
 from tests.waiting import wait_until
 
 HSMITM = [sys.executable, "-P", "-m", "proxy.main"]
@@ -208,7 +208,7 @@ class System:
         return {worker.pid for worker in report.workers} if report else set()
 
     def pids(self, fragment: str) -> list[int]:
-        """Processes of this system whose command line has `fragment`, for example "proxy.worker"."""
+        """Processes of this system whose command line has `fragment`, for example "proxy.processes.worker"."""
         assert self.process is not None
         return [
             pid

@@ -31,8 +31,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hsm import wire
-from hsm.process import MemberProcess
+from hsm.member.process import MemberProcess
+from hsm.wire import frames as wire
 from tests.integration.harness import System
 from tests.softhsm import MODULE, in_s
 

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm import wire
-from hsm.process import MemberProcess
+from hsm.member.process import MemberProcess
+from hsm.wire import frames as wire
 from tests.integration.harness import System, hsmitm
 from tests.softhsm import MODULE, in_s
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Message, Request, TextMessage
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.ha_system import DEAD, HaSystem, Visits
 from tests.integration.harness import OriginThread, alive, hsmitm
 from tests.waiting import wait_until

@@ -15,10 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
+from tests.addons.revocation.ocsp_responder import Authority, respond_with, responding
 from tests.integration.harness import HSMITM, OriginThread
 from tests.integration.inbound_system import InboundSystem, plain_origin
-from tests.proxy.ocsp_responder import Authority, respond_with, responding
 from tests.waiting import wait_until
 
 

@@ -23,8 +23,8 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Message, Request, TextMessage
 
-from proxy import origin as origin_module
-from proxy.origin import OriginCA
+from proxy.demo import origin as origin_module
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread
 from tests.integration.inbound_clients import Http, Tls, Wanted, connected, context, run
 from tests.integration.inbound_system import InboundSystem

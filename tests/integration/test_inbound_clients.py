@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread
 from tests.integration.inbound_clients import (
     CLIENTS,

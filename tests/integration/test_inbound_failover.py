@@ -59,7 +59,7 @@ class Group:
 
     def worker_threads(self) -> int:
         """Threads of the worker."""
-        (worker,) = self.system.pids("proxy.worker")
+        (worker,) = self.system.pids("proxy.processes.worker")
         return len(list(Path(f"/proc/{worker}/task").iterdir()))
 
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from hsm import wire
-from hsm.client import ask
-from hsm.endpoint import WORKER_SOCKET
 from hsm.errors import RefusedError
-from hsm.key import inbound_name
+from hsm.member.key import inbound_name
+from hsm.wire import frames as wire
+from hsm.wire.client import ask
+from hsm.wire.endpoint import WORKER_SOCKET
 from tests.integration.inbound_system import InboundSystem, plain_origin
 from tests.integration.test_privileges import memory_holds
 from tests.waiting import wait_until
@@ -49,13 +49,13 @@ def test_the_key_is_in_no_worker(site: InboundSystem, private: rsa.RSAPrivateKey
     """While a key that the test knows signs, its primes are in the member's memory and in no other process's."""
     numbers = private.private_numbers()
     forms = [one.to_bytes(128, order) for one in (numbers.p, numbers.q) for order in ("big", "little")]
-    (member,) = site.pids("hsm.member_process")
+    (member,) = site.pids("hsm.token.main")
     with _signing(site, inbound_name(site.publics["brought"])):
         # SoftHSM clears the key after each signature: one must be caught in the act.
         wait_until(lambda: any(memory_holds(member, one) for one in forms), "the search finds the key where it is", 30)
         assert site.curl("shop.example.com").returncode == 0
         assert site.process is not None
-        for pid in (*site.pids("proxy.worker"), *site.pids("proxy.main signer"), site.process.pid):
+        for pid in (*site.pids("proxy.processes.worker"), *site.pids("proxy.main signer"), site.process.pid):
             assert not any(memory_holds(pid, one) for one in forms)
 
 

@@ -11,9 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsm import wire
-from hsm.process import MemberProcess
+from hsm.member.process import MemberProcess
 from hsm.uri import KeyURI
+from hsm.wire import frames as wire
 from tests.integration.harness import System, hsmitm
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 

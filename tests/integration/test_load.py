@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
 from tests.waiting import wait_until
 
@@ -79,7 +79,7 @@ def test_a_thousand_hosts_and_five_thousand_connections(loaded: System, origin: 
     """1,000 names and 5,000 connections: no failed request, at most 1,000 signatures for each worker, flat memory."""
     before = loaded.status().counters
     assert load(loaded, origin, 3) == []  # by now each worker has met nearly all hosts
-    pids = [*loaded.pids("proxy.worker"), *loaded.pids("proxy.main signer"), *loaded.pids("hsm.member_process")]
+    pids = [*loaded.pids("proxy.processes.worker"), *loaded.pids("proxy.main signer"), *loaded.pids("hsm.token.main")]
     assert len(pids) == 4
     warm = {pid: (resident_kib(pid), open_files(pid)) for pid in pids}
     assert load(loaded, origin, CONNECTIONS // HOSTS - 3) == []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
 from tests.integration.test_forward import tunnel
 
@@ -80,7 +80,7 @@ import subprocess, sys
 from pathlib import Path
 import pytest
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
 
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -124,7 +124,7 @@ INBOUND = """
 import subprocess, sys
 from pathlib import Path
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread
 from tests.integration.inbound_system import InboundSystem
 

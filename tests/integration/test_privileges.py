@@ -40,8 +40,8 @@ def pin(system: System) -> bytes:
 
 def test_worker_has_no_pin_and_no_module(system: System, pin: bytes) -> None:
     """A worker's memory, environment and arguments hold no PIN, and it maps no PKCS#11 library; a member's do."""
-    (worker,) = system.pids("proxy.worker")
-    (member,) = system.pids("hsm.member_process")
+    (worker,) = system.pids("proxy.processes.worker")
+    (member,) = system.pids("hsm.token.main")
     maps = Path(f"/proc/{worker}/maps").read_text()
     assert "softhsm" not in maps
     assert "pkcs11" not in maps
@@ -70,7 +70,7 @@ def test_no_pin_in_arguments_environments_or_logs(system: System, pin: bytes) ->
 
 def test_signer_and_member_leave_no_core(system: System) -> None:
     """A crash of a process that knows the PIN writes no core file."""
-    for fragment in ("proxy.main signer", "hsm.member_process"):
+    for fragment in ("proxy.main signer", "hsm.token.main"):
         (pid,) = system.pids(fragment)
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert re.search(r"Max core file size\s+0\s+0", limits), limits
@@ -83,10 +83,10 @@ def test_pin_from_the_environment_reaches_no_worker(softhsm_module: str, tmp_pat
     own.edit(pin='{ env = "TEST_HSM_PIN" }')
     own.environment = {"TEST_HSM_PIN": secret}
     with own:
-        for fragment in ("proxy.worker", "hsm.member_process"):
+        for fragment in ("proxy.processes.worker", "hsm.token.main"):
             (pid,) = own.pids(fragment)
             assert secret.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
-        (worker,) = own.pids("proxy.worker")
+        (worker,) = own.pids("proxy.processes.worker")
         assert not memory_holds(worker, secret.encode())
 
 
@@ -106,7 +106,7 @@ def test_pin_from_a_prompt(softhsm_module: str, tmp_path: Path) -> None:
     while b"ready: regular proxy" not in said:
         said += os.read(terminal, 4096)
     own.wait_ready()
-    (worker,) = own.pids("proxy.worker")
+    (worker,) = own.pids("proxy.processes.worker")
     assert not memory_holds(worker, secret.encode())
     own.process.terminate()
     with contextlib.suppress(OSError):  # the terminal ends with its last process

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hsm.endpoint import ADMIN_SOCKET, WORKER_SOCKET
-from proxy.origin import OriginCA
+from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import HSMITM, OriginThread, System, alive, hsmitm, killed_at_end
 from tests.waiting import wait_until
 
@@ -42,7 +42,7 @@ def test_killed_worker_is_replaced(own: System, origin: OriginThread) -> None:
 
 def test_killed_member_is_replaced_unseen(own: System, origin: OriginThread) -> None:
     """kill -9 of the member process: the very next new host is served, late by no more than its restart."""
-    (member,) = own.pids("hsm.member_process")
+    (member,) = own.pids("hsm.token.main")
     os.kill(member, signal.SIGKILL)
     assert own.curl(f"https://after-member.test:{origin.port}/").ok
     (status,) = own.status().members
@@ -54,7 +54,7 @@ def test_killed_signer_is_replaced(own: System, origin: OriginThread) -> None:
     assert own.curl(f"https://known.test:{origin.port}/").ok
     proxy, workers = own.proxy, own.worker_pids()
     (signer,) = own.pids("proxy.main signer")
-    (member,) = own.pids("hsm.member_process")
+    (member,) = own.pids("hsm.token.main")
     os.kill(signer, signal.SIGKILL)
     wait_until(lambda: not alive(member), "the orphaned member ends itself")
     assert own.curl(f"https://after-signer.test:{origin.port}/", proxy=proxy).ok
@@ -65,7 +65,7 @@ def test_killed_supervisor_stops_no_traffic(own: System, origin: OriginThread) -
     """kill -9 of the supervisor: its processes serve on; the next `hsmitm run` takes over and ends them."""
     assert own.process is not None
     proxy = own.proxy
-    orphans = [*own.pids("proxy.worker"), *own.pids("proxy.main signer")]
+    orphans = [*own.pids("proxy.processes.worker"), *own.pids("proxy.main signer")]
     with killed_at_end(lambda: orphans):
         own.process.kill()
         own.process.wait()

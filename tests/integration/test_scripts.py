@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
 
 

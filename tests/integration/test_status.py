@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.origin import OriginCA
+from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System, hsmitm, status_json
 from tests.waiting import wait_until
 

@@ -10,7 +10,7 @@ import pytest
 
 from hsm.errors import MisconfiguredError
 from proxy import listening
-from proxy.section import Address
+from proxy.config.section import Address
 
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _FAMILIES = pytest.mark.parametrize("family", list(_LOOPBACK), ids=["IPv4", "IPv6"])

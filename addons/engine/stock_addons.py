@@ -1,0 +1,131 @@
+"""Which of mitmproxy's addons a worker needs, and the options that reach them.
+
+The stock list costs more than half of the CPU time of a connection: every addon is walked for each of about 19 hooks.
+A worker gets the few that its data path needs; an addon that was left out comes in when one of its options is set.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mitmproxy import addons as stock
+from mitmproxy import exceptions, http, master, options, optmanager
+from mitmproxy.addons import block, core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
+
+from addons.forward import block as ours_block
+from hsm.errors import MisconfiguredError
+
+logger = logging.getLogger("hsmitm.worker")
+
+_NEEDED: tuple[type, ...] = (
+    core.Core,
+    block.Block,  # refuses clients from public addresses unless block_global is off: no open proxy by mistake
+    proxyserver.Proxyserver,
+    disable_h2c.DisableH2C,
+    next_layer.NextLayer,
+)
+_REPLACED = {"TlsConfig", "Onboarding"}
+"""Ours stands in for the first; the second hands out mitmproxy's CA, which does not exist here."""
+_OURS = {
+    "mode": "set proxy.mode",
+    "listen_host": "set proxy.listen",
+    "listen_port": "set proxy.listen",
+    "certs": "leaves are signed on the HSM",
+    "cert_passphrase": "leaves are signed on the HSM",
+    "key_size": "leaf keys are P-256, or RSA-2048 for clients that need it",
+    "confdir": "a worker keeps no files",
+    "ssl_verify_upstream_trusted_ca": "set proxy.upstream_ca",
+    "scripts": "set mitmproxy.scripts",
+    "onboarding": "mitm.it is not served",
+    "server": "a worker always listens",
+}
+
+
+class _Recorder:
+    """Stands in for mitmproxy's loader: notes which options an addon adds."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def add_option(self, name: str, *_: object, **__: object) -> None:
+        self.names.add(name)
+
+    def add_command(self, *_: object) -> None:
+        """Commands cost nothing."""
+
+
+def _options_of(addon: Any) -> set[str]:
+    recorder = _Recorder()
+    if hasattr(addon, "load"):
+        addon.load(recorder)
+    return recorder.names
+
+
+def choose(ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream: bool) -> list[Any]:
+    """The worker's addons in mitmproxy's order, `ours` first among equals: hooks of ours run before its own.
+
+    `named` are the options that the operator set; `scripts` and `upstream` bring the addons for user scripts and for a
+    proxy in front of servers.
+    """
+    wanted = set(named)
+    chosen: list[Any] = []
+    for addon in stock.default_addons():
+        if type(addon).__name__ in _REPLACED:
+            continue
+        if isinstance(addon, block.Block):
+            addon = ours_block.Block()  # noqa: PLW2901  # in its place
+        if isinstance(addon, script.ScriptLoader):
+            needed = scripts
+        elif isinstance(addon, upstream_auth.UpstreamAuth):
+            needed = upstream or bool(wanted & _options_of(addon))
+        else:
+            needed = isinstance(addon, _NEEDED) or bool(wanted & _options_of(addon))
+        if needed:
+            chosen.append(addon)
+    position = next(i for i, addon in enumerate(chosen) if isinstance(addon, next_layer.NextLayer)) + 1
+    return [*chosen[:position], *ours, *chosen[position:], errorcheck.ErrorCheck()]
+
+
+class LeanOptions(options.Options):
+    """mitmproxy's options, which every connection reads again: values that cannot be changed in place are handed out
+    without a copy."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The option's value."""
+        option = self._options.get(name)
+        if option is None:
+            raise AttributeError(f"mitmproxy has no option {name}")
+        value = option._default if option.value is optmanager.unset else option.value  # noqa: SLF001
+        return value if isinstance(value, str | int | None) else option.current()
+
+
+def trust_messages() -> None:
+    """Leave out the check of each HTTP message's types, as mitmproxy does under `python -O`: 9 % of a connection.
+
+    It finds faults of scripts. Where there are none, every message is mitmproxy's own or ours.
+    """
+    http.MessageData.__post_init__ = _unchecked  # type: ignore[method-assign]
+
+
+def _unchecked(_message: http.MessageData) -> None:
+    """What a message is made of is believed."""
+
+
+def set_options(running: master.Master, wanted: dict[str, Any]) -> None:
+    """Set `wanted`, the operator's `[mitmproxy] options`. Raises MisconfiguredError, naming the option."""
+    for name, value in wanted.items():
+        if name in _OURS:
+            raise MisconfiguredError(f"mitmproxy.options.{name} is not available: {_OURS[name]}")
+        if name not in running.options:
+            raise MisconfiguredError(
+                f"mitmproxy.options.{name}: mitmproxy has no such option; 'mitmdump --options' lists them"
+            )
+        choices = running.options._options[name].choices  # noqa: SLF001  # mitmproxy checks them on its command line alone
+        if choices and value not in choices:
+            raise MisconfiguredError(f"mitmproxy.options.{name}: '{value}' is none of {', '.join(choices)}")
+        try:
+            running.options.update(**{name: tuple(value) if isinstance(value, list) else value})
+        except (TypeError, ValueError, exceptions.OptionsError) as error:
+            raise MisconfiguredError(f"mitmproxy.options.{name}: {error}") from error

@@ -1,0 +1,33 @@
+"""Whether the HSM is in service, as the signer last told, and what the operator wants while it is not.
+
+`hsm.unavailable`: "fail" refuses every new inspected connection, also one whose leaf is in the cache, because an
+operator who takes the HSM away means to stop what it allows; "cached-only" and "queue:MS" go on with leaves that exist.
+Names that need a new leaf wait in the signer, in all three. A signer that is away, to be restarted say, tells nothing
+about the HSM: its last word holds.
+"""
+
+from __future__ import annotations
+
+from hsm.errors import UnavailableError
+from hsm.wire import frames as wire
+
+
+class Availability:
+    """One worker's knowledge of the HSM."""
+
+    def __init__(self, unavailable: str) -> None:
+        """`unavailable` is the configured answer, until the signer tells its own."""
+        self._told = wire.Reported(in_service=True, unavailable=unavailable)
+
+    def hear(self, told: wire.Reported) -> None:
+        """The signer answered a report."""
+        self._told = told
+
+    def note_signature(self) -> None:
+        """A leaf was minted: the HSM is in service, whatever the last report said."""
+        self._told = wire.Reported(in_service=True, unavailable=self._told.unavailable)
+
+    def check_cached(self) -> None:
+        """Raise UnavailableError where even a leaf from the cache must not be presented now."""
+        if self._told.unavailable == "fail" and not self._told.in_service:
+            raise UnavailableError("no member of the HSM is in service, and hsm.unavailable is 'fail'")

@@ -1,0 +1,281 @@
+"""Forward inspection: present a leaf minted by the signer, instead of mitmproxy's own certificates.
+
+The order in which a client connection gets its certificate:
+1. `tls_clienthello`: note whether the client can verify ECDSA.
+2. mitmproxy connects to the server and verifies it; note how that went (`tls_established_server`, `tls_failed_server`).
+3. `tls_start_client`: names from SNI, CONNECT host and the server's certificate -> cache -> mint -> handshake with the
+   worker's own key. A server that did not verify gets a leaf of the forward-untrust CA, whatever happens next.
+4. Where no leaf can be had the client gets a TLS alert, and a CONNECT for a new host a 502 page before that.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable
+
+from cryptography import x509
+from mitmproxy import certs, connection, ctx, http, tls
+from mitmproxy.addons.tlsconfig import AppData, _default_ciphers, alpn_select_callback
+from mitmproxy.net import tls as net_tls
+from mitmproxy.proxy import context
+from mitmproxy.proxy.layers import modes
+from msgspec import Struct
+from OpenSSL import SSL
+
+from addons.forward.availability import Availability
+from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
+from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
+from addons.forward.leaf_names import leaf_names, requested_host
+from addons.records.metrics import Metrics
+from addons.tls import client_hello
+from addons.tls.refusal import Refusal
+from hsm import names
+from hsm.errors import HsmitmError, TryLaterError
+from hsm.wire import frames as wire
+from hsm.wire.client import SignerClient
+
+logger = logging.getLogger("hsmitm.forward")
+
+_RESTARTS_PER_MINT = 3
+
+
+class _Facts(Struct):
+    """What is known of one client connection before its handshake."""
+
+    kind: LeafKind = "p256"
+    unverified: bool = False
+
+
+class Forward:
+    """The addon."""
+
+    def __init__(
+        self,
+        signer: SignerClient,
+        metrics: Metrics,
+        availability: Availability,
+        *,
+        cache_entries: int,
+        mint_timeout_s: float,
+    ) -> None:
+        """`mint_timeout_s` is how long a client may wait for a new leaf."""
+        self._signer = signer
+        self._availability = availability
+        self._timeout_s = mint_timeout_s
+        self._keys = LeafKeys()
+        self._cache = LeafCache(self._mint, cache_entries, metrics.count_lookup)
+        self._metrics = metrics
+        self._facts: dict[str, _Facts] = {}
+        self._chains: dict[wire.Authority, tuple[certs.Cert, ...]] = {}
+        self._authorities: dict[wire.Authority, list[bytes]] = {}
+        self._learned = -1
+        self._context = functools.lru_cache(maxsize=64)(_make_context)
+
+    # what happens before the client's handshake
+
+    def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Refuse a CONNECT whose leaf could not be minted now: here the reason can still be told."""
+        try:
+            host = names.to_ascii(flow.request.host)
+        except ValueError as error:
+            flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
+            return None
+        if not self._cache.covers(host):
+            return self._await_signer(flow, host)
+        try:
+            self._availability.check_cached()
+        except HsmitmError as error:
+            _refuse(flow, host, error)
+        return None
+
+    async def _await_signer(self, flow: http.HTTPFlow, host: str) -> None:
+        try:
+            await self._signer.call(wire.Ready(), self._timeout_s)
+        except HsmitmError as error:
+            _refuse(flow, host, error)
+
+    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+        """Choose the kind of leaf that this client can verify."""
+        ours = net_tls.Version[ctx.options.tls_version_client_max]
+        speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
+        suites = _ecdsa_suites(ctx.options.ciphers_client, net_tls.Version[ctx.options.tls_version_client_min])
+        ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
+        self._facts[data.context.client.id] = _Facts("p256" if ecdsa else "rsa-2048")
+
+    def tls_established_server(self, data: tls.TlsData) -> None:
+        """With the option ssl_insecure a handshake succeeds without a verified certificate; OpenSSL still knows."""
+        self._note_verification(data)
+
+    def tls_failed_server(self, data: tls.TlsData) -> None:
+        """A certificate that did not verify is one reason among others why a handshake fails."""
+        self._note_verification(data)
+
+    def _note_verification(self, data: tls.TlsData) -> None:
+        # mitmproxy cuts servers after it reported their client's end: then there is nothing to note.
+        facts = self._facts.get(data.context.client.id)
+        if facts is not None and data.conn is data.context.server and data.ssl_conn is not None:
+            result = SSL._lib.SSL_get_verify_result(data.ssl_conn._ssl)  # type: ignore[attr-defined]  # noqa: SLF001
+            facts.unverified = result != 0  # X509_V_OK
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        """Forget the connection."""
+        self._facts.pop(client.id, None)
+
+    # the handshake
+
+    def tls_start_client(self, data: tls.TlsData) -> Awaitable[None] | None:
+        """Give the client's handshake its certificate: at once where its leaf is here."""
+        if data.ssl_conn is not None:
+            return None  # a user's script was here first
+        facts = self._facts.get(data.context.client.id) or _Facts()
+        host = ""
+        try:
+            host, key = self._wanted(data.context, facts)
+            private = self._keys.known(key.kind)
+            if key in self._cache:
+                self._availability.check_cached()
+            if private is None or (found := self._cache.take(key)) is None:
+                return self._start_client(data, host, key)
+            data.ssl_conn = self._connection(found, private, key, data)
+        except (HsmitmError, ValueError) as error:
+            _give_nothing(data, host, error)
+        return None
+
+    async def _start_client(self, data: tls.TlsData, host: str, key: LeafKey) -> None:
+        try:
+            found = await self._cache.leaf(key)
+            self._metrics.set_leaves(len(self._cache))
+            data.ssl_conn = self._connection(found, await self._keys.key(key.kind), key, data)
+        except (HsmitmError, ValueError) as error:
+            _give_nothing(data, host, error)
+
+    def _wanted(self, conn_context: context.Context, facts: _Facts) -> tuple[str, LeafKey]:
+        client, server = conn_context.client, conn_context.server
+        host = requested_host(client.sni, server.address[0] if server.address else None, client.sockname[0])
+        # Without verification (ssl_insecure) a server that was not connected to yet is not known to be genuine.
+        trusted = not facts.unverified and (server.tls_established or not ctx.options.ssl_insecure)
+        upstream = None
+        if trusted and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
+            upstream = server.certificate_list[0]
+        return host, LeafKey("trust" if trusted else "untrust", facts.kind, leaf_names(host, upstream))
+
+    async def _mint(self, key: LeafKey) -> Leaf:
+        request = wire.Mint(key.authority, list(key.names), await self._keys.spki(key.kind))
+        for _ in range(_RESTARTS_PER_MINT):
+            if self._learned != self._signer.generation:
+                await self._learn_chains()
+            reply = await self._signer.call(request, self._timeout_s)
+            if self._learned == self._signer.generation:
+                assert isinstance(reply, wire.Minted)
+                self._availability.note_signature()
+                return leaf(reply.certificate, reply.not_before, reply.not_after)
+            # The signer was restarted meanwhile, and the leaf may be of a CA that we do not know yet.
+        raise TryLaterError("the signer keeps being restarted")
+
+    async def _learn_chains(self) -> None:
+        """Once for each connection to the signer: it may have been restarted with other CAs, and then no leaf of the
+        old ones is worth keeping."""
+        generation = self._signer.generation
+        reply = await self._signer.call(wire.Authorities(), self._timeout_s)
+        assert isinstance(reply, wire.Chains)
+        if self._authorities and reply.chains != self._authorities:
+            logger.warning("the signer has other CAs than before; forgetting %d leaves", len(self._cache))
+            self._cache.clear()
+        self._authorities = reply.chains
+        for name, chain in reply.chains.items():
+            loaded = [x509.load_der_x509_certificate(der) for der in chain]
+            self._chains[name] = tuple(certs.Cert(one) for one in loaded if one.subject != one.issuer)
+        self._learned = generation
+
+    def _connection(self, found: Leaf, private: LeafPrivateKey, key: LeafKey, data: tls.TlsData) -> SSL.Connection:
+        client, server = data.context.client, data.context.server
+        chain = self._chains[key.authority]
+        if ctx.options.add_upstream_certs_to_client_chain:
+            chain = (*chain, *server.certificate_list)
+        ciphers = client.cipher_list or (ctx.options.ciphers_client or "").split(":")
+        minimum = net_tls.Version[ctx.options.tls_version_client_min]
+        ssl_context = self._context(
+            key.authority,
+            private,
+            net_tls.Method.DTLS_SERVER_METHOD if data.is_dtls else net_tls.Method.TLS_SERVER_METHOD,
+            minimum,
+            net_tls.Version[ctx.options.tls_version_client_max],
+            tuple(filter(None, ciphers)) or _default_ciphers(minimum),
+            ctx.options.tls_ecdh_curve_client,
+            ctx.options.request_client_cert,
+            chain,
+        )
+        conn = SSL.Connection(ssl_context)
+        # pyOpenSSL would have it encoded and parsed again.
+        used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
+        SSL._openssl_assert(used == 1)  # noqa: SLF001
+        # A proxy that is itself reached over TLS speaks HTTP/1.1 there: mitmproxy has no CONNECT over HTTP/2.
+        outermost = len(data.context.layers) == 2 and isinstance(data.context.layers[0], modes.HttpProxy)
+        conn.set_app_data(
+            AppData(
+                client_alpn=b"http/1.1" if outermost else client.alpn,
+                server_alpn=server.alpn,
+                http2=ctx.options.http2,
+            )
+        )
+        conn.set_accept_state()
+        return conn
+
+
+@functools.cache
+def _ecdsa_suites(ciphers: str | None, minimum: net_tls.Version) -> frozenset[int]:
+    """Those of ECDSA_SUITES that we offer to clients."""
+    made = SSL.Context(SSL.TLS_SERVER_METHOD)
+    made.set_cipher_list((ciphers or ":".join(_default_ciphers(minimum))).encode())
+    offered = SSL.Connection(made).get_cipher_list()
+    return frozenset(number for name, number in client_hello.ECDSA_SUITES.items() if name in offered)
+
+
+def _make_context(  # noqa: PLR0917  # a cache's key
+    authority: wire.Authority,
+    key: object,
+    method: net_tls.Method,
+    minimum: net_tls.Version,
+    maximum: net_tls.Version,
+    ciphers: tuple[str, ...],
+    curve: str | None,
+    request_client_cert: bool,  # a cache's key
+    chain: tuple[certs.Cert, ...],
+) -> SSL.Context:
+    """A TLS context with the leaf key in it. Connections share it and set their certificate alone: parsing the key
+    again for every connection costs more than the rest of the set-up.
+
+    mitmproxy's own cache is passed by: its contexts hold no key and would be shared by both kinds of leaf.
+    """
+    made: SSL.Context = net_tls.create_client_proxy_context.__wrapped__(
+        method=method,
+        min_version=minimum,
+        max_version=maximum,
+        cipher_list=ciphers,
+        ecdh_curve=net_tls.get_curve(curve),
+        chain_file=None,
+        alpn_select_callback=alpn_select_callback,
+        request_client_cert=request_client_cert,
+        extra_chain_certs=chain,
+        dhparams=None,
+    )
+    # A context for each authority: a session resumed shows no certificate, and must not carry a client that was served
+    # as trusted past an untrusted leaf. The id is needed where client certificates are asked for (SSL_VERIFY_PEER).
+    made.set_session_id(f"hsmitm-{authority}".encode())
+    made.use_privatekey(key)  # type: ignore[arg-type]
+    return made
+
+
+def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
+    logger.warning("CONNECT %s refused: %s", host, error)
+    flow.response = _page(502, f"{host} cannot be inspected now, and it is not let through: {error}")
+
+
+def _give_nothing(data: tls.TlsData, host: str, error: Exception) -> None:
+    logger.warning("no certificate for %s: %s", host or data.context.client.sni, error)
+    data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
+
+
+def _page(status: int, text: str) -> http.Response:
+    return http.Response.make(status, f"hsmitm: {text}\n", {"Content-Type": "text/plain; charset=utf-8"})

@@ -1,0 +1,153 @@
+"""Leaves that were minted: bounded in number, checked for expiry on use, renewed before they expire, one mint for each
+leaf at a time.
+
+The order of a look-up: a valid leaf -> the mint in flight for it -> a mint of its own. A leaf past four fifths of its
+life is still handed out while one background mint renews it, so that no client waits for a renewal, and a signer that
+is away for hours is not noticed by hosts that are known.
+
+Own code, not cachetools: what is needed of an LRU is four lines of OrderedDict; the rest is expiry and single flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from msgspec import Struct
+from OpenSSL import crypto
+
+from addons.forward.leaf_keys import LeafKind
+from hsm.wire.frames import Authority
+
+logger = logging.getLogger("hsmitm.leaf_cache")
+
+RENEW_AT = 0.8
+RENEWAL_PAUSE_S = 60.0
+"""After a renewal that failed, how long before the next use tries again: a signer that is away is not asked for each
+connection."""
+
+
+class LeafKey(Struct, frozen=True):
+    """What makes two connections share a leaf."""
+
+    authority: Authority
+    kind: LeafKind
+    names: tuple[str, ...]
+
+
+class Leaf(Struct):
+    """A minted certificate, as OpenSSL has it: parsing it for each connection took 3 % of a worker's time.
+
+    Times are seconds since the epoch.
+    """
+
+    certificate: crypto.X509
+    not_after: float
+    renew_at: float
+
+
+Mint = Callable[[LeafKey], Awaitable[Leaf]]
+Outcome = Literal["hit", "joined", "miss"]
+
+
+def leaf(certificate: bytes, not_before: float, not_after: float) -> Leaf:
+    """A leaf from what the signer sent. Its life counts from now: back-dating is no part of it."""
+    begins = max(not_before, time.time())
+    return Leaf(
+        crypto.load_certificate(crypto.FILETYPE_ASN1, certificate), not_after, begins + RENEW_AT * (not_after - begins)
+    )
+
+
+class LeafCache:
+    """A worker's leaves."""
+
+    def __init__(self, mint: Mint, limit: int, count: Callable[[Outcome], None]) -> None:
+        """`limit` is the number of leaves kept; `count` is told how each look-up ended."""
+        self._mint = mint
+        self._limit = limit
+        self._count = count
+        self._leaves: OrderedDict[LeafKey, Leaf] = OrderedDict()
+        self._by_name: dict[str, LeafKey] = {}
+        self._minting: dict[LeafKey, asyncio.Task[Leaf]] = {}
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+    def __contains__(self, key: LeafKey) -> bool:
+        """Whether a valid leaf for `key` is here."""
+        found = self._leaves.get(key)
+        return found is not None and found.not_after > time.time()
+
+    def clear(self) -> None:
+        """Forget every leaf; mints in flight go on."""
+        self._leaves.clear()
+        self._by_name.clear()
+
+    def covers(self, host: str) -> bool:
+        """Whether a valid leaf for `host` (a checked name) is likely here: by its name or by a wildcard of its parent.
+
+        It may say no where an older leaf would do: the newest leaf with a name stands for it.
+        """
+        now = time.time()
+        for name in (host, f"*.{host.partition('.')[2]}"):
+            key = self._by_name.get(name)
+            if key is not None and key in self._leaves and self._leaves[key].not_after > now:
+                return True
+        return False
+
+    def take(self, key: LeafKey) -> Leaf | None:
+        """The leaf for `key`, if a valid one is here."""
+        found = self._leaves.get(key)
+        now = time.time()
+        if found is None or found.not_after <= now:
+            return None
+        self._leaves.move_to_end(key)
+        self._count("hit")
+        if now >= found.renew_at and key not in self._minting:
+            found.renew_at = now + RENEWAL_PAUSE_S
+            self._start(key).add_done_callback(_log_failed_renewal)
+        return found
+
+    async def leaf(self, key: LeafKey) -> Leaf:
+        """The leaf for `key`. Raises the mint's error where there is none; a failed mint is not remembered."""
+        if (found := self.take(key)) is not None:
+            return found
+        task = self._minting.get(key)
+        self._count("miss" if task is None else "joined")
+        # Shielded: a client that goes away must not take the mint from the others that wait for it.
+        task = task or self._start(key)
+        task.add_done_callback(_retrieve)  # all who waited may be gone when it fails
+        return await asyncio.shield(task)
+
+    def _start(self, key: LeafKey) -> asyncio.Task[Leaf]:
+        task = asyncio.get_running_loop().create_task(self._minted(key))
+        if not task.done():  # an eager task may have ended already
+            self._minting[key] = task
+            task.add_done_callback(lambda _: self._minting.pop(key, None))
+        return task
+
+    async def _minted(self, key: LeafKey) -> Leaf:
+        minted = await self._mint(key)
+        self._leaves[key] = minted
+        self._leaves.move_to_end(key)
+        for name in key.names:
+            self._by_name[name] = key
+        while len(self._leaves) > self._limit:
+            oldest, _ = self._leaves.popitem(last=False)
+            for name in oldest.names:
+                if self._by_name.get(name) == oldest:
+                    del self._by_name[name]
+        return minted
+
+
+def _retrieve(task: asyncio.Task[Leaf]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
+
+
+def _log_failed_renewal(task: asyncio.Task[Leaf]) -> None:
+    if (error := _retrieve(task)) is not None:
+        logger.warning("a leaf could not be renewed yet, the old one goes on: %s", error)

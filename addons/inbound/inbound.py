@@ -1,0 +1,185 @@
+"""Inbound inspection: present our own servers' certificates, with handshakes signed on the HSM.
+
+The order in which a client of one of our sites is served:
+1. `inbound_layer` reads its ClientHello, and the SNI picks the site (`find`).
+2. mitmproxy connects to the site's server and verifies it as the site says (`tls_start_server`).
+3. `tls_start_client`: the site's TLS connection, speaking the protocol that the server chose.
+4. `inbound_handshake`: each step of the handshake on a thread, which waits there for the signature.
+5. `requestheaders`: the client's certificate goes to the server in headers; what a client says there itself does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from mitmproxy import connection, ctx, http, tls
+from mitmproxy.utils import human
+from OpenSSL import SSL
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from addons.inbound.handshakes import Handshakes, Step
+from addons.inbound.layer import HandshakeData, InboundListener, Modes, Refused, TimeIsUp
+from addons.inbound.sites import Site, Sites, Upstream
+from addons.tls.refusal import Refusal
+from addons.upstream import stated
+from hsm.errors import DeadlineError
+
+logger = logging.getLogger("hsmitm.inbound")
+
+_CLIENT_CERT, _CLIENT_CERT_CHAIN = "Client-Cert", "Client-Cert-Chain"
+"""RFC 9440 section 2."""
+
+
+class Inbound:
+    """The addon."""
+
+    name = "inbound"
+
+    def __init__(
+        self, listeners: Sequence[Sites], handshakes: Handshakes, handshake_s: float, registry: CollectorRegistry
+    ) -> None:
+        """`listeners` in the configuration's order; assign others to have them serve new connections."""
+        self.listeners = listeners
+        self.handshake_s = handshake_s
+        self._handshakes = handshakes
+        self._watched: dict[str, InboundListener] = {}  # by the client's id, the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiring: set[asyncio.Task[None]] = set()
+        self._handshakes_counted = Counter(
+            "hsmitm_inbound_handshakes", "Handshakes with clients of our sites: full, resumed or failed",
+            ("site", "result"), registry=registry,
+        )  # fmt: skip
+        self._refused = Counter(
+            "hsmitm_inbound_refused", "Clients that got an alert before or instead of a handshake",
+            ("reason",), registry=registry,
+        )  # fmt: skip
+        Gauge("hsmitm_inbound_steps", "Handshake steps that run or wait for a thread", registry=registry).set_function(
+            lambda: handshakes.in_progress
+        )
+
+    # what the layers ask (`inbound_layer.Guide`)
+
+    def find(self, listener: int, sni: str | None) -> Site | None:
+        """The site that a client of that listener means."""
+        return self.listeners[listener].find(sni)
+
+    def refused(self, client: connection.Client, why: Refused, sni: str) -> None:
+        """Count, and say so in one line."""
+        self._refused.labels(why).inc()
+        logger.info("client %s refused: %s %r", human.format_address(client.peername), why, sni)
+
+    def give_up(self, step: Step, why: str) -> None:
+        """Free the step's thread."""
+        self._handshakes.give_up(step, why)
+
+    def watch(self, listener: InboundListener) -> None:
+        """One timer for all: each has the same time."""
+        self._watched[listener.context.client.id] = listener
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.handshake_s, self._expire)
+
+    def unwatch(self, listener: InboundListener) -> None:
+        """Its handshake is over."""
+        self._watched.pop(listener.context.client.id, None)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now, loop = time.monotonic(), asyncio.get_running_loop()
+        handlers = ctx.master.addons.get("proxyserver").connections
+        for client, listener in list(self._watched.items()):
+            if listener.deadline > now:
+                self._timer = loop.call_later(listener.deadline - now, self._expire)
+                break
+            del self._watched[client]
+            if handler := handlers.get(client):
+                task = loop.create_task(handler.server_event(TimeIsUp()))
+                self._expiring.add(task)
+                task.add_done_callback(self._expiring.discard)
+
+    # hooks
+
+    async def inbound_handshake(self, data: HandshakeData) -> None:
+        """Run a step of a handshake."""
+        await self._handshakes.run(data.step)
+        if data.step.failure is not None and not isinstance(data.step.failure, SSL.Error | DeadlineError):
+            logger.error("a handshake failed for a reason that is ours", exc_info=data.step.failure)
+
+    def tls_start_client(self, data: tls.TlsData) -> None:
+        """The site's TLS connection. A failure here must not leave the client to `forward`, which mints."""
+        if data.ssl_conn is not None or (site := _site(data)) is None:
+            return
+        client, server = data.context.client, data.context.server
+        try:
+            data.ssl_conn = site.connect(_alpn(client, server, site.upstream))  # type: ignore[assignment]
+        except SSL.Error as error:
+            logger.error("no TLS for a client of %s: %s", site.title, error)  # noqa: TRY400  # an operator's sentence
+            data.ssl_conn = Refusal()  # type: ignore[assignment]
+
+    def tls_start_server(self, data: tls.TlsData) -> None:
+        """The site's server is verified as the site says; others, that a script chose, as any server is."""
+        if data.ssl_conn is not None or (site := _site(data)) is None:
+            return
+        upstream, listener, server = site.upstream, data.context.layers[0], data.conn
+        assert isinstance(listener, InboundListener)
+        assert isinstance(server, connection.Server)
+        if (upstream.ca or upstream.pinned) and server.address == listener.server_address:
+            data.ssl_conn = stated.connection(upstream, data)
+
+    def tls_established_client(self, data: tls.TlsData) -> None:
+        """Count."""
+        if (site := _site(data)) is not None:
+            resumed = data.ssl_conn.resumed  # type: ignore[union-attr]
+            self._handshakes_counted.labels(site.title, "resumed" if resumed else "full").inc()
+
+    def tls_failed_client(self, data: tls.TlsData) -> None:
+        """Count."""
+        if (site := _site(data)) is not None:
+            self._handshakes_counted.labels(site.title, "failed").inc()
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Show the server the client's certificate (RFC 9440), and never what a client claims about one."""
+        if not isinstance(flow.client_conn.proxy_mode, Modes):
+            return
+        headers = flow.request.headers
+        for name in (_CLIENT_CERT, _CLIENT_CERT_CHAIN):
+            headers.pop(name, None)
+        shown = [
+            f":{base64.b64encode(one.to_cryptography().public_bytes(Encoding.DER)).decode()}:"
+            for one in flow.client_conn.certificate_list
+        ]
+        if shown:
+            headers[_CLIENT_CERT] = shown[0]
+        if len(shown) > 1:
+            headers[_CLIENT_CERT_CHAIN] = ", ".join(shown[1:])
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        """A client that is gone is not waited for, whatever became of its handshake."""
+        self._watched.pop(client.id, None)
+
+    def done(self) -> None:
+        """The worker ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._handshakes.close()
+
+
+def _site(data: tls.TlsData) -> Site | None:
+    """The site that the connection is for; None for a connection of another mode."""
+    outermost = data.context.layers[0]
+    return outermost.site if isinstance(outermost, InboundListener) else None
+
+
+def _alpn(client: connection.Client, server: connection.Server, upstream: Upstream) -> Sequence[bytes]:
+    """What to offer to the client: what the server speaks. An unreachable server's clients get a 502 page in any."""
+    if not client.alpn_offers:
+        return ()
+    if not upstream.tls:
+        return (b"http/1.1",)
+    if server.tls_established:
+        return (server.alpn,) if server.alpn else ()
+    return (b"h2", b"http/1.1") if ctx.options.http2 else (b"http/1.1",)

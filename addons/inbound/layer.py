@@ -1,0 +1,327 @@
+"""mitmproxy's layers for inbound connections: read the ClientHello, pick the site, have the handshake done elsewhere.
+
+    InboundMode      the proxy mode "inbound:N@host:port", N being the listener's place in the configuration
+    InboundListener  the outermost layer of such a connection
+    InboundTls       mitmproxy's client TLS layer, whose handshake steps are a hook: a layer may not block, a hook may
+
+mitmproxy's NextLayer has no say here: what an inbound connection carries follows from its site and ALPN alone. A client
+that speaks TLS inside of TLS, say, would otherwise be served with a certificate minted for it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from logging import DEBUG
+from typing import Literal, Protocol, cast
+
+from mitmproxy import connection, ctx
+from mitmproxy.proxy import commands, context, events, layer, layers, mode_specs, tunnel
+from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.layers.tls import (
+    HTTP_ALPNS,
+    ClientTLSLayer,
+    ServerTLSLayer,
+    TlsClienthelloHook,
+    TLSLayer,
+    parse_client_hello,
+)
+from mitmproxy.proxy.mode_servers import AsyncioServerInstance
+from mitmproxy.tls import ClientHello, ClientHelloData
+from OpenSSL import SSL
+
+from addons.inbound.handshakes import Step
+from addons.inbound.patient_http import PatientHttp
+from addons.inbound.sites import Site, TlsConnection
+from addons.tls import client_hello
+from addons.tls.refusal import INTERNAL_ERROR, alert
+
+UNRECOGNIZED_NAME = 112
+"""RFC 6066 section 3."""
+_UNEXPECTED_MESSAGE, _DECODE_ERROR, _PROTOCOL_VERSION = 10, 50, 70
+_MAX_HELLO = 65536
+"""Bytes. With post-quantum key shares a ClientHello has about 2 KiB; mitmproxy itself would read without end."""
+
+Refused = Literal["no-tls", "malformed", "no-site", "old-version", "too-slow"]
+
+
+class InboundMode(mode_specs.ProxyMode):
+    """A listener of our own sites."""
+
+    description = "inbound inspection"
+    transport_protocol = "tcp"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a mode without the listener's number."""
+        int(self.data)
+
+
+class InboundTransparentMode(mode_specs.TransparentMode):
+    """The same for redirected traffic: the client's original destination is the server."""
+
+    description = "transparent inbound inspection"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a mode without the listener's number."""
+        int(self.data)
+
+
+Modes = (InboundMode, InboundTransparentMode)
+
+
+class Guide(Protocol):
+    """What the layers ask of the addon."""
+
+    handshake_s: float
+    """How long a client may take from its connection to the end of its handshake."""
+
+    def find(self, listener: int, sni: str | None) -> Site | None:
+        """The site of that listener that the client means."""
+
+    def refused(self, client: connection.Client, why: Refused, sni: str) -> None:
+        """The client gets an alert and no more."""
+
+    def give_up(self, step: Step, why: str) -> None:
+        """End a step that runs."""
+
+    def watch(self, listener: InboundListener) -> None:
+        """Send `TimeIsUp` at the listener's deadline, unless it is unwatched before."""
+
+    def unwatch(self, listener: InboundListener) -> None:
+        """Its handshake is over."""
+
+
+class InboundInstance(AsyncioServerInstance[InboundMode]):
+    """mitmproxy's server of the mode."""
+
+    def make_top_layer(self, context: context.Context) -> layer.Layer:
+        """The outermost layer of a connection."""
+        return InboundListener(context, ctx.master.addons.get("inbound"), int(self.mode.data))
+
+
+class InboundTransparentInstance(AsyncioServerInstance[InboundTransparentMode]):
+    """mitmproxy's server of the mode."""
+
+    def make_top_layer(self, context: context.Context) -> layer.Layer:
+        """The outermost layer of a connection."""
+        return InboundListener(context, ctx.master.addons.get("inbound"), int(self.mode.data))
+
+
+@dataclass
+class HandshakeData:
+    """A step of a handshake that is to be run."""
+
+    client: connection.Client
+    step: Step
+
+
+@dataclass
+class InboundHandshakeHook(commands.StartHook):
+    """A handshake can go on. Blocking: the layer waits until the step has been run."""
+
+    data: HandshakeData
+
+
+@dataclass
+class TimeIsUp(events.Event):
+    """The time for a handshake has passed. (A `RequestWakeup` for each connection would cost it a task.)"""
+
+
+class InboundListener(layer.Layer):
+    """Waits for the ClientHello, builds what its site needs, and watches the clock until the handshake is done."""
+
+    def __init__(self, context: context.Context, guide: Guide, listener: int) -> None:
+        """`listener` is its number in the configuration."""
+        super().__init__(context)
+        self.site: Site | None = None
+        self.server_address: connection.Address | None = None
+        self.deadline = time.monotonic() + guide.handshake_s
+        self.guide = guide
+        self._listener = listener
+        self._hello = bytearray()
+        self._refused = False
+        self._tls: InboundTls | None = None
+        self._outer: layer.Layer | None = None
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Start):
+            self.guide.watch(self)
+        elif isinstance(event, TimeIsUp):
+            yield from self._time_is_up()
+        elif self._outer is not None:
+            if isinstance(event, events.ConnectionClosed) and event.connection is self.context.client and self._tls:
+                self._tls.client_ended()
+            yield from self._outer.handle_event(event)
+        elif isinstance(event, events.DataReceived):
+            if not self._refused:  # what was on its way when we closed
+                self._hello += event.data
+                yield from self._read()
+        elif isinstance(event, events.ConnectionClosed):
+            self.guide.unwatch(self)
+            yield commands.CloseConnection(self.context.client)
+
+    def _read(self) -> layer.CommandGenerator[None]:
+        # A record of the handshake protocol, version 3.x (RFC 8446 section 5.1).
+        if self._hello[:2] != b"\x16\x03"[: len(self._hello)]:
+            yield from self._refuse("no-tls", _UNEXPECTED_MESSAGE)
+            return
+        try:
+            hello = parse_client_hello(bytes(self._hello))
+        except ValueError:
+            yield from self._refuse("malformed", _DECODE_ERROR)
+            return
+        if hello is None:
+            if len(self._hello) > _MAX_HELLO:
+                yield from self._refuse("malformed", _DECODE_ERROR)
+            return
+        self.site = self.guide.find(self._listener, hello.sni)
+        if self.site is None:
+            yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
+            return
+        if self.site.only_tls_1_3 and not client_hello.speaks_tls_1_3(hello):
+            yield from self._refuse("old-version", _PROTOCOL_VERSION, hello.sni or "")
+            return
+        yield from self._begin(self.site, hello)
+
+    def _refuse(self, why: Refused, description: int, sni: str = "") -> layer.CommandGenerator[None]:
+        self.guide.unwatch(self)
+        self._refused = True
+        self.guide.refused(self.context.client, why, sni)
+        yield commands.SendData(self.context.client, alert(description))
+        yield commands.CloseConnection(self.context.client)
+
+    def _begin(self, site: Site, hello: ClientHello) -> layer.CommandGenerator[None]:
+        server, upstream = self.context.server, site.upstream
+        if upstream.address is not None:
+            server.address = upstream.address
+        self.server_address = server.address
+        server.sni = upstream.name or hello.sni or site.title.removeprefix("*.")
+        # In this order: a client's TLS layer looks for the server's in front of it.
+        in_front = ServerTLSLayer(self.context) if upstream.tls else None
+        self._tls = InboundTls(self.context, self, hello)
+        if in_front is not None:
+            in_front.child_layer = self._tls
+        self._outer = in_front or self._tls
+        yield from self._outer.handle_event(events.Start())
+        data, self._hello = bytes(self._hello), bytearray()
+        yield from self._outer.handle_event(events.DataReceived(self.context.client, data))
+
+    def _time_is_up(self) -> layer.CommandGenerator[None]:
+        """A step that runs has its own clock; here the client, or the server behind us, was too slow."""
+        client = self.context.client
+        if client.timestamp_tls_setup is not None or (self._tls and self._tls.stepping):
+            return
+        self.guide.refused(client, "too-slow", client.sni or "")
+        if self._tls is not None and self._tls.tls is not None:
+            yield from self._tls.abort()
+        else:
+            yield commands.SendData(client, alert(INTERNAL_ERROR))
+        yield commands.CloseConnection(client)
+
+
+class _SteppedHandshake(TLSLayer):
+    """Between mitmproxy's ClientTLSLayer, which reads the ClientHello, and its TLSLayer, which does the handshake."""
+
+    listener: InboundListener
+    _step: Step | None = None
+    _steps = 0
+    _key_was_asked = False
+
+    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        """Have a step run; TLSLayer then asks again, and is told at once what came of it.
+
+        A handshake asks its key once (RFC 8446 section 4.4.3; RFC 5246 sections 7.4.3 and 7.4.7.1): what comes after
+        that waits for nothing and needs no thread.
+        """
+        if data:
+            self.tls.bio_write(data)
+        if not self._key_was_asked:
+            self._steps += 1
+            step = self._step = Step(cast(TlsConnection, self.tls), self.listener.deadline)
+            yield InboundHandshakeHook(HandshakeData(self.context.client, step))
+            self._step = None
+            self._key_was_asked = step.asked
+            if step.failure is not None and not isinstance(step.failure, SSL.Error):
+                cast(TlsConnection, self.tls).abort(INTERNAL_ERROR)
+        done, error = yield from super().receive_handshake_data(b"")
+        if error:
+            yield from self.tls_interact()  # mitmproxy closes without the alert
+            error = cast(TlsConnection, self.tls).broken or error
+        return done, error
+
+
+class InboundTls(ClientTLSLayer, _SteppedHandshake):
+    """TLS with a client of one of our sites. In between it and the world: plain HTTP, or what ALPN says."""
+
+    def __init__(self, context: context.Context, listener: InboundListener, hello: ClientHello) -> None:
+        super().__init__(context)
+        self.listener = listener
+        self._hello = hello
+
+    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        """As ClientTLSLayer, which would parse the ClientHello once more."""
+        if self.client_hello_parsed:
+            return (yield from super().receive_handshake_data(data))
+        self.conn.sni, self.conn.alpn_offers = self._hello.sni, self._hello.alpn_protocols
+        greeting = ClientHelloData(self.context, self._hello)
+        yield TlsClienthelloHook(greeting)
+        if greeting.ignore_connection:  # a script's wish; rare enough for mitmproxy to ask it again
+            return (yield from super().receive_handshake_data(data))
+        self.client_hello_parsed = True
+        if greeting.establish_server_tls_first and not self.context.server.tls_established:
+            error = yield from self.start_server_tls()
+            if error:  # the client is told in HTTP
+                yield commands.Log(f"no TLS with the site's server: {error}", DEBUG)
+        yield from self.start_tls()
+        if not self.conn.connected:
+            return False, "connection closed early"
+        return (yield from super().receive_handshake_data(data))
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a step of the handshake runs."""
+        return self._step is not None
+
+    def client_ended(self) -> None:
+        """The client says no more. During the first step, which signs, that is the end of the handshake; later it may
+        have said all that it has to say, and waits for its answer."""
+        if self._step is not None and self._steps == 1:
+            self.listener.guide.give_up(self._step, "the client went away")
+
+    def abort(self) -> layer.CommandGenerator[None]:
+        """Tell the client that it is over."""
+        cast(TlsConnection, self.tls).abort(INTERNAL_ERROR)
+        yield from self.tls_interact()
+
+    def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
+        """As TLSLayer: ClientTLSLayer's words are about clients that do not trust a proxy's CA."""
+        yield from TLSLayer.on_handshake_error(self, err)
+        self.event_to_child = self.errored  # type: ignore[method-assign]
+
+    def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:
+        self.listener.guide.unwatch(self.listener)
+        if err is None and self.tls is not None:  # else a script lets the connection through unopened
+            http = not self.conn.alpn or self.conn.alpn in HTTP_ALPNS
+            self.child_layer = (
+                PatientHttp(self.context, HTTPMode.transparent) if http else layers.TCPLayer(self.context)
+            )
+        yield from super()._handshake_finished(err)
+        yield from self._end_if_broken()
+
+    def receive_data(self, data: bytes) -> layer.CommandGenerator[None]:
+        """A connection that is broken ends now; mitmproxy would keep it until it has been idle for minutes."""
+        yield from super().receive_data(data)
+        yield from self._end_if_broken()
+
+    def _end_if_broken(self) -> layer.CommandGenerator[None]:
+        is_open = self.tls is not None and self.tunnel_state is tunnel.TunnelState.OPEN
+        if is_open and cast(TlsConnection, self.tls).broken:
+            self.tunnel_state = tunnel.TunnelState.CLOSED
+            yield commands.CloseConnection(self.conn)
+
+    def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
+        """Say goodbye first: without close_notify a client cannot tell an end from a cut (RFC 8446 section 6.1)."""
+        if self.tls is not None and self.conn.timestamp_tls_setup is not None:
+            self.tls.shutdown()
+            yield from self.tls_interact()
+        yield from super().send_close(command)

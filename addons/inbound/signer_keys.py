@@ -1,0 +1,57 @@
+"""Inbound keys as a worker has them: a public key, and the signer to ask.
+
+Their callables run on the threads of `addons.inbound.handshakes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Coroutine
+from typing import Any
+
+from addons.gnutls.key import RemoteKey
+from addons.inbound import handshakes
+from hsm.member.key import inbound_name
+from hsm.schemes import SCHEMES, PublicKey
+from hsm.wire import frames as wire
+from hsm.wire.client import SignerClient
+
+
+class SignerKeys:
+    """Makes keys that have the signer sign. It belongs to the event loop that `signer` runs on."""
+
+    def __init__(self, signer: SignerClient, timeout_s: float) -> None:
+        """`timeout_s` is how long a client may wait for one answer of the HSM."""
+        self._signer = signer
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+
+    def key(self, public: PublicKey, schemes: Collection[str] | None, *, decrypts: bool) -> RemoteKey:
+        """The private half of `public`. `schemes` are those that the signer told; None where it told nothing yet.
+
+        Raises ValueError for a kind of key that we do not sign with.
+        """
+        name = inbound_name(public)
+
+        def sign(scheme: str, digest: bytes) -> bytes:
+            answer = self._ask(wire.TlsSign(name, scheme, digest))
+            assert isinstance(answer, wire.TlsSigned)
+            return answer.signature
+
+        def decrypt(ciphertext: bytes) -> bytes:
+            answer = self._ask(wire.TlsDecrypt(name, ciphertext))
+            assert isinstance(answer, wire.Decrypted)
+            return answer.plaintext
+
+        return RemoteKey(
+            public, sign, decrypt if decrypts else None, tuple(SCHEMES) if schemes is None else tuple(schemes)
+        )
+
+    def _ask(self, request: wire.Request) -> wire.Reply:
+        """Ask on the event loop, and hold this thread until the answer is there."""
+        step = handshakes.current()
+        left_s = min(self._timeout_s, step.deadline - time.monotonic())
+        question: Coroutine[Any, Any, wire.Reply] = self._signer.call(request, left_s)
+        answer: wire.Reply = step.ask(question, self._loop)
+        return answer

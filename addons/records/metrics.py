@@ -1,0 +1,136 @@
+"""Count connections, failed handshakes and flows in progress, in a registry of this worker's own."""
+
+from __future__ import annotations
+
+from mitmproxy import connection, http, tcp, tls
+from mitmproxy.proxy import server_hooks
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from addons.forward.leaf_cache import Outcome
+
+_CLASSES = (
+    ("disconnected during the handshake", "closed"),  # goes on "may indicate that the client does not trust"
+    ("certificate verify failed", "certificate"),
+    ("unknown ca", "distrusted"),
+    ("bad certificate", "distrusted"),
+    ("certificate unknown", "distrusted"),
+    ("certificate expired", "distrusted"),
+    ("certificate revoked", "distrusted"),
+    ("unsupported certificate", "distrusted"),
+    ("does not trust the proxy", "distrusted"),
+    ("clienthello", "malformed"),
+    ("no shared cipher", "no-common-cipher"),
+    ("no supported cipher suites", "no-common-cipher"),
+    ("the client went away", "closed"),
+    ("handshake failure", "no-common-cipher"),
+    ("protocol version", "no-common-version"),
+    ("unsupported protocol", "no-common-version"),
+    ("agree on a tls version", "no-common-version"),
+    ("does not speak tls", "no-tls"),
+    ("connection closed", "closed"),
+    ("closed", "closed"),
+)
+"""mitmproxy hands a handshake's failure over as text; the first fragment that it holds (in lower case) is its class."""
+
+
+def failure_class(error: str | None) -> str:
+    """A handshake failure's class, one of a small fixed set."""
+    text = (error or "").lower()
+    return next((name for fragment, name in _CLASSES if fragment in text), "other")
+
+
+class Metrics:
+    """The counters; an addon like the others."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self._connections = Counter("hsmitm_connections", "Client connections accepted", registry=registry)
+        self._open = Gauge("hsmitm_connections_open", "Client connections open now", registry=registry)
+        self._failures = Counter(
+            "hsmitm_handshake_failures", "TLS handshakes that failed, towards clients and servers",
+            ("side", "class"), registry=registry,
+        )  # fmt: skip
+        self._connect_errors = Counter(
+            "hsmitm_upstream_connect_errors", "Servers that could not be connected to", registry=registry
+        )
+        self._lookups = Counter(
+            "hsmitm_leaf_cache_lookups", "Look-ups of a leaf: hit, joined (another's mint in flight), miss",
+            ("result",), registry=registry,
+        )  # fmt: skip
+        self._leaves = Gauge("hsmitm_leaf_cache_entries", "Leaves kept", registry=registry)
+        self._requests = Counter("hsmitm_requests", "HTTP requests", registry=registry)
+        for outcome in ("hit", "joined", "miss"):
+            self._lookups.labels(outcome)
+        self._flows: set[str] = set()
+        self.connections = 0
+
+    @property
+    def flows(self) -> int:
+        """HTTP exchanges, WebSockets and TCP flows in progress."""
+        return len(self._flows)
+
+    def count_lookup(self, outcome: Outcome) -> None:
+        """How a look-up in the leaf cache ended."""
+        self._lookups.labels(outcome).inc()
+
+    def set_leaves(self, number: int) -> None:
+        """How many leaves the cache holds."""
+        self._leaves.set(number)
+
+    def client_connected(self, _client: connection.Client) -> None:
+        """Count."""
+        self._connections.inc()
+        self.connections += 1
+        self._open.set(self.connections)
+
+    def client_disconnected(self, _client: connection.Client) -> None:
+        """Count."""
+        self.connections -= 1
+        self._open.set(self.connections)
+
+    def server_connect_error(self, _data: server_hooks.ServerConnectionHookData) -> None:
+        """Count."""
+        self._connect_errors.inc()
+
+    def tls_failed_client(self, data: tls.TlsData) -> None:
+        """Count by class."""
+        self._failures.labels("client", failure_class(data.conn.error)).inc()
+
+    def tls_failed_server(self, data: tls.TlsData) -> None:
+        """Count by class."""
+        self._failures.labels("server", failure_class(data.conn.error)).inc()
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """An exchange begins."""
+        self._requests.inc()
+        self._flows.add(flow.id)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """An exchange ends, unless it becomes a WebSocket."""
+        if flow.websocket is None:
+            self._flows.discard(flow.id)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """An exchange ends in an error."""
+        self._flows.discard(flow.id)
+
+    def websocket_start(self, flow: http.HTTPFlow) -> None:
+        """A WebSocket begins where an exchange ended."""
+        self._flows.add(flow.id)
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        """A WebSocket ends."""
+        self._flows.discard(flow.id)
+
+    def tcp_start(self, flow: tcp.TCPFlow) -> None:
+        """A TCP flow begins."""
+        self._flows.add(flow.id)
+
+    def tcp_end(self, flow: tcp.TCPFlow) -> None:
+        """A TCP flow ends."""
+        self._flows.discard(flow.id)
+
+    def tcp_error(self, flow: tcp.TCPFlow) -> None:
+        """A TCP flow ends in an error."""
+        self._flows.discard(flow.id)

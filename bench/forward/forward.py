@@ -1,0 +1,219 @@
+"""The forward measurement: what hsmitm costs and carries as a forward proxy, beside every peer that is installed.
+
+All of them run at once, in front of the same origin, and take turns under the same load generator in an order that the
+seed gives, so that what else happens on the machine happens to all. The phases, one after another:
+
+idle   connections that are open and do nothing: memory
+warm   new connections to hosts that were visited before
+cold   new connections, each to a host that was never visited: hsmitm's leaf is signed on the partition
+kept   requests on connections that stay
+body   a large answer
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from msgspec import Struct, structs
+
+from bench.forward import figures, peers
+from bench.forward.server import Idle, Phase, Row, Server, Turn
+from bench.forward.system import ForwardSystem
+from bench.forward.tls_origin import COLD, WARM, TlsOrigin
+from bench.forward.tunnel import Route
+from bench.forward.tunnel_load import Job, Kind
+from bench.report.report import Report
+from bench.rig import nginx
+from bench.rig.loopback_names import resolving
+from bench.rig.peer import Peer, Program
+from bench.rig.site import SiteCA
+from bench.rig.versions import installed
+from hsm.errors import MisconfiguredError
+
+HSMITM, TWO_WORKERS, ORIGIN = "hsmitm", "hsmitm-2", "no proxy"
+_PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body")
+_SITS_OUT: dict[str, tuple[Phase, ...]] = {TWO_WORKERS: ("cold", "body"), ORIGIN: ("cold",)}
+_COLD_PER_S = 600
+"""Hosts made for each second of a cold turn; a server that is quicker has its turn end early."""
+_WARM_UP_S = 1.0
+
+Progress = Callable[[str, float], None]
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What to measure: `rounds` turns of `seconds` for each server and phase, with so many `clients` at a time, spread
+    over `generators` processes. `hosts` is how many a warm server knows; `tunnels` are open in the idle phase; the
+    large body has `body_mb` megabytes. `seed` gives the order of the servers in each round."""
+
+    seconds: float
+    rounds: int
+    seed: int
+    clients: int
+    generators: int
+    hosts: int
+    tunnels: int
+    body_mb: float
+    sessions: int
+    hsm_latency_ms: float
+
+    @property
+    def cold_hosts(self) -> int:
+        """New hosts for one cold turn."""
+        return int(max(self.seconds * _COLD_PER_S, 4 * self.clients))
+
+
+async def forward(plan: Plan, progress: Progress) -> Report:
+    """Measure. `progress` gets a text and the share that is done. Raises MisconfiguredError where nginx is missing."""
+    if nginx.executable() is None:
+        raise MisconfiguredError("the origin is nginx, which is not installed: apt-get install nginx-light")
+    began, started, load_average = dt.datetime.now(dt.UTC), time.monotonic(), os.getloadavg()
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hsmitm-bench-")))
+        rig = await _Rig.start(plan, directory, stack, progress)
+        measuring = _Measuring(plan, rig, progress)
+        idle = await measuring.idle()
+        turns = await measuring.turns()
+    rows = Row.sums(turns)
+    found = figures.figures(rows, idle)
+    targets = figures.targets(found, rows)
+    failed = sum(one.failed for one in turns) + sum(one.failed for one in idle) + measuring.failed
+    return Report(
+        name="forward",
+        began=began.isoformat(timespec="seconds"),
+        seconds=time.monotonic() - started,
+        seed=plan.seed,
+        configuration=structs.asdict(plan),
+        figures=found | {"failed_requests": failed},
+        errors=measuring.errors,
+        detail={"versions": installed() | {one.name: one.version for one in rig.programs} | {"nginx": nginx.version()},
+                "load_average_before": load_average, "missing": rig.missing, "targets": targets, "idle": idle,
+                "rows": rows, "turns": turns},
+        rows=[one.shown() for one in rows],
+        notes=[
+            *(f"{name} was not measured: {why}" for name, why in rig.missing.items()),
+            *(one.sentence() for one in targets),
+            *(one.doubts for one in rig.programs if one.doubts),
+            *figures.doubts(rows),
+        ],
+        charts=figures.charts(rows, idle),
+    )  # fmt: skip
+
+
+class _Rig(Struct, frozen=True):
+    """What runs: the origin, the servers in front of it. Peers that cannot run here are `missing`, with the reason."""
+
+    origin: TlsOrigin
+    servers: list[Server]
+    programs: list[Program]
+    missing: dict[str, str]
+
+    @classmethod
+    async def start(cls, plan: Plan, directory: Path, stack: AsyncExitStack, progress: Progress) -> _Rig:
+        """Start everything; `stack` stops it."""
+        progress("certificates of the origin", 0.0)
+        ca, roots = SiteCA(), directory / "origin-ca.pem"
+        ca.write(roots)
+        origin = TlsOrigin(
+            directory / "origin", ca, warm=plan.hosts, cold=plan.cold_hosts * plan.rounds,
+            body_bytes=int(plan.body_mb * 1e6),
+        )  # fmt: skip
+        await stack.enter_async_context(origin)
+        servers = [Server(ORIGIN, Route(origin.address, origin.port, str(roots), connect=False), lambda: origin.pids)]
+        for name, workers in ((HSMITM, 1), (TWO_WORKERS, 2)):
+            progress(f"starting {name}", 0.0)
+            system = ForwardSystem(
+                directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed
+            )  # fmt: skip
+            await stack.enter_async_context(system)
+            system.delay(plan.hsm_latency_ms)
+            route = Route(system.proxy, origin.port, str(system.ca))
+            servers.append(Server(name, route, lambda one=system: one.pids, system))  # type: ignore[misc]
+        setting = peers.Setting(directory, origin.port, origin.hosts, roots, resolving(directory))
+        programs, missing = peers.found(setting)
+        for program in programs:
+            progress(f"starting {program.name}", 0.0)
+            peer = await stack.enter_async_context(Peer(program))
+            route = Route(program.address, origin.port, str(program.ca), program.connect)
+            servers.append(Server(program.name, route, lambda one=peer: one.pids))  # type: ignore[misc]
+        return cls(origin, servers, programs, missing)
+
+
+class _Measuring:
+    """The turns that the servers take."""
+
+    def __init__(self, plan: Plan, rig: _Rig, progress: Progress) -> None:
+        self.errors: list[str] = []
+        self.failed = 0
+        self._plan, self._rig, self._progress = plan, rig, progress
+        self._chance = random.Random(plan.seed)  # noqa: S311
+        self._steps = sum(len(self._taking(phase)) for phase in _PHASES) * plan.rounds + len(rig.servers)
+        self._done = 0
+
+    def _taking(self, phase: Phase) -> list[Server]:
+        return [one for one in self._rig.servers if phase not in _SITS_OUT.get(one.name, ())]
+
+    async def idle(self) -> list[Idle]:
+        """Each server once, soon after its start: memory that was used and given back would be used again."""
+        found = []
+        for one in self._rig.servers:
+            self._tell(f"idle connections, {one.name}")
+            warming = await one.turn("warm", self._jobs(one, "warm", 0, seconds=_WARM_UP_S), self._rig.origin.pids)
+            self.failed += warming.failed
+            self.errors += warming.errors
+            if one.name in (ORIGIN, TWO_WORKERS):
+                continue
+            job = self._job(one, "idle", clients=self._plan.tunnels, seconds=0)
+            found.append(await one.idle(job))
+            self.errors += found[-1].errors
+        return found
+
+    async def turns(self) -> list[Turn]:
+        """Every phase and round."""
+        turns = []
+        for phase in _PHASES:
+            for number in range(self._plan.rounds):
+                taking = self._taking(phase)
+                for one in self._chance.sample(taking, len(taking)):
+                    self._tell(f"{phase}, {one.name}")
+                    jobs = self._jobs(one, phase, number, seconds=self._plan.seconds)
+                    turns.append(await one.turn(phase, jobs, self._rig.origin.pids))
+                    self.errors += turns[-1].errors
+        return turns
+
+    def _jobs(self, server: Server, phase: Phase, number: int, *, seconds: float) -> list[Job]:
+        """One for each generator; in cold round `number` each has its own hosts."""
+        plan, jobs = self._plan, []
+        for generator in range(plan.generators):
+            clients = len(range(generator, plan.clients, plan.generators))
+            match phase:
+                case "warm":
+                    job = self._job(server, "new", clients=clients, seconds=seconds)
+                case "cold":
+                    share = plan.cold_hosts // plan.generators
+                    first = number * plan.cold_hosts + generator * share
+                    job = structs.replace(
+                        self._job(server, "new", clients=clients, seconds=seconds),
+                        host=COLD, first=first, count=share, once=True,
+                    )  # fmt: skip
+                case "kept":
+                    job = self._job(server, "kept", clients=clients, seconds=seconds)
+                case "body":
+                    job = structs.replace(self._job(server, "kept", clients=1, seconds=seconds), path="/body")
+            jobs.append(job)
+        return jobs
+
+    def _job(self, server: Server, kind: Kind, *, clients: int, seconds: float) -> Job:
+        return Job(
+            kind=kind, route=server.route, clients=clients, seconds=seconds, host=WARM, first=0, count=self._plan.hosts
+        )
+
+    def _tell(self, text: str) -> None:
+        self._progress(text, self._done / self._steps)
+        self._done += 1

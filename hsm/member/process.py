@@ -1,0 +1,76 @@
+"""One life of a member process, seen from the signer: start it, talk to it, kill it.
+
+The member process (`hsm.token.main`) is disposable. It is started by exec, never by fork: a child forked after
+C_Initialize hangs in its first signature one time in five. It inherits one socket and an environment of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from hsm.wire.channel import Channel
+
+_REAP_S = 2.0
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH")
+"""Of the signer's environment, what a vendor's library may need. Not the rest: it may hold PINs of other members."""
+
+
+class MemberProcess:
+    """One life of a member process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, lost: asyncio.Event) -> None:
+        self.channel = channel
+        self.lost = lost
+        self._process = process
+
+    @classmethod
+    async def spawn(cls, environment: dict[str, str], on_lost: Callable[[], None] | None = None) -> MemberProcess:
+        """Start a process that waits for `wire.Open`. `on_lost` is called once, when its socket ends."""
+        ours, theirs = socket.socketpair()
+        lost = asyncio.Event()
+
+        def note_end(_: Channel) -> None:
+            lost.set()
+            if on_lost is not None:
+                on_lost()
+
+        loop = asyncio.get_running_loop()
+        with theirs:
+            # Before the process, so that nothing is awaited between its start and the caller's holding it.
+            _, channel = await loop.create_connection(lambda: Channel(lost=note_end, cancels=False), sock=ours)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-m", "hsm.token.main", str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={name: os.environ[name] for name in _INHERITED if name in os.environ} | environment,
+                start_new_session=True,
+            )  # fmt: skip
+        return cls(process, channel, lost)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    async def end(self) -> None:
+        """Kill the process and reap it. A member has nothing to save, and one that hangs would not listen."""
+        self.channel.close()
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        with suppress(TimeoutError):  # a driver may keep it in the kernel; nobody waits for that
+            async with asyncio.timeout(_REAP_S):
+                await self._process.wait()
+
+    async def how_it_ended(self) -> str:
+        """In words, for a log line; the process must be gone or going."""
+        try:
+            async with asyncio.timeout(1):
+                status = await self._process.wait()
+        except TimeoutError:
+            return "it closed its socket"
+        return f"it was killed by signal {-status}" if status < 0 else f"it ended with status {status}"

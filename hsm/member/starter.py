@@ -1,0 +1,129 @@
+"""Starts the process of a member: PIN, exec, login, keys proved. Called by `hsm.member.member`, which decides when.
+
+The PIN's discipline is here: one login for each start, and none with a PIN that the token refused before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from hsm.errors import DeadlineError, MemberLostError, PinRefusedError
+from hsm.group.failover import Failover
+from hsm.member import states
+from hsm.member.key import Key
+from hsm.member.life import Life
+from hsm.member.metrics import MemberMetrics
+from hsm.member.process import MemberProcess
+from hsm.member.settings import MemberSettings
+from hsm.secrets import pin
+from hsm.wire import frames as wire
+
+logger = logging.getLogger("hsmitm.member")
+
+START_FLOOR_S = 2.0
+_PACE_S = 0.06
+"""Between the sessions of a member that comes back: at most twenty a second."""
+
+
+class Starter:
+    """Starts one member, again and again."""
+
+    def __init__(
+        self,
+        name: str,
+        keys: Mapping[str, Key],
+        refusals: pin.Refusals,
+        metrics: MemberMetrics,
+        prompted: str | None,
+        on_lost: Callable[[], None],
+    ) -> None:
+        """`prompted` is the PIN that a prompt got; `on_lost` is called when a process that was started ends."""
+        self.starts = 0
+        self.keys = keys
+        """The keys that the next life looks for."""
+        self._name = name
+        self._refusals = refusals
+        self._metrics = metrics
+        self._prompted = prompted
+        self._on_lost = on_lost
+        self._process: MemberProcess | None = None
+        self._slowest_s = 0.0
+        self._times: deque[float] = deque(maxlen=states.CRASH_LOOP + 1)
+
+    @property
+    def pid(self) -> int:
+        """The process that is being started, 0 where none is."""
+        return self._process.pid if self._process else 0
+
+    async def start(
+        self, settings: MemberSettings, failover: Failover, *, proofs: int, at_once: bool, last_error: str
+    ) -> Life:
+        """A new life with its keys proved, by at least `proofs` signatures where it holds a key. `at_once` opens its
+        sessions together; `last_error` is why it is started. Raises HsmitmError, OSError."""
+        self._count(last_error)
+        secret = await pin.read(settings.pin, settings.base, self._prompted)
+        self._refusals.check(self._name, secret)
+        started = time.monotonic()
+        keys = self.keys
+        process = self._process = await MemberProcess.spawn(settings.environment, self._on_lost)
+        opening = wire.Open(
+            settings.module,
+            settings.selector,
+            secret,
+            settings.sessions,
+            {name: key.uri for name, key in keys.items()},
+            spkis={name: key.spki for name, key in keys.items() if key.members is None},
+            keep_alive_s=failover.keep_alive_s,
+            session_every_s=0.0 if at_once else _PACE_S,
+        )
+        try:
+            opened = await self._opened(process, opening, secret, settings.start_timeout_s)
+            life = Life(self._name, process, opened, keys, self._metrics)
+            life.settings = settings
+            await life.prove()
+            for _ in range(proofs - len(life.proved)):
+                await life.test(time.monotonic() + failover.attempt_timeout_s)
+        except BaseException:
+            await process.end()
+            raise
+        finally:
+            self._process = None
+        self._slowest_s = max(self._slowest_s, time.monotonic() - started)
+        return life
+
+    def _count(self, last_error: str) -> None:
+        self.starts += 1
+        self._times.append(time.monotonic())
+        if len(self._times) > states.CRASH_LOOP and self._times[-1] - self._times[0] < states.CRASH_LOOP_S:
+            logger.error(
+                "member %s was started %d times within a minute; last error: %s",
+                self._name, len(self._times), last_error or "none",
+            )  # fmt: skip
+            self._times.clear()
+
+    def _timeout_s(self, longest_s: float) -> float:
+        """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed."""
+        return min(longest_s, max(START_FLOOR_S, 10 * self._slowest_s)) if self._slowest_s else longest_s
+
+    async def _opened(self, process: MemberProcess, opening: wire.Open, secret: str, longest_s: float) -> wire.Opened:
+        timeout_s = self._timeout_s(longest_s)
+        try:
+            reply = await process.channel.call(opening, time.monotonic() + timeout_s)
+        except PinRefusedError as error:
+            try:
+                self._refusals.remember(self._name, secret)
+            except OSError as failure:  # still a refused PIN: a lost start would be tried again, and lock the partition
+                raise PinRefusedError(f"{error}; it cannot be noted for the next start: {failure}") from error
+            raise
+        except MemberLostError as error:
+            if process.lost.is_set():
+                raise MemberLostError(f"at start {await process.how_it_ended()}") from error
+            raise
+        except DeadlineError as error:
+            raise DeadlineError(f"it did not start within {timeout_s:.1f} s") from error
+        assert isinstance(reply, wire.Opened)
+        self._refusals.forget(self._name)
+        return reply

@@ -1,0 +1,239 @@
+"""Inbound inspection in the signer: which keys workers may use and for what, and the ticket key that they share.
+
+Here alone it is decided that a worker's digest is signed or its ciphertext decrypted. Only keys of sites are looked up,
+and a key is checked once more against the CAs' before each use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import structs
+
+from hsm.errors import HsmitmError, RefusedError
+from hsm.group.group import Group
+from hsm.member.key import Key
+from hsm.schemes import SCHEMES, Scheme
+from hsm.signer.sites import Site, Sites
+from hsm.wire import frames as wire
+
+logger = logging.getLogger("hsmitm.inbound")
+
+TICKET_KEY_BYTES = 64
+"""GNUTLS_TICKET_KEY_SIZE: 16 bytes of name, 32 for AES, 16 for the HMAC."""
+TICKET_KEY_S = 24 * 3600.0
+"""GnuTLS derives a new key from it every 18 hours, but whoever steals it has them all: replacing it bounds what it
+opens. Each replacement costs each returning client one signature."""
+REMOVED_STAYS_S = 10.0
+"""A removed key is still served so long: workers take over a new configuration at their next report, a second later at
+most, and handshakes that they began before end."""
+
+Refuse = Callable[[str], RefusedError]
+"""Notes a worker's request that is refused, with the reason; the error to raise."""
+
+
+class InboundService:
+    """The sites, their keys, and what goes to all workers alike."""
+
+    def __init__(self, group: Group, sites: Sites, cas: Collection[bytes]) -> None:
+        """`group` has the keys of `sites` already; `cas` are the CAs' public keys (DER SPKI)."""
+        self.sites = sites
+        self._group = group
+        self._cas = frozenset(cas)
+        self._served = dict(sites.keys)
+        self._leaving: dict[str, asyncio.TimerHandle] = {}
+        self._generation = secrets.randbits(31)  # so that a signer that is started again differs
+        self._changes_seen = -1
+        self._schemes: dict[str, list[str]] = {}
+        self._told: dict[str, str] = {}
+        self._ticket_key = secrets.token_bytes(TICKET_KEY_BYTES)
+        self._ticket_key_since = time.monotonic()
+
+    @property
+    def generation(self) -> int:
+        """Another number whenever workers should look again: after a reload, with a new ticket key, or where an inbound
+        key can be asked for other schemes."""
+        self._refresh()
+        return self._generation
+
+    def terms(self) -> wire.InboundTerms:
+        """What workers may ask for."""
+        self._refresh()
+        return wire.InboundTerms(self._schemes, self._ticket_key, self._generation)
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._ticket_key_since >= TICKET_KEY_S:
+            self._ticket_key = secrets.token_bytes(TICKET_KEY_BYTES)
+            self._ticket_key_since = time.monotonic()
+            self._generation += 1
+            logger.info("the key of session tickets was replaced")
+        if self._changes_seen != self._group.changes:
+            self._changes_seen = self._group.changes
+            schemes = {name: self._makes(name, key) for name, key in self.sites.keys.items()}
+            if schemes != self._schemes:
+                self._schemes = schemes
+                self._generation += 1
+            self._tell_of_decryption()
+
+    def _makes(self, name: str, key: Key) -> list[str]:
+        """The schemes that each member which proved the key makes; all where none has."""
+        found = [member.found[name].schemes for member in self._group.members if member.serves(name)]
+        return [one.name for one in key.schemes if all(one.name in schemes for schemes in found)]
+
+    # what does not decrypt
+
+    def decryption_problems(self, key: str) -> dict[str, str]:
+        """For each member that serves `key` and does not decrypt as it should, why not. It signs all the same."""
+        if key not in self._served or not self._served[key].decrypts:
+            return {}
+        return {
+            member.name: "it signs, but does not decrypt: CKA_DECRYPT is false, or it has no CKM_RSA_PKCS"
+            for member in self._group.members
+            if member.serves(key) and not member.found[key].decrypts
+        }
+
+    def _tell_of_decryption(self) -> None:
+        told = {
+            f"member {member}: {key.title}": problem
+            for name, key in self.sites.keys.items()
+            for member, problem in self.decryption_problems(name).items()
+        }
+        for who in told.keys() - self._told.keys():
+            logger.error("%s: %s", who, told[who])
+        self._told = told
+
+    # what workers ask
+
+    async def serve(
+        self, request: wire.TlsSign | wire.TlsDecrypt | wire.InboundKeys, deadline: float, refuse: Refuse
+    ) -> wire.Reply:
+        """Answer a worker. Raises what `refuse` makes of a request that is not allowed, or as `Group.sign`."""
+        match request:
+            case wire.TlsSign():
+                return await self._sign(request, deadline, refuse)
+            case wire.TlsDecrypt():
+                return await self._decrypt(request, deadline, refuse)
+            case wire.InboundKeys():
+                return self.terms()
+
+    async def _sign(self, request: wire.TlsSign, deadline: float, refuse: Refuse) -> wire.TlsSigned:
+        key = self._inbound_key(request.key, refuse)
+        scheme = self._scheme(key, request, refuse)
+        return wire.TlsSigned(await self._group.sign(key.name, None, request.digest, deadline, "tls", scheme))
+
+    async def _decrypt(self, request: wire.TlsDecrypt, deadline: float, refuse: Refuse) -> wire.Decrypted:
+        key = self._inbound_key(request.key, refuse)
+        if not key.decrypts or not isinstance(key.public, rsa.RSAPublicKey):
+            raise refuse(f"the {key.title} may not decrypt: no site of it turns that on")
+        size = (key.public.key_size + 7) // 8
+        if len(request.ciphertext) != size:
+            raise refuse(f"{len(request.ciphertext)} bytes to decrypt with the {key.title}; it takes {size}")
+        return wire.Decrypted(await self._group.decrypt(key.name, request.ciphertext, deadline))
+
+    def _inbound_key(self, name: str, refuse: Refuse) -> Key:
+        key = self._served.get(name)
+        if key is None:
+            raise refuse(f"there is no inbound key {name[:64]!r}")
+        if not key.inbound or key.spki in self._cas:  # it was checked at start and at each reload
+            raise refuse(f"{name[:64]!r} is no inbound key")
+        return key
+
+    @staticmethod
+    def _scheme(key: Key, request: wire.TlsSign, refuse: Refuse) -> Scheme:
+        scheme = SCHEMES.get(request.scheme)
+        if scheme is None or scheme not in key.schemes:
+            raise refuse(f"the {key.title} does not sign {request.scheme[:64]!r}")
+        if len(request.digest) != scheme.digest_size:
+            raise refuse(f"a digest of {len(request.digest)} bytes for {scheme.name} by the {key.title}")
+        return scheme
+
+    # other sites
+
+    def expect(self, sites: Sites) -> None:
+        """Serve the keys of `sites` beside those of before: members may `learn` them. `take` comes next."""
+        both = {name: _held_by_both(self._served.get(name), key) for name, key in sites.keys.items()}
+        self._serve(self._served | both)
+
+    def take(self, sites: Sites, failed: Mapping[str, HsmitmError]) -> list[str]:
+        """These are the sites from now on; keys of none of them are served a little longer. `failed` are members that
+        could not look for new keys. In lines, what changed."""
+        before, self.sites = self.sites, sites
+        for name in [one for one in self._leaving if one in sites.keys]:
+            self._leaving.pop(name).cancel()
+        removed = before.keys.keys() - sites.keys.keys()
+        loop = asyncio.get_running_loop()
+        for name in removed:
+            self._leaving[name] = loop.call_later(REMOVED_STAYS_S, self._drop, name)
+        self._serve({name: key for name, key in self._served.items() if name in self._leaving} | dict(sites.keys))
+        self._generation += 1  # always: workers look for themselves what it means to them
+        self._changes_seen = -1
+        self._refresh()
+        return [
+            *(self._added(key, failed) for name, key in sites.keys.items() if name not in before.keys),
+            *_differences(before, sites),
+            *(f"inbound {key.title} removed" for name, key in before.keys.items() if name in removed),
+        ]
+
+    def _drop(self, name: str) -> None:
+        del self._leaving[name]
+        self._serve({one: key for one, key in self._served.items() if one != name})
+
+    def _serve(self, keys: dict[str, Key]) -> None:
+        self._served = keys
+        self._group.assign({name: self._group.keys[name] for name in self._group.authorities} | keys)
+
+    def _added(self, key: Key, failed: Mapping[str, HsmitmError]) -> str:
+        problems = self._group.problems(key.name)
+        problems |= {
+            member: f"it cannot look for new keys: {failed[member]}" for member in problems if member in failed
+        }
+        by = ", ".join(self._group.proved_by(key.name)) or "no member"
+        listed = "".join(f"; not by {member}: {problem}" for member, problem in problems.items())
+        return f"inbound {key.title} added: served by {by}{listed}"
+
+    def close(self) -> None:
+        """Forget the keys that are leaving."""
+        for timer in self._leaving.values():
+            timer.cancel()
+        self._leaving.clear()
+
+
+def _held_by_both(before: Key | None, key: Key) -> Key:
+    """`key`, which its holders of before may serve until the new ones do."""
+    if before is None or before.members is None or key.members is None:
+        return key
+    return structs.replace(key, members=before.members | key.members)
+
+
+def _differences(before: Sites, now: Sites) -> Iterator[str]:
+    """In words, what is new about keys that stay."""
+    for name in (one for one in now.keys if one in before.keys):
+        old, new = before.keys[name], now.keys[name]
+        for added in [one for one in new.sites if one not in old.sites]:
+            yield f"inbound site {added} added, with the key of {', '.join(old.sites)}"
+        for removed in [one for one in old.sites if one not in new.sites]:
+            yield f"inbound site {removed} removed; its key still serves {', '.join(new.sites)}"
+        if (old.uri, old.members) != (new.uri, new.members):
+            yield f"inbound {new.title} is now {new.uri}" + (
+                f" of {', '.join(sorted(new.members))}" if new.members else ""
+            )
+        if old.decrypts != new.decrypts:
+            yield f"inbound {new.title}: RSA key exchange is now {'on' if new.decrypts else 'off'}"
+    chains = {(site.name, site.key): _der(site) for site in before.sites}
+    for site in now.sites:
+        if chains.get((site.name, site.key), _der(site)) != _der(site):
+            leaf = site.chain[0]
+            yield (
+                f"inbound site {site.name}: a new certificate of the same key, '{leaf.subject.rfc4514_string()}', "
+                f"valid until {leaf.not_valid_after_utc:%Y-%m-%d}"
+            )
+
+
+def _der(site: Site) -> list[bytes]:
+    return [certificate.public_bytes(Encoding.DER) for certificate in site.chain]

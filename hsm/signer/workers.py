@@ -1,0 +1,112 @@
+"""The workers that are connected, what they report, and what those that are gone have counted."""
+
+from __future__ import annotations
+
+import logging
+
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from hsm.errors import RefusedError
+from hsm.wire import frames as wire
+from hsm.wire import telemetry
+from hsm.wire.channel import Channel
+
+logger = logging.getLogger("hsmitm.workers")
+
+MAX_WORKERS = 256
+"""Worker indices go up to this; for each one that is gone a last report is kept."""
+
+
+class _Worker(Struct):
+    """A connection: the process id that the kernel gives for it, and its last report."""
+
+    pid: int
+    report: wire.Report | None = None
+
+
+class Workers:
+    """Every connection on the workers' socket."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """`registry` gets the gauges of who is connected."""
+        self._connected: dict[Channel, _Worker] = {}
+        self._retired = telemetry.Totals()
+        self._gone: dict[int, wire.Report] = {}
+        """The last report of each index whose connection ended: retired when another process takes its place."""
+        self._number = Gauge("hsmitm_workers", "Workers connected to the signer", registry=registry)
+        self._up = Gauge("hsmitm_worker_up", "1 for each worker that reports", ("worker",), registry=registry)
+        self._refused = Counter(
+            "hsmitm_refused_requests", "Requests that no worker may make", ("request",), registry=registry
+        )
+
+    def __len__(self) -> int:
+        return len(self._connected)
+
+    @property
+    def channels(self) -> list[Channel]:
+        """Their connections."""
+        return list(self._connected)
+
+    def join(self, channel: Channel, pid: int) -> None:
+        """A process has connected."""
+        self._connected[channel] = _Worker(pid)
+
+    def leave(self, channel: Channel) -> None:
+        """Its connection has ended; what it counted stays."""
+        report = self._connected.pop(channel).report
+        if report is not None:
+            if before := self._gone.get(report.index):
+                self._retired.add(before.metrics, kinds=telemetry.CUMULATIVE)
+            self._gone[report.index] = report
+
+    def pid(self, channel: Channel) -> int:
+        """The process at the other end."""
+        return self._connected[channel].pid
+
+    def refuse(self, channel: Channel, request: wire.Request, why: str) -> RefusedError:
+        """Note a request that no worker of ours makes: a worker is broken, or taken over. The error to answer with.
+
+        `why` says what was asked, and nothing of the bytes to sign or to decrypt.
+        """
+        what = type(request).__name__
+        self._refused.labels(what).inc()
+        logger.warning("refused %s of worker process %d: %s", what, self.pid(channel), why)
+        return RefusedError(why)
+
+    def take(self, channel: Channel, report: wire.Report) -> None:
+        """Note what it reports. Raises RefusedError for an index that no worker of ours has."""
+        if not 0 <= report.index <= MAX_WORKERS:
+            raise RefusedError(f"a worker of index {report.index}; they go up to {MAX_WORKERS}")
+        self._connected[channel].report = report
+        gone = self._gone.get(report.index)
+        if gone and (gone.pid, gone.started) == (report.pid, report.started):
+            del self._gone[report.index]  # only its connection was lost; it still counts what it counted
+
+    def _reports(self) -> list[tuple[int, wire.Report]]:
+        return [(one.pid, one.report) for one in self._connected.values() if one.report is not None]
+
+    def set_gauges(self) -> None:
+        """Bring the gauges up to date, before they are collected."""
+        self._number.set(len(self._connected))
+        self._up.clear()
+        for _, report in self._reports():
+            self._up.labels(str(report.index)).set(1)
+
+    def add_to(self, totals: telemetry.Totals) -> None:
+        """Add what all workers counted, those that are gone too."""
+        totals.add(self._retired.families())
+        for gone in self._gone.values():
+            totals.add(gone.metrics, kinds=telemetry.CUMULATIVE)
+        for _, report in self._reports():
+            totals.add(report.metrics)
+
+    def status(self) -> list[wire.WorkerStatus]:
+        """Those that report, by index."""
+        found = [wire.WorkerStatus(one.index, pid, one.started, one.connections) for pid, one in self._reports()]
+        return sorted(found, key=lambda worker: worker.index)
+
+    def listeners(self) -> list[wire.ListenerStatus]:
+        """Each address that a worker listens on, and how many do."""
+        addresses = [address for _, report in self._reports() for address in report.listeners]
+        return [wire.ListenerStatus(address, addresses.count(address)) for address in sorted(set(addresses))]

@@ -1,0 +1,84 @@
+"""A module's own function list (CK_FUNCTION_LIST), called with ctypes: what python-pkcs11 does not offer.
+
+That is C_Initialize with CKF_OS_LOCKING_OK, the counts of CK_TOKEN_INFO, and C_InitToken. Calls release the GIL.
+Knows nothing of pkcs11; `hsm.token.module` is its only caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+_CKF_OS_LOCKING_OK = 0x2
+_C_INITIALIZE, _C_FINALIZE, _C_GET_TOKEN_INFO, _C_INIT_TOKEN = 1, 2, 7, 10
+"""Positions in CK_FUNCTION_LIST (PKCS#11 v3.0 section 3.6), counted in pointers; the version fills the first."""
+_UNAVAILABLE = (2**64 - 1, 2**32 - 1)
+"""CK_UNAVAILABLE_INFORMATION of 64 and of 32 bits (section 3.2); a limit of 0 is CK_EFFECTIVELY_INFINITE."""
+
+
+class _InitializeArgs(ctypes.Structure):
+    _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", ctypes.c_ulong), ("reserved", ctypes.c_void_p))
+
+
+class TokenInfo(ctypes.Structure):
+    """CK_TOKEN_INFO (section 3.2). Memory in bytes."""
+
+    _fields_ = (
+        ("names", ctypes.c_char * 96),
+        ("flags", ctypes.c_ulong),
+        ("max_sessions", ctypes.c_ulong),
+        ("sessions", ctypes.c_ulong),
+        ("max_rw_sessions", ctypes.c_ulong),
+        ("rw_sessions", ctypes.c_ulong),
+        ("max_pin", ctypes.c_ulong),
+        ("min_pin", ctypes.c_ulong),
+        ("total_public_memory", ctypes.c_ulong),
+        ("free_public_memory", ctypes.c_ulong),
+        ("total_private_memory", ctypes.c_ulong),
+        ("free_private_memory", ctypes.c_ulong),
+        ("versions_and_time", ctypes.c_char * 20),
+    )
+
+    def told(self, field: str) -> int | None:
+        """A number of the structure; None where the token does not tell it."""
+        value: int = getattr(self, field)
+        return None if value in _UNAVAILABLE else value
+
+    def limit(self, field: str) -> int | None:
+        """A limit; None where there is none."""
+        return self.told(field) or None
+
+
+class FunctionList:
+    """The function list of the library at a path, which is loaded already."""
+
+    def __init__(self, path: str) -> None:
+        pointer = ctypes.c_void_p()
+        ctypes.CDLL(path).C_GetFunctionList(ctypes.byref(pointer))
+        self._functions: Any = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_void_p))
+
+    def function(self, position: int, *arguments: Any) -> Callable[..., int]:
+        """The function at `position`, taking ctypes `arguments`, returning a CK_RV."""
+        return ctypes.CFUNCTYPE(ctypes.c_ulong, *arguments)(self._functions[position])
+
+    def finalise(self) -> int:
+        """C_Finalize. The return code."""
+        return self.function(_C_FINALIZE, ctypes.c_void_p)(None)
+
+    def initialise_for_threads(self) -> int:
+        """C_Initialize with CKF_OS_LOCKING_OK (section 5.4.1). The return code."""
+        arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
+        return self.function(_C_INITIALIZE, ctypes.c_void_p)(ctypes.byref(arguments))
+
+    def token_info(self, slot: int) -> TokenInfo | None:
+        """C_GetTokenInfo of the token in a slot; None where it does not answer."""
+        info = TokenInfo()
+        failed = self.function(_C_GET_TOKEN_INFO, ctypes.c_ulong, ctypes.c_void_p)(slot, ctypes.byref(info))
+        return None if failed else info
+
+    def init_token(self, slot: int, so_pin: str, label: str) -> int:
+        """C_InitToken (section 5.5.7): what is on the token is lost. The return code."""
+        call = self.function(_C_INIT_TOKEN, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+        encoded = so_pin.encode()
+        return call(slot, encoded, len(encoded), label.encode().ljust(32))

@@ -1,0 +1,147 @@
+"""The far end of a member: a process that holds one module, one login and its sessions, and dies with its parent.
+
+Started by `hsm.member.member` with one inherited socket. The PIN arrives in the first frame, never in argv or
+environment. The main thread reads frames; session threads answer. It always ends in `os._exit`: the interpreter would
+run C_Finalize with the GIL held, and a hung module would then hang the exit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from hsm.errors import HsmitmError, RefusedError
+from hsm.token.module import Module
+from hsm.token.sessions import Partition
+from hsm.wire import frames as wire
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2), linux/prctl.h."""
+
+
+class _MemberProcess:
+    """Answers frames on one socket until it is closed."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._outgoing: deque[bytes] = deque()
+        self._module: Module | None = None
+        self._partition: Partition | None = None
+
+    def serve(self) -> None:
+        """Read frames until the parent closes the socket or dies."""
+        framer = wire.Framer()
+        while data := self._connection.recv(65536):
+            for frame in framer.feed(data):
+                if isinstance(frame, wire.Call):  # not `Cancel`: a session cannot be interrupted
+                    self._handle(frame)
+
+    def _handle(self, call: wire.Call) -> None:
+        body = call.body
+        partition = self._partition
+        match body:  # what a session's thread answers
+            case wire.Sign() if partition is not None:
+                partition.sign(call, body, self._responder(call.id))
+                return
+            case wire.Decrypt() if partition is not None:
+                partition.decrypt(call, body, self._responder(call.id))
+                return
+            case wire.Describe() if partition is not None:
+                partition.describe(call, self._responder(call.id))
+                return
+            case wire.Inspect() if partition is not None:
+                partition.inspect(call, self._responder(call.id))
+                return
+        try:
+            self._send(wire.Answer(call.id, self._answer(body)))
+        except HsmitmError as error:
+            self._send(wire.fault(call.id, error))
+
+    def _answer(self, body: wire.Request) -> wire.Reply:
+        match body:
+            case wire.Open():
+                return self._open(body)
+            case wire.Initialise():
+                self._load(body.module).initialise(body.label, body.so_pin, body.pin)
+                return wire.Done()
+            case wire.Generate() if self._partition is not None:
+                return self._partition.generate(body)
+            case wire.Ping() if self._partition is not None:
+                return self._partition.vital()
+        raise RefusedError(f"a member does not answer {type(body).__name__} now")
+
+    def _load(self, path: str) -> Module:
+        if self._module is None:
+            self._module = Module(path)
+        return self._module
+
+    def _open(self, opening: wire.Open) -> wire.Opened:
+        module = self._load(opening.module)
+        if opening.pin is None:
+            token = module.token(opening.selector)
+            return wire.Opened(opening.module, module.description, token.info, 0, {})
+        self._partition = partition = Partition(module, opening)
+        keys = partition.describe_keys()
+        return wire.Opened(opening.module, module.description, partition.token.info, partition.sessions, keys)
+
+    def _responder(self, call_id: int) -> Callable[[wire.Reply | HsmitmError], None]:
+        def respond(result: wire.Reply | HsmitmError) -> None:
+            if isinstance(result, HsmitmError):
+                self._send(wire.fault(call_id, result))
+            else:
+                self._send(wire.Answer(call_id, result))
+
+        return respond
+
+    def _send(self, frame: wire.Frame) -> None:
+        """Send `frame`, or leave it to the thread that sends already: it looks again before it ends."""
+        self._outgoing.append(wire.encode(frame))
+        while self._outgoing and self._sending.acquire(blocking=False):
+            try:
+                self._connection.sendall(b"".join(self._outgoing.popleft() for _ in range(len(self._outgoing))))
+            finally:
+                self._sending.release()
+
+
+def main() -> None:
+    """Entry point: `python -m hsm.token.main FD`."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)  # the signer ends a member by closing its socket, or with SIGKILL
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the PIN
+    # When the signer dies while a module hangs in our main thread, nobody reads the socket's end: the kernel ends us.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.excepthook = _die_of
+    # python-pkcs11's searches complain once more of an error that was answered; what is ours is caught below.
+    sys.unraisablehook = lambda _: None
+    sys.excepthook = lambda *_: None
+    status = 1
+    try:
+        _MemberProcess(socket.socket(fileno=int(sys.argv[1]))).serve()
+        status = 0
+    except OSError:
+        status = 0  # the signer is gone, and with it the reason to be here
+    except Exception as error:  # noqa: BLE001  # no traceback reaches an operator; the signer counts and restarts
+        sys.stderr.write(f"hsmitm member: {type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _die_of(failure: threading.ExceptHookArgs) -> None:
+    """A session thread met what it cannot answer (the socket is gone, or a bug): end here, and start afresh."""
+    if not issubclass(failure.exc_type, OSError):
+        sys.stderr.write(f"hsmitm member: {failure.exc_type.__name__}: {failure.exc_value}\n")
+        sys.stderr.flush()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

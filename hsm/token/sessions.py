@@ -1,0 +1,291 @@
+"""A logged-in partition inside a member process: one thread for each session, all fed from one queue.
+
+A session belongs to one thread for its life and is never shared, so CKR_OPERATION_ACTIVE cannot come from a race. The
+anchor session holds the login and does nothing else. Key objects are found once for each session and thrown away with
+it: a handle that outlives its session can name another key. Every session that comes back from a request is inspected:
+a return code that makes it doubtful ends it, and a session that was idle proves itself alive before a client needs it.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from hsm import codes
+from hsm.codes import Kind
+from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
+from hsm.schemes import SCHEMES
+from hsm.token.module import KeyMissingError, Module, PrivateKey, Session, Token
+from hsm.uri import KeyURI
+from hsm.wire import frames as wire
+
+Respond = Callable[[wire.Reply | HsmitmError], None]
+
+_ROOM_FIRST_S, _ROOM_MAX_S = 0.25, 5.0
+"""How long a session that the token has no room for waits before it asks again."""
+_WRONG_KEY = frozenset({0x62, 0x63, 0x68})
+"""CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_FUNCTION_NOT_PERMITTED: a stale handle may look so."""
+
+
+class _Job:
+    """A call that waits for a session. `work` runs on the session's thread with its session and its keys."""
+
+    __slots__ = ("deadline", "queued", "respond", "work")
+
+    def __init__(self, deadline: float, work: Callable[[_Worker], wire.Reply], respond: Respond) -> None:
+        self.deadline = deadline
+        self.work = work
+        self.respond = respond
+        self.queued = time.monotonic()
+
+
+class Partition:
+    """The sessions of one token. Its public methods may be called from any thread."""
+
+    def __init__(self, module: Module, opening: wire.Open) -> None:
+        """Find the partition, log in once and open its sessions.
+
+        The pool is what was asked for, less where the token says or shows that it has fewer to give; one session is
+        the anchor's. Raises the errors of `Module.token` and `Token.log_in`.
+        """
+        assert opening.pin is not None
+        self._module = module
+        self.token = module.token(opening.selector)
+        self.uris = dict(opening.keys)
+        self.token.keys_wanted = len(self.uris)
+        self.spkis = dict(opening.spkis)
+        self.keep_alive_s = opening.keep_alive_s
+        self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self.pace_s = opening.session_every_s
+        self.parking = threading.Lock()
+        self._anchor = self.token.log_in(opening.pin, writable=opening.writable)
+        opened = _open_sessions(self.token, opening.sessions, at_once=not self.pace_s)
+        wanted = _wanted(self.token, opening.sessions) if self.pace_s else len(opened)
+        self._workers = [_Worker(self, opened[n] if n < len(opened) else None, n) for n in range(wanted)]
+        for number, worker in enumerate(self._workers):
+            threading.Thread(target=worker.run, name=f"session-{number}", daemon=True).start()
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that serve, or will as soon as they are opened."""
+        return sum(not worker.parked for worker in self._workers)
+
+    def vital(self) -> wire.Vital:
+        """How the sessions are, asked from the main thread: it answers while every session hangs."""
+        now = time.monotonic()
+        oldest = max((now - worker.busy_since for worker in self._workers if worker.busy_since), default=0.0)
+        replaced = sum(worker.replaced for worker in self._workers)
+        return wire.Vital(oldest, self.sessions, self.jobs.qsize(), replaced)
+
+    def describe_keys(self) -> dict[str, wire.KeyFound]:
+        """Every key of the configuration as the token holds it; at start, when no session is busy yet."""
+        try:
+            return {name: _describe(self._anchor, uri, self.spkis.get(name, b"")) for name, uri in self.uris.items()}
+        finally:
+            self._anchor.look_again()  # whenever that may be: nothing is remembered for it
+
+    def generate(self, request: wire.Generate) -> wire.KeyFound:
+        """Make the key pair and describe it. The partition must have been opened writable.
+
+        Raises RefusedError where a private key of that label exists: nothing is ever overwritten or doubled.
+        """
+        uri = KeyURI(object=request.label)
+        if not _describe(self._anchor, uri).missing:
+            raise RefusedError(f"the partition has a private key '{request.label}' already; it is left as it is")
+        self._anchor.generate(request.label, request.key_type)
+        return _describe(self._anchor, uri)
+
+    def sign(self, call: wire.Call, request: wire.Sign, respond: Respond) -> None:
+        """Have a session make the signature; `respond` is called once, from that session's thread."""
+        self.jobs.put(_Job(call.deadline, lambda worker: worker.sign(request), respond))
+
+    def decrypt(self, call: wire.Call, request: wire.Decrypt, respond: Respond) -> None:
+        """Have a session decrypt; as `sign`."""
+        self.jobs.put(_Job(call.deadline, lambda worker: worker.decrypt(request), respond))
+
+    def describe(self, call: wire.Call, respond: Respond) -> None:
+        """Look for the keys again, on a session's thread: the main thread must answer whatever hangs."""
+        self.jobs.put(_Job(call.deadline, lambda worker: worker.describe(), respond))
+
+    def inspect(self, call: wire.Call, respond: Respond) -> None:
+        """Ask the module about its slots, on a session's thread."""
+        self.jobs.put(_Job(call.deadline, lambda _: self._module.inspect(), respond))
+
+
+class _Worker:
+    """The thread of one session. It replaces its session when a return code says that the session is lost."""
+
+    def __init__(self, partition: Partition, session: Session | None, number: int) -> None:
+        self._partition = partition
+        self._session = session
+        self._keys: dict[str, PrivateKey] = {}
+        self._number = number
+        self._room_s = _ROOM_FIRST_S
+        self.busy_since = 0.0
+        self.parked = False
+        self.replaced = 0
+
+    def run(self) -> None:
+        """Serve jobs for ever."""
+        if self._session is None:
+            time.sleep(self._number * self._partition.pace_s)
+            self._revive()
+        every = self._partition.keep_alive_s
+        while True:
+            if self.parked:
+                time.sleep(self._room_s)
+                self._room_s = min(2 * self._room_s, _ROOM_MAX_S)
+                self._revive()
+                continue
+            try:  # not in step with the others
+                job = self._partition.jobs.get(timeout=every * random.uniform(0.8, 1.2) if every else None)  # noqa: S311
+            except queue.Empty:
+                self._revive()
+                continue
+            self._serve(job)
+
+    def _revive(self) -> None:
+        """An idle session proves itself alive; one that is lost is replaced before anybody asks for it."""
+        self.busy_since = time.monotonic()
+        for _ in ("this one", "a new one"):
+            try:
+                self._open().prove_alive()
+            except HsmitmError as error:  # nobody waits for an answer; the signer's test signature finds what lasts
+                if self._inspect(error):
+                    continue
+                if error.code == codes.SESSION_COUNT:
+                    self._park()
+            break
+        self.busy_since = 0.0
+
+    def _serve(self, job: _Job) -> None:
+        started = self.busy_since = time.monotonic()
+        if started > job.deadline:
+            job.respond(DeadlineError("the deadline passed while the request waited for a session"))
+            self.busy_since = 0.0
+            return
+        outcome: wire.Reply | HsmitmError
+        for attempt in ("first", "second"):
+            try:
+                outcome = job.work(self)
+            except HsmitmError as error:
+                outcome = error
+                again = self._inspect(error)
+                if again and attempt == "first":
+                    continue
+            break
+        if isinstance(outcome, MemberLostError) and outcome.code == codes.SESSION_COUNT and self._park():
+            self._partition.jobs.put(job)  # a session that exists serves it
+        elif isinstance(outcome, wire.Signature):
+            finished = time.monotonic()
+            job.respond(wire.Signature(outcome.signature, started - job.queued, finished - started))
+        else:
+            job.respond(outcome)
+        self.busy_since = 0.0
+
+    def _inspect(self, error: HsmitmError) -> bool:
+        """End the session where `error` makes it doubtful. Whether a new one may succeed at once."""
+        lost = isinstance(error, SessionLostError)
+        if self._session is not None and (
+            lost or error.code in _WRONG_KEY or (isinstance(error, MemberLostError) and _unknown(error.code))
+        ):
+            self._session.close()
+            self._session = None
+            self.replaced += 1
+        return lost
+
+    def _open(self) -> Session:
+        if self._session is None:
+            self._keys.clear()
+            self._session = self._partition.token.session()
+        self.parked, self._room_s = False, _ROOM_FIRST_S
+        return self._session
+
+    def _park(self) -> bool:
+        """The token has no room for this session. Whether others can do its work meanwhile."""
+        with self._partition.parking:  # two threads must not leave each other the work
+            if self._partition.sessions - (not self.parked) < 1:
+                return False
+            self.parked = True
+        return True
+
+    # the work of a job
+
+    def sign(self, request: wire.Sign) -> wire.Signature:
+        """The signature; its times are filled in by the caller."""
+        scheme = SCHEMES.get(request.scheme)
+        if scheme is None or len(request.digest) != scheme.digest_size:
+            raise RefusedError(f"{request.scheme} with a digest of {len(request.digest)} bytes is no signature scheme")
+        return wire.Signature(self._key(request.key).sign(scheme, request.digest, request.message), 0.0, 0.0)
+
+    def decrypt(self, request: wire.Decrypt) -> wire.Decrypted:
+        """The plaintext, empty where the padding is wrong: a client's bad ciphertext is no fault of anybody's.
+
+        Raises RefusedError with an ambiguous code where the token does not tell bad padding from a failure of its own:
+        the session stays, nothing is tried again, and the signer has the member prove itself by a signature.
+        """
+        try:
+            return wire.Decrypted(self._key(request.key).decrypt(request.ciphertext))
+        except HsmitmError as error:
+            if error.code in codes.BAD_CIPHERTEXT:
+                return wire.Decrypted(b"")
+            if codes.kind(error.code) is Kind.AMBIGUOUS:
+                raise RefusedError(str(error), error.code) from error
+            raise
+
+    def _key(self, name: str) -> PrivateKey:
+        uri = self._partition.uris.get(name)
+        if uri is None:
+            raise RefusedError(f"this member was not given a key named '{name}'")
+        session = self._open()
+        key = self._keys.get(name)
+        if key is None:
+            try:
+                key = self._keys[name] = session.key(uri, self._partition.spkis.get(name, b""))
+            except KeyMissingError as error:
+                # The key was there when the member started. A lost login and a vanished store look just like this: the
+                # signer tells them apart by the other keys.
+                raise KeyLostError(str(error)) from error
+        return key
+
+    def describe(self) -> wire.KeysFound:
+        """Every key of the configuration as the token holds it now."""
+        session, spkis = self._open(), self._partition.spkis
+        session.look_again()
+        return wire.KeysFound(
+            {n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._partition.uris.items()}
+        )
+
+
+def _unknown(code: int) -> bool:
+    return codes.kind(code) is Kind.AMBIGUOUS and code not in codes.NAMES
+
+
+def _wanted(token: Token, wanted: int) -> int:
+    limit = token.info.max_sessions
+    return wanted if limit is None else max(1, min(wanted, limit - 1))
+
+
+def _open_sessions(token: Token, wanted: int, *, at_once: bool) -> list[Session]:
+    wanted = _wanted(token, wanted) if at_once else 1
+    sessions: list[Session] = []
+    while len(sessions) < wanted:
+        try:
+            sessions.append(token.session())
+        except MemberLostError as error:
+            if error.code == codes.SESSION_COUNT and sessions:
+                break
+            raise
+    return sessions
+
+
+def _describe(session: Session, uri: KeyURI, spki: bytes = b"") -> wire.KeyFound:
+    try:
+        return session.key(uri, spki).describe()
+    except KeyMissingError as error:
+        return wire.KeyFound(str(error), missing=True)
+    except RefusedError as error:
+        return wire.KeyFound(str(error))

@@ -1,0 +1,212 @@
+"""A connection that carries frames both ways: calls with an answer each, in any order. asyncio, one event loop.
+
+Both ends use it: a caller with `call`, a server by giving `serve`. A call ends exactly once: with its answer, with its
+deadline, or with the connection; its slot in `_pending` is removed by whoever ends it, in the event loop, so there is
+nothing to lock. An answer that comes after the deadline finds no slot and is dropped. A caller that gives up, or whose
+deadline passes, says so to the other end (`wire.Cancel`), which then stops serving that call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from hsm.errors import DeadlineError, HsmitmError, MemberLostError, OverloadedError, RefusedError, from_wire
+from hsm.wire import frames as wire
+
+logger = logging.getLogger("hsmitm.channel")
+
+Serve = Callable[["Channel", wire.Call], Awaitable[wire.Reply]]
+
+MAX_SERVED = 1024
+"""Calls of one peer that are served at a time. A worker has at most one mint in flight for each new name set; beyond
+this it is told to try later instead of growing a queue."""
+
+
+class Channel(asyncio.Protocol):
+    """One connection. `lost` is called once, when it ends."""
+
+    def __init__(
+        self,
+        serve: Serve | None = None,
+        lost: Callable[[Channel], None] | None = None,
+        *,
+        cancels: bool = True,
+    ) -> None:
+        """`cancels` is whether the other end can stop serving a call; a member cannot interrupt a session."""
+        self._serve = serve
+        self._lost = lost
+        self._cancels = cancels
+        self._framer = wire.Framer()
+        self._transport: asyncio.Transport | None = None
+        self._pending: dict[int, tuple[asyncio.Future[wire.Reply], asyncio.TimerHandle, Callable[[], None] | None]] = {}
+        self._serving: dict[int, asyncio.Task[None]] = {}
+        self._next_id = 0
+        self._outgoing: list[bytes] = []
+        self._silent_since: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether a call can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the peer has owed an answer and sent nothing at all; late answers and faults count as signs."""
+        return 0.0 if self._silent_since is None else time.monotonic() - self._silent_since
+
+    @property
+    def in_flight(self) -> int:
+        """Calls sent and not answered."""
+        return len(self._pending)
+
+    @property
+    def serving(self) -> int:
+        """Calls received and not answered."""
+        return len(self._serving)
+
+    async def call(self, body: wire.Request, deadline: float, outlived: Callable[[], None] | None = None) -> wire.Reply:
+        """Send `body` and wait for its reply, at most until `deadline` (seconds on CLOCK_MONOTONIC).
+
+        With `outlived` a call whose caller is cancelled stays in flight until its answer or its deadline, and
+        `outlived` is called then, once. Raises DeadlineError, MemberLostError where the connection ends first, or the
+        error that the peer named.
+        """
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise DeadlineError("the deadline passed before the request was sent")
+        if not self.connected:
+            raise MemberLostError("the connection is closed")
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        self._next_id += 1
+        call_id = self._next_id
+        frame = wire.encode(wire.Call(call_id, deadline, body))
+        answered: asyncio.Future[wire.Reply] = loop.create_future()
+        timer = loop.call_later(remaining, self._be_late, call_id)
+        self._pending[call_id] = (answered, timer, outlived)
+        self._send(frame)
+        if self._silent_since is None:
+            self._silent_since = time.monotonic()
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            if outlived is None:
+                self._give_up(call_id)
+            elif call_id not in self._pending:
+                outlived()
+            raise
+
+    def close(self) -> None:
+        """End the connection. Calls in flight fail with MemberLostError."""
+        if self._transport is not None:
+            self._flush()
+            self._transport.close()
+
+    def _be_late(self, call_id: int) -> None:
+        if call_id in self._pending:
+            self._end(call_id, DeadlineError("no answer before the deadline"))
+            self._tell_cancelled(call_id)
+
+    def _give_up(self, call_id: int) -> None:
+        if call_id in self._pending:
+            self._end(call_id, None)
+            self._tell_cancelled(call_id)
+
+    def _tell_cancelled(self, call_id: int) -> None:
+        if self._cancels:
+            self._write(wire.Cancel(call_id))
+
+    def _end(self, call_id: int, result: wire.Reply | HsmitmError | None) -> None:
+        slot = self._pending.pop(call_id, None)
+        if slot is None:
+            return
+        answered, timer, outlived = slot
+        timer.cancel()
+        if answered.done() and outlived is not None:
+            outlived()
+        if answered.done() or result is None:
+            return
+        if isinstance(result, HsmitmError):
+            answered.set_exception(result)
+        else:
+            answered.set_result(result)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio hands over the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        """Whole frames are acted on at once; bytes that are no frame end the connection."""
+        try:
+            for frame in self._framer.feed(data):
+                match frame:
+                    case wire.Call():
+                        self._receive(frame)
+                    case wire.Cancel():
+                        if frame.id in self._serving:  # otherwise its answer is on the way
+                            self._serving[frame.id].cancel()
+                    case wire.Answer():
+                        self._end(frame.id, frame.body)
+                    case wire.Fault():
+                        self._end(frame.id, from_wire(frame.kind, frame.message, frame.code))
+        except ValueError as error:
+            logger.warning("closing a connection that sent what is not ours: %s", error)
+            self.close()
+        self._silent_since = time.monotonic() if self._pending else None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Every call in flight fails now; calls being served are cancelled, their caller is gone."""
+        for call_id in list(self._pending):
+            self._end(call_id, MemberLostError("the connection was closed under the request"))
+        for task in self._serving.values():
+            task.cancel()
+        if self._lost is not None:
+            self._lost(self)
+
+    def _receive(self, call: wire.Call) -> None:
+        if call.id in self._serving:
+            raise ValueError(f"a second call {call.id} while the first is being served")
+        if self._serve is None:
+            self._write(wire.Fault(call.id, RefusedError.__name__, "this end serves no calls"))
+        elif len(self._serving) >= MAX_SERVED:
+            self._write(wire.fault(call.id, OverloadedError(f"{MAX_SERVED} calls of this peer are served already")))
+        else:
+            task = asyncio.get_running_loop().create_task(self._answer(self._serve, call))
+            self._serving[call.id] = task
+            task.add_done_callback(lambda _: self._serving.pop(call.id))
+
+    async def _answer(self, serve: Serve, call: wire.Call) -> None:
+        try:
+            frame: wire.Frame = wire.Answer(call.id, await serve(self, call))
+        except HsmitmError as error:
+            frame = wire.fault(call.id, error)
+        except Exception:  # a bug of ours must not end the connection of everybody else's calls
+            logger.exception("serving %s failed", type(call.body).__name__)
+            frame = wire.Fault(call.id, RefusedError.__name__, "internal error; see the signer's log")
+        try:
+            self._write(frame)
+        except ValueError as error:
+            self._write(wire.Fault(call.id, RefusedError.__name__, f"the answer cannot be sent: {error}"))
+
+    def _write(self, frame: wire.Frame) -> None:
+        if self.connected:
+            self._send(wire.encode(frame))
+
+    def _send(self, frame: bytes) -> None:
+        """Send `frame` with all others of this turn of the event loop: under load a system call that wakes the peer is
+        what a signature costs most."""
+        self._outgoing.append(frame)
+        if len(self._outgoing) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._outgoing and self.connected:
+            assert self._transport is not None
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()

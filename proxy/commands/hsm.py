@@ -1,0 +1,141 @@
+"""`hsmitm hsm ...`: what an operator asks of the members and does with them while hsmitm runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hsm.errors import MisconfiguredError, TryLaterError
+from hsm.wire import frames as wire
+from proxy.commands.options import CONFIG, ConfigOption, JsonOption, print_json
+
+app = typer.Typer(help="The members: status, what their HSMs report, reset, add, remove.", no_args_is_help=True)
+
+_PATIENCE_S = 180.0
+"""A member may take its start timeout to come up, and each is reset in turn."""
+
+
+def _ask(config: Path, body: wire.Request, timeout_s: float) -> wire.Reply:
+    from hsm.wire.client import ask  # noqa: PLC0415  # commands load what they need: --help is instant
+    from hsm.wire.endpoint import ADMIN_SOCKET  # noqa: PLC0415
+    from proxy.config.file import load  # noqa: PLC0415
+
+    return asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), body, timeout_s))
+
+
+@app.command()
+def status(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
+    """Show the group and each member: serial number, partition, state, last error, next attempt."""
+    from proxy.commands import tables  # noqa: PLC0415
+
+    report = _ask(config, wire.Status(), 5.0)
+    assert isinstance(report, wire.StatusReport)
+    if as_json:
+        print_json({"group": report.group, "members": report.members})
+    else:
+        tables.show_members(report)
+
+
+@app.command()
+def info(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
+    """Show what each member's HSM reports: slots, firmware, memory, session counts, mechanisms."""
+    from proxy.commands import tables  # noqa: PLC0415
+
+    report = _ask(config, wire.Info(), 60.0)
+    assert isinstance(report, wire.InfoReport)
+    if as_json:
+        print_json(report)
+    else:
+        tables.show_info(report)
+
+
+@app.command()
+def reset(
+    member: Annotated[str | None, typer.Argument(help="A member's name; without it each member in turn.")] = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Build new sessions beside the old ones, move, drain; start a member that is down or quarantined.
+
+    No signature fails: the old sessions serve until the new ones have proved their keys.
+    """
+    _say(_ask(config, wire.Reset(member), _PATIENCE_S))
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="The new member's name.")],
+    pin_file: Annotated[str, typer.Option(help="A file of mode 0600 with the partition's PIN.")],
+    token: Annotated[str | None, typer.Option(help="The partition's label; or give --serial or --slot.")] = None,
+    serial: Annotated[str | None, typer.Option(help="The partition's serial number.")] = None,
+    slot: Annotated[int | None, typer.Option(help="The partition's slot.")] = None,
+    module: Annotated[str | None, typer.Option(help="The vendor's library. Without it: the last member's.")] = None,
+    sessions: Annotated[int, typer.Option(help="How many sessions.")] = 8,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that the vendor's library needs.")] = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Add a member to hsmitm.toml, and to the running signer without a restart."""
+    from proxy.config import edit  # noqa: PLC0415
+    from proxy.config.file import load  # noqa: PLC0415
+
+    environment = {}
+    for pair in env or []:
+        variable, equals, value = pair.partition("=")
+        if not equals or not variable:
+            raise MisconfiguredError(f"--env {pair}: write NAME=VALUE")
+        environment[variable] = value
+    member = {
+        "name": name,
+        "module": module or load(config).file.hsm.members[-1].module,
+        "token": token,
+        "serial": serial,
+        "slot": slot,
+        "pin": {"file": pin_file},
+        "sessions": sessions,
+        "environment": environment or None,
+    }
+    given = {field: value for field, value in member.items() if value is not None}
+    _edit(config, edit.with_member(edit.read(config), given))
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="The member's name.")],
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Take a member out of hsmitm.toml, and out of the running signer: its requests in flight end first."""
+    from proxy.config import edit  # noqa: PLC0415
+
+    _edit(config, edit.without_member(edit.read(config), name))
+
+
+def _edit(config: Path, text: str) -> None:
+    """Write the configuration if it is right, and have the signer take it over."""
+    from proxy.config import edit  # noqa: PLC0415
+    from proxy.config.file import parse  # noqa: PLC0415
+
+    parse(text.encode(), config.absolute())
+    edit.write(config, text)
+    typer.echo(f"{config} is written")
+    take_over(config)
+
+
+def take_over(config: Path) -> None:
+    """Have the running signer read the configuration again, and print what it did."""
+    try:
+        _say(_ask(config, wire.Reload(), _PATIENCE_S))
+    except TryLaterError as error:
+        typer.echo(f"it takes effect at the next start: {error}")
+
+
+def reload(config: ConfigOption = CONFIG) -> None:
+    """Read hsmitm.toml again: members, their sessions, retry counts and times change without dropping a connection."""
+    _say(_ask(config, wire.Reload(), _PATIENCE_S))
+
+
+def _say(told: wire.Reply) -> None:
+    assert isinstance(told, wire.Told)
+    for line in told.lines:
+        typer.echo(line)

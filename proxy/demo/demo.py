@@ -1,0 +1,259 @@
+"""`hsmitm demo`: the main job on real traffic, and proof of each claim; then it serves until Ctrl-C.
+
+It starts `hsmitm run` as an operator would, a small origin, and curl as the client. Host names of the demo resolve
+nowhere, so a four-line script of mitmproxy's own kind sends them to the origin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import certifi
+from cryptography import x509
+from msgspec import Struct
+from rich.console import Console
+
+from hsm.errors import HsmitmError, MisconfiguredError
+from hsm.wire import frames as wire
+from hsm.wire.client import ask
+from hsm.wire.endpoint import ADMIN_SOCKET
+from proxy.commands import init
+from proxy.config.file import Config, load
+from proxy.demo.origin import Origin, OriginCA
+
+_HOSTS = ("shop.demo.test", "api.demo.test")
+_READY_S = 30.0
+_WARM_UP, _AGAIN = 30, 4
+_SCRIPT_NAME = "demo_hosts.py"
+_SCRIPT = '''"""Sends the demo's host names to the demo's origin."""
+
+
+def server_connect(data):
+    if data.server.address[0].endswith(".demo.test"):
+        data.server.address = ("127.0.0.1", data.server.address[1])
+'''
+
+
+class _Visit(Struct, frozen=True):
+    """What curl saw."""
+
+    url: str
+    status: str
+    version: str
+    text: str
+    subject: str
+    issuer: str
+
+
+async def demo(directory: Path, *, once: bool) -> bool:
+    """Whether every part of the proof held. Serves until SIGINT or SIGTERM unless `once`."""
+    console = Console(highlight=False, soft_wrap=True)
+    if shutil.which("curl") is None:
+        raise MisconfiguredError("the demo's client is curl, and it is not installed: apt-get install curl")
+    directory = directory.absolute()
+    origin_ca = OriginCA()
+    config = await _prepare(directory, origin_ca, console)
+    leave = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, leave.set)
+    async with Origin(origin_ca) as origin:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "proxy.main", "run", "--config", str(config.path), start_new_session=True
+        )
+        try:
+            await _until_ready(config, process)
+            held = await _prove(config, origin, console)
+            if not once and held:
+                _say_how_to_use(config, origin, console)
+                ended = asyncio.create_task(process.wait())
+                await asyncio.wait([ended, asyncio.create_task(leave.wait())], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            status = await process.wait()
+    if status:
+        console.print(f"[bold red]FAILED[/] hsmitm ended with status {status}")
+    return held and status == 0
+
+
+async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Config:
+    """The demo's directory: made at the first time, used again later."""
+    path = directory / "hsmitm.toml"
+    if path.exists() and not (directory / _SCRIPT_NAME).exists():
+        raise MisconfiguredError(f"{path} is not the demo's; choose another --dir")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / "roots.pem").write_text(origin_ca.pem + Path(certifi.where()).read_text())
+    (directory / _SCRIPT_NAME).write_text(_SCRIPT)
+    if not path.exists():
+        console.rule("[bold]setting up", align="left")
+        proxy_port, status_port = _free_ports(2)
+        wanted = init.Wanted(
+            directory=directory,
+            module=None,
+            token=None,
+            listen=f"127.0.0.1:{proxy_port}",
+            status_listen=f"127.0.0.1:{status_port}",
+            upstream_ca="roots.pem",
+            scripts=(_SCRIPT_NAME,),
+        )
+        await init.initialise(wanted, console.print, lambda _: True)
+    return load(path)
+
+
+def _free_ports(number: int) -> list[int]:
+    """The usual ports where they are free, others where not."""
+    ports = []
+    for usual in (8080, 9797)[:number]:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", usual))
+            except OSError:
+                probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    return ports
+
+
+async def _until_ready(config: Config, process: asyncio.subprocess.Process) -> None:
+    until = time.monotonic() + _READY_S
+    while process.returncode is None and time.monotonic() < until:
+        try:
+            report = await _status(config)
+        except HsmitmError:
+            report = None
+        if report and any(listener.workers == config.workers for listener in report.listeners):
+            return
+        await asyncio.sleep(0.1)
+    raise MisconfiguredError("hsmitm did not begin to serve; the lines above say why")
+
+
+async def _status(config: Config) -> wire.StatusReport:
+    reply = await ask(config.run.socket(ADMIN_SOCKET), wire.Status(), 5)
+    assert isinstance(reply, wire.StatusReport)
+    return reply
+
+
+async def _settled(config: Config, connections: float) -> wire.StatusReport:
+    """The status once workers have reported as many connections as were made: they report each second."""
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        report = await _status(config)
+        # A connection is counted when it begins, and its leaf a moment later: a report may fall between the two.
+        if report.counters["connections"] >= connections and _lookups(report) >= report.counters["connections"]:
+            break
+        await asyncio.sleep(0.05)  # another process's doing
+    return report
+
+
+def _lookups(report: wire.StatusReport) -> float:
+    return report.counters["cache_hits"] + report.counters["cache_misses"]
+
+
+async def _prove(config: Config, origin: Origin, console: Console) -> bool:
+    """Drive curl through the proxy and check each claim."""
+    claims: list[tuple[bool, str]] = []
+    base = await _status(config)
+    console.rule("[bold]real requests through the proxy", align="left")
+    visits = []
+    for flag, host in (("--http1.1", _HOSTS[0]), ("--http2", _HOSTS[1]), ("--http1.1", "127.0.0.1")):
+        visit = await _curl(config, f"https://{host}:{origin.port}/", flag)
+        visits.append(visit)
+        console.print(f"{visit.url} -> HTTP/{visit.version} {visit.status}: {visit.text.strip()}")
+        console.print(f"    certificate {visit.subject}, signed by {visit.issuer}")
+    issuer = x509.load_pem_x509_certificate((config.base / "forward-trust.pem").read_bytes())
+    name = issuer.subject.rfc4514_string().removeprefix("CN=")
+    claims += [
+        (all(v.status == "200" and "says hello" in v.text for v in visits), "every request was answered by the origin"),
+        ({v.version for v in visits} == {"1.1", "2"}, "over HTTP/1.1 and over HTTP/2"),
+        (all(name in v.issuer for v in visits), f"every certificate was signed by '{name}'"),
+    ]
+    made = 3
+    while made < _WARM_UP and (await _settled(config, base.counters["connections"] + made)).counters["minted"] < (
+        base.counters["minted"] + 2 + config.workers
+    ):  # each worker keeps its own leaves, and the kernel chooses the worker: until each has asked for this host once
+        await _curl(config, f"https://{_HOSTS[0]}:{origin.port}/", "--http1.1")
+        made += 1
+    first = await _settled(config, base.counters["connections"] + made)
+    for _ in range(_AGAIN):
+        await _curl(config, f"https://{_HOSTS[0]}:{origin.port}/", "--http1.1")
+    second = await _settled(config, base.counters["connections"] + made + _AGAIN)
+    again = second.counters["signatures"] - first.counters["signatures"]
+    hits = second.counters["cache_hits"] - first.counters["cache_hits"]
+    claims.append(
+        (
+            again == 0 and hits == _AGAIN,
+            f"{_AGAIN} more requests to {_HOSTS[0]} needed {again:.0f} signatures: {hits:.0f} leaves from the cache",
+        )
+    )
+    claims += _key_claims(second, config)
+    for member in second.members:
+        assert member.partition is not None
+        console.print(f"\nThe CA key is on partition '{member.partition.label}', serial number "
+                      f"{member.partition.serial}, of {member.module} ({member.module_version})")  # fmt: skip
+    signatures = second.counters["signatures"]
+    mean = 1000 * second.counters["signature_seconds"] / (signatures + second.counters["test_signatures"])
+    console.print(f"The HSM made {signatures:.0f} signatures, {mean:.2f} ms each (mean)\n")
+    for held, text in claims:
+        console.print(f"{'[green]proved[/]' if held else '[bold red]FAILED[/]'} {text}")
+    return all(held for held, _ in claims)
+
+
+def _key_claims(report: wire.StatusReport, config: Config) -> list[tuple[bool, str]]:
+    claims = [
+        (
+            bool(one.proved) and one.guarded,
+            f"the key of '{one.subject.removeprefix('CN=')}' is on the partition: "
+            "sensitive, never extractable, proved by a signature",
+        )
+        for one in report.certificates
+    ]
+    clear = [
+        path.name for path in config.base.rglob("*") if path.is_file() and b"PRIVATE KEY-----" in path.read_bytes()
+    ]
+    claims.append(
+        (
+            not clear,
+            "no PEM file here holds a private key (SoftHSM keeps its own encrypted, under the PIN)"
+            + (f": but {', '.join(clear)} does" if clear else ""),
+        )
+    )
+    return claims
+
+
+async def _curl(config: Config, url: str, flag: str) -> _Visit:
+    process = await asyncio.create_subprocess_exec(
+        "curl", "--silent", "--show-error", "--verbose", "--max-time", "20", flag,
+        "--proxy", f"http://{config.listen}", "--cacert", str(config.base / "forward-trust.pem"),
+        "--write-out", "\n%{http_code} %{http_version}", url,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+    )  # fmt: skip
+    output, trace = await process.communicate()
+    text, _, numbers = output.decode().rpartition("\n")
+    status, _, version = numbers.partition(" ")
+    said = trace.decode(errors="replace")
+    if process.returncode:
+        text = said.strip().rpartition("\n")[2]
+    return _Visit(url, status, version, text, _found(r"subject: (.*)", said), _found(r"issuer: (.*)", said))
+
+
+def _found(pattern: str, text: str) -> str:
+    found = re.findall(pattern, text)
+    return found[-1] if found else "-"
+
+
+def _say_how_to_use(config: Config, origin: Origin, console: Console) -> None:
+    console.rule("[bold]serving until Ctrl-C", align="left")
+    ca = config.base / "forward-trust.pem"
+    console.print(f"curl --proxy http://{config.listen} --cacert {ca} https://{_HOSTS[0]}:{origin.port}/")
+    console.print(f"{Path(sys.executable).with_name('hsmitm')} status --config {config.path}")
+    if config.status_listen:
+        console.print(f"curl http://{config.status_listen}/metrics")

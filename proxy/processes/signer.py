@@ -1,0 +1,87 @@
+"""The signer's process: wiring only. `hsm.signer.signer` is the service, `proxy.status` shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import logging
+import resource
+import signal
+import sys
+
+from hsm.errors import HsmitmError, MisconfiguredError
+from hsm.signer.signer import Signer
+from proxy.config.file import Config, load
+from proxy.processes import child, logs
+from proxy.status.page import StatusPage
+
+logger = logging.getLogger("hsmitm.signer")
+
+
+def prompt_pins(config: Config) -> dict[str, str]:
+    """PINs of the members that want a prompt. Raises MisconfiguredError where there is no terminal to ask on."""
+    pins = {}
+    for member in config.file.hsm.members:
+        if member.pin.prompt:
+            if not sys.stdin.isatty():
+                raise MisconfiguredError(f"member {member.name}: its PIN comes from a prompt, and there is no terminal")
+            pins[member.name] = getpass.getpass(f"PIN of member {member.name}: ")
+    return pins
+
+
+async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready_fd: int | None) -> None:
+    """Run the signer until SIGTERM or SIGINT. Raises MisconfiguredError where it cannot begin."""
+    leave = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave.set)
+    if supervised:
+        first = await child.orphaned(config.path, leave.set)
+        pins = json.loads(first) if first else {}
+    signer = Signer(config.signer(), pins, lambda: load(config.path).signer())
+    loop.add_signal_handler(signal.SIGHUP, _reload, signer)
+    page = StatusPage(signer)
+    leaving = asyncio.create_task(leave.wait())
+    try:
+        opening = asyncio.create_task(signer.open())
+        await asyncio.wait([opening, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if leave.is_set():
+            opening.cancel()
+            return
+        await opening
+        if config.status_listen:
+            page.listen(config.status_listen)
+        logger.info("signer serves at %s", config.run.path)
+        child.tell_ready(ready_fd)
+        await leaving
+    finally:
+        leaving.cancel()
+        page.close()
+        await signer.close()
+
+
+_reloads: set[asyncio.Task[None]] = set()
+
+
+def _reload(signer: Signer) -> None:
+    """SIGHUP: the configuration is read again."""
+
+    async def reload() -> None:
+        try:
+            await signer.reload()
+        except HsmitmError as error:
+            logger.error("reload: nothing changed: %s", error)  # noqa: TRY400  # an operator's sentence, no traceback
+
+    task = asyncio.create_task(reload())
+    _reloads.add(task)
+    task.add_done_callback(_reloads.discard)
+
+
+def run(config: Config, *, supervised: bool = False, ready_fd: int | None = None) -> None:
+    """The signer in this process. Raises MisconfiguredError."""
+    logs.configure(config.file.log.level, "signer")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # PINs pass through here
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    pins = {} if supervised else prompt_pins(config)
+    asyncio.run(serve(config, pins, supervised=supervised, ready_fd=ready_fd))

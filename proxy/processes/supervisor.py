@@ -1,0 +1,182 @@
+"""Start signer and workers, watch them, start them again, end them in order. Holds no key and signs nothing.
+
+`hsmitm run` supervises a signer and workers; `hsmitm proxy` workers alone, with the signer elsewhere on the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from hsm.errors import MisconfiguredError
+from proxy import listening
+from proxy.config.file import Config
+from proxy.config.section import Address
+from proxy.processes import child, logs
+from proxy.processes.child import Child, Guard
+
+logger = logging.getLogger("hsmitm.supervisor")
+
+_ORPHANS_LEAVE_S = 3.0
+"""Beside the grace period: how long processes of a supervisor that was killed may take to make room for ours."""
+_SIGNER_STOP_S = 5.0
+
+
+class _Addresses(NamedTuple):
+    """Where workers listen, with the ports that were reserved."""
+
+    listen: Address | None
+    inbound: list[Address]
+
+
+class Supervisor:
+    """All children of one `hsmitm run` or `hsmitm proxy`."""
+
+    def __init__(self, config: Config, pins: dict[str, str], *, with_signer: bool) -> None:
+        """`pins` are those that a prompt got, by member; the signer alone is told."""
+        self._config = config
+        self._pins = pins
+        self._with_signer = with_signer
+        self._leave = asyncio.Event()
+        self._children: list[Child] = []
+        self._running: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises MisconfiguredError where a child cannot boot."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        with Guard(self._config.path).hold(), ExitStack() as reservations:
+            addresses = await self._reserve(reservations)
+            try:
+                await self._start_all(addresses)
+                await self._until_end()
+            finally:
+                await self._stop_all()
+
+    def _reload(self) -> None:
+        """SIGHUP: the signer reads the configuration again, and tells the workers if there is anything for them."""
+        signers = [one for one in self._children if one.name == "signer"]
+        for one in signers:
+            one.send(signal.SIGHUP)
+        if not signers:
+            logger.info("reload: nothing to do here; send SIGHUP to the signer")
+
+    async def _reserve(self, reservations: ExitStack) -> _Addresses:
+        """Our addresses. Orphans of a killed supervisor see our guard and leave: they are waited for."""
+        until = time.monotonic() + self._config.file.proxy.grace_s + _ORPHANS_LEAVE_S
+        while True:
+            try:
+                with ExitStack() as taken:
+                    listen = _reserved(self._config.listen, taken) if self._config.listen else None
+                    inbound = [_reserved(one, taken) for one in self._config.inbound]
+                    if self._with_signer:
+                        self._config.run.prepare()
+                        os.close(self._config.run.lock("signer"))
+                    reservations.enter_context(taken.pop_all())
+            except MisconfiguredError:
+                if time.monotonic() > until or not child.orphans(self._config.path):
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                return _Addresses(listen, inbound)
+
+    async def _start_all(self, addresses: _Addresses) -> None:
+        if self._with_signer:
+            await self._start([self._signer()])
+        await self._start([self._worker(index, addresses) for index in range(1, self._config.workers + 1)])
+        if not self._leave.is_set():
+            count = f"{self._config.workers} worker" + ("s" if self._config.workers > 1 else "")
+            serving = [f"{self._config.file.proxy.mode} proxy on {addresses.listen}"] if addresses.listen else []
+            serving += [f"inbound on {one}" for one in addresses.inbound]
+            logger.info("ready: %s, %s", ", ".join(serving), count)
+
+    async def _start(self, children: list[Child]) -> None:
+        """Start and wait until each is ready, or one cannot boot, or we are told to leave."""
+        self._children += children
+        self._running += [asyncio.create_task(one.run()) for one in children]
+        leaving = asyncio.create_task(self._leave.wait())
+        all_ready = asyncio.create_task(_all_ready(children))
+        ends: list[asyncio.Future[Any]] = [all_ready, leaving, *(one.ended_for_good for one in children)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        all_ready.cancel()
+        self._raise_failure()
+
+    async def _until_end(self) -> None:
+        leaving = asyncio.create_task(self._leave.wait())
+        ends: list[asyncio.Future[Any]] = [leaving, *(one.ended_for_good for one in self._children)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        for one in self._children:
+            if one.ended_for_good.done():
+                raise MisconfiguredError(f"{one.name} cannot start; the line above says why")
+
+    async def _stop_all(self) -> None:
+        """Workers first, all at once, with their grace period; then the signer that they may still ask."""
+        if self._children:
+            logger.info("stopping")
+        workers = [one for one in self._children if one.name != "signer"]
+        patience = self._config.file.proxy.grace_s + _ORPHANS_LEAVE_S
+        await asyncio.gather(*(one.stop(patience) for one in workers))
+        await asyncio.gather(*(one.stop(_SIGNER_STOP_S) for one in self._children if one.name == "signer"))
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _signer(self) -> Child:
+        argv = [sys.executable, "-P", "-m", "proxy.main", "signer", "--config", str(self._config.path)]
+        return Child("signer", argv, dict(os.environ), json.dumps(self._pins))
+
+    def _worker(self, index: int, addresses: _Addresses) -> Child:
+        argv = [
+            sys.executable,
+            "-P",
+            "-m",
+            "proxy.processes.worker",
+            "--config",
+            str(self._config.path),
+            "--index",
+            str(index),
+        ]
+        if addresses.listen:
+            argv += ["--listen", str(addresses.listen)]
+        for one in addresses.inbound:
+            argv += ["--inbound", str(one)]
+        hidden = self._config.secret_variables
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        return Child(f"worker {index}", argv, environment)
+
+
+def _reserved(address: Address, keep: ExitStack) -> Address:
+    held, found = listening.reserve(address)
+    keep.enter_context(held)
+    return found
+
+
+async def _all_ready(children: list[Child]) -> None:
+    for one in children:
+        await one.ready.wait()
+
+
+def run(config: Config, pins: dict[str, str], *, with_signer: bool) -> None:
+    """Supervise in this process until told to stop. Raises MisconfiguredError."""
+    logs.configure(config.file.log.level, "hsmitm")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a prompted PIN is here, decrypted traffic in the workers
+
+    async def supervise() -> None:
+        await Supervisor(config, pins, with_signer=with_signer).run()
+
+    asyncio.run(supervise())

@@ -1,0 +1,228 @@
+"""A worker's process: mitmproxy as a library with our addons, and a connection to the signer. Wiring only.
+
+A worker for our own sites alone has no forward proxy: no CA, no leaf cache, no listener for it.
+
+It loads no PKCS#11 module and sees no PIN; `tests/integration/test_privileges.py` looks into its memory for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mitmproxy import exceptions
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.master import Master
+from prometheus_client import Counter
+
+from addons.engine import stock_addons
+from addons.engine.loop import WorkerLoop
+from addons.engine.master import LeanMaster
+from addons.forward.availability import Availability
+from addons.forward.forward import Forward
+from addons.records.connection_log import ConnectionLog
+from addons.records.metrics import Metrics
+from addons.tls.handshake_timeout import HandshakeTimeout
+from addons.upstream.tls import UpstreamTls
+from hsm.errors import HsmitmError, MisconfiguredError
+from hsm.wire import frames as wire
+from hsm.wire import telemetry
+from hsm.wire.client import SignerClient
+from hsm.wire.endpoint import WORKER_SOCKET
+from proxy.config.file import Config, load
+from proxy.config.section import Address
+from proxy.processes import child, logs
+
+if TYPE_CHECKING:
+    from addons.inbound.over_time import InboundSites
+
+logger = logging.getLogger("hsmitm.worker")
+
+_REPORT_EVERY_S = 1.0
+_DRAIN_POLL_S = 0.05
+_STREAM_FROM = "64k"
+"""Smaller bodies go on whole, with a known length."""
+
+
+class Worker:
+    """One worker: started once, drained once."""
+
+    def __init__(self, config: Config, index: int, listen: Address | None, inbound: list[Address]) -> None:
+        """The addresses are the configuration's, with the ports that the supervisor reserved."""
+        self._config = config
+        self._index = index
+        self._listen = listen
+        self._inbound = inbound
+        self._started = time.time()
+        self._metrics = Metrics()
+        self._availability = Availability(config.file.hsm.unavailable)
+        self._signer = SignerClient(config.run.socket(WORKER_SOCKET))
+        self._sites: InboundSites | None = None
+        self.leave = asyncio.Event()
+
+    async def serve(self, ready_fd: int | None) -> None:
+        """Listen, serve until `leave`, then let flows in progress end. Raises MisconfiguredError."""
+        async with self._signer:
+            if self._inbound:
+                from addons.inbound.over_time import InboundSites  # noqa: PLC0415  # needs GnuTLS
+
+                self._sites = await InboundSites.start(self._config, self._signer, self._metrics.registry)
+            master = self._master()
+            running = asyncio.create_task(master.run())
+            proxyserver = master.addons.get("proxyserver")
+            await self._wait_until_listening(running, proxyserver)
+            addresses = [self._listen] * (self._listen is not None) + self._inbound
+            logger.info("worker %d listens on %s", self._index, ", ".join(map(str, addresses)))
+            child.tell_ready(ready_fd)
+            reporting = asyncio.create_task(self._report(proxyserver))
+            await self.leave.wait()
+            await self._drain(proxyserver)
+            reporting.cancel()
+            if self._sites is not None:
+                await self._sites.close()
+            master.shutdown()
+            await running
+
+    def _master(self) -> Master:
+        section, file = self._config.file.proxy, self._config.file
+        master = LeanMaster(stock_addons.LeanOptions(), asyncio.get_running_loop())
+        scripts = [str(self._config.base / script) for script in file.mitmproxy.scripts]
+        for script in scripts:
+            if not Path(script).is_file():
+                raise MisconfiguredError(f"mitmproxy.scripts: there is no file {script}")
+        chosen = stock_addons.choose(
+            self._addons(), file.mitmproxy.options, scripts=bool(scripts), upstream=section.mode.startswith("upstream")
+        )
+        try:
+            master.addons.add(*chosen)
+            master.options.update(
+                mode=self._modes(),
+                ssl_verify_upstream_trusted_ca=str(self._config.upstream_ca) if self._config.upstream_ca else None,
+            )
+            if not scripts:  # nobody looks at bodies: they need not be whole before they go on
+                master.options.update(stream_large_bodies=_STREAM_FROM)
+                stock_addons.trust_messages()
+            stock_addons.set_options(master, file.mitmproxy.options)
+            if scripts:
+                master.options.update(scripts=scripts)
+        except exceptions.OptionsError as error:
+            raise MisconfiguredError(f"mitmproxy refuses its options: {error}") from error
+        return master
+
+    def _addons(self) -> list[object]:
+        section, forward = self._config.file.proxy, self._config.file.forward
+        ours: list[object] = [self._metrics, ConnectionLog()]
+        if self._sites is not None:
+            ours.append(self._sites.addon)
+        if forward is not None:
+            ours.append(
+                Forward(
+                    self._signer,
+                    self._metrics,
+                    self._availability,
+                    cache_entries=forward.cache_entries,
+                    mint_timeout_s=section.mint_timeout_s,
+                )
+            )
+        return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+
+    def _modes(self) -> list[str]:
+        modes = [f"{self._config.file.proxy.mode}@{_place(self._listen)}"] if self._listen else []
+        for number, (section, address) in enumerate(zip(self._config.file.inbound, self._inbound, strict=True)):
+            kind = "inboundtransparent" if section.transparent else "inbound"
+            modes.append(f"{kind}:{number}@{_place(address)}")
+        return modes
+
+    async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
+        while not proxyserver.is_running:
+            if running.done():
+                await running
+            await asyncio.sleep(0.005)
+        if not all(server.is_running for server in proxyserver.servers):
+            raise MisconfiguredError("cannot listen on every address; the lines above say why")
+
+    async def _report(self, proxyserver: Proxyserver) -> None:
+        """Tell the signer of ourselves, each second; it is where status and metrics of all workers come together."""
+        missed = Counter(
+            "hsmitm_reports_missed", "Reports that the signer did not take", registry=self._metrics.registry
+        )
+        while True:
+            report = wire.Report(
+                pid=os.getpid(),
+                index=self._index,
+                started=self._started,
+                listeners=[str(Address(*address[:2])) for address in proxyserver.listen_addrs()],
+                connections=self._metrics.connections,
+                metrics=telemetry.collect(self._metrics.registry),
+            )
+            try:
+                reply = await self._signer.call(report, _REPORT_EVERY_S)
+                assert isinstance(reply, wire.Reported)
+                self._availability.hear(reply)
+                if self._sites is not None:
+                    await self._sites.hear(reply)
+            except HsmitmError:
+                missed.inc()
+            await asyncio.sleep(_REPORT_EVERY_S)
+
+    async def _drain(self, proxyserver: Proxyserver) -> None:
+        """Stop listening, and give flows in progress their time."""
+        await proxyserver.servers.update([])
+        until = time.monotonic() + self._config.file.proxy.grace_s
+        while self._metrics.flows and time.monotonic() < until:  # noqa: ASYNC110  # once, at the end of a life
+            await asyncio.sleep(_DRAIN_POLL_S)
+        if self._metrics.flows:
+            logger.warning("worker %d cuts %d flows that did not end in time", self._index, self._metrics.flows)
+
+
+def _place(address: Address) -> str:
+    """As mitmproxy's modes have it: the last colon ends the host, which has no brackets."""
+    return f"{address.host}:{address.port}"
+
+
+async def _serve(config: Config, arguments: argparse.Namespace) -> None:
+    listen = Address.parse(arguments.listen) if arguments.listen else None
+    worker = Worker(config, arguments.index, listen, [Address.parse(one) for one in arguments.inbound])
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.leave.set)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the signer's; it tells us what we need to know
+    if arguments.supervised:
+        await child.orphaned(config.path, worker.leave.set)
+    await worker.serve(arguments.ready_fd)
+
+
+def main() -> int:
+    """Entry point: `python -m proxy.processes.worker`, started by the supervisor."""
+    parser = argparse.ArgumentParser(prog="hsmitm worker")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--listen")
+    parser.add_argument("--inbound", action="append", default=[])
+    parser.add_argument("--supervised", action="store_true")
+    parser.add_argument("--ready-fd", type=int)
+    arguments = parser.parse_args()
+    try:
+        config = load(arguments.config)
+        logs.configure(config.file.log.level, f"worker-{arguments.index}")
+        loop = WorkerLoop(config.file.proxy.connect_timeout_s)
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(_serve(config, arguments))
+    except MisconfiguredError as error:
+        logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
+        return child.EX_CONFIG
+    except SystemExit:  # mitmproxy's errorcheck: something was logged as an error before serving began
+        logger.error("mitmproxy could not start; the lines above say why")  # noqa: TRY400
+        return child.EX_CONFIG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

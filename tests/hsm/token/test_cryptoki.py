@@ -1,0 +1,156 @@
+"""A module's own function list, against real SoftHSM: in a process of its own, as a member uses it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pkcs11
+import pytest
+
+from hsm.codes import CRYPTOKI_NOT_INITIALIZED
+from hsm.token.cryptoki import FunctionList, TokenInfo
+from hsm.token.module import Module
+from hsm.wire import frames as wire
+from tests.softhsm import MODULE, PIN, Store
+
+ROOT = Path(__file__).parents[3]
+COUNTS = (
+    "flags",
+    "max_sessions",
+    "sessions",
+    "max_rw_sessions",
+    "rw_sessions",
+    "max_pin",
+    "min_pin",
+    "total_public_memory",
+    "free_public_memory",
+    "total_private_memory",
+    "free_private_memory",
+)
+"""The numbers of CK_TOKEN_INFO in the order of PKCS#11 v3.0 section 3.2."""
+UNAVAILABLE = 2 ** (8 * ctypes.sizeof(ctypes.c_ulong)) - 1
+
+
+class Told(msgspec.Struct):
+    """What SoftHSM says of a token, and what python-pkcs11 reads of it."""
+
+    names: str
+    counts: dict[str, int]
+    versions: bytes
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+    flags: int
+    hardware: tuple[int, int]
+    firmware: tuple[int, int]
+    no_such_slot: bool
+    finalised: tuple[int, int]
+    initialised: tuple[int, int]
+
+
+def tell(label: str) -> None:
+    """In a child: read a token's information twice over; finalise and initialise; print a `Told`."""
+    module = Module(MODULE)
+    functions = FunctionList(MODULE)
+    there = module.token(wire.Selector(label=label))
+    there.log_in(PIN)
+    token = there._token
+    info = functions.token_info(there.info.slot)
+    assert info is not None
+    raw = bytes(info)
+    told = Told(
+        names=raw[:96].decode(),
+        counts={name: getattr(info, name) for name in COUNTS},
+        versions=raw[TokenInfo.versions_and_time.offset :][:4],
+        label=token.label,
+        serial=token.serial.decode(),
+        manufacturer=token.manufacturer_id,
+        model=token.model,
+        flags=int(token.flags),
+        hardware=token.hardware_version,
+        firmware=token.firmware_version,
+        no_such_slot=functions.token_info(there.info.slot + 1000) is None,
+        finalised=(functions.finalise(), functions.finalise()),
+        initialised=(functions.initialise_for_threads(), functions.initialise_for_threads()),
+    )
+    sys.stdout.write(msgspec.json.encode(told).decode())
+    sys.stdout.flush()
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def told(store: Store) -> Told:
+    """What a child was told."""
+    child = subprocess.run(
+        [sys.executable, "-c", f"import sys; from {__name__} import tell; tell(*sys.argv[1:])", store.label],
+        cwd=ROOT,
+        env=os.environ | store.environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr.decode()
+    return msgspec.json.decode(child.stdout, type=Told)
+
+
+def test_names_and_flags_are_where_softhsm_puts_them(told: Told) -> None:
+    """A token's names, flags and versions are read where python-pkcs11 reads them."""
+    fields = (told.names[:32], told.names[32:64], told.names[64:80], told.names[80:96])
+    assert [field.strip() for field in fields] == [told.label, told.manufacturer, told.model, told.serial]
+    assert told.counts["flags"] == told.flags
+    assert told.flags & pkcs11.TokenFlag.TOKEN_INITIALIZED
+    assert tuple(told.versions) == (*told.hardware, *told.firmware)
+
+
+def test_counts_are_where_softhsm_puts_them(told: Told) -> None:
+    """SoftHSM names the lengths of its PINs, no limit of sessions and no memory, and just that is read."""
+    assert (told.counts["max_pin"], told.counts["min_pin"]) == (255, 4)
+    assert (told.counts["max_sessions"], told.counts["max_rw_sessions"]) == (0, 0)
+    unknown = [name for name in COUNTS if name.endswith("_memory") or name in ("sessions", "rw_sessions")]
+    assert {told.counts[name] for name in unknown} == {UNAVAILABLE}
+
+
+def test_a_slot_without_an_answer(told: Told) -> None:
+    """A slot that the module does not know tells nothing, and that is no error."""
+    assert told.no_such_slot
+
+
+def test_finalises_and_initialises(told: Told) -> None:
+    """A module that is finalised can be initialised again, once each; a second time it says what it is."""
+    assert told.finalised == (0, CRYPTOKI_NOT_INITIALIZED)
+    assert told.initialised == (0, 0x191)
+
+
+def test_every_number_has_its_own_place() -> None:
+    """Each number of a token is read from its own place in the order of the standard, and none is skipped."""
+    values = range(101, 101 + len(COUNTS))
+    raw = struct.pack(f"@32s32s16s16s{len(COUNTS)}L2B2B16s", b"", b"", b"", b"", *values, 1, 2, 3, 4, b"2024")
+    raw = raw.ljust(ctypes.sizeof(TokenInfo), b"\0")
+    assert len(raw) - ctypes.sizeof(ctypes.c_ulong) < 96 + 20 + len(COUNTS) * ctypes.sizeof(ctypes.c_ulong) <= len(raw)
+    info = TokenInfo.from_buffer_copy(raw)
+    assert tuple(getattr(info, name) for name in COUNTS) == tuple(values)
+
+
+@pytest.mark.parametrize(
+    ("value", "told", "limit"),
+    [
+        (0, 0, None),
+        (1, 1, 1),
+        (4096, 4096, 4096),
+        (2**32 - 2, 2**32 - 2, 2**32 - 2),
+        (2**32 - 1, None, None),
+        (2**64 - 1, None, None),
+    ],
+)
+def test_what_a_number_means(value: int, told: int | None, limit: int | None) -> None:
+    """No limit and an unknown number are told from a real one; zero sessions in use is a number like any other."""
+    info = TokenInfo(sessions=value, max_sessions=value)
+    assert info.told("sessions") == told
+    assert info.limit("max_sessions") == limit
