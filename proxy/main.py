@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC, Status, StatusReport
 from proxy.commands import hsm as hsm_commands
 from proxy.commands.options import CONFIG, ConfigOption, JsonOption, print_json
 
@@ -98,8 +98,8 @@ def status(
     from proxy.commands import tables  # noqa: PLC0415
     from proxy.config.file import load  # noqa: PLC0415
 
-    report = asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), wire.Status(), 5.0))
-    assert isinstance(report, wire.StatusReport)
+    report = asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), CODEC, Status(), 5.0))
+    assert isinstance(report, StatusReport)
     if as_json:
         print_json(report)
     else:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from hsm.certificates import issuer
 from hsm.member.process import MemberProcess
 from hsm.schemes import PublicKey, certificate_scheme
-from hsm.wire import frames as wire
+from hsm.wire.member import Sign, Signature
 from tests.softhsm import Store, in_s
 
 
@@ -31,14 +31,14 @@ async def make_ca(
     key = public_key(store, key_name)
     made = now or dt.datetime.now(dt.UTC)
     approved = issuer.approve_ca(f"{key_name} CA", key, days, made, secrets.randbits(issuer.SERIAL_BITS))
-    request = wire.Sign(key_name, certificate_scheme(key).name, approved.digest, approved.tbs)
+    request = Sign(key_name, certificate_scheme(key).name, approved.digest, approved.tbs)
     process = await MemberProcess.spawn(store.environment)
     try:
         await process.channel.call(store.opening(1), in_s(20))
         signed = await process.channel.call(request, in_s(20))
     finally:
         await process.end()
-    assert isinstance(signed, wire.Signature)
+    assert isinstance(signed, Signature)
     certificate = x509.load_der_x509_certificate(approved.certificate(signed.signature))
     certificate.verify_directly_issued_by(certificate)
     path = directory / f"{key_name}-ca.pem"

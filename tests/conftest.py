@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from hsm.wire import frames as wire
+from hsm.wire.member import KeyType
 from tests.softhsm import MODULE, Store, make_store
 
 settings.register_profile("hsmitm", deadline=None)  # two busy cores are no property of the code
@@ -53,5 +53,5 @@ def softhsm_module() -> str:
 @pytest.fixture(scope="session")
 def store(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """One partition with a key of each kind, for tests that only read it. Keys: rsa, p256, p384."""
-    keys: dict[str, wire.KeyType] = {"rsa": "rsa-2048", "p256": "p256", "p384": "p384"}
+    keys: dict[str, KeyType] = {"rsa": "rsa-2048", "p256": "p256", "p384": "p384"}
     return asyncio.run(make_store(tmp_path_factory.mktemp("store"), keys))

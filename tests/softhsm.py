@@ -10,7 +10,7 @@ from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
 from hsm.secrets import pin
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Generate, Initialise, KeyFound, KeyType, Open, Selector
 
 MODULE = next(
     (
@@ -35,7 +35,7 @@ class Store:
 
     directory: Path
     label: str = "tests"
-    keys: dict[str, wire.KeyFound] = field(default_factory=dict)
+    keys: dict[str, KeyFound] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -52,7 +52,7 @@ class Store:
         return MemberSettings(
             name=name,
             module=MODULE,
-            selector=wire.Selector(label=self.label),
+            selector=Selector(label=self.label),
             pin=pin.PinSource(file=str(pin_file or self.pin_file)),
             sessions=sessions,
             environment=self.environment,
@@ -62,12 +62,12 @@ class Store:
         """The keys that were made, by their label."""
         return {name: KeyURI(object=name) for name in self.keys}
 
-    def opening(self, sessions: int = 2, given_pin: str | None = PIN, **more: object) -> wire.Open:
+    def opening(self, sessions: int = 2, given_pin: str | None = PIN, **more: object) -> Open:
         """The first call to a member process."""
-        return wire.Open(MODULE, wire.Selector(label=self.label), given_pin, sessions, self.uris(), **more)
+        return Open(MODULE, Selector(label=self.label), given_pin, sessions, self.uris(), **more)
 
 
-async def make_store(directory: Path, keys: dict[str, wire.KeyType], label: str = "tests") -> Store:
+async def make_store(directory: Path, keys: dict[str, KeyType], label: str = "tests") -> Store:
     """A new partition with `keys` (label to type) on it."""
     store = Store(directory, label)
     (directory / "tokens").mkdir(parents=True)
@@ -79,12 +79,12 @@ async def make_store(directory: Path, keys: dict[str, wire.KeyType], label: str 
     process = await MemberProcess.spawn(store.environment)
     try:
         call = process.channel.call
-        await call(wire.Initialise(MODULE, label, SO_PIN, PIN), in_s(20))
+        await call(Initialise(MODULE, label, SO_PIN, PIN), in_s(20))
         if keys:
             await call(store.opening(1, writable=True), in_s(20))
         for name, key_type in keys.items():
-            found = await call(wire.Generate(name, key_type), in_s(60))
-            assert isinstance(found, wire.KeyFound)
+            found = await call(Generate(name, key_type), in_s(60))
+            assert isinstance(found, KeyFound)
             store.keys[name] = found
     finally:
         await process.end()

@@ -9,7 +9,7 @@ about the HSM: its last word holds.
 from __future__ import annotations
 
 from hsm.errors import UnavailableError
-from hsm.wire import frames as wire
+from hsm.wire.worker import Reported
 
 
 class Availability:
@@ -17,15 +17,15 @@ class Availability:
 
     def __init__(self, unavailable: str) -> None:
         """`unavailable` is the configured answer, until the signer tells its own."""
-        self._told = wire.Reported(in_service=True, unavailable=unavailable)
+        self._told = Reported(in_service=True, unavailable=unavailable)
 
-    def hear(self, told: wire.Reported) -> None:
+    def hear(self, told: Reported) -> None:
         """The signer answered a report."""
         self._told = told
 
     def note_signature(self) -> None:
         """A leaf was minted: the HSM is in service, whatever the last report said."""
-        self._told = wire.Reported(in_service=True, unavailable=self._told.unavailable)
+        self._told = Reported(in_service=True, unavailable=self._told.unavailable)
 
     def check_cached(self) -> None:
         """Raise UnavailableError where even a leaf from the cache must not be presented now."""

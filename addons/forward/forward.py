@@ -32,8 +32,9 @@ from addons.tls import client_hello
 from addons.tls.refusal import Refusal
 from hsm import names
 from hsm.errors import HsmitmError, TryLaterError
-from hsm.wire import frames as wire
 from hsm.wire.client import SignerClient
+from hsm.wire.frames import Ready
+from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted
 
 logger = logging.getLogger("hsmitm.forward")
 
@@ -67,8 +68,8 @@ class Forward:
         self._cache = LeafCache(self._mint, cache_entries, metrics.count_lookup)
         self._metrics = metrics
         self._facts: dict[str, _Facts] = {}
-        self._chains: dict[wire.Authority, tuple[certs.Cert, ...]] = {}
-        self._authorities: dict[wire.Authority, list[bytes]] = {}
+        self._chains: dict[Authority, tuple[certs.Cert, ...]] = {}
+        self._authorities: dict[Authority, list[bytes]] = {}
         self._learned = -1
         self._context = functools.lru_cache(maxsize=64)(_make_context)
 
@@ -91,7 +92,7 @@ class Forward:
 
     async def _await_signer(self, flow: http.HTTPFlow, host: str) -> None:
         try:
-            await self._signer.call(wire.Ready(), self._timeout_s)
+            await self._signer.call(Ready(), self._timeout_s)
         except HsmitmError as error:
             _refuse(flow, host, error)
 
@@ -161,13 +162,13 @@ class Forward:
         return host, LeafKey("trust" if trusted else "untrust", facts.kind, leaf_names(host, upstream))
 
     async def _mint(self, key: LeafKey) -> Leaf:
-        request = wire.Mint(key.authority, list(key.names), await self._keys.spki(key.kind))
+        request = Mint(key.authority, list(key.names), await self._keys.spki(key.kind))
         for _ in range(_RESTARTS_PER_MINT):
             if self._learned != self._signer.generation:
                 await self._learn_chains()
             reply = await self._signer.call(request, self._timeout_s)
             if self._learned == self._signer.generation:
-                assert isinstance(reply, wire.Minted)
+                assert isinstance(reply, Minted)
                 self._availability.note_signature()
                 return leaf(reply.certificate, reply.not_before, reply.not_after)
             # The signer was restarted meanwhile, and the leaf may be of a CA that we do not know yet.
@@ -177,8 +178,8 @@ class Forward:
         """Once for each connection to the signer: it may have been restarted with other CAs, and then no leaf of the
         old ones is worth keeping."""
         generation = self._signer.generation
-        reply = await self._signer.call(wire.Authorities(), self._timeout_s)
-        assert isinstance(reply, wire.Chains)
+        reply = await self._signer.call(Authorities(), self._timeout_s)
+        assert isinstance(reply, Chains)
         if self._authorities and reply.chains != self._authorities:
             logger.warning("the signer has other CAs than before; forgetting %d leaves", len(self._cache))
             self._cache.clear()
@@ -233,7 +234,7 @@ def _ecdsa_suites(ciphers: str | None, minimum: net_tls.Version) -> frozenset[in
 
 
 def _make_context(  # noqa: PLR0917  # a cache's key
-    authority: wire.Authority,
+    authority: Authority,
     key: object,
     method: net_tls.Method,
     minimum: net_tls.Version,

@@ -21,7 +21,7 @@ from msgspec import Struct
 from OpenSSL import crypto
 
 from addons.forward.leaf_keys import LeafKind
-from hsm.wire.frames import Authority
+from hsm.wire.worker import Authority
 
 logger = logging.getLogger("hsmitm.leaf_cache")
 

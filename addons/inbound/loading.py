@@ -25,7 +25,7 @@ from hsm import names
 from hsm.errors import MisconfiguredError
 from hsm.member.key import inbound_name
 from hsm.signer import sites
-from hsm.wire import frames as wire
+from hsm.wire.worker import InboundTerms
 from proxy.config.file import Config
 from proxy.config.inbound import InboundSection, ServerAddress, SiteSection
 
@@ -37,7 +37,7 @@ class Loaded(Struct):
     staples: list[Source]
 
 
-def load(config: Config, keys: SignerKeys, terms: wire.InboundTerms | None) -> Loaded:
+def load(config: Config, keys: SignerKeys, terms: InboundTerms | None) -> Loaded:
     """Everything anew. `terms` are what the signer told; None where it cannot be asked: then there are no tickets.
 
     Raises MisconfiguredError.
@@ -54,7 +54,7 @@ def _site(  # one step of `load`
     listener: InboundSection,
     section: SiteSection,
     keys: SignerKeys,
-    terms: wire.InboundTerms | None,
+    terms: InboundTerms | None,
     staples: list[Source],
 ) -> Site:
     title = section.names[0]

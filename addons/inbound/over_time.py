@@ -15,8 +15,8 @@ from addons.inbound.signer_keys import SignerKeys
 from addons.revocation.staples import Staples
 from addons.upstream import stated
 from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.wire import frames as wire
 from hsm.wire.client import SignerClient
+from hsm.wire.worker import InboundKeys, InboundTerms, Reported
 from proxy.config.file import Config, load
 
 logger = logging.getLogger("hsmitm.inbound")
@@ -54,7 +54,7 @@ class InboundSites:
         await self._take(loaded, Staples(loaded.staples), terms)
         return self
 
-    async def hear(self, told: wire.Reported) -> None:
+    async def hear(self, told: Reported) -> None:
         """The signer answered a report. Where its generation is new, everything is read again; where that fails, what
         was served is served on. Raises HsmitmError where the signer does not answer."""
         if told.generation == self._generation:
@@ -76,12 +76,12 @@ class InboundSites:
         await self._take(loaded, kept_fresh, terms)
         logger.info("the sites were read again")
 
-    async def _terms(self) -> wire.InboundTerms:
-        reply = await self._signer.call(wire.InboundKeys(), _TERMS_TIMEOUT_S)
-        assert isinstance(reply, wire.InboundTerms)
+    async def _terms(self) -> InboundTerms:
+        reply = await self._signer.call(InboundKeys(), _TERMS_TIMEOUT_S)
+        assert isinstance(reply, InboundTerms)
         return reply
 
-    async def _take(self, loaded: loading.Loaded, kept_fresh: Staples, terms: wire.InboundTerms | None) -> None:
+    async def _take(self, loaded: loading.Loaded, kept_fresh: Staples, terms: InboundTerms | None) -> None:
         before, self._staples = self._staples, kept_fresh
         if before is not None:
             await before.close()

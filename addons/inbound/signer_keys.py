@@ -14,8 +14,9 @@ from addons.gnutls.key import RemoteKey
 from addons.inbound import handshakes
 from hsm.member.key import inbound_name
 from hsm.schemes import SCHEMES, PublicKey
-from hsm.wire import frames as wire
 from hsm.wire.client import SignerClient
+from hsm.wire.frames import Decrypted
+from hsm.wire.worker import Reply, Request, TlsDecrypt, TlsSign, TlsSigned
 
 
 class SignerKeys:
@@ -35,23 +36,23 @@ class SignerKeys:
         name = inbound_name(public)
 
         def sign(scheme: str, digest: bytes) -> bytes:
-            answer = self._ask(wire.TlsSign(name, scheme, digest))
-            assert isinstance(answer, wire.TlsSigned)
+            answer = self._ask(TlsSign(name, scheme, digest))
+            assert isinstance(answer, TlsSigned)
             return answer.signature
 
         def decrypt(ciphertext: bytes) -> bytes:
-            answer = self._ask(wire.TlsDecrypt(name, ciphertext))
-            assert isinstance(answer, wire.Decrypted)
+            answer = self._ask(TlsDecrypt(name, ciphertext))
+            assert isinstance(answer, Decrypted)
             return answer.plaintext
 
         return RemoteKey(
             public, sign, decrypt if decrypts else None, tuple(SCHEMES) if schemes is None else tuple(schemes)
         )
 
-    def _ask(self, request: wire.Request) -> wire.Reply:
+    def _ask(self, request: Request) -> Reply:
         """Ask on the event loop, and hold this thread until the answer is there."""
         step = handshakes.current()
         left_s = min(self._timeout_s, step.deadline - time.monotonic())
-        question: Coroutine[Any, Any, wire.Reply] = self._signer.call(request, left_s)
-        answer: wire.Reply = step.ask(question, self._loop)
+        question: Coroutine[Any, Any, Reply] = self._signer.call(request, left_s)
+        answer: Reply = step.ask(question, self._loop)
         return answer

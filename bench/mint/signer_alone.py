@@ -9,7 +9,7 @@ from typing import Self
 
 from bench.rig.system import System, all_up
 from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.wire import frames as wire
+from hsm.wire.admin import StatusReport
 from hsm.wire.endpoint import WORKER_SOCKET
 
 _READY_S = 60.0
@@ -71,7 +71,7 @@ class SignerAlone(System):
 
     async def _serves(self) -> bool:
         try:
-            report: wire.StatusReport = await self.status()
+            report: StatusReport = await self.status()
         except HsmitmError:
             return False
         return all_up(report)

@@ -22,7 +22,7 @@ from bench.plan.demand import Caches, Demand
 from bench.report.plot import Chart, Series
 from bench.report.report import Report
 from hsm.errors import MisconfiguredError
-from hsm.wire import frames as wire
+from hsm.wire.member import KeyType
 
 if TYPE_CHECKING:
     from bench.sign.target import MakeTarget
@@ -80,8 +80,8 @@ class Asked(Struct, frozen=True, kw_only=True):
             raise MisconfiguredError("--config and --key go together: whose HSM is measured, and with which key")
         if self.hsm_latency_ms:
             self._check_latency()
-        if self.key_type not in get_args(wire.KeyType):
-            raise MisconfiguredError(f"--key-type {self.key_type}: use one of {', '.join(get_args(wire.KeyType))}")
+        if self.key_type not in get_args(KeyType):
+            raise MisconfiguredError(f"--key-type {self.key_type}: use one of {', '.join(get_args(KeyType))}")
 
     def _check_latency(self) -> None:
         if self.sign is not None:

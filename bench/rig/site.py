@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
 from hsm.member.process import MemberProcess
-from hsm.wire import frames as wire
+from hsm.wire.member import Generate, KeyFound, Open, Selector
 
 SiteKey = Literal["p256", "rsa-2048"]
 SITE_KEYS: tuple[SiteKey, ...] = ("p256", "rsa-2048")
@@ -106,10 +106,10 @@ async def token_sites(
     process = await MemberProcess.spawn(environment)
     try:
         until = time.monotonic() + _TIMEOUT_S
-        await process.channel.call(wire.Open(module, wire.Selector(token), pin, 1, {}, writable=True), until)
+        await process.channel.call(Open(module, Selector(token), pin, 1, {}, writable=True), until)
         for key_type in SITE_KEYS:
-            found = await process.channel.call(wire.Generate(f"site-{key_type}", key_type), until)
-            assert isinstance(found, wire.KeyFound)
+            found = await process.channel.call(Generate(f"site-{key_type}", key_type), until)
+            assert isinstance(found, KeyFound)
             public = load_der_public_key(found.spki)
             assert isinstance(public, _PublicKey)
             certificate = directory / f"{key_type}.pem"

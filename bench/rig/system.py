@@ -18,7 +18,7 @@ from bench.rig.faulty_module import FaultyModule
 from bench.rig.loopback_names import resolving
 from bench.rig.processes import tree
 from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC, Reset, Status, StatusReport
 from hsm.wire.client import ask
 from hsm.wire.endpoint import ADMIN_SOCKET
 from proxy.commands import init
@@ -131,10 +131,10 @@ class System:
             await asyncio.sleep(0.1)  # another process's doing
         raise MisconfiguredError(f"hsmitm did not begin to serve; see {self.directory / 'run.log'}")
 
-    async def status(self) -> wire.StatusReport:
+    async def status(self) -> StatusReport:
         """What `hsmitm status` shows. Raises HsmitmError where the signer does not answer."""
-        reply = await ask(self.config.run.socket(ADMIN_SOCKET), wire.Status(), 5)
-        assert isinstance(reply, wire.StatusReport)
+        reply = await ask(self.config.run.socket(ADMIN_SOCKET), CODEC, Status(), 5)
+        assert isinstance(reply, StatusReport)
         return reply
 
     async def roles(self) -> dict[int, str]:
@@ -146,9 +146,9 @@ class System:
 
     async def reset(self, member: str) -> None:
         """`hsmitm hsm reset MEMBER`."""
-        await ask(self.config.run.socket(ADMIN_SOCKET), wire.Reset(member), 60)
+        await ask(self.config.run.socket(ADMIN_SOCKET), CODEC, Reset(member), 60)
 
 
-def all_up(report: wire.StatusReport) -> bool:
+def all_up(report: StatusReport) -> bool:
     """Whether every member is in service and serves every key."""
     return all(one.state == "up" and not any(one.keys.values()) for one in report.members)

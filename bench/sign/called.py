@@ -21,8 +21,10 @@ from bench.sign.turn import Load, Opened, Opening, Taken, answer, read
 from bench.sign.work import digests, verified
 from hsm.errors import HsmitmError
 from hsm.member.process import MemberProcess
-from hsm.wire import frames as wire
+from hsm.wire import member as member_wire
 from hsm.wire.client import SignerClient
+from hsm.wire.member import Signature
+from hsm.wire.worker import TlsSign, TlsSigned
 
 _CALL_S = 30.0
 _START_S = 60.0
@@ -39,14 +41,14 @@ async def _members(opening: Opening, stack: AsyncExitStack) -> tuple[Sign, int]:
         process = await MemberProcess.spawn(environment)
         stack.push_async_callback(process.end)
         opened = await process.channel.call(partition, time.monotonic() + _START_S)
-        assert isinstance(opened, wire.Opened)
+        assert isinstance(opened, member_wire.Opened)
         channels.append(process.channel)
         sessions.append(opened.sessions)
     turns = itertools.cycle(channels)
 
     async def sign(key: str, scheme: str, digest: bytes) -> bytes:
-        signed = await next(turns).call(wire.Sign(key, scheme, digest), time.monotonic() + _CALL_S)
-        assert isinstance(signed, wire.Signature)
+        signed = await next(turns).call(member_wire.Sign(key, scheme, digest), time.monotonic() + _CALL_S)
+        assert isinstance(signed, Signature)
         return signed.signature
 
     return sign, min(sessions)
@@ -56,8 +58,8 @@ async def _signer(opening: Opening, stack: AsyncExitStack) -> Sign:
     client = await stack.enter_async_context(SignerClient(Path(opening.socket)))
 
     async def sign(key: str, scheme: str, digest: bytes) -> bytes:
-        signed = await client.call(wire.TlsSign(key, scheme, digest), _CALL_S)
-        assert isinstance(signed, wire.TlsSigned)
+        signed = await client.call(TlsSign(key, scheme, digest), _CALL_S)
+        assert isinstance(signed, TlsSigned)
         return signed.signature
 
     return sign

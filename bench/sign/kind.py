@@ -5,14 +5,14 @@ from __future__ import annotations
 from msgspec import Struct
 
 from hsm.schemes import SCHEMES, PublicKey, Scheme
-from hsm.wire import frames as wire
+from hsm.wire.member import KeyType
 
 
 class Kind(Struct, frozen=True):
     """A type of key, and the scheme that it is asked for. `name` is what the command line calls it."""
 
     name: str
-    key_type: wire.KeyType
+    key_type: KeyType
     scheme: str
 
     @property

@@ -19,7 +19,7 @@ from bench.sign.work import digests, verification_us, verified
 from hsm.errors import HsmitmError
 from hsm.schemes import SCHEMES
 from hsm.token.module import Module, PrivateKey, Session, translated
-from hsm.wire import frames as wire
+from hsm.wire.member import Open
 
 _MAX_ERRORS = 20
 
@@ -27,7 +27,7 @@ _MAX_ERRORS = 20
 class _Partition:
     """A logged-in partition with its sessions."""
 
-    def __init__(self, opening: wire.Open) -> None:
+    def __init__(self, opening: Open) -> None:
         assert opening.pin is not None
         self._opening = opening
         token = Module(opening.module).token(opening.selector)

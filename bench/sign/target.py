@@ -27,7 +27,7 @@ from hsm.schemes import PublicKey
 from hsm.secrets import pin
 from hsm.signer.signer import load_issuer, spkis_of
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Generate, KeyFound, Open, Opened
 from proxy.commands import init
 from proxy.config.file import Config, load
 from proxy.processes import signer
@@ -78,10 +78,10 @@ class Target(Struct, frozen=True):
         kept = self.members[:members]
         return structs.replace(self, members=kept, pins={one.name: self.pins[one.name] for one in kept})
 
-    def opening(self, member: MemberSettings, sessions: int) -> wire.Open:
+    def opening(self, member: MemberSettings, sessions: int) -> Open:
         """The first call to a process that opens the partition."""
         keys = set(self.keys.values())
-        return wire.Open(
+        return Open(
             member.module,
             member.selector,
             self.pins[member.name],
@@ -195,21 +195,21 @@ async def configured(
 
 async def _look(
     member: MemberSettings, secret: str, refusals: pin.Refusals, uris: Mapping[str, KeyURI], *, generate: bool
-) -> dict[str, wire.KeyFound]:
+) -> dict[str, KeyFound]:
     """What the partition holds of `uris`; what it lacks is made, if `generate`."""
     refusals.check(member.name, secret)
     process = await MemberProcess.spawn(member.environment)
     try:
         until = time.monotonic() + _TIMEOUT_S
-        opening = wire.Open(member.module, member.selector, secret, 1, dict(uris), writable=generate)
+        opening = Open(member.module, member.selector, secret, 1, dict(uris), writable=generate)
         opened = await process.channel.call(opening, until)
-        assert isinstance(opened, wire.Opened)
+        assert isinstance(opened, Opened)
         found = dict(opened.keys)
         for name in [one for one in found if found[one].missing and generate]:
             label = uris[name].object
             assert label is not None
-            made = await process.channel.call(wire.Generate(label, name), until)  # type: ignore[arg-type]  # a key type
-            assert isinstance(made, wire.KeyFound)
+            made = await process.channel.call(Generate(label, name), until)  # type: ignore[arg-type]  # a key type
+            assert isinstance(made, KeyFound)
             found[name] = made
     except PinRefusedError:
         with suppress(OSError):  # no state directory: hsmitm never ran here, so nothing tries it again by itself
@@ -223,7 +223,7 @@ async def _look(
     return found
 
 
-def _spki(name: str, uri: KeyURI, found: Sequence[Mapping[str, wire.KeyFound]]) -> bytes:
+def _spki(name: str, uri: KeyURI, found: Sequence[Mapping[str, KeyFound]]) -> bytes:
     spkis = {one[name].spki for one in found}
     if len(spkis) > 1:
         raise MisconfiguredError(f"{uri} is another key at each member; members of a group hold the same keys")

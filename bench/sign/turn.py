@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from bench.rig.processes import ended
 from hsm.errors import HsmitmError, MemberLostError, from_wire
-from hsm.wire import frames as wire
+from hsm.wire.member import Open
 
 _END_S = 5.0
 
@@ -26,7 +26,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     """What a player opens before its first turn: partitions with the environment of a process that opens them, or the
     signer's socket. `environment` of a process that opens its one partition itself is its own."""
 
-    partitions: list[wire.Open] = []
+    partitions: list[Open] = []
     environments: list[dict[str, str]] = []
     socket: str = ""
 

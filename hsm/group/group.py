@@ -26,7 +26,7 @@ from hsm.member.member import Member
 from hsm.member.metrics import MemberMetrics
 from hsm.member.states import GroupState, State
 from hsm.schemes import Scheme
-from hsm.wire import frames as wire
+from hsm.wire.member import Decrypt
 
 logger = logging.getLogger("hsmitm.group")
 
@@ -166,7 +166,7 @@ class Group:
 
         Raises as `sign`. A client's bad ciphertext is one call at one member, and changes nothing there.
         """
-        request = wire.Decrypt(name, ciphertext)
+        request = Decrypt(name, ciphertext)
         return await self._request(
             name, deadline, lambda member, until, patience_s: member.decrypt(request, until, patience_s)
         )

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from hsm.schemes import SCHEMES, PublicKey, Scheme, certificate_scheme
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Sign
 
 _NAME_DIGITS = 32
 """Of the digest, in hexadecimal: 128 bits, which nobody makes two keys for."""
@@ -68,17 +68,17 @@ class Key(Struct, frozen=True):
         """What an operator calls it."""
         return f"key of {', '.join(self.sites)}" if self.sites else f"forward-{self.name} key"
 
-    def request(self, message: bytes | None, digest: bytes, scheme: Scheme | None = None) -> wire.Sign:
+    def request(self, message: bytes | None, digest: bytes, scheme: Scheme | None = None) -> Sign:
         """What a member is asked for a signature of `message` (None where only its digest is there), whose `digest` is
         of the size of `scheme`, by default the key's own."""
-        return wire.Sign(self.name, (scheme or self.scheme).name, digest, message)
+        return Sign(self.name, (scheme or self.scheme).name, digest, message)
 
-    def challenge(self) -> wire.Sign:
+    def challenge(self) -> Sign:
         """A fresh request that nobody outside chose: its signature proves the member and serves for nothing else."""
         challenge = secrets.token_bytes(32)
         return self.request(challenge, self.scheme.digest(challenge))
 
-    def verifies(self, request: wire.Sign, signature: bytes) -> bool:
+    def verifies(self, request: Sign, signature: bytes) -> bool:
         """Whether `signature` is this key's, of the request's digest, in the request's scheme."""
         scheme = SCHEMES.get(request.scheme)
         return (

@@ -21,7 +21,8 @@ from hsm.member.key import Key
 from hsm.member.metrics import MemberMetrics
 from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
-from hsm.wire import frames as wire
+from hsm.wire.frames import Decrypted
+from hsm.wire.member import Decrypt, Describe, KeyFound, KeysFound, Opened, Ping, Reply, Sign, Signature, Vital
 
 logger = logging.getLogger("hsmitm.member")
 
@@ -35,7 +36,7 @@ class Life:
         self,
         member: str,
         process: MemberProcess,
-        opened: wire.Opened,
+        opened: Opened,
         keys: Mapping[str, Key],
         metrics: MemberMetrics,
     ) -> None:
@@ -79,17 +80,17 @@ class Life:
             self.proved.discard(name)
         self.keys_changed()
 
-    async def sign(self, request: wire.Sign, deadline: float, purpose: str) -> bytes:
+    async def sign(self, request: Sign, deadline: float, purpose: str) -> bytes:
         """A signature that verifies. Raises BadSignatureError, or what `Channel.call` raises."""
         key = self._keys.get(request.key)
         answer = await self._ask(request, deadline)
-        assert isinstance(answer, wire.Signature)
+        assert isinstance(answer, Signature)
         if key is None or not key.verifies(request, answer.signature):
             raise BadSignatureError(f"member {self._member} returned a signature that does not verify")
         self._metrics.signed(self._member, purpose, answer)
         return answer.signature
 
-    async def decrypt(self, request: wire.Decrypt, deadline: float) -> bytes | None:
+    async def decrypt(self, request: Decrypt, deadline: float) -> bytes | None:
         """The plaintext, empty where the padding is wrong; None where the token's return code may mean the padding or
         a failure of the token. Raises what `Channel.call` raises."""
         try:
@@ -99,12 +100,12 @@ class Life:
                 raise
             plaintext = None
         else:
-            assert isinstance(answer, wire.Decrypted)
+            assert isinstance(answer, Decrypted)
             plaintext = answer.plaintext
         self._metrics.decrypted(self._member)
         return plaintext
 
-    async def _ask(self, request: wire.Sign | wire.Decrypt, deadline: float) -> wire.Reply:
+    async def _ask(self, request: Sign | Decrypt, deadline: float) -> Reply:
         """The answer. A caller that gives up is gone at once, but its slot is taken until the member has answered or
         the deadline passed: a session cannot be interrupted, and one more request would only queue behind it."""
         self.in_flight += 1
@@ -151,7 +152,7 @@ class Life:
                 raise doubt
             self.note_problem(name, f"it did not sign a challenge: {doubt}")
 
-    async def _disproof(self, key: Key, found: wire.KeyFound) -> str:
+    async def _disproof(self, key: Key, found: KeyFound) -> str:
         """Why the member cannot serve the key; empty when its signature of a challenge verified."""
         if found.problem:
             return found.problem
@@ -179,7 +180,7 @@ class Life:
             return
         if found.problem != problem or found is self.opened.keys.get(key):
             logger.error("member %s cannot serve %s: %s", self._member, self._called(key), problem)
-        self.found[key] = wire.KeyFound(problem, found.spki, found.schemes, found.guarded, decrypts=found.decrypts)
+        self.found[key] = KeyFound(problem, found.spki, found.schemes, found.guarded, decrypts=found.decrypts)
         self.keys_changed()
 
     def _called(self, key: str) -> str:
@@ -187,8 +188,8 @@ class Life:
 
     async def look_again(self, deadline: float) -> None:
         """Look for the keys that were missing: they may have been put there since."""
-        answer = await self.process.channel.call(wire.Describe(), deadline)
-        assert isinstance(answer, wire.KeysFound)
+        answer = await self.process.channel.call(Describe(), deadline)
+        assert isinstance(answer, KeysFound)
         for name in self._keys.keys() - self.proved:
             key = self._keys.get(name)
             if key is None:
@@ -207,10 +208,10 @@ class Life:
                 self._note_proof(name)
                 logger.info("member %s serves %s again", self._member, self._called(name))
 
-    async def vital(self, deadline: float) -> wire.Vital:
+    async def vital(self, deadline: float) -> Vital:
         """How the sessions are. Answered by the process even while they hang."""
-        vital = await self.process.channel.call(wire.Ping(), deadline)
-        assert isinstance(vital, wire.Vital)
+        vital = await self.process.channel.call(Ping(), deadline)
+        assert isinstance(vital, Vital)
         self.sessions = vital.sessions
         if vital.replaced > self._replaced:
             self._metrics.replaced(self._member, vital.replaced - self._replaced)

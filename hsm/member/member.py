@@ -37,7 +37,7 @@ from hsm.member.settings import MemberSettings
 from hsm.member.starter import Starter
 from hsm.member.states import SERVING, Event, State
 from hsm.secrets import pin
-from hsm.wire import frames as wire
+from hsm.wire.member import Decrypt, Inspect, Inspected, KeyFound, Opened, Sign
 
 logger = logging.getLogger("hsmitm.member")
 
@@ -94,7 +94,7 @@ class Member:
         self.reason = "not started"
         self.last_error = ""
         self.last_error_at = 0.0
-        self.opened: wire.Opened | None = None
+        self.opened: Opened | None = None
         self.attempts = 0
         self.next_attempt = 0.0
         self.settled = asyncio.Event()
@@ -128,7 +128,7 @@ class Member:
         return self.serving and self._life is not None and key in self._life.proved
 
     @property
-    def found(self) -> dict[str, wire.KeyFound]:
+    def found(self) -> dict[str, KeyFound]:
         """Each key as the member holds it, with what is wrong with it."""
         return self._life.found if self._life else {}
 
@@ -193,14 +193,14 @@ class Member:
 
     # requests
 
-    async def sign(self, request: wire.Sign, deadline: float, purpose: str, patience_s: float | None = None) -> bytes:
+    async def sign(self, request: Sign, deadline: float, purpose: str, patience_s: float | None = None) -> bytes:
         """A verified signature. Raises what `Life.sign` raises, having drawn the conclusions that one answer allows.
 
         `patience_s` is the time that the member was to have, where that is less than the attempt timeout.
         """
         return await self._served(lambda life: life.sign(request, deadline, purpose), request.key, purpose, patience_s)
 
-    async def decrypt(self, request: wire.Decrypt, deadline: float, patience_s: float | None = None) -> bytes:
+    async def decrypt(self, request: Decrypt, deadline: float, patience_s: float | None = None) -> bytes:
         """The plaintext, empty where the padding is wrong. As `sign`."""
         plaintext = await self._served(lambda life: life.decrypt(request, deadline), request.key, "decrypt", patience_s)
         if plaintext is None:
@@ -488,13 +488,13 @@ class Member:
 
     # what an operator does
 
-    async def inspect(self, deadline: float) -> wire.Inspected:
+    async def inspect(self, deadline: float) -> Inspected:
         """What the module tells of its slots. Raises MemberLostError where there is no process to ask."""
         life = self._life
         if life is None or not self.serving:
             raise MemberLostError(f"member is {self.state}: {self.reason}")
-        reply = await life.process.channel.call(wire.Inspect(), deadline)
-        assert isinstance(reply, wire.Inspected)
+        reply = await life.process.channel.call(Inspect(), deadline)
+        assert isinstance(reply, Inspected)
         return reply
 
     async def reset(self, settings: MemberSettings | None = None, *, drain_s: float = _DRAIN_S) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from hsm.errors import HsmitmError
-from hsm.wire import frames as wire
+from hsm.wire.member import Signature
 
 _EXECUTION = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 """Seconds: P-256 in software at the low end, a network HSM in the middle, a hang at the high end."""
@@ -44,7 +44,7 @@ class MemberMetrics:
         )
         self._signed: dict[tuple[str, str], tuple[Counter, Histogram, Histogram]] = {}
 
-    def signed(self, member: str, purpose: str, answer: wire.Signature) -> None:
+    def signed(self, member: str, purpose: str, answer: Signature) -> None:
         """A verified signature."""
         labels = member, purpose
         if labels not in self._signed:  # `labels()` takes a lock and checks: three times are 3 % of the signer's work

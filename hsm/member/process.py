@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from hsm.wire.channel import Channel
+from hsm.wire.member import CODEC, Reply, Request
 
 _REAP_S = 2.0
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH")
@@ -23,7 +24,9 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH")
 class MemberProcess:
     """One life of a member process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, lost: asyncio.Event) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, channel: Channel[Request, Reply], lost: asyncio.Event
+    ) -> None:
         self.channel = channel
         self.lost = lost
         self._process = process
@@ -34,7 +37,7 @@ class MemberProcess:
         ours, theirs = socket.socketpair()
         lost = asyncio.Event()
 
-        def note_end(_: Channel) -> None:
+        def note_end(_: Channel[Request, Reply]) -> None:
             lost.set()
             if on_lost is not None:
                 on_lost()
@@ -42,7 +45,7 @@ class MemberProcess:
         loop = asyncio.get_running_loop()
         with theirs:
             # Before the process, so that nothing is awaited between its start and the caller's holding it.
-            _, channel = await loop.create_connection(lambda: Channel(lost=note_end, cancels=False), sock=ours)
+            _, channel = await loop.create_connection(lambda: Channel(CODEC, lost=note_end, cancels=False), sock=ours)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-m", "hsm.token.main", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,

@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from hsm.secrets.pin import PinSource
-from hsm.wire import frames as wire
+from hsm.wire.member import Selector
 
 
 class MemberSettings(Struct, frozen=True, kw_only=True):
@@ -19,7 +19,7 @@ class MemberSettings(Struct, frozen=True, kw_only=True):
 
     name: str
     module: str
-    selector: wire.Selector
+    selector: Selector
     pin: PinSource
     sessions: int
     environment: dict[str, str] = field(default_factory=dict)

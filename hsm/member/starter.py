@@ -19,7 +19,7 @@ from hsm.member.metrics import MemberMetrics
 from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
 from hsm.secrets import pin
-from hsm.wire import frames as wire
+from hsm.wire.member import Open, Opened
 
 logger = logging.getLogger("hsmitm.member")
 
@@ -69,7 +69,7 @@ class Starter:
         started = time.monotonic()
         keys = self.keys
         process = self._process = await MemberProcess.spawn(settings.environment, self._on_lost)
-        opening = wire.Open(
+        opening = Open(
             settings.module,
             settings.selector,
             secret,
@@ -108,7 +108,7 @@ class Starter:
         """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed."""
         return min(longest_s, max(START_FLOOR_S, 10 * self._slowest_s)) if self._slowest_s else longest_s
 
-    async def _opened(self, process: MemberProcess, opening: wire.Open, secret: str, longest_s: float) -> wire.Opened:
+    async def _opened(self, process: MemberProcess, opening: Open, secret: str, longest_s: float) -> Opened:
         timeout_s = self._timeout_s(longest_s)
         try:
             reply = await process.channel.call(opening, time.monotonic() + timeout_s)
@@ -124,6 +124,6 @@ class Starter:
             raise
         except DeadlineError as error:
             raise DeadlineError(f"it did not start within {timeout_s:.1f} s") from error
-        assert isinstance(reply, wire.Opened)
+        assert isinstance(reply, Opened)
         self._refusals.forget(self._name)
         return reply

@@ -21,7 +21,8 @@ from hsm.group.group import Group
 from hsm.member.key import Key
 from hsm.schemes import SCHEMES, Scheme
 from hsm.signer.sites import Site, Sites
-from hsm.wire import frames as wire
+from hsm.wire.frames import Decrypted
+from hsm.wire.worker import InboundKeys, InboundTerms, Reply, TlsDecrypt, TlsSign, TlsSigned
 
 logger = logging.getLogger("hsmitm.inbound")
 
@@ -62,10 +63,10 @@ class InboundService:
         self._refresh()
         return self._generation
 
-    def terms(self) -> wire.InboundTerms:
+    def terms(self) -> InboundTerms:
         """What workers may ask for."""
         self._refresh()
-        return wire.InboundTerms(self._schemes, self._ticket_key, self._generation)
+        return InboundTerms(self._schemes, self._ticket_key, self._generation)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._ticket_key_since >= TICKET_KEY_S:
@@ -110,31 +111,29 @@ class InboundService:
 
     # what workers ask
 
-    async def serve(
-        self, request: wire.TlsSign | wire.TlsDecrypt | wire.InboundKeys, deadline: float, refuse: Refuse
-    ) -> wire.Reply:
+    async def serve(self, request: TlsSign | TlsDecrypt | InboundKeys, deadline: float, refuse: Refuse) -> Reply:
         """Answer a worker. Raises what `refuse` makes of a request that is not allowed, or as `Group.sign`."""
         match request:
-            case wire.TlsSign():
+            case TlsSign():
                 return await self._sign(request, deadline, refuse)
-            case wire.TlsDecrypt():
+            case TlsDecrypt():
                 return await self._decrypt(request, deadline, refuse)
-            case wire.InboundKeys():
+            case InboundKeys():
                 return self.terms()
 
-    async def _sign(self, request: wire.TlsSign, deadline: float, refuse: Refuse) -> wire.TlsSigned:
+    async def _sign(self, request: TlsSign, deadline: float, refuse: Refuse) -> TlsSigned:
         key = self._inbound_key(request.key, refuse)
         scheme = self._scheme(key, request, refuse)
-        return wire.TlsSigned(await self._group.sign(key.name, None, request.digest, deadline, "tls", scheme))
+        return TlsSigned(await self._group.sign(key.name, None, request.digest, deadline, "tls", scheme))
 
-    async def _decrypt(self, request: wire.TlsDecrypt, deadline: float, refuse: Refuse) -> wire.Decrypted:
+    async def _decrypt(self, request: TlsDecrypt, deadline: float, refuse: Refuse) -> Decrypted:
         key = self._inbound_key(request.key, refuse)
         if not key.decrypts or not isinstance(key.public, rsa.RSAPublicKey):
             raise refuse(f"the {key.title} may not decrypt: no site of it turns that on")
         size = (key.public.key_size + 7) // 8
         if len(request.ciphertext) != size:
             raise refuse(f"{len(request.ciphertext)} bytes to decrypt with the {key.title}; it takes {size}")
-        return wire.Decrypted(await self._group.decrypt(key.name, request.ciphertext, deadline))
+        return Decrypted(await self._group.decrypt(key.name, request.ciphertext, deadline))
 
     def _inbound_key(self, name: str, refuse: Refuse) -> Key:
         key = self._served.get(name)
@@ -145,7 +144,7 @@ class InboundService:
         return key
 
     @staticmethod
-    def _scheme(key: Key, request: wire.TlsSign, refuse: Refuse) -> Scheme:
+    def _scheme(key: Key, request: TlsSign, refuse: Refuse) -> Scheme:
         scheme = SCHEMES.get(request.scheme)
         if scheme is None or scheme not in key.schemes:
             raise refuse(f"the {key.title} does not sign {request.scheme[:64]!r}")

@@ -35,14 +35,40 @@ from hsm.member.states import GroupState, State
 from hsm.secrets import pin
 from hsm.signer.inbound import InboundService
 from hsm.signer.sites import InboundSettings, Sites, load_sites
-from hsm.signer.workers import Workers
+from hsm.signer.workers import WorkerChannel, Workers
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
-from hsm.wire import telemetry
+from hsm.wire import admin, telemetry, worker
+from hsm.wire.admin import (
+    CertificateStatus,
+    GroupStatus,
+    Info,
+    InfoReport,
+    MemberStatus,
+    Reload,
+    Reset,
+    Status,
+    StatusReport,
+    Told,
+)
 from hsm.wire.channel import Channel
 from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET, Endpoint, RunDirectory
+from hsm.wire.frames import Call, Done, Ready
+from hsm.wire.worker import (
+    Authorities,
+    Authority,
+    Chains,
+    InboundKeys,
+    Mint,
+    Minted,
+    Report,
+    Reported,
+    TlsDecrypt,
+    TlsSign,
+)
 
 __all__ = ["AuthoritySettings", "InboundSettings", "Signer", "SignerSettings", "keys_of", "load_issuer", "spkis_of"]
+
+AdminChannel = Channel[admin.Request, admin.Reply]
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -78,7 +104,7 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     """
 
     members: list[MemberSettings]
-    authorities: dict[wire.Authority, AuthoritySettings]
+    authorities: dict[Authority, AuthoritySettings]
     profile: LeafProfile
     run: RunDirectory
     state: Path
@@ -133,7 +159,7 @@ class Signer:
         self._refusals = refusals
         self.group.members = [self._member(one) for one in settings.members]
         self._workers = Workers(self.registry)
-        self._admins: set[Channel] = set()
+        self._admins: set[AdminChannel] = set()
         self._endpoints: list[Endpoint] = []
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._reloading = asyncio.Lock()
@@ -220,9 +246,10 @@ class Signer:
         for endpoint in self._endpoints:
             await endpoint.close()
         until = time.monotonic() + 1
-        while any(channel.serving for channel in self._workers.channels) and time.monotonic() < until:  # noqa: ASYNC110
+        while self._workers.served and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # once, at the end; an event would burden every call
-        for channel in [*self._workers.channels, *self._admins]:
+        self._workers.close()
+        for channel in self._admins:
             channel.close()
         for task in self._runs.values():
             task.cancel()
@@ -237,30 +264,29 @@ class Signer:
 
     # what workers may ask
 
-    def _worker_channel(self, pid: int) -> Channel:
-        channel = Channel(self._serve_worker, self._workers.leave)
+    def _worker_channel(self, pid: int) -> WorkerChannel:
+        channel = WorkerChannel(worker.CODEC, self._serve_worker, self._workers.leave)
         self._workers.join(channel, pid)
         return channel
 
-    async def _serve_worker(self, channel: Channel, call: wire.Call) -> wire.Reply:
+    async def _serve_worker(self, channel: WorkerChannel, call: Call[worker.Request]) -> worker.Reply:
         match call.body:
-            case wire.Mint():
+            case Mint():
                 return await self._mint(self._workers.pid(channel), call.body, call.deadline)
-            case wire.Authorities():
-                return wire.Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
-            case wire.TlsSign() | wire.TlsDecrypt() | wire.InboundKeys():
+            case Authorities():
+                return Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
+            case TlsSign() | TlsDecrypt() | InboundKeys():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
                 return await self.inbound.serve(call.body, call.deadline, refuse)
-            case wire.Ready():
+            case Ready():
                 for name in self.group.authorities:
                     await self.group.wait_for_member(name, call.deadline)
-                return wire.Done()
-            case wire.Report():
+                return Done()
+            case Report():
                 self._workers.take(channel, call.body)
-                return wire.Reported(self.group.in_service(), self._settings.unavailable, self.inbound.generation)
-        raise self._workers.refuse(channel, call.body, f"a worker may not ask for {type(call.body).__name__}")
+                return Reported(self.group.in_service(), self._settings.unavailable, self.inbound.generation)
 
-    async def _mint(self, pid: int, request: wire.Mint, deadline: float) -> wire.Minted:
+    async def _mint(self, pid: int, request: Mint, deadline: float) -> Minted:
         started = time.monotonic()
         try:
             issuer = self.issuers.get(request.authority)
@@ -281,9 +307,7 @@ class Signer:
             "minted names=%s authority=%s serial=%x worker=%d ms=%.1f",
             ",".join(request.names), request.authority, approved.serial, pid, 1000 * (time.monotonic() - started),
         )  # fmt: skip
-        return wire.Minted(
-            approved.certificate(signature), approved.not_before.timestamp(), approved.not_after.timestamp()
-        )
+        return Minted(approved.certificate(signature), approved.not_before.timestamp(), approved.not_after.timestamp())
 
     def check_ready(self) -> None:
         """Raise TryLaterError unless each CA's key, or where there is no CA any inbound key, is served by a member."""
@@ -295,25 +319,24 @@ class Signer:
 
     # what the command line and the status page ask
 
-    def _admin_channel(self, _pid: int) -> Channel:
-        channel = Channel(self._serve_admin, self._admins.discard)
+    def _admin_channel(self, _pid: int) -> AdminChannel:
+        channel = AdminChannel(admin.CODEC, self._serve_admin, self._admins.discard)
         self._admins.add(channel)
         return channel
 
-    async def _serve_admin(self, _channel: Channel, call: wire.Call) -> wire.Reply:
+    async def _serve_admin(self, _channel: AdminChannel, call: Call[admin.Request]) -> admin.Reply:
         match call.body:
-            case wire.Status():
+            case Status():
                 return self.status()
-            case wire.Ready():
+            case Ready():
                 self.check_ready()
-                return wire.Done()
-            case wire.Info():
+                return Done()
+            case Info():
                 return await self._info()
-            case wire.Reset():
-                return wire.Told(await self._finish(self.group.reset(call.body.member)))
-            case wire.Reload():
-                return wire.Told(await self._finish(self.reload()))
-        raise RefusedError(f"the admin socket does not answer {type(call.body).__name__}")
+            case Reset():
+                return Told(await self._finish(self.group.reset(call.body.member)))
+            case Reload():
+                return Told(await self._finish(self.reload()))
 
     async def _finish(self, change: Coroutine[None, None, list[str]]) -> list[str]:
         """A change is made to its end, also when the command line that asked for it is gone."""
@@ -322,14 +345,14 @@ class Signer:
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
-    async def _info(self) -> wire.InfoReport:
+    async def _info(self) -> InfoReport:
         modules, problems = {}, {}
         for member in self.group.members:
             try:
                 modules[member.name] = await member.inspect(time.monotonic() + _INFO_TIMEOUT_S)
             except HsmitmError as error:
                 problems[member.name] = str(error)
-        return wire.InfoReport(modules, problems)
+        return InfoReport(modules, problems)
 
     async def reload(self) -> list[str]:
         """Take over what changed in the configuration and can change at runtime: members, their sessions, retry counts,
@@ -425,10 +448,10 @@ class Signer:
         self._workers.add_to(totals)
         return totals
 
-    def status(self) -> wire.StatusReport:
+    def status(self) -> StatusReport:
         """The whole state, for `hsmitm status`."""
         totals = self.totals()
-        return wire.StatusReport(
+        return StatusReport(
             members=[self._member_status(member) for member in self.group.members],
             workers=self._workers.status(),
             listeners=self._workers.listeners(),
@@ -457,7 +480,7 @@ class Signer:
                 "inbound_waiting": totals.value("hsmitm_inbound_steps"),
                 "refused_requests": totals.value("hsmitm_refused_requests_total"),
             },
-            group=wire.GroupStatus(
+            group=GroupStatus(
                 name=self._settings.group,
                 state=str(self.group.state),
                 since=self.group.since,
@@ -468,11 +491,11 @@ class Signer:
             ),
         )
 
-    def _certificate_status(self, title: str, name: str, certificate: x509.Certificate) -> wire.CertificateStatus:
+    def _certificate_status(self, title: str, name: str, certificate: x509.Certificate) -> CertificateStatus:
         key = self.group.keys[name].public
         holders = [member.found[name] for member in self.group.members if name in member.found]
         kind = f"RSA-{key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"P-{key.key_size}"
-        return wire.CertificateStatus(
+        return CertificateStatus(
             authority=title,
             subject=certificate.subject.rfc4514_string(),
             not_after=certificate.not_valid_after_utc.timestamp(),
@@ -484,9 +507,9 @@ class Signer:
             problems=self.group.problems(name) | self.inbound.decryption_problems(name),
         )
 
-    def _member_status(self, member: Member) -> wire.MemberStatus:
+    def _member_status(self, member: Member) -> MemberStatus:
         opened = member.opened
-        return wire.MemberStatus(
+        return MemberStatus(
             name=member.name,
             state=str(member.state),
             since=member.since,
@@ -510,7 +533,7 @@ class Signer:
         )
 
 
-def keys_of(settings: SignerSettings, issuers: Mapping[wire.Authority, Issuer]) -> dict[str, Key]:
+def keys_of(settings: SignerSettings, issuers: Mapping[Authority, Issuer]) -> dict[str, Key]:
     """The keys that members hold. In an HA group the URI's place is no matter: each member has a partition of its own,
     and the public key tells. Otherwise a key is the business of the one member whose partition the URI names."""
     keys = {}
@@ -528,7 +551,7 @@ def keys_of(settings: SignerSettings, issuers: Mapping[wire.Authority, Issuer]) 
     return keys
 
 
-def spkis_of(issuers: Mapping[wire.Authority, Issuer]) -> frozenset[bytes]:
+def spkis_of(issuers: Mapping[Authority, Issuer]) -> frozenset[bytes]:
     """The public keys (DER SPKI) of the CAs and of those above them: no inbound site may have one."""
     public = [certificate.public_key() for issuer in issuers.values() for certificate in issuer.chain]
     return frozenset(spki_of(key) for key in public if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey))

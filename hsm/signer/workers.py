@@ -8,9 +8,10 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from hsm.errors import RefusedError
-from hsm.wire import frames as wire
 from hsm.wire import telemetry
+from hsm.wire.admin import ListenerStatus, WorkerStatus
 from hsm.wire.channel import Channel
+from hsm.wire.worker import Reply, Report, Request
 
 logger = logging.getLogger("hsmitm.workers")
 
@@ -18,11 +19,14 @@ MAX_WORKERS = 256
 """Worker indices go up to this; for each one that is gone a last report is kept."""
 
 
+WorkerChannel = Channel[Request, Reply]
+
+
 class _Worker(Struct):
     """A connection: the process id that the kernel gives for it, and its last report."""
 
     pid: int
-    report: wire.Report | None = None
+    report: Report | None = None
 
 
 class Workers:
@@ -30,9 +34,9 @@ class Workers:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """`registry` gets the gauges of who is connected."""
-        self._connected: dict[Channel, _Worker] = {}
+        self._connected: dict[WorkerChannel, _Worker] = {}
         self._retired = telemetry.Totals()
-        self._gone: dict[int, wire.Report] = {}
+        self._gone: dict[int, Report] = {}
         """The last report of each index whose connection ended: retired when another process takes its place."""
         self._number = Gauge("hsmitm_workers", "Workers connected to the signer", registry=registry)
         self._up = Gauge("hsmitm_worker_up", "1 for each worker that reports", ("worker",), registry=registry)
@@ -44,27 +48,36 @@ class Workers:
         return len(self._connected)
 
     @property
-    def channels(self) -> list[Channel]:
-        """Their connections."""
-        return list(self._connected)
+    def served(self) -> bool:
+        """Whether a call of one of them is being answered."""
+        return any(channel.serving for channel in self._connected)
 
-    def join(self, channel: Channel, pid: int) -> None:
+    def close(self) -> None:
+        """End their connections."""
+        for channel in self._connected:
+            channel.close()
+
+    def join(self, channel: WorkerChannel, pid: int) -> None:
         """A process has connected."""
         self._connected[channel] = _Worker(pid)
 
-    def leave(self, channel: Channel) -> None:
+    def leave(self, channel: WorkerChannel) -> None:
         """Its connection has ended; what it counted stays."""
-        report = self._connected.pop(channel).report
+        gone = self._connected.pop(channel)
+        if channel.spoilt:  # no worker of ours says such a thing: it is broken, or taken over
+            self._refused.labels("unknown").inc()
+            logger.warning("refused worker process %d, which sent what no worker may: %s", gone.pid, channel.spoilt)
+        report = gone.report
         if report is not None:
             if before := self._gone.get(report.index):
                 self._retired.add(before.metrics, kinds=telemetry.CUMULATIVE)
             self._gone[report.index] = report
 
-    def pid(self, channel: Channel) -> int:
+    def pid(self, channel: WorkerChannel) -> int:
         """The process at the other end."""
         return self._connected[channel].pid
 
-    def refuse(self, channel: Channel, request: wire.Request, why: str) -> RefusedError:
+    def refuse(self, channel: WorkerChannel, request: Request, why: str) -> RefusedError:
         """Note a request that no worker of ours makes: a worker is broken, or taken over. The error to answer with.
 
         `why` says what was asked, and nothing of the bytes to sign or to decrypt.
@@ -74,7 +87,7 @@ class Workers:
         logger.warning("refused %s of worker process %d: %s", what, self.pid(channel), why)
         return RefusedError(why)
 
-    def take(self, channel: Channel, report: wire.Report) -> None:
+    def take(self, channel: WorkerChannel, report: Report) -> None:
         """Note what it reports. Raises RefusedError for an index that no worker of ours has."""
         if not 0 <= report.index <= MAX_WORKERS:
             raise RefusedError(f"a worker of index {report.index}; they go up to {MAX_WORKERS}")
@@ -83,7 +96,7 @@ class Workers:
         if gone and (gone.pid, gone.started) == (report.pid, report.started):
             del self._gone[report.index]  # only its connection was lost; it still counts what it counted
 
-    def _reports(self) -> list[tuple[int, wire.Report]]:
+    def _reports(self) -> list[tuple[int, Report]]:
         return [(one.pid, one.report) for one in self._connected.values() if one.report is not None]
 
     def set_gauges(self) -> None:
@@ -101,12 +114,12 @@ class Workers:
         for _, report in self._reports():
             totals.add(report.metrics)
 
-    def status(self) -> list[wire.WorkerStatus]:
+    def status(self) -> list[WorkerStatus]:
         """Those that report, by index."""
-        found = [wire.WorkerStatus(one.index, pid, one.started, one.connections) for pid, one in self._reports()]
+        found = [WorkerStatus(one.index, pid, one.started, one.connections) for pid, one in self._reports()]
         return sorted(found, key=lambda worker: worker.index)
 
-    def listeners(self) -> list[wire.ListenerStatus]:
+    def listeners(self) -> list[ListenerStatus]:
         """Each address that a worker listens on, and how many do."""
         addresses = [address for _, report in self._reports() for address in report.listeners]
-        return [wire.ListenerStatus(address, addresses.count(address)) for address in sorted(set(addresses))]
+        return [ListenerStatus(address, addresses.count(address)) for address in sorted(set(addresses))]

@@ -20,7 +20,22 @@ from collections.abc import Callable
 from hsm.errors import HsmitmError, RefusedError
 from hsm.token.module import Module
 from hsm.token.sessions import Partition
-from hsm.wire import frames as wire
+from hsm.wire import frames
+from hsm.wire.frames import Answer, Call, Done, Frame
+from hsm.wire.member import (
+    CODEC,
+    Decrypt,
+    Describe,
+    Generate,
+    Initialise,
+    Inspect,
+    Open,
+    Opened,
+    Ping,
+    Reply,
+    Request,
+    Sign,
+)
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2), linux/prctl.h."""
@@ -38,43 +53,43 @@ class _MemberProcess:
 
     def serve(self) -> None:
         """Read frames until the parent closes the socket or dies."""
-        framer = wire.Framer()
+        framer = CODEC.asked()
         while data := self._connection.recv(65536):
             for frame in framer.feed(data):
-                if isinstance(frame, wire.Call):  # not `Cancel`: a session cannot be interrupted
+                if isinstance(frame, Call):  # not `Cancel`: a session cannot be interrupted
                     self._handle(frame)
 
-    def _handle(self, call: wire.Call) -> None:
+    def _handle(self, call: Call[Request]) -> None:
         body = call.body
         partition = self._partition
         match body:  # what a session's thread answers
-            case wire.Sign() if partition is not None:
+            case Sign() if partition is not None:
                 partition.sign(call, body, self._responder(call.id))
                 return
-            case wire.Decrypt() if partition is not None:
+            case Decrypt() if partition is not None:
                 partition.decrypt(call, body, self._responder(call.id))
                 return
-            case wire.Describe() if partition is not None:
+            case Describe() if partition is not None:
                 partition.describe(call, self._responder(call.id))
                 return
-            case wire.Inspect() if partition is not None:
+            case Inspect() if partition is not None:
                 partition.inspect(call, self._responder(call.id))
                 return
         try:
-            self._send(wire.Answer(call.id, self._answer(body)))
+            self._send(Answer(call.id, self._answer(body)))
         except HsmitmError as error:
-            self._send(wire.fault(call.id, error))
+            self._send(frames.fault(call.id, error))
 
-    def _answer(self, body: wire.Request) -> wire.Reply:
+    def _answer(self, body: Request) -> Reply:
         match body:
-            case wire.Open():
+            case Open():
                 return self._open(body)
-            case wire.Initialise():
+            case Initialise():
                 self._load(body.module).initialise(body.label, body.so_pin, body.pin)
-                return wire.Done()
-            case wire.Generate() if self._partition is not None:
+                return Done()
+            case Generate() if self._partition is not None:
                 return self._partition.generate(body)
-            case wire.Ping() if self._partition is not None:
+            case Ping() if self._partition is not None:
                 return self._partition.vital()
         raise RefusedError(f"a member does not answer {type(body).__name__} now")
 
@@ -83,27 +98,27 @@ class _MemberProcess:
             self._module = Module(path)
         return self._module
 
-    def _open(self, opening: wire.Open) -> wire.Opened:
+    def _open(self, opening: Open) -> Opened:
         module = self._load(opening.module)
         if opening.pin is None:
             token = module.token(opening.selector)
-            return wire.Opened(opening.module, module.description, token.info, 0, {})
+            return Opened(opening.module, module.description, token.info, 0, {})
         self._partition = partition = Partition(module, opening)
         keys = partition.describe_keys()
-        return wire.Opened(opening.module, module.description, partition.token.info, partition.sessions, keys)
+        return Opened(opening.module, module.description, partition.token.info, partition.sessions, keys)
 
-    def _responder(self, call_id: int) -> Callable[[wire.Reply | HsmitmError], None]:
-        def respond(result: wire.Reply | HsmitmError) -> None:
+    def _responder(self, call_id: int) -> Callable[[Reply | HsmitmError], None]:
+        def respond(result: Reply | HsmitmError) -> None:
             if isinstance(result, HsmitmError):
-                self._send(wire.fault(call_id, result))
+                self._send(frames.fault(call_id, result))
             else:
-                self._send(wire.Answer(call_id, result))
+                self._send(Answer(call_id, result))
 
         return respond
 
-    def _send(self, frame: wire.Frame) -> None:
+    def _send(self, frame: Frame) -> None:
         """Send `frame`, or leave it to the thread that sends already: it looks again before it ends."""
-        self._outgoing.append(wire.encode(frame))
+        self._outgoing.append(frames.encode(frame))
         while self._outgoing and self._sending.acquire(blocking=False):
             try:
                 self._connection.sendall(b"".join(self._outgoing.popleft() for _ in range(len(self._outgoing))))

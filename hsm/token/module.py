@@ -30,7 +30,8 @@ from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, form_for
 from hsm.token.cryptoki import FunctionList, TokenInfo
 from hsm.token.search import KeySearch
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire import member as member_wire
+from hsm.wire.member import Inspected, KeyFound, Partition, Selector, Slot
 
 
 @contextmanager
@@ -96,11 +97,11 @@ class Module:
                         found.append(Token(token, info))
             return found
 
-    def inspect(self) -> wire.Inspected:
+    def inspect(self) -> Inspected:
         """Every slot with an initialised token, as its token reports itself now."""
-        return wire.Inspected(self._lib.so, self.description, [token.inspect() for token in self.tokens()])
+        return Inspected(self._lib.so, self.description, [token.inspect() for token in self.tokens()])
 
-    def token(self, selector: wire.Selector) -> Token:
+    def token(self, selector: Selector) -> Token:
         """The one token that `selector` names.
 
         Raises TryLaterError where the module shows no token at all (a network HSM that cannot be reached looks so),
@@ -182,7 +183,7 @@ class Token:
         self._counts = counts
         self.keys_wanted = 0
         """How many keys its sessions will be asked for."""
-        self.info = wire.Partition(
+        self.info = Partition(
             label=token.label,
             serial=token.serial.decode(errors="replace"),
             slot=token.slot.slot_id,
@@ -195,10 +196,10 @@ class Token:
         with translated("reading the mechanisms"):
             self.mechanisms = frozenset(int(mechanism) for mechanism in token.slot.get_mechanisms())
 
-    def inspect(self) -> wire.Slot:
+    def inspect(self) -> Slot:
         """What the token tells of itself."""
         told, slot = (self._counts.told if self._counts else lambda _: None), self._token.slot
-        return wire.Slot(
+        return Slot(
             partition=self.info,
             mechanisms=sorted(_mechanism_name(number) for number in self.mechanisms),
             sessions=told("sessions"),
@@ -211,7 +212,7 @@ class Token:
             hardware=f"{slot.slot_description.strip()} {'.'.join(map(str, self._token.hardware_version))}",
         )
 
-    def matches(self, selector: wire.Selector) -> bool:
+    def matches(self, selector: Selector) -> bool:
         """Whether this is the selector's token; a serial number compares without the padding of CK_TOKEN_INFO."""
         if selector.label is not None:
             return self.info.label == selector.label
@@ -312,7 +313,7 @@ class Session:
         """Have the next keys be looked for as if they were the first: they may have come, gone, or been replaced."""
         self._search.look_again()
 
-    def generate(self, label: str, key_type: wire.KeyType) -> None:
+    def generate(self, label: str, key_type: member_wire.KeyType) -> None:
         """Make a key pair of token objects, the private half sensitive and never extractable."""
         private = {
             Attribute.SENSITIVE: True,
@@ -364,20 +365,20 @@ class PrivateKey:
             if form:
                 self._forms[scheme.name] = form
 
-    def describe(self) -> wire.KeyFound:
+    def describe(self) -> KeyFound:
         """What the key is and may do; `problem` where it cannot serve."""
         with translated("reading a key"):
             if self._key.key_type not in (KeyType.RSA, KeyType.EC):
-                return wire.KeyFound(f"key type {self._key.key_type.name}; RSA and EC keys are used")
+                return KeyFound(f"key type {self._key.key_type.name}; RSA and EC keys are used")
             spki, public = self.spki(), self._public
             if self._flag(Attribute.ALWAYS_AUTHENTICATE):
-                return wire.KeyFound("CKA_ALWAYS_AUTHENTICATE is set: it would need the PIN for every signature")
+                return KeyFound("CKA_ALWAYS_AUTHENTICATE is set: it would need the PIN for every signature")
             if self._flag(Attribute.SIGN) is False:
-                return wire.KeyFound("CKA_SIGN is false: the partition does not let this key sign")
+                return KeyFound("CKA_SIGN is false: the partition does not let this key sign")
             schemes = [name for name in self._forms if public is None or SCHEMES[name].fits(public)]
             problem = "" if schemes else "the partition has no mechanism to sign with it (CKM_RSA_PKCS, CKM_ECDSA, ...)"
             guarded = bool(self._flag(Attribute.SENSITIVE) and self._flag(Attribute.NEVER_EXTRACTABLE))
-            return wire.KeyFound(problem, spki, schemes, guarded, decrypts=self._decrypts())
+            return KeyFound(problem, spki, schemes, guarded, decrypts=self._decrypts())
 
     def _decrypts(self) -> bool:
         return (

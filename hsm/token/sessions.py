@@ -20,9 +20,10 @@ from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError
 from hsm.schemes import SCHEMES
 from hsm.token.module import KeyMissingError, Module, PrivateKey, Session, Token
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.frames import Call, Decrypted
+from hsm.wire.member import Decrypt, Generate, KeyFound, KeysFound, Open, Reply, Request, Sign, Signature, Vital
 
-Respond = Callable[[wire.Reply | HsmitmError], None]
+Respond = Callable[[Reply | HsmitmError], None]
 
 _ROOM_FIRST_S, _ROOM_MAX_S = 0.25, 5.0
 """How long a session that the token has no room for waits before it asks again."""
@@ -35,7 +36,7 @@ class _Job:
 
     __slots__ = ("deadline", "queued", "respond", "work")
 
-    def __init__(self, deadline: float, work: Callable[[_Worker], wire.Reply], respond: Respond) -> None:
+    def __init__(self, deadline: float, work: Callable[[_Worker], Reply], respond: Respond) -> None:
         self.deadline = deadline
         self.work = work
         self.respond = respond
@@ -45,7 +46,7 @@ class _Job:
 class Partition:
     """The sessions of one token. Its public methods may be called from any thread."""
 
-    def __init__(self, module: Module, opening: wire.Open) -> None:
+    def __init__(self, module: Module, opening: Open) -> None:
         """Find the partition, log in once and open its sessions.
 
         The pool is what was asked for, less where the token says or shows that it has fewer to give; one session is
@@ -73,21 +74,21 @@ class Partition:
         """Sessions that serve, or will as soon as they are opened."""
         return sum(not worker.parked for worker in self._workers)
 
-    def vital(self) -> wire.Vital:
+    def vital(self) -> Vital:
         """How the sessions are, asked from the main thread: it answers while every session hangs."""
         now = time.monotonic()
         oldest = max((now - worker.busy_since for worker in self._workers if worker.busy_since), default=0.0)
         replaced = sum(worker.replaced for worker in self._workers)
-        return wire.Vital(oldest, self.sessions, self.jobs.qsize(), replaced)
+        return Vital(oldest, self.sessions, self.jobs.qsize(), replaced)
 
-    def describe_keys(self) -> dict[str, wire.KeyFound]:
+    def describe_keys(self) -> dict[str, KeyFound]:
         """Every key of the configuration as the token holds it; at start, when no session is busy yet."""
         try:
             return {name: _describe(self._anchor, uri, self.spkis.get(name, b"")) for name, uri in self.uris.items()}
         finally:
             self._anchor.look_again()  # whenever that may be: nothing is remembered for it
 
-    def generate(self, request: wire.Generate) -> wire.KeyFound:
+    def generate(self, request: Generate) -> KeyFound:
         """Make the key pair and describe it. The partition must have been opened writable.
 
         Raises RefusedError where a private key of that label exists: nothing is ever overwritten or doubled.
@@ -98,19 +99,19 @@ class Partition:
         self._anchor.generate(request.label, request.key_type)
         return _describe(self._anchor, uri)
 
-    def sign(self, call: wire.Call, request: wire.Sign, respond: Respond) -> None:
+    def sign(self, call: Call[Request], request: Sign, respond: Respond) -> None:
         """Have a session make the signature; `respond` is called once, from that session's thread."""
         self.jobs.put(_Job(call.deadline, lambda worker: worker.sign(request), respond))
 
-    def decrypt(self, call: wire.Call, request: wire.Decrypt, respond: Respond) -> None:
+    def decrypt(self, call: Call[Request], request: Decrypt, respond: Respond) -> None:
         """Have a session decrypt; as `sign`."""
         self.jobs.put(_Job(call.deadline, lambda worker: worker.decrypt(request), respond))
 
-    def describe(self, call: wire.Call, respond: Respond) -> None:
+    def describe(self, call: Call[Request], respond: Respond) -> None:
         """Look for the keys again, on a session's thread: the main thread must answer whatever hangs."""
         self.jobs.put(_Job(call.deadline, lambda worker: worker.describe(), respond))
 
-    def inspect(self, call: wire.Call, respond: Respond) -> None:
+    def inspect(self, call: Call[Request], respond: Respond) -> None:
         """Ask the module about its slots, on a session's thread."""
         self.jobs.put(_Job(call.deadline, lambda _: self._module.inspect(), respond))
 
@@ -167,7 +168,7 @@ class _Worker:
             job.respond(DeadlineError("the deadline passed while the request waited for a session"))
             self.busy_since = 0.0
             return
-        outcome: wire.Reply | HsmitmError
+        outcome: Reply | HsmitmError
         for attempt in ("first", "second"):
             try:
                 outcome = job.work(self)
@@ -179,9 +180,9 @@ class _Worker:
             break
         if isinstance(outcome, MemberLostError) and outcome.code == codes.SESSION_COUNT and self._park():
             self._partition.jobs.put(job)  # a session that exists serves it
-        elif isinstance(outcome, wire.Signature):
+        elif isinstance(outcome, Signature):
             finished = time.monotonic()
-            job.respond(wire.Signature(outcome.signature, started - job.queued, finished - started))
+            job.respond(Signature(outcome.signature, started - job.queued, finished - started))
         else:
             job.respond(outcome)
         self.busy_since = 0.0
@@ -214,24 +215,24 @@ class _Worker:
 
     # the work of a job
 
-    def sign(self, request: wire.Sign) -> wire.Signature:
+    def sign(self, request: Sign) -> Signature:
         """The signature; its times are filled in by the caller."""
         scheme = SCHEMES.get(request.scheme)
         if scheme is None or len(request.digest) != scheme.digest_size:
             raise RefusedError(f"{request.scheme} with a digest of {len(request.digest)} bytes is no signature scheme")
-        return wire.Signature(self._key(request.key).sign(scheme, request.digest, request.message), 0.0, 0.0)
+        return Signature(self._key(request.key).sign(scheme, request.digest, request.message), 0.0, 0.0)
 
-    def decrypt(self, request: wire.Decrypt) -> wire.Decrypted:
+    def decrypt(self, request: Decrypt) -> Decrypted:
         """The plaintext, empty where the padding is wrong: a client's bad ciphertext is no fault of anybody's.
 
         Raises RefusedError with an ambiguous code where the token does not tell bad padding from a failure of its own:
         the session stays, nothing is tried again, and the signer has the member prove itself by a signature.
         """
         try:
-            return wire.Decrypted(self._key(request.key).decrypt(request.ciphertext))
+            return Decrypted(self._key(request.key).decrypt(request.ciphertext))
         except HsmitmError as error:
             if error.code in codes.BAD_CIPHERTEXT:
-                return wire.Decrypted(b"")
+                return Decrypted(b"")
             if codes.kind(error.code) is Kind.AMBIGUOUS:
                 raise RefusedError(str(error), error.code) from error
             raise
@@ -251,13 +252,11 @@ class _Worker:
                 raise KeyLostError(str(error)) from error
         return key
 
-    def describe(self) -> wire.KeysFound:
+    def describe(self) -> KeysFound:
         """Every key of the configuration as the token holds it now."""
         session, spkis = self._open(), self._partition.spkis
         session.look_again()
-        return wire.KeysFound(
-            {n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._partition.uris.items()}
-        )
+        return KeysFound({n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._partition.uris.items()})
 
 
 def _unknown(code: int) -> bool:
@@ -282,10 +281,10 @@ def _open_sessions(token: Token, wanted: int, *, at_once: bool) -> list[Session]
     return sessions
 
 
-def _describe(session: Session, uri: KeyURI, spki: bytes = b"") -> wire.KeyFound:
+def _describe(session: Session, uri: KeyURI, spki: bytes = b"") -> KeyFound:
     try:
         return session.key(uri, spki).describe()
     except KeyMissingError as error:
-        return wire.KeyFound(str(error), missing=True)
+        return KeyFound(str(error), missing=True)
     except RefusedError as error:
-        return wire.KeyFound(str(error))
+        return KeyFound(str(error))

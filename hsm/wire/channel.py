@@ -3,7 +3,7 @@
 Both ends use it: a caller with `call`, a server by giving `serve`. A call ends exactly once: with its answer, with its
 deadline, or with the connection; its slot in `_pending` is removed by whoever ends it, in the event loop, so there is
 nothing to lock. An answer that comes after the deadline finds no slot and is dropped. A caller that gives up, or whose
-deadline passes, says so to the other end (`wire.Cancel`), which then stops serving that call.
+deadline passes, says so to the other end (`frames.Cancel`), which then stops serving that call.
 """
 
 from __future__ import annotations
@@ -15,38 +15,43 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from hsm.errors import DeadlineError, HsmitmError, MemberLostError, OverloadedError, RefusedError, from_wire
-from hsm.wire import frames as wire
+from hsm.wire import frames
+from hsm.wire.frames import Answer, Call, Cancel, Codec, Fault, Frame
 
 logger = logging.getLogger("hsmitm.channel")
 
-Serve = Callable[["Channel", wire.Call], Awaitable[wire.Reply]]
+type Serve[Q, A] = Callable[[Channel[Q, A], Call[Q]], Awaitable[A]]
 
 MAX_SERVED = 1024
 """Calls of one peer that are served at a time. A worker has at most one mint in flight for each new name set; beyond
 this it is told to try later instead of growing a queue."""
 
 
-class Channel(asyncio.Protocol):
-    """One connection. `lost` is called once, when it ends."""
+class Channel[Q, A](asyncio.Protocol):
+    """One connection of one conversation. `lost` is called once, when it ends."""
 
     def __init__(
         self,
-        serve: Serve | None = None,
-        lost: Callable[[Channel], None] | None = None,
+        codec: Codec[Q, A],
+        serve: Serve[Q, A] | None = None,
+        lost: Callable[[Channel[Q, A]], None] | None = None,
         *,
         cancels: bool = True,
     ) -> None:
-        """`cancels` is whether the other end can stop serving a call; a member cannot interrupt a session."""
+        """Without `serve` this end asks, and hears nothing but answers; with it, nothing but calls. `cancels` is
+        whether the other end can stop serving a call; a member cannot interrupt a session."""
         self._serve = serve
         self._lost = lost
         self._cancels = cancels
-        self._framer = wire.Framer()
+        self._asked, self._answered = codec.asked(), codec.answered()
         self._transport: asyncio.Transport | None = None
-        self._pending: dict[int, tuple[asyncio.Future[wire.Reply], asyncio.TimerHandle, Callable[[], None] | None]] = {}
+        self._pending: dict[int, tuple[asyncio.Future[A], asyncio.TimerHandle, Callable[[], None] | None]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._next_id = 0
         self._outgoing: list[bytes] = []
         self._silent_since: float | None = None
+        self.spoilt = ""
+        """What the peer sent that this conversation has no word for; the connection is ended for it."""
 
     @property
     def connected(self) -> bool:
@@ -68,7 +73,7 @@ class Channel(asyncio.Protocol):
         """Calls received and not answered."""
         return len(self._serving)
 
-    async def call(self, body: wire.Request, deadline: float, outlived: Callable[[], None] | None = None) -> wire.Reply:
+    async def call(self, body: Q, deadline: float, outlived: Callable[[], None] | None = None) -> A:
         """Send `body` and wait for its reply, at most until `deadline` (seconds on CLOCK_MONOTONIC).
 
         With `outlived` a call whose caller is cancelled stays in flight until its answer or its deadline, and
@@ -84,8 +89,8 @@ class Channel(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._next_id += 1
         call_id = self._next_id
-        frame = wire.encode(wire.Call(call_id, deadline, body))
-        answered: asyncio.Future[wire.Reply] = loop.create_future()
+        frame = frames.encode(Call(call_id, deadline, body))
+        answered: asyncio.Future[A] = loop.create_future()
         timer = loop.call_later(remaining, self._be_late, call_id)
         self._pending[call_id] = (answered, timer, outlived)
         self._send(frame)
@@ -118,9 +123,9 @@ class Channel(asyncio.Protocol):
 
     def _tell_cancelled(self, call_id: int) -> None:
         if self._cancels:
-            self._write(wire.Cancel(call_id))
+            self._write(Cancel(call_id))
 
-    def _end(self, call_id: int, result: wire.Reply | HsmitmError | None) -> None:
+    def _end(self, call_id: int, result: A | HsmitmError | None) -> None:
         slot = self._pending.pop(call_id, None)
         if slot is None:
             return
@@ -144,18 +149,18 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Whole frames are acted on at once; bytes that are no frame end the connection."""
         try:
-            for frame in self._framer.feed(data):
-                match frame:
-                    case wire.Call():
-                        self._receive(frame)
-                    case wire.Cancel():
-                        if frame.id in self._serving:  # otherwise its answer is on the way
-                            self._serving[frame.id].cancel()
-                    case wire.Answer():
-                        self._end(frame.id, frame.body)
-                    case wire.Fault():
-                        self._end(frame.id, from_wire(frame.kind, frame.message, frame.code))
+            if self._serve is not None:
+                for asked in self._asked.feed(data):
+                    self._hear(self._serve, asked)
+            else:
+                for answer in self._answered.feed(data):
+                    match answer:
+                        case Answer():
+                            self._end(answer.id, answer.body)
+                        case Fault():
+                            self._end(answer.id, from_wire(answer.kind, answer.message, answer.code))
         except ValueError as error:
+            self.spoilt = str(error)
             logger.warning("closing a connection that sent what is not ours: %s", error)
             self.close()
         self._silent_since = time.monotonic() if self._pending else None
@@ -169,34 +174,36 @@ class Channel(asyncio.Protocol):
         if self._lost is not None:
             self._lost(self)
 
-    def _receive(self, call: wire.Call) -> None:
+    def _hear(self, serve: Serve[Q, A], call: Call[Q] | Cancel) -> None:
+        if isinstance(call, Cancel):
+            if call.id in self._serving:  # otherwise its answer is on the way
+                self._serving[call.id].cancel()
+            return
         if call.id in self._serving:
             raise ValueError(f"a second call {call.id} while the first is being served")
-        if self._serve is None:
-            self._write(wire.Fault(call.id, RefusedError.__name__, "this end serves no calls"))
-        elif len(self._serving) >= MAX_SERVED:
-            self._write(wire.fault(call.id, OverloadedError(f"{MAX_SERVED} calls of this peer are served already")))
+        if len(self._serving) >= MAX_SERVED:
+            self._write(frames.fault(call.id, OverloadedError(f"{MAX_SERVED} calls of this peer are served already")))
         else:
-            task = asyncio.get_running_loop().create_task(self._answer(self._serve, call))
+            task = asyncio.get_running_loop().create_task(self._answer(serve, call))
             self._serving[call.id] = task
             task.add_done_callback(lambda _: self._serving.pop(call.id))
 
-    async def _answer(self, serve: Serve, call: wire.Call) -> None:
+    async def _answer(self, serve: Serve[Q, A], call: Call[Q]) -> None:
         try:
-            frame: wire.Frame = wire.Answer(call.id, await serve(self, call))
+            frame: Frame = Answer(call.id, await serve(self, call))
         except HsmitmError as error:
-            frame = wire.fault(call.id, error)
+            frame = frames.fault(call.id, error)
         except Exception:  # a bug of ours must not end the connection of everybody else's calls
             logger.exception("serving %s failed", type(call.body).__name__)
-            frame = wire.Fault(call.id, RefusedError.__name__, "internal error; see the signer's log")
+            frame = Fault(call.id, RefusedError.__name__, "internal error; see the signer's log")
         try:
             self._write(frame)
         except ValueError as error:
-            self._write(wire.Fault(call.id, RefusedError.__name__, f"the answer cannot be sent: {error}"))
+            self._write(Fault(call.id, RefusedError.__name__, f"the answer cannot be sent: {error}"))
 
-    def _write(self, frame: wire.Frame) -> None:
+    def _write(self, frame: Frame) -> None:
         if self.connected:
-            self._send(wire.encode(frame))
+            self._send(frames.encode(frame))
 
     def _send(self, frame: bytes) -> None:
         """Send `frame` with all others of this turn of the event loop: under load a system call that wakes the peer is

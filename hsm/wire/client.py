@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Self
 
 from hsm.errors import DeadlineError, MemberLostError, TryLaterError
-from hsm.wire import frames as wire
+from hsm.wire import worker
 from hsm.wire.channel import Channel
+from hsm.wire.frames import Codec
+from hsm.wire.worker import Reply, Request
 
 logger = logging.getLogger("hsmitm.client")
 
@@ -32,7 +34,7 @@ class SignerClient:
     def __init__(self, path: Path) -> None:
         """`path` is the signer's socket."""
         self._path = path
-        self._channel: Channel | None = None
+        self._channel: Channel[Request, Reply] | None = None
         self._connected = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._why = "not connected yet"
@@ -63,7 +65,7 @@ class SignerClient:
         loop = asyncio.get_running_loop()
         while True:
             lost = asyncio.Event()
-            channel = Channel(lost=_setter(lost))
+            channel = Channel(worker.CODEC, lost=_setter(lost))
             try:
                 await loop.create_unix_connection(functools.partial(_itself, channel), str(self._path))
             except OSError as error:
@@ -81,7 +83,7 @@ class SignerClient:
             logger.warning("lost the signer; connecting again")
             await asyncio.sleep(delay)  # a signer that admits and then closes at once must not be spun on
 
-    async def call(self, body: wire.Request, timeout_s: float) -> wire.Reply:
+    async def call(self, body: Request, timeout_s: float) -> Reply:
         """Ask the signer; at most `timeout_s` seconds in all.
 
         A call that the connection is lost under is asked once more: nothing that the signer does for us is harmful
@@ -110,19 +112,19 @@ class SignerClient:
             raise TryLaterError(f"the signer is not there ({self._why}); is 'hsmitm signer' running?") from None
 
 
-def _setter(event: asyncio.Event) -> Callable[[Channel], None]:
+def _setter(event: asyncio.Event) -> Callable[[Channel[Request, Reply]], None]:
     return lambda _channel: event.set()
 
 
-def _itself(channel: Channel) -> Channel:
+def _itself(channel: Channel[Request, Reply]) -> Channel[Request, Reply]:
     return channel
 
 
-async def ask(path: Path, body: wire.Request, timeout_s: float) -> wire.Reply:
+async def ask[Q, A](path: Path, codec: Codec[Q, A], body: Q, timeout_s: float) -> A:
     """One call on a connection of its own, for the command line. Raises TryLaterError where it gets no answer."""
     loop = asyncio.get_running_loop()
     try:
-        _, channel = await loop.create_unix_connection(Channel, str(path))
+        _, channel = await loop.create_unix_connection(lambda: Channel(codec), str(path))
     except OSError as error:
         raise TryLaterError(f"no signer listens at {path} ({error.strerror}); start one with 'hsmitm run'") from error
     try:

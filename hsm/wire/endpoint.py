@@ -13,7 +13,7 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from msgspec import Struct
 
@@ -98,7 +98,7 @@ class Endpoint:
     """A listening UNIX socket that admits some users only, and that comes back when its file is deleted."""
 
     def __init__(
-        self, directory: RunDirectory, name: str, users: frozenset[int], make: Callable[[int], Channel]
+        self, directory: RunDirectory, name: str, users: frozenset[int], make: Callable[[int], Channel[Any, Any]]
     ) -> None:
         """`users` are the uids that may connect beside our own and root's; `make(pid)` makes a connection's channel.
 
@@ -165,7 +165,7 @@ class Endpoint:
 class _Admission(asyncio.Protocol):
     """The first moment of a connection: look who it is, then become its channel or end."""
 
-    def __init__(self, users: frozenset[int], make: Callable[[int], Channel]) -> None:
+    def __init__(self, users: frozenset[int], make: Callable[[int], Channel[Any, Any]]) -> None:
         self._users = users
         self._make = make
 

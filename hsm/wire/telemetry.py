@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-from hsm.wire.frames import Family
+from hsm.wire.worker import Family
 
 SampleKey = tuple[str, tuple[tuple[str, str], ...]]
 

@@ -25,7 +25,8 @@ from hsm.member.states import State
 from hsm.secrets.pin import Refusals
 from hsm.signer.signer import keys_of, load_issuer, spkis_of
 from hsm.signer.sites import load_sites
-from hsm.wire import frames as wire
+from hsm.wire.member import worrying_flags
+from hsm.wire.worker import Authority
 from proxy import listening
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
@@ -99,7 +100,7 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
     except MisconfiguredError as error:
         findings.wrong(str(error))
         return
-    issuers: dict[wire.Authority, Issuer] = {}
+    issuers: dict[Authority, Issuer] = {}
     for name, one in settings.authorities.items():
         try:
             issuers[name] = load_issuer(one)
@@ -140,7 +141,7 @@ def _say_member(member: Member, group: Group, findings: Findings) -> None:
         f"member {member.name}: {opened.module} ({opened.module_version}), partition {opened.partition}, "
         f"logged in, {opened.sessions} of {member.settings.sessions} sessions"
     )
-    for flag in wire.worrying_flags(opened.partition):
+    for flag in worrying_flags(opened.partition):
         findings.warn(f"member {member.name}: the token says {flag}")
     if opened.sessions < member.settings.sessions:
         findings.warn(f"member {member.name}: the token gives {opened.sessions} sessions, fewer than configured")

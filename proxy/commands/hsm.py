@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hsm.errors import MisconfiguredError, TryLaterError
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC, Info, InfoReport, Reload, Reply, Request, Reset, Status, StatusReport, Told
 from proxy.commands.options import CONFIG, ConfigOption, JsonOption, print_json
 
 app = typer.Typer(help="The members: status, what their HSMs report, reset, add, remove.", no_args_is_help=True)
@@ -18,12 +18,12 @@ _PATIENCE_S = 180.0
 """A member may take its start timeout to come up, and each is reset in turn."""
 
 
-def _ask(config: Path, body: wire.Request, timeout_s: float) -> wire.Reply:
+def _ask(config: Path, body: Request, timeout_s: float) -> Reply:
     from hsm.wire.client import ask  # noqa: PLC0415  # commands load what they need: --help is instant
     from hsm.wire.endpoint import ADMIN_SOCKET  # noqa: PLC0415
     from proxy.config.file import load  # noqa: PLC0415
 
-    return asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), body, timeout_s))
+    return asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), CODEC, body, timeout_s))
 
 
 @app.command()
@@ -31,8 +31,8 @@ def status(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
     """Show the group and each member: serial number, partition, state, last error, next attempt."""
     from proxy.commands import tables  # noqa: PLC0415
 
-    report = _ask(config, wire.Status(), 5.0)
-    assert isinstance(report, wire.StatusReport)
+    report = _ask(config, Status(), 5.0)
+    assert isinstance(report, StatusReport)
     if as_json:
         print_json({"group": report.group, "members": report.members})
     else:
@@ -44,8 +44,8 @@ def info(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
     """Show what each member's HSM reports: slots, firmware, memory, session counts, mechanisms."""
     from proxy.commands import tables  # noqa: PLC0415
 
-    report = _ask(config, wire.Info(), 60.0)
-    assert isinstance(report, wire.InfoReport)
+    report = _ask(config, Info(), 60.0)
+    assert isinstance(report, InfoReport)
     if as_json:
         print_json(report)
     else:
@@ -61,7 +61,7 @@ def reset(
 
     No signature fails: the old sessions serve until the new ones have proved their keys.
     """
-    _say(_ask(config, wire.Reset(member), _PATIENCE_S))
+    _say(_ask(config, Reset(member), _PATIENCE_S))
 
 
 @app.command()
@@ -125,17 +125,17 @@ def _edit(config: Path, text: str) -> None:
 def take_over(config: Path) -> None:
     """Have the running signer read the configuration again, and print what it did."""
     try:
-        _say(_ask(config, wire.Reload(), _PATIENCE_S))
+        _say(_ask(config, Reload(), _PATIENCE_S))
     except TryLaterError as error:
         typer.echo(f"it takes effect at the next start: {error}")
 
 
 def reload(config: ConfigOption = CONFIG) -> None:
     """Read hsmitm.toml again: members, their sessions, retry counts and times change without dropping a connection."""
-    _say(_ask(config, wire.Reload(), _PATIENCE_S))
+    _say(_ask(config, Reload(), _PATIENCE_S))
 
 
-def _say(told: wire.Reply) -> None:
-    assert isinstance(told, wire.Told)
+def _say(told: Reply) -> None:
+    assert isinstance(told, Told)
     for line in told.lines:
         typer.echo(line)

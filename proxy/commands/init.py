@@ -30,7 +30,8 @@ from hsm.member.process import MemberProcess
 from hsm.schemes import certificate_scheme
 from hsm.secrets import pin
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Generate, Initialise, KeyFound, KeyType, Open, Opened, Selector, Sign, Signature
+from hsm.wire.worker import Authority
 from proxy.config.section import Address
 
 Say = Callable[[str], object]
@@ -85,8 +86,8 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
     toml = directory / "hsmitm.toml"
     if toml.exists():
         raise MisconfiguredError(f"{toml} exists; it is not overwritten. Choose another --dir, or edit it")
-    if wanted.key_type not in get_args(wire.KeyType):
-        raise MisconfiguredError(f"--key-type {wanted.key_type}: use one of {', '.join(get_args(wire.KeyType))}")
+    if wanted.key_type not in get_args(KeyType):
+        raise MisconfiguredError(f"--key-type {wanted.key_type}: use one of {', '.join(get_args(KeyType))}")
     for name, text in (("--listen", wanted.listen), ("--status-listen", wanted.status_listen)):
         try:
             if text or name == "--listen":
@@ -153,7 +154,7 @@ async def _new_softhsm(directory: Path, say: Say) -> _Place:
     environment = {"SOFTHSM2_CONF": str(configuration)}
     process = await MemberProcess.spawn(environment)
     try:
-        await process.channel.call(wire.Initialise(module, "hsmitm", officer, user), time.monotonic() + _TIMEOUT_S)
+        await process.channel.call(Initialise(module, "hsmitm", officer, user), time.monotonic() + _TIMEOUT_S)
     finally:
         await process.end()
     say(f"made a SoftHSM partition 'hsmitm' in {store}; its PIN is in {pin_path} (mode 0600)")
@@ -169,13 +170,13 @@ async def _new_softhsm(directory: Path, say: Say) -> _Place:
 
 async def _make_keys(wanted: Wanted, directory: Path, place: _Place, say: Say, confirm: Confirm) -> None:
     """Both CA keys and certificates: what is there is kept, what is missing is made after saying so."""
-    uris = {name: KeyURI(object=_label(name)) for name in get_args(wire.Authority)}
+    uris = {name: KeyURI(object=_label(name)) for name in get_args(Authority)}
     process = await MemberProcess.spawn(place.environment)
     try:
         deadline = time.monotonic() + _TIMEOUT_S
-        opening = wire.Open(place.module, wire.Selector(place.label), place.pin, 1, uris, writable=True)
+        opening = Open(place.module, Selector(place.label), place.pin, 1, uris, writable=True)
         opened = await process.channel.call(opening, deadline)
-        assert isinstance(opened, wire.Opened)
+        assert isinstance(opened, Opened)
         where = f"partition {opened.partition}"
         plan = [_plan(wanted, directory, name, opened.keys[name], where) for name in uris]
         for line in filter(None, plan):
@@ -192,7 +193,7 @@ def _label(name: str) -> str:
     return f"hsmitm-forward-{name}"
 
 
-def _plan(wanted: Wanted, directory: Path, name: str, found: wire.KeyFound, where: str) -> str:
+def _plan(wanted: Wanted, directory: Path, name: str, found: KeyFound, where: str) -> str:
     """What will be made for one CA, in a sentence; empty where all is there. Raises MisconfiguredError."""
     certificate = directory / f"forward-{name}.pem"
     if found.missing:
@@ -205,13 +206,13 @@ def _plan(wanted: Wanted, directory: Path, name: str, found: wire.KeyFound, wher
 
 
 async def _make_key(
-    wanted: Wanted, directory: Path, name: str, found: wire.KeyFound, process: MemberProcess, say: Say
+    wanted: Wanted, directory: Path, name: str, found: KeyFound, process: MemberProcess, say: Say
 ) -> None:
     certificate = directory / f"forward-{name}.pem"
     if found.missing:
-        request = wire.Generate(_label(name), wanted.key_type)  # type: ignore[arg-type]  # checked at the start
+        request = Generate(_label(name), wanted.key_type)  # type: ignore[arg-type]  # checked at the start
         reply = await process.channel.call(request, time.monotonic() + _TIMEOUT_S)
-        assert isinstance(reply, wire.KeyFound)
+        assert isinstance(reply, KeyFound)
         found = reply
         guarded = "sensitive, never extractable" if found.guarded else "WARNING: the HSM says it could be extracted"
         say(f"made the key '{_label(name)}' ({wanted.key_type}; {guarded})")
@@ -228,9 +229,9 @@ async def _make_key(
     approved = issuer.approve_ca(subject[:64], public, CA_DAYS, now, serial)
     scheme = certificate_scheme(public)
     signed = await process.channel.call(
-        wire.Sign(name, scheme.name, approved.digest, approved.tbs), time.monotonic() + _TIMEOUT_S
+        Sign(name, scheme.name, approved.digest, approved.tbs), time.monotonic() + _TIMEOUT_S
     )
-    assert isinstance(signed, wire.Signature)
+    assert isinstance(signed, Signature)
     if not scheme.verifies(public, approved.digest, signed.signature):
         raise RefusedError(f"the partition's signature by '{_label(name)}' does not verify")
     made = x509.load_der_x509_certificate(approved.certificate(signed.signature))

@@ -9,15 +9,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from hsm.wire.frames import (
-    CertificateStatus,
-    GroupStatus,
-    InfoReport,
-    Inspected,
-    MemberStatus,
-    StatusReport,
-    worrying_flags,
-)
+from hsm.wire.admin import CertificateStatus, GroupStatus, InfoReport, MemberStatus, StatusReport
+from hsm.wire.member import Inspected, worrying_flags
 
 _SIGNING = (
     {"CKM_RSA_PKCS", "CKM_RSA_PKCS_PSS", "CKM_ECDSA"}

@@ -24,8 +24,9 @@ from hsm.secrets.pin import PinSource
 from hsm.signer.signer import AuthoritySettings, SignerSettings
 from hsm.signer.sites import InboundSettings
 from hsm.signer.workers import MAX_WORKERS
-from hsm.wire import frames as wire
 from hsm.wire.endpoint import RunDirectory
+from hsm.wire.member import Selector
+from hsm.wire.worker import Authority
 from proxy.config.inbound import InboundSection
 from proxy.config.section import Address, Section, named
 
@@ -217,7 +218,7 @@ class File(Section, frozen=True):
                     named(where, lambda text: self.hsm.holder(uri.parse(text)), key)
 
     @property
-    def authorities(self) -> dict[wire.Authority, AuthoritySection]:
+    def authorities(self) -> dict[Authority, AuthoritySection]:
         """Both CAs; none where there is no forward proxy."""
         return {"trust": self.forward.trust, "untrust": self.forward.untrust} if self.forward else {}
 
@@ -275,7 +276,7 @@ class Config(Struct, frozen=True):
             MemberSettings(
                 name=one.name,
                 module=str(self.base / one.module) if "/" in one.module else one.module,
-                selector=wire.Selector(one.token, one.serial, one.slot),
+                selector=Selector(one.token, one.serial, one.slot),
                 pin=one.pin,
                 sessions=one.sessions,
                 environment=one.environment,

@@ -22,7 +22,7 @@ from msgspec import Struct
 from rich.console import Console
 
 from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC, Status, StatusReport
 from hsm.wire.client import ask
 from hsm.wire.endpoint import ADMIN_SOCKET
 from proxy.commands import init
@@ -135,13 +135,13 @@ async def _until_ready(config: Config, process: asyncio.subprocess.Process) -> N
     raise MisconfiguredError("hsmitm did not begin to serve; the lines above say why")
 
 
-async def _status(config: Config) -> wire.StatusReport:
-    reply = await ask(config.run.socket(ADMIN_SOCKET), wire.Status(), 5)
-    assert isinstance(reply, wire.StatusReport)
+async def _status(config: Config) -> StatusReport:
+    reply = await ask(config.run.socket(ADMIN_SOCKET), CODEC, Status(), 5)
+    assert isinstance(reply, StatusReport)
     return reply
 
 
-async def _settled(config: Config, connections: float) -> wire.StatusReport:
+async def _settled(config: Config, connections: float) -> StatusReport:
     """The status once workers have reported as many connections as were made: they report each second."""
     until = time.monotonic() + 5
     while time.monotonic() < until:
@@ -153,7 +153,7 @@ async def _settled(config: Config, connections: float) -> wire.StatusReport:
     return report
 
 
-def _lookups(report: wire.StatusReport) -> float:
+def _lookups(report: StatusReport) -> float:
     return report.counters["cache_hits"] + report.counters["cache_misses"]
 
 
@@ -206,7 +206,7 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
     return all(held for held, _ in claims)
 
 
-def _key_claims(report: wire.StatusReport, config: Config) -> list[tuple[bool, str]]:
+def _key_claims(report: StatusReport, config: Config) -> list[tuple[bool, str]]:
     claims = [
         (
             bool(one.proved) and one.guarded,

@@ -32,10 +32,10 @@ from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
 from addons.upstream.tls import UpstreamTls
 from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.wire import frames as wire
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
 from hsm.wire.endpoint import WORKER_SOCKET
+from hsm.wire.worker import Report, Reported
 from proxy.config.file import Config, load
 from proxy.config.section import Address
 from proxy.processes import child, logs
@@ -154,7 +154,7 @@ class Worker:
             "hsmitm_reports_missed", "Reports that the signer did not take", registry=self._metrics.registry
         )
         while True:
-            report = wire.Report(
+            report = Report(
                 pid=os.getpid(),
                 index=self._index,
                 started=self._started,
@@ -164,7 +164,7 @@ class Worker:
             )
             try:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
-                assert isinstance(reply, wire.Reported)
+                assert isinstance(reply, Reported)
                 self._availability.hear(reply)
                 if self._sites is not None:
                     await self._sites.hear(reply)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from bench.rig.faulty_module import FaultyModule
 from hsm.errors import HsmitmError
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC
 from hsm.wire.client import ask
 from hsm.wire.endpoint import ADMIN_SOCKET
+from hsm.wire.frames import Ready
 from tests.integration.harness import System, killed_at_end
 from tests.softhsm import MODULE
 from tests.waiting import wait_until
@@ -42,7 +43,7 @@ def signer_on(hsm: FaultyModule, directory: Path) -> Iterator[System]:
 def ready(system: System) -> bool:
     """Whether the signer serves: each key has a member in service."""
     try:
-        asyncio.run(ask(system.config.run.socket(ADMIN_SOCKET), wire.Ready(), 5))
+        asyncio.run(ask(system.config.run.socket(ADMIN_SOCKET), CODEC, Ready(), 5))
     except HsmitmError:
         return False
     return True

@@ -13,7 +13,7 @@ import pytest
 from hsm.errors import MisconfiguredError
 from hsm.member.process import MemberProcess
 from hsm.member.states import State
-from hsm.wire import frames as wire
+from hsm.wire.member import Initialise, Selector
 from tests.faults.rig import Rig, make_rig
 from tests.hsm.members import copy_of
 from tests.softhsm import MODULE, PIN, SO_PIN, Store, in_s
@@ -56,15 +56,11 @@ def configuration_file_missing(_: Store, directory: Path) -> tuple[Changes, str]
 
 
 def partition_absent(store: Store, _: Path) -> tuple[Changes, str]:
-    return {
-        "selector": wire.Selector(label="moved")
-    }, "no partition has label 'moved'. This module shows: 'tests' (serial "
+    return {"selector": Selector(label="moved")}, "no partition has label 'moved'. This module shows: 'tests' (serial "
 
 
 def serial_absent(store: Store, _: Path) -> tuple[Changes, str]:
-    return {
-        "selector": wire.Selector(serial="0123")
-    }, "no partition has serial '0123'. This module shows: 'tests' (serial "
+    return {"selector": Selector(serial="0123")}, "no partition has serial '0123'. This module shows: 'tests' (serial "
 
 
 @pytest.mark.parametrize(
@@ -93,7 +89,7 @@ async def two_of_a_label(store: Store, directory: Path) -> Store:
     own = copy_of(store, directory)
     process = await MemberProcess.spawn(own.environment)
     try:
-        await process.channel.call(wire.Initialise(MODULE, own.label, SO_PIN, PIN), in_s(20))
+        await process.channel.call(Initialise(MODULE, own.label, SO_PIN, PIN), in_s(20))
     finally:
         await process.end()
     return own
@@ -114,7 +110,7 @@ async def test_two_partitions_of_one_label(partitions: list[Store], tmp_path: Pa
         opened = rig.member("m2").opened
         assert opened is not None
         assert opened.partition.serial in found.groups(), "a copy of the partition has its serial number"
-        settings = {"m1": {"selector": wire.Selector(serial=opened.partition.serial)}}
+        settings = {"m1": {"selector": Selector(serial=opened.partition.serial)}}
     async with make_rig(tmp_path / "by-serial", [own, partitions[1]], settings=settings) as rig:
         assert rig.group.proved_by("trust") == ["m1", "m2"]
 

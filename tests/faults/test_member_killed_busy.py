@@ -12,7 +12,7 @@ import pytest
 
 from hsm.errors import MemberLostError
 from hsm.member.member import Member
-from hsm.wire import frames as wire
+from hsm.wire.member import Sign
 from tests.faults.rig import Rig, make_rig, member_killed, module_rules, seem, verifies
 from tests.hsm.members import sign
 from tests.softhsm import Store
@@ -28,7 +28,7 @@ def attempts_noted(
     again: dict[bytes | None, float] = {}
     sign = Member.sign
 
-    async def noting(member: Member, request: wire.Sign, *more: Any) -> bytes:
+    async def noting(member: Member, request: Sign, *more: Any) -> bytes:
         if request.message in lost:
             again.setdefault(request.message, rig.now())
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from hsm.errors import MisconfiguredError
 from hsm.member.states import State
-from hsm.wire import frames as wire
+from hsm.wire.member import worrying_flags
 from tests.faults.rig import Rig, make_rig, member_killed
 from tests.hsm.members import copy_of
 from tests.softhsm import PIN, Store
@@ -75,7 +75,7 @@ async def test_pin_tries_low(partitions: list[Store], tmp_path: Path) -> None:
     async with make_rig(tmp_path, partitions[:2], before=lambda hsms: hsms["m1"].rules(COUNT_LOW)) as rig:
         opened = rig.member("m1").opened
         assert opened is not None
-        assert wire.worrying_flags(opened.partition) == ["USER_PIN_COUNT_LOW"]
+        assert worrying_flags(opened.partition) == ["USER_PIN_COUNT_LOW"]
         assert rig.logins("m1") == 1
 
 

@@ -26,10 +26,10 @@ from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 ROUNDS, ROUND_S = 334, 0.008
 _MAKE_SHORT_KEY = """
 import sys
-from hsm.wire import frames as wire
+from hsm.wire.member import Selector
 from hsm.token.module import Module
 from hsm.uri import KeyURI
-session = Module(sys.argv[1]).token(wire.Selector(label=sys.argv[2])).log_in(sys.argv[3], writable=True)
+session = Module(sys.argv[1]).token(Selector(label=sys.argv[2])).log_in(sys.argv[3], writable=True)
 session.generate("short", "rsa-1024")
 print(session.key(KeyURI(object="short")).spki().hex())
 """

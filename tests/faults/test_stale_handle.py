@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.wire import frames as wire
+from hsm.wire.member import KeyType
 from tests.faults.rig import Rig, make_rig
 from tests.hsm.members import copy_of
 from tests.softhsm import make_store
@@ -17,7 +17,7 @@ from tests.waiting import until
 @pytest.fixture
 async def siblings(softhsm_module: str, tmp_path: Path) -> AsyncIterator[Rig]:
     """A group on partitions with two keys of each kind."""
-    keys: dict[str, wire.KeyType] = {"trust": "rsa-2048", "trust2": "rsa-2048", "untrust": "p256", "untrust2": "p256"}
+    keys: dict[str, KeyType] = {"trust": "rsa-2048", "trust2": "rsa-2048", "untrust": "p256", "untrust2": "p256"}
     store = await make_store(tmp_path / "1", keys)
     async with make_rig(tmp_path / "rig", [store, copy_of(store, tmp_path / "2")]) as rig:
         yield rig

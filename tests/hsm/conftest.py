@@ -11,9 +11,10 @@ import pytest
 from hsm.certificates.issuer import LeafProfile
 from hsm.member.process import MemberProcess
 from hsm.signer.signer import AuthoritySettings, Signer, SignerSettings
-from hsm.wire import frames as wire
 from hsm.wire.client import SignerClient
 from hsm.wire.endpoint import WORKER_SOCKET, RunDirectory
+from hsm.wire.member import KeyType
+from hsm.wire.worker import Authority
 from tests.hsm.members import make_stores
 from tests.hsm.signers import authorities_of, serving
 from tests.hsm.sites import add_decrypting_key
@@ -41,13 +42,13 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def authorities(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[wire.Authority, AuthoritySettings]:
+def authorities(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[Authority, AuthoritySettings]:
     """Both CAs of a signer: 'trust' on a P-256 key, 'untrust' on an RSA key."""
     return asyncio.run(authorities_of(store, tmp_path_factory.mktemp("cas"), "p256", "rsa"))
 
 
 @pytest.fixture
-def settings(store: Store, authorities: dict[wire.Authority, AuthoritySettings], tmp_path: Path) -> SignerSettings:
+def settings(store: Store, authorities: dict[Authority, AuthoritySettings], tmp_path: Path) -> SignerSettings:
     """A signer with one member and both CAs."""
     return SignerSettings(
         members=[store.settings()],
@@ -78,7 +79,7 @@ def sites_store(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -
     decrypts)."""
 
     async def make() -> Store:
-        kinds: dict[str, wire.KeyType] = {"trust": "p256", "untrust": "p256", "blog": "p256", "shop": "rsa-2048",
+        kinds: dict[str, KeyType] = {"trust": "p256", "untrust": "p256", "blog": "p256", "shop": "rsa-2048",
                                           "spare": "rsa-2048"}  # fmt: skip
         return await make_store(tmp_path_factory.mktemp("sites"), kinds)
 
@@ -90,14 +91,14 @@ def sites_store(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def sites_authorities(
     sites_store: Store, tmp_path_factory: pytest.TempPathFactory
-) -> dict[wire.Authority, AuthoritySettings]:
+) -> dict[Authority, AuthoritySettings]:
     """Both CAs of a signer on that partition."""
     return asyncio.run(authorities_of(sites_store, tmp_path_factory.mktemp("sites-cas"), "trust", "untrust"))
 
 
 @pytest.fixture
 def sites_settings(
-    sites_store: Store, sites_authorities: dict[wire.Authority, AuthoritySettings], tmp_path: Path
+    sites_store: Store, sites_authorities: dict[Authority, AuthoritySettings], tmp_path: Path
 ) -> SignerSettings:
     """A signer with one member and both CAs on that partition, and no site yet."""
     return SignerSettings(

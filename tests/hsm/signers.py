@@ -13,16 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hsm.errors import MisconfiguredError
 from hsm.signer.signer import AuthoritySettings, Signer, SignerSettings
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
 from hsm.wire.client import SignerClient
+from hsm.wire.worker import Authority, Mint, Minted
 from tests.cas import make_ca
 from tests.softhsm import Store
 from tests.waiting import until
 
 
-async def authorities_of(
-    store: Store, directory: Path, trust: str, untrust: str
-) -> dict[wire.Authority, AuthoritySettings]:
+async def authorities_of(store: Store, directory: Path, trust: str, untrust: str) -> dict[Authority, AuthoritySettings]:
     """Both CAs of a signer, on the keys of `store` with these labels."""
     return {
         "trust": AuthoritySettings(await make_ca(store, trust, directory), KeyURI(object=trust)),
@@ -64,8 +62,8 @@ def leaf_spki() -> bytes:
     )  # fmt: skip
 
 
-async def mint(worker: SignerClient, *names: str, authority: wire.Authority = "trust") -> wire.Minted:
+async def mint(worker: SignerClient, *names: str, authority: Authority = "trust") -> Minted:
     """A leaf."""
-    minted = await worker.call(wire.Mint(authority, list(names or ["a.example"]), leaf_spki()), 10)
-    assert isinstance(minted, wire.Minted)
+    minted = await worker.call(Mint(authority, list(names or ["a.example"]), leaf_spki()), 10)
+    assert isinstance(minted, Minted)
     return minted

@@ -18,8 +18,9 @@ from hsm.member.key import inbound_name
 from hsm.schemes import SCHEMES
 from hsm.signer.sites import InboundSettings
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
 from hsm.wire.client import SignerClient
+from hsm.wire.member import KeyFound
+from hsm.wire.worker import InboundKeys, InboundTerms, TlsSign, TlsSigned
 from tests.cas import public_key
 from tests.softhsm import MODULE, PIN, Store
 
@@ -29,11 +30,11 @@ _PUBLIC = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 _MAKE_DECRYPTING_KEY = """
 import sys
 from pkcs11 import Attribute, KeyType, Mechanism
-from hsm.wire import frames as wire
+from hsm.wire.member import Selector
 from hsm.token.module import Module
 from hsm.uri import KeyURI
 module, label, pin, key = sys.argv[1:]
-anchor = Module(module).token(wire.Selector(label=label)).log_in(pin, writable=True)
+anchor = Module(module).token(Selector(label=label)).log_in(pin, writable=True)
 hidden = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.SIGN: True, Attribute.DECRYPT: True}
 anchor._session.generate_keypair(KeyType.RSA, 2048, mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN, label=key,
                                  id=key.encode(), store=True, private_template=hidden)
@@ -49,7 +50,7 @@ def add_decrypting_key(store: Store, label: str) -> None:
     )  # fmt: skip
     rsa_schemes = [name for name in SCHEMES if name.startswith("rsa_")]
     spki = bytes.fromhex(made.stdout)
-    store.keys[label] = wire.KeyFound(spki=spki, schemes=rsa_schemes, guarded=True, decrypts=True)
+    store.keys[label] = KeyFound(spki=spki, schemes=rsa_schemes, guarded=True, decrypts=True)
 
 
 def certify(store: Store, label: str, path: Path, *, ca: bool | None = False, days: int = 30) -> Path:
@@ -99,22 +100,22 @@ def name_of(store: Store, label: str) -> str:
     return inbound_name(store.keys[label].spki)
 
 
-def handshake(store: Store, label: str, scheme: str, message: bytes = MESSAGE) -> wire.TlsSign:
+def handshake(store: Store, label: str, scheme: str, message: bytes = MESSAGE) -> TlsSign:
     """What a worker asks for in a handshake."""
-    return wire.TlsSign(name_of(store, label), scheme, SCHEMES[scheme].digest(message))
+    return TlsSign(name_of(store, label), scheme, SCHEMES[scheme].digest(message))
 
 
 async def signs(worker: SignerClient, store: Store, label: str, scheme: str) -> bool:
     """Whether the signer makes a handshake's signature that a client accepts."""
     signed = await worker.call(handshake(store, label, scheme), 10)
-    assert isinstance(signed, wire.TlsSigned)
+    assert isinstance(signed, TlsSigned)
     return SCHEMES[scheme].verifies(public_key(store, label), SCHEMES[scheme].digest(MESSAGE), signed.signature)
 
 
-async def terms(worker: SignerClient) -> wire.InboundTerms:
+async def terms(worker: SignerClient) -> InboundTerms:
     """What a worker is told of the inbound keys."""
-    told = await worker.call(wire.InboundKeys(), 10)
-    assert isinstance(told, wire.InboundTerms)
+    told = await worker.call(InboundKeys(), 10)
+    assert isinstance(told, InboundTerms)
     return told
 
 

@@ -19,7 +19,7 @@ from hsm import codes
 from hsm.codes import _CLASSES, Kind
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, SessionLostError
 from hsm.token.module import Module
-from hsm.wire import frames as wire
+from hsm.wire.member import Selector
 from tests.softhsm import MODULE, PIN, Store
 
 ROOT = Path(__file__).parents[2]
@@ -170,7 +170,7 @@ class Raised(msgspec.Struct):
 def raise_every_code(label: str) -> None:
     """In a child: have the module answer one code after another; print what python-pkcs11 raised for each."""
     module = FaultyModule(Path(os.environ["FAULTY_CONTROL"]).parent)
-    session = Module(str(module.path)).token(wire.Selector(label=label)).log_in(PIN)._session
+    session = Module(str(module.path)).token(Selector(label=label)).log_in(PIN)._session
     raised = []
     for code in (*STANDARD, *VENDORS):
         module.rules(f"C_GenerateRandom rv {code:#x}")

@@ -25,7 +25,7 @@ import pytest
 
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.visits import Visit, Visitors
-from hsm.wire import frames as wire
+from hsm.wire.admin import MemberStatus
 from proxy.config import edit
 from proxy.main import main
 from tests.integration.harness import System
@@ -98,7 +98,7 @@ class HaSystem(System):
         """Each member's state."""
         return {one.name: one.state for one in self.status().members}
 
-    def of(self, name: str) -> wire.MemberStatus:
+    def of(self, name: str) -> MemberStatus:
         """The member as the signer reports it."""
         return next(one for one in self.status().members if one.name == name)
 

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from bench.rig.loopback_names import resolving
 from hsm.errors import HsmitmError
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC, Status, StatusReport
 from hsm.wire.client import ask
 from hsm.wire.endpoint import ADMIN_SOCKET
 from proxy.config.file import Config, load
@@ -182,16 +182,16 @@ class System:
             assert "internal error" not in self.log
         return status
 
-    def try_status(self) -> wire.StatusReport | None:
+    def try_status(self) -> StatusReport | None:
         """The signer's report, None while there is no signer."""
         try:
-            reply = asyncio.run(ask(self.config.run.socket(ADMIN_SOCKET), wire.Status(), 5))
+            reply = asyncio.run(ask(self.config.run.socket(ADMIN_SOCKET), CODEC, Status(), 5))
         except HsmitmError:
             return None
-        assert isinstance(reply, wire.StatusReport)
+        assert isinstance(reply, StatusReport)
         return reply
 
-    def status(self) -> wire.StatusReport:
+    def status(self) -> StatusReport:
         """The signer's report."""
         report = self.try_status()
         assert report is not None, self.log

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hsm.member.process import MemberProcess
-from hsm.wire import frames as wire
+from hsm.wire.member import Generate, KeyFound, KeyType, Open
 from tests.integration.harness import System
 from tests.softhsm import MODULE, in_s
 
@@ -130,21 +130,21 @@ class InboundSystem(System):
         """Of the first listener."""
         return self.ports[0]
 
-    def generate(self, **keys: wire.KeyType) -> None:
+    def generate(self, **keys: KeyType) -> None:
         """Keys on the partition, label to type."""
         self.publics |= asyncio.run(self._generate(keys))
 
-    async def _generate(self, keys: dict[str, wire.KeyType]) -> dict[str, PublicKey]:
+    async def _generate(self, keys: dict[str, KeyType]) -> dict[str, PublicKey]:
         (member,) = self.config.members()
         process = await MemberProcess.spawn(member.environment)
         try:
             secret = (self.directory / "pin").read_text().strip()
-            opening = wire.Open(member.module, member.selector, secret, 1, {}, writable=True)
+            opening = Open(member.module, member.selector, secret, 1, {}, writable=True)
             await process.channel.call(opening, in_s(20))
             made = {}
             for label, key_type in keys.items():
-                found = await process.channel.call(wire.Generate(label, key_type), in_s(60))
-                assert isinstance(found, wire.KeyFound)
+                found = await process.channel.call(Generate(label, key_type), in_s(60))
+                assert isinstance(found, KeyFound)
                 public: Any = load_der_public_key(found.spki)
                 made[label] = public
         finally:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm.member.process import MemberProcess
-from hsm.wire import frames as wire
+from hsm.wire.member import Initialise
 from tests.integration.harness import System, hsmitm
 from tests.softhsm import MODULE, in_s
 
@@ -76,7 +76,7 @@ def second_token(system: System) -> None:
     async def initialise() -> None:
         process = await MemberProcess.spawn({"SOFTHSM2_CONF": str(system.directory / "softhsm2.conf")})
         try:
-            await process.channel.call(wire.Initialise(MODULE, "hsmitm", "so-pin-0", "user-pin-0"), in_s(10))
+            await process.channel.call(Initialise(MODULE, "hsmitm", "so-pin-0", "user-pin-0"), in_s(10))
         finally:
             await process.end()
 

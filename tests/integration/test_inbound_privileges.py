@@ -6,15 +6,17 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from hsm.errors import RefusedError
+from hsm.errors import RefusedError, TryLaterError
 from hsm.member.key import inbound_name
-from hsm.wire import frames as wire
 from hsm.wire.client import ask
 from hsm.wire.endpoint import WORKER_SOCKET
+from hsm.wire.member import Sign
+from hsm.wire.worker import CODEC, Reply, Request, TlsDecrypt, TlsSign, TlsSigned
 from tests.integration.inbound_system import InboundSystem, plain_origin
 from tests.integration.test_privileges import memory_holds
 from tests.waiting import wait_until
@@ -66,8 +68,8 @@ def _signing(site: InboundSystem, key: str) -> Iterator[None]:
 
     async def sign() -> None:
         while not leave.is_set():
-            asked = wire.TlsSign(key, "rsa_pss_rsae_sha256", bytes(32))
-            await ask(site.config.run.socket(WORKER_SOCKET), asked, 5)
+            asked = TlsSign(key, "rsa_pss_rsae_sha256", bytes(32))
+            await ask(site.config.run.socket(WORKER_SOCKET), CODEC, asked, 5)
 
     async def several() -> None:
         await asyncio.gather(*(sign() for _ in range(8)))
@@ -81,32 +83,35 @@ def _signing(site: InboundSystem, key: str) -> Iterator[None]:
         thread.join(20)
 
 
-def _ask(site: InboundSystem, body: wire.Request) -> wire.Reply:
-    return asyncio.run(ask(site.config.run.socket(WORKER_SOCKET), body, 5))
+def _ask(site: InboundSystem, body: Request) -> Reply:
+    return asyncio.run(ask(site.config.run.socket(WORKER_SOCKET), CODEC, body, 5))
 
 
 def test_a_worker_gets_what_the_sites_key_may_sign_and_no_more(site: InboundSystem) -> None:
     """A worker that asks for a CA's key, for another scheme, for a digest of another size or for a decryption that no
     site turned on is refused; the log and a counter tell."""
     shop, ec = inbound_name(site.publics["brought"]), inbound_name(site.publics["ec"])
-    good = wire.TlsSign(shop, "rsa_pss_rsae_sha256", bytes(32))
-    assert isinstance(_ask(site, good), wire.TlsSigned)
+    good = TlsSign(shop, "rsa_pss_rsae_sha256", bytes(32))
+    assert isinstance(_ask(site, good), TlsSigned)
     before = site.status().counters["refused_requests"]
-    asked: list[wire.Request] = [
-        wire.TlsSign("trust", "ecdsa_secp256r1_sha256", bytes(32)),
-        wire.TlsSign("inbound-0", "rsa_pss_rsae_sha256", bytes(32)),
-        wire.TlsSign(shop, "ecdsa_secp256r1_sha256", bytes(32)),
-        wire.TlsSign(shop, "rsa_pkcs1_sha1", bytes(20)),
-        wire.TlsSign(shop, "rsa_pss_rsae_sha256", bytes(48)),
-        wire.TlsSign(ec, "ecdsa_secp384r1_sha384", bytes(48)),
-        wire.TlsDecrypt(shop, bytes(256)),
-        wire.TlsDecrypt(ec, bytes(256)),
-        wire.TlsDecrypt(inbound_name(site.publics["old"]), bytes(255)),
-        wire.Sign(shop, "rsa_pss_rsae_sha256", bytes(32)),
+    asked: list[Any] = [
+        TlsSign("trust", "ecdsa_secp256r1_sha256", bytes(32)),
+        TlsSign("inbound-0", "rsa_pss_rsae_sha256", bytes(32)),
+        TlsSign(shop, "ecdsa_secp256r1_sha256", bytes(32)),
+        TlsSign(shop, "rsa_pkcs1_sha1", bytes(20)),
+        TlsSign(shop, "rsa_pss_rsae_sha256", bytes(48)),
+        TlsSign(ec, "ecdsa_secp384r1_sha384", bytes(48)),
+        TlsDecrypt(shop, bytes(256)),
+        TlsDecrypt(ec, bytes(256)),
+        TlsDecrypt(inbound_name(site.publics["old"]), bytes(255)),
     ]
     for body in asked:
         with pytest.raises(RefusedError):
             _ask(site, body)
+    asked.append(Sign(shop, "rsa_pss_rsae_sha256", bytes(32)))  # no word of a worker's: the connection ends
+    with pytest.raises(TryLaterError, match="closed the connection"):
+        _ask(site, asked[-1])
+    assert isinstance(_ask(site, good), TlsSigned)
     assert site.status().counters["refused_requests"] == before + len(asked)
     assert site.log.count("refused") >= len(asked)
 

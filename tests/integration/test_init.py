@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm.member.process import MemberProcess
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Open, Opened, Selector
 from tests.integration.harness import System, hsmitm
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 
@@ -48,13 +48,13 @@ def test_ca_key_is_on_the_partition_only(softhsm_module: str, tmp_path: Path) ->
     """The CA keys are sensitive and were never extractable, and no file holds them in the clear."""
     system = System.make(tmp_path / "d", key_type="rsa-2048")
 
-    async def look() -> wire.Opened:
+    async def look() -> Opened:
         process = await MemberProcess.spawn({"SOFTHSM2_CONF": str(system.directory / "softhsm2.conf")})
         try:
             pin = (system.directory / "pin").read_text().strip()
             keys = {name: KeyURI(object=f"hsmitm-forward-{name}") for name in ("trust", "untrust")}
-            opened = await process.channel.call(wire.Open(MODULE, wire.Selector("hsmitm"), pin, 1, keys), in_s(10))
-            assert isinstance(opened, wire.Opened)
+            opened = await process.channel.call(Open(MODULE, Selector("hsmitm"), pin, 1, keys), in_s(10))
+            assert isinstance(opened, Opened)
             return opened
         finally:
             await process.end()

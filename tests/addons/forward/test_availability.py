@@ -6,7 +6,7 @@ import pytest
 
 from addons.forward.availability import Availability
 from hsm.errors import UnavailableError
-from hsm.wire.frames import Reported
+from hsm.wire.worker import Reported
 
 POLICIES = ["fail", "cached-only", "queue:2000"]
 

@@ -36,7 +36,8 @@ from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import SERIAL_BITS, Issuer, LeafProfile
 from hsm.errors import DeadlineError, HsmitmError, RefusedError, TryLaterError
 from hsm.schemes import certificate_scheme
-from hsm.wire import frames as wire
+from hsm.wire.frames import Done, Ready
+from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted, Reply, Request
 from tests.addons.forward.arrivals import settled
 
 _HOST = "www.example.com"
@@ -81,13 +82,13 @@ class _CA:
     def pem(self) -> str:
         return self.chain[0].public_bytes(Encoding.PEM).decode()
 
-    def mint(self, names: Names, spki: bytes) -> wire.Minted:
+    def mint(self, names: Names, spki: bytes) -> Minted:
         """A leaf, signed in the way of the signer."""
         serial = secrets.randbits(SERIAL_BITS)
         approved = self.issuer.approve(list(names), spki, LeafProfile(), dt.datetime.now(dt.UTC), serial)
         signature = self.key.sign(approved.tbs, padding.PKCS1v15(), self.issuer.scheme.hash)
         begins, ends = approved.not_before.timestamp(), approved.not_after.timestamp()
-        return wire.Minted(approved.certificate(signature), begins, ends)
+        return Minted(approved.certificate(signature), begins, ends)
 
 
 @functools.cache
@@ -100,9 +101,9 @@ class _Signer:
 
     def __init__(self) -> None:
         self.generation = 1
-        self.authorities: dict[wire.Authority, _CA] = {"trust": _ca("trusted CA"), "untrust": _ca("untrusted CA")}
+        self.authorities: dict[Authority, _CA] = {"trust": _ca("trusted CA"), "untrust": _ca("untrusted CA")}
         self.error: HsmitmError | None = None
-        self.mints: list[wire.Mint] = []
+        self.mints: list[Mint] = []
         self.before_mint: Callable[[], None] = lambda: None
 
     def restart(self, **authorities: _CA) -> None:
@@ -110,16 +111,16 @@ class _Signer:
         self.generation += 1
         self.authorities |= authorities
 
-    async def call(self, body: wire.Request, timeout_s: float) -> wire.Reply:
+    async def call(self, body: Request, timeout_s: float) -> Reply:
         assert timeout_s > 0
         if self.error is not None:
             raise self.error
-        if isinstance(body, wire.Ready):
-            return wire.Done()
-        if isinstance(body, wire.Authorities):
+        if isinstance(body, Ready):
+            return Done()
+        if isinstance(body, Authorities):
             ders = {name: [one.public_bytes(Encoding.DER) for one in ca.chain] for name, ca in self.authorities.items()}
-            return wire.Chains(ders)
-        assert isinstance(body, wire.Mint)
+            return Chains(ders)
+        assert isinstance(body, Mint)
         self.before_mint()
         self.mints.append(body)
         return self.authorities[body.authority].mint(body.names, body.spki)

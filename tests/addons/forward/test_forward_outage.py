@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from hsm.errors import UnavailableError
-from hsm.wire import frames as wire
+from hsm.wire.worker import Reported
 from tests.addons.forward import test_forward as forward
 from tests.addons.forward.arrivals import settled
 
@@ -23,13 +23,13 @@ class World(forward._World):
     def outage(self, policy: str) -> None:
         """No member is in service; the worker was told, and what the operator wants then."""
         self.signer.error = OUTAGE
-        self.availability.hear(wire.Reported(in_service=False, unavailable=policy))
+        self.availability.hear(Reported(in_service=False, unavailable=policy))
 
     def back(self, policy: str = "fail", *, told: bool = True) -> None:
         """A member is in service again."""
         self.signer.error = None
         if told:
-            self.availability.hear(wire.Reported(in_service=True, unavailable=policy))
+            self.availability.hear(Reported(in_service=True, unavailable=policy))
 
     async def connect(self, host: str) -> tuple[int, str]:
         """A CONNECT: status and page of the refusal, (0, "") where there is none."""

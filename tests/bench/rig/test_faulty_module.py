@@ -15,14 +15,14 @@ from bench.rig.faulty_module import FaultyModule, build
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError
 from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES
-from hsm.wire import frames as wire
+from hsm.wire.member import Generate, KeyFound, Opened, Reply, Sign, Signature
 from tests.cas import public_key
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 from tests.waiting import until
 
 SCHEME = SCHEMES["ecdsa_secp256r1_sha256"]
 DIGEST = SCHEME.digest(b"message")
-SIGN = wire.Sign("p256", SCHEME.name, DIGEST)
+SIGN = Sign("p256", SCHEME.name, DIGEST)
 CKF_USER_PIN_LOCKED = 0x40000
 
 
@@ -37,11 +37,11 @@ class Rig:
         """A member process that would load the faulty module."""
         return await MemberProcess.spawn(self.store.environment | self.module.environment(MODULE))
 
-    async def open(self, process: MemberProcess, sessions: int = 1, given_pin: str = PIN) -> wire.Opened:
+    async def open(self, process: MemberProcess, sessions: int = 1, given_pin: str = PIN) -> Opened:
         """Have it load the module, log in and open its sessions."""
         opening = msgspec.structs.replace(self.store.opening(sessions, given_pin), module=str(self.module.path))
         opened = await process.channel.call(opening, in_s(20))
-        assert isinstance(opened, wire.Opened)
+        assert isinstance(opened, Opened)
         return opened
 
     @asynccontextmanager
@@ -54,9 +54,9 @@ class Rig:
         finally:
             await process.end()
 
-    def right(self, signed: wire.Reply, key: str = "p256", digest: bytes = DIGEST) -> bool:
+    def right(self, signed: Reply, key: str = "p256", digest: bytes = DIGEST) -> bool:
         """Whether that is a signature by this key."""
-        assert isinstance(signed, wire.Signature)
+        assert isinstance(signed, Signature)
         return SCHEME.verifies(public_key(self.store, key), digest, signed.signature)
 
 
@@ -66,7 +66,7 @@ def rig(store: Store, tmp_path: Path) -> Rig:
     return Rig(store, FaultyModule(tmp_path / "hsm"))
 
 
-async def sign(process: MemberProcess) -> wire.Reply:
+async def sign(process: MemberProcess) -> Reply:
     """One signature."""
     return await process.channel.call(SIGN, in_s(20))
 
@@ -101,8 +101,8 @@ async def test_lets_everything_through(rig: Rig) -> None:
         for key in ("rsa", "p256", "p384"):
             for name in opened.keys[key].schemes:
                 digest = SCHEMES[name].digest(b"message")
-                signed = await process.channel.call(wire.Sign(key, name, digest), in_s(20))
-                assert isinstance(signed, wire.Signature)
+                signed = await process.channel.call(Sign(key, name, digest), in_s(20))
+                assert isinstance(signed, Signature)
                 assert SCHEMES[name].verifies(public_key(rig.store, key), digest, signed.signature), name
     finally:
         await process.end()
@@ -115,8 +115,8 @@ async def test_passes_eight_arguments(softhsm_module: str, tmp_path: Path) -> No
     try:
         opening = msgspec.structs.replace(rig.store.opening(1, writable=True), module=str(rig.module.path))
         await process.channel.call(opening, in_s(20))
-        found = await process.channel.call(wire.Generate("p256", "p256"), in_s(20))
-        assert isinstance(found, wire.KeyFound)
+        found = await process.channel.call(Generate("p256", "p256"), in_s(20))
+        assert isinstance(found, KeyFound)
         assert (found.problem, found.guarded) == ("", True)
     finally:
         await process.end()
@@ -140,7 +140,7 @@ async def test_many_threads(rig: Rig) -> None:
     """Eight sessions sign four hundred times at once while rules change under them, and each signature is right."""
     wanted = [SCHEME.digest(b"message %d" % number) for number in range(400)]
     async with rig.member(sessions=8) as process:
-        calls = [process.channel.call(wire.Sign("p256", SCHEME.name, digest), in_s(60)) for digest in wanted]
+        calls = [process.channel.call(Sign("p256", SCHEME.name, digest), in_s(60)) for digest in wanted]
         signing = asyncio.gather(*calls)
         changes = 0
         while not signing.done():
@@ -162,7 +162,7 @@ async def test_delays(rig: Rig) -> None:
         rig.module.rules("C_SignInit delay 50", "C_Sign delay 60.5", "* delay 10", "C_Sign delay 500 n=0")
         signed = await sign(process)
     assert rig.right(signed)
-    assert isinstance(signed, wire.Signature)
+    assert isinstance(signed, Signature)
     assert signed.executed_s >= 0.130
     assert [rig.module.fired(index) for index in (0, 1, 3)] == [1, 1, 0]
 
@@ -270,12 +270,12 @@ async def test_ends_the_process(rig: Rig, action: str, end: str) -> None:
 @pytest.mark.parametrize(("key", "scheme"), [("p256", SCHEME.name), ("rsa", "rsa_pkcs1_sha256")])
 async def test_corrupts_a_signature(rig: Rig, key: str, scheme: str) -> None:
     """A signature comes without any error and does not verify; the next one does."""
-    request = wire.Sign(key, scheme, DIGEST)
+    request = Sign(key, scheme, DIGEST)
     rig.module.rules("C_Sign corrupt n=1")
     async with rig.member() as process:
         for verifies in (False, True):
             signed = await process.channel.call(request, in_s(20))
-            assert isinstance(signed, wire.Signature)
+            assert isinstance(signed, Signature)
             assert SCHEMES[scheme].verifies(public_key(rig.store, key), DIGEST, signed.signature) == verifies
 
 
@@ -294,7 +294,7 @@ async def test_there_is_no_other_key(rig: Rig, capfd: pytest.CaptureFixture[str]
     rig.module.rules("C_SignInit otherkey")
     async with rig.member() as process:
         with pytest.raises(MemberLostError):
-            await process.channel.call(wire.Sign("rsa", "rsa_pkcs1_sha256", DIGEST), in_s(20))
+            await process.channel.call(Sign("rsa", "rsa_pkcs1_sha256", DIGEST), in_s(20))
         assert await process.how_it_ended() == "it was killed by signal 6"
     assert "found no other private key of the type" in capfd.readouterr().err
 
@@ -420,7 +420,7 @@ async def test_counts_over_many_threads(rig: Rig) -> None:
             rig.module.rules("C_SignInit delay 0", "C_Sign rvafter 0x30 n=25")
             results = await asyncio.gather(*(sign(process) for _ in range(100)), return_exceptions=True)
             assert sum(isinstance(result, MemberLostError) for result in results) == 25
-            assert sum(isinstance(result, wire.Signature) for result in results) == 75
+            assert sum(isinstance(result, Signature) for result in results) == 75
             assert [rig.module.fired(index) for index in range(2)] == [100, 25]
 
 

@@ -22,7 +22,7 @@ from bench.sign.sign import Plan, points, sign
 from bench.sign.target import maker, throw_away
 from hsm.errors import DeadlineError, HsmitmError
 from hsm.member.key import spki_of
-from hsm.wire import frames as wire
+from hsm.wire.member import Open
 from tests.bench.test_commands import bench
 from tests.integration.harness import HSMITM
 
@@ -231,7 +231,7 @@ async def test_a_process_that_cannot_open_says_why(softhsm_module: str, tmp_path
     """What goes wrong in a process of the measurement is told as what it is."""
     target = await throw_away(tmp_path, [P256], 1)
     (member,) = target.members
-    opening = wire.Open("/nowhere.so", member.selector, "1234", 1, {})
+    opening = Open("/nowhere.so", member.selector, "1234", 1, {})
     with pytest.raises(HsmitmError, match=r"no PKCS#11 module at /nowhere\.so"):
         await turn.Player.start("bench.sign.raw", turn.Opening(partitions=[opening]))
     asked = turn.Opening(partitions=[opening], environments=[member.environment])

@@ -12,7 +12,7 @@ from bench.sign.target import configured
 from hsm.errors import MisconfiguredError, PinRefusedError, RefusedError
 from hsm.member.process import MemberProcess
 from hsm.uri import KeyURI, parse
-from hsm.wire import frames as wire
+from hsm.wire.member import Open, Opened
 from proxy.commands import init
 from proxy.config.file import Config, load
 from tests.bench.test_commands import bench
@@ -35,9 +35,9 @@ async def private_keys(config: Config, *labels: str) -> list[str]:
     process = await MemberProcess.spawn(member.environment)
     try:
         secret = (config.base / "pin").read_text().strip()
-        opening = wire.Open(member.module, member.selector, secret, 1, {one: KeyURI(object=one) for one in labels})
+        opening = Open(member.module, member.selector, secret, 1, {one: KeyURI(object=one) for one in labels})
         opened = await process.channel.call(opening, time.monotonic() + 20)
-        assert isinstance(opened, wire.Opened)
+        assert isinstance(opened, Opened)
         return [name for name, found in opened.keys.items() if not found.missing]
     finally:
         await process.end()

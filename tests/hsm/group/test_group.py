@@ -21,7 +21,7 @@ from hsm.member.key import Key
 from hsm.member.process import MemberProcess
 from hsm.member.states import GroupState, State
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Generate
 from tests.hsm.members import (
     MESSAGE,
     Load,
@@ -51,7 +51,7 @@ async def with_another(store: Store, label: str) -> Store:
         path.unlink()
     process = await MemberProcess.spawn(store.environment)
     await process.channel.call(store.opening(1, writable=True), in_s(10))
-    await process.channel.call(wire.Generate(label, "p256"), in_s(10))
+    await process.channel.call(Generate(label, "p256"), in_s(10))
     await process.end()
     return store
 

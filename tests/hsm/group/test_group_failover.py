@@ -20,7 +20,7 @@ from hsm.member.member import Member
 from hsm.member.process import MemberProcess
 from hsm.member.states import GroupState, State
 from hsm.schemes import SCHEMES
-from hsm.wire import frames as wire
+from hsm.wire.member import Reply, Request, Sign
 from tests.hsm.members import (
     Load,
     alive,
@@ -334,13 +334,13 @@ def use_signature_of_another_message(process: MemberProcess, times: int) -> None
     channel = process.channel
     call = channel.call
 
-    async def wrong(body: wire.Request, deadline: float, *outlived: Callable[[], None]) -> wire.Reply:
+    async def wrong(body: Request, deadline: float, *outlived: Callable[[], None]) -> Reply:
         nonlocal times
-        if not isinstance(body, wire.Sign) or times < 1:
+        if not isinstance(body, Sign) or times < 1:
             return await call(body, deadline, *outlived)
         times -= 1
         digest = SCHEMES[body.scheme].digest(b"another")
-        return await call(wire.Sign(body.key, body.scheme, digest, b"another"), deadline, *outlived)
+        return await call(Sign(body.key, body.scheme, digest, b"another"), deadline, *outlived)
 
     channel.call = wrong  # type: ignore[method-assign]
 

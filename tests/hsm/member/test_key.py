@@ -14,7 +14,7 @@ from msgspec import structs
 from hsm.member.key import Key, inbound_key, inbound_name, spki_of
 from hsm.schemes import SCHEMES
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Sign
 
 P256, P384 = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP384R1())
 SIGN_P256 = SCHEMES["ecdsa_secp256r1_sha256"]
@@ -37,7 +37,7 @@ def key() -> Key:
     return key_of(P256, SIGN_P256.name)
 
 
-def signed(request: wire.Sign, private: ec.EllipticCurvePrivateKey = P256) -> bytes:
+def signed(request: Sign, private: ec.EllipticCurvePrivateKey = P256) -> bytes:
     """What a member of that private key answers."""
     return private.sign(request.digest, ec.ECDSA(Prehashed(hashes.SHA256())))
 
@@ -46,7 +46,7 @@ def test_a_request_names_the_key_and_carries_both_forms(key: Key) -> None:
     """A member is told which key and scheme, and gets the digest and the message: tokens differ in what they want."""
     message = b"message"
     digest = key.scheme.digest(message)
-    assert key.request(message, digest) == wire.Sign("trust", SIGN_P256.name, digest, message)
+    assert key.request(message, digest) == Sign("trust", SIGN_P256.name, digest, message)
 
 
 def test_a_challenge_is_fresh_and_consistent(key: Key) -> None:
@@ -128,7 +128,7 @@ def test_a_digest_alone_is_asked_for_in_any_scheme(rsa_key: rsa.RSAPrivateKey) -
     made = inbound_key(KeyURI(object="shop"), rsa_key.public_key(), ("shop",))
     pss = SCHEMES["rsa_pss_rsae_sha384"]
     request = made.request(None, pss.digest(b"message"), pss)
-    assert request == wire.Sign(made.name, "rsa_pss_rsae_sha384", pss.digest(b"message"), None)
+    assert request == Sign(made.name, "rsa_pss_rsae_sha384", pss.digest(b"message"), None)
     how = padding.PSS(padding.MGF1(pss.hash), pss.digest_size)
     assert made.verifies(request, rsa_key.sign(request.digest, how, Prehashed(pss.hash)))
     assert not made.verifies(request, rsa_key.sign(request.digest, padding.PKCS1v15(), Prehashed(pss.hash)))
@@ -139,6 +139,6 @@ def test_a_scheme_that_does_not_fit_is_never_believed(rsa_key: rsa.RSAPrivateKey
     made = inbound_key(KeyURI(object="shop"), rsa_key.public_key(), ("shop",))
     digest = bytes(32)
     signature = rsa_key.sign(digest, padding.PKCS1v15(), Prehashed(hashes.SHA256()))
-    assert made.verifies(wire.Sign(made.name, "rsa_pkcs1_sha256", digest), signature)
+    assert made.verifies(Sign(made.name, "rsa_pkcs1_sha256", digest), signature)
     for scheme in ("ecdsa_secp256r1_sha256", "none"):
-        assert not made.verifies(wire.Sign(made.name, scheme, digest), signature)
+        assert not made.verifies(Sign(made.name, scheme, digest), signature)

@@ -19,7 +19,7 @@ from hsm.member.life import Life
 from hsm.member.metrics import MemberMetrics
 from hsm.member.process import MemberProcess
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Open, Opened, Reply, Request, Selector, Sign
 from tests.hsm.members import copy_of, hung, key_of, key_spoilt, keys_of, note_change, objects_of
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 from tests.waiting import until
@@ -31,16 +31,16 @@ async def living(store: Store, keys: Mapping[str, Key] | None = None, sessions: 
     keys = keys_of(store) if keys is None else keys
     process = await MemberProcess.spawn(store.environment)
     try:
-        opening = wire.Open(
+        opening = Open(
             MODULE,
-            wire.Selector(label=store.label),
+            Selector(label=store.label),
             PIN,
             sessions,
             {name: key.uri for name, key in keys.items()},
             spkis={name: key.spki for name, key in keys.items() if key.members is None},
         )
         opened = await process.channel.call(opening, in_s(20))
-        assert isinstance(opened, wire.Opened)
+        assert isinstance(opened, Opened)
         yield Life("m1", process, opened, keys, MemberMetrics(CollectorRegistry()))
     finally:
         await process.end()
@@ -60,8 +60,8 @@ def use_signature_of_another_message(life: Life) -> None:
     """Have every answer from here on be a real signature by the right key, but of another message."""
     call = life.process.channel.call
 
-    async def wrong(body: wire.Request, deadline: float, *outlived: Callable[[], None]) -> wire.Reply:
-        if isinstance(body, wire.Sign):
+    async def wrong(body: Request, deadline: float, *outlived: Callable[[], None]) -> Reply:
+        if isinstance(body, Sign):
             body = life._keys[body.key].challenge()
         return await call(body, deadline, *outlived)
 
@@ -282,7 +282,7 @@ async def test_tests_each_key_in_turn(stores: list[Store]) -> None:
         asked: list[str] = []
         sign = life.sign
 
-        async def noted(request: wire.Sign, deadline: float, purpose: str) -> bytes:
+        async def noted(request: Sign, deadline: float, purpose: str) -> bytes:
             asked.append(request.key)
             return await sign(request, deadline, purpose)
 
@@ -324,10 +324,10 @@ async def test_a_refused_test_is_made_once_more(stores: list[Store], monkeypatch
         await life.prove()
         call, refusals = life.process.channel.call, [1]
 
-        async def refusing(body: wire.Request, deadline: float, *outlived: Callable[[], None]) -> wire.Reply:
-            if isinstance(body, wire.Sign) and body.key == "trust" and refusals[0]:
+        async def refusing(body: Request, deadline: float, *outlived: Callable[[], None]) -> Reply:
+            if isinstance(body, Sign) and body.key == "trust" and refusals[0]:
                 refusals[0] -= 1
-                body = wire.Sign(body.key, "ecdsa_secp256r1_sha256", bytes(32))  # which an RSA key refuses
+                body = Sign(body.key, "ecdsa_secp256r1_sha256", bytes(32))  # which an RSA key refuses
             return await call(body, deadline, *outlived)
 
         life.process.channel.call = refusing  # type: ignore[method-assign]
@@ -392,5 +392,5 @@ async def test_refuses_what_it_was_not_given(stores: list[Store]) -> None:
     """A request that is wrong in itself is refused by the process, and says nothing about it."""
     async with living(stores[0]) as life:
         with pytest.raises(RefusedError, match="a digest of 3 bytes"):
-            await life.sign(wire.Sign("trust", "rsa_pkcs1_sha256", b"abc"), in_s(5), "mint")
+            await life.sign(Sign("trust", "rsa_pkcs1_sha256", b"abc"), in_s(5), "mint")
         assert not life.lost

@@ -20,7 +20,7 @@ from hsm.member.member import Member
 from hsm.member.process import MemberProcess
 from hsm.member.starter import START_FLOOR_S
 from hsm.member.states import CRASH_LOOP, State
-from hsm.wire import frames as wire
+from hsm.wire.member import Initialise, Vital
 from tests.hsm.members import (
     MESSAGE,
     alive,
@@ -312,7 +312,7 @@ async def test_sessions_that_hang_beside_others(
     """A member one of whose sessions hangs gets a new process beside the old one, and is not out of service."""
     ask_process, told = Life.vital, []
 
-    async def vital(life: Life, deadline: float) -> wire.Vital:
+    async def vital(life: Life, deadline: float) -> Vital:
         answer = await ask_process(life, deadline)
         if told:
             return answer
@@ -401,7 +401,7 @@ async def test_a_partition_that_was_up_may_come_back(stores: list[Store], tmp_pa
         (token,) = (own.directory / "tokens").iterdir()
         away = token.rename(own.directory / "away")
         another = await MemberProcess.spawn(own.environment)
-        await another.channel.call(wire.Initialise(MODULE, "another", SO_PIN, PIN), in_s(20))
+        await another.channel.call(Initialise(MODULE, "another", SO_PIN, PIN), in_s(20))
         await another.end()
         kill(member)
         await until(lambda: "no partition has label 'tests'" in member.reason, "the member misses its partition")

@@ -20,7 +20,7 @@ from hsm.member.process import MemberProcess
 from hsm.member.starter import Starter
 from hsm.member.states import State
 from hsm.secrets import pin
-from hsm.wire import frames as wire
+from hsm.wire.member import Reply, Request, Sign
 from tests.hsm.members import (
     Load,
     alive,
@@ -142,8 +142,8 @@ async def test_the_old_sessions_say_nothing_about_the_new(stores: list[Store]) -
         channel, first, moved = member._life.process.channel, member.pid, asyncio.Event()
         call = channel.call
 
-        async def lose_the_key(body: wire.Request, deadline: float, *_: object) -> wire.Reply:
-            if not isinstance(body, wire.Sign):
+        async def lose_the_key(body: Request, deadline: float, *_: object) -> Reply:
+            if not isinstance(body, Sign):
                 return await call(body, deadline)
             await moved.wait()
             raise KeyLostError("no private key pkcs11:object=untrust;type=private")

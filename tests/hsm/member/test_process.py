@@ -19,7 +19,7 @@ from hsm.group.group import Group
 from hsm.member.member import Member
 from hsm.member.process import MemberProcess
 from hsm.secrets import pin
-from hsm.wire import frames as wire
+from hsm.wire.member import Open, Selector
 from tests.hsm.members import alive, children, hung, keys_of, running
 from tests.softhsm import MODULE, PIN, Store, in_s
 from tests.waiting import until, wait_until
@@ -164,7 +164,7 @@ def be_a_signer(label: str, configuration: str) -> None:
 
     async def stay() -> None:
         process = await MemberProcess.spawn({"SOFTHSM2_CONF": configuration})
-        await process.channel.call(wire.Open(MODULE, wire.Selector(label=label), PIN, 1, {}), in_s(20))
+        await process.channel.call(Open(MODULE, Selector(label=label), PIN, 1, {}), in_s(20))
         print(process.pid, flush=True)
         await asyncio.Event().wait()
 

@@ -18,9 +18,11 @@ from hsm.signer.signer import Signer, SignerSettings
 from hsm.signer.sites import InboundSettings
 from hsm.uri import KeyURI
 from hsm.wire import client
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC
 from hsm.wire.client import SignerClient
 from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET
+from hsm.wire.frames import Decrypted, Done, Ready
+from hsm.wire.worker import InboundKeys, Report, Reported, TlsDecrypt, TlsSign
 from tests.hsm.members import copy_of, hung, kill
 from tests.hsm.signers import all_up, mint, serving, why_not
 from tests.hsm.sites import (
@@ -81,8 +83,8 @@ async def test_a_worker_learns_what_it_may_ask_for(worker: SignerClient, sites_s
         assert sorted(told.keys[name_of(sites_store, label)]) == sorted(RSA_SCHEMES)
     assert len(told.ticket_key) == 64
     assert await terms(worker) == told
-    report = await worker.call(wire.Report(os.getpid(), 0, 0.0, [], 0, []), 10)
-    assert isinstance(report, wire.Reported)
+    report = await worker.call(Report(os.getpid(), 0, 0.0, [], 0, []), 10)
+    assert isinstance(report, Reported)
     assert report.generation == told.generation
 
 
@@ -120,8 +122,7 @@ async def test_a_handshake_that_is_given_up(signer: Signer, worker: SignerClient
         for call in calls:
             call.cancel()
         await until(lambda: signer.group.waiting == 0, "nobody waits any more")
-        (channel,) = signer._workers.channels
-        await until(lambda: channel.serving == 0, "nothing is served any more")
+        await until(lambda: not signer._workers.served, "nothing is served any more")
     await until(lambda: member.in_flight == 0, "the member has answered what it was sent")
     assert await signs(worker, sites_store, "blog", "ecdsa_secp256r1_sha256")
 
@@ -155,7 +156,7 @@ async def test_a_signature_that_is_not_allowed(
     await until(lambda: worker.connected, "the worker is connected")
     before = signed(signer)
     with pytest.raises(RefusedError, match=why):
-        await worker.call(wire.TlsSign(name_of(sites_store, label), scheme, digest), 10)
+        await worker.call(TlsSign(name_of(sites_store, label), scheme, digest), 10)
     assert (signed(signer), refusals(signer, "TlsSign")) == (before, 1)
     (line,) = caplog.messages
     assert line.startswith(f"refused TlsSign of worker process {os.getpid()}: ")
@@ -172,7 +173,7 @@ async def test_a_name_that_is_no_inbound_keys(
     """A CA's key cannot be had by its own name, and a long name does not fill the log."""
     await until(lambda: worker.connected, "the worker is connected")
     before = signed(signer)
-    for body in (wire.TlsSign(name, "ecdsa_secp256r1_sha256", DIGEST), wire.TlsDecrypt(name, bytes(256))):
+    for body in (TlsSign(name, "ecdsa_secp256r1_sha256", DIGEST), TlsDecrypt(name, bytes(256))):
         with pytest.raises(RefusedError, match="there is no inbound key"):
             await worker.call(body, 10)
     assert signed(signer) == before
@@ -193,7 +194,7 @@ async def test_a_ca_key_is_never_used(
     monkeypatch.setitem(signer.inbound._served, "trust", wrong)
     await until(lambda: worker.connected, "the worker is connected")
     before = signed(signer)
-    for body in (wire.TlsSign("trust", ca.scheme.name, DIGEST), wire.TlsDecrypt("trust", bytes(256))):
+    for body in (TlsSign("trust", ca.scheme.name, DIGEST), TlsDecrypt("trust", bytes(256))):
         with pytest.raises(RefusedError, match="'trust' is no inbound key"):
             await worker.call(body, 10)
     assert signed(signer) == before
@@ -210,9 +211,9 @@ async def test_a_site_with_a_ca_key(settings: SignerSettings, sites_store: Store
 
 async def test_the_command_line_may_not_sign(signer: Signer, settings: SignerSettings, sites_store: Store) -> None:
     """The socket of the command line gives no signature and no ticket key."""
-    for body in (handshake(sites_store, "blog", "ecdsa_secp256r1_sha256"), wire.InboundKeys()):
-        with pytest.raises(RefusedError, match="the admin socket does not answer"):
-            await client.ask(settings.run.socket(ADMIN_SOCKET), body, 10)
+    for body in (handshake(sites_store, "blog", "ecdsa_secp256r1_sha256"), InboundKeys()):
+        with pytest.raises(TryLaterError, match="closed the connection"):
+            await client.ask(settings.run.socket(ADMIN_SOCKET), CODEC, body, 10)
 
 
 # --- RSA key exchange -------------------------------------------------------------------------------------------------
@@ -221,8 +222,8 @@ async def test_the_command_line_may_not_sign(signer: Signer, settings: SignerSet
 async def test_a_premaster_secret(signer: Signer, worker: SignerClient, sites_store: Store) -> None:
     """A site that turns on RSA key exchange gets its clients' secrets decrypted, and each is counted."""
     secret = b"\3\3" + os.urandom(46)
-    asked = wire.TlsDecrypt(name_of(sites_store, "old"), encrypted(sites_store, "old", secret))
-    assert await worker.call(asked, 10) == wire.Decrypted(secret)
+    asked = TlsDecrypt(name_of(sites_store, "old"), encrypted(sites_store, "old", secret))
+    assert await worker.call(asked, 10) == Decrypted(secret)
     assert signer.totals().value("hsmitm_signatures_total", purpose="decrypt") == 1
     assert await signs(worker, sites_store, "old", "rsa_pss_rsae_sha256")
 
@@ -231,7 +232,7 @@ async def test_bad_padding_is_an_empty_answer(signer: Signer, worker: SignerClie
     """A client's secret with wrong padding is answered as an empty one, whatever is wrong with it."""
     name = name_of(sites_store, "old")
     for what, ciphertext in badly_padded(sites_store, "old").items():
-        assert await worker.call(wire.TlsDecrypt(name, ciphertext), 10) == wire.Decrypted(b""), what
+        assert await worker.call(TlsDecrypt(name, ciphertext), 10) == Decrypted(b""), what
     assert refusals(signer, "TlsDecrypt") == 0
 
 
@@ -253,7 +254,7 @@ async def test_a_decryption_that_is_not_allowed(
     await until(lambda: worker.connected, "the worker is connected")
     before = signed(signer)
     with pytest.raises(RefusedError, match=why):
-        await worker.call(wire.TlsDecrypt(name_of(sites_store, label), b"\1" * size), 10)
+        await worker.call(TlsDecrypt(name_of(sites_store, label), b"\1" * size), 10)
     assert (signed(signer), refusals(signer, "TlsDecrypt")) == (before, 1)
 
 
@@ -274,7 +275,7 @@ async def test_a_key_that_does_not_decrypt(
         (status,) = [one for one in signer.status().certificates if one.authority == "inbound shop.example.com"]
         assert (status.proved, status.problems) == (["m1"], {"m1": problem})
         with pytest.raises(RefusedError, match="does not let this key decrypt"):
-            await worker.call(wire.TlsDecrypt(name_of(sites_store, "shop"), encrypted(sites_store, "shop", b"x")), 10)
+            await worker.call(TlsDecrypt(name_of(sites_store, "shop"), encrypted(sites_store, "shop", b"x")), 10)
         assert signer.group.state == "healthy"
 
 
@@ -304,8 +305,8 @@ async def test_an_inbound_key_without_a_member(
         await until(lambda: time.monotonic() > until_s, "longer than a request waits")
         assert signer.group.in_service()
         await mint(worker)
-        assert await worker.call(wire.Ready(), 10) == wire.Done()
-        assert await client.ask(settings.run.socket(ADMIN_SOCKET), wire.Ready(), 10) == wire.Done()
+        assert await worker.call(Ready(), 10) == Done()
+        assert await client.ask(settings.run.socket(ADMIN_SOCKET), CODEC, Ready(), 10) == Done()
         assert (await terms(worker)).keys == {name_of(sites_store, "blog"): ["ecdsa_secp256r1_sha256"]}
 
 
@@ -318,7 +319,7 @@ async def test_inbound_inspection_alone(
         assert await signs(worker, sites_store, "blog", "ecdsa_secp256r1_sha256")
         with pytest.raises(RefusedError, match="no forward-trust CA is configured"):
             await mint(worker)
-        assert await worker.call(wire.Ready(), 10) == wire.Done()
+        assert await worker.call(Ready(), 10) == Done()
         assert signer.group.in_service()
         signer.check_ready()
         (member,) = signer.group.members

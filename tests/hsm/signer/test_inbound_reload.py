@@ -16,9 +16,10 @@ from hsm.signer.signer import Signer, SignerSettings
 from hsm.signer.sites import InboundSettings
 from hsm.uri import KeyURI
 from hsm.wire import client
-from hsm.wire import frames as wire
 from hsm.wire.client import SignerClient
 from hsm.wire.endpoint import WORKER_SOCKET
+from hsm.wire.frames import Decrypted
+from hsm.wire.worker import CODEC, Report, Reported, TlsDecrypt, TlsSigned
 from tests.hsm.members import copy_of, hung, kill, note_change, objects_of
 from tests.hsm.signers import all_up, mint, serving
 from tests.hsm.sites import certify, encrypted, handshake, name_of, signs, site_of, terms, write_certificate
@@ -232,12 +233,12 @@ async def test_rsa_key_exchange_is_turned_on_and_off(
     configuration.sites(old)
     await signer.reload()
     before = pids(signer)
-    asked = wire.TlsDecrypt(name_of(sites_store, "old"), encrypted(sites_store, "old", b"secret"))
+    asked = TlsDecrypt(name_of(sites_store, "old"), encrypted(sites_store, "old", b"secret"))
     with pytest.raises(RefusedError, match="may not decrypt"):
         await worker.call(asked, 10)
     configuration.sites(structs.replace(old, decrypt=True))
     assert await signer.reload() == ["inbound key of old.example.com: RSA key exchange is now on"]
-    assert await worker.call(asked, 10) == wire.Decrypted(b"secret")
+    assert await worker.call(asked, 10) == Decrypted(b"secret")
     configuration.sites(old)
     assert await signer.reload() == ["inbound key of old.example.com: RSA key exchange is now off"]
     with pytest.raises(RefusedError, match="may not decrypt"):
@@ -292,8 +293,8 @@ async def test_a_renewed_certificate(
     assert pids(signer) == before
     told = await terms(worker)
     assert told.generation > generation
-    report = await client.ask(configuration.now.run.socket(WORKER_SOCKET), wire.Report(1, 0, 0.0, [], 0, []), 10)
-    assert isinstance(report, wire.Reported)
+    report = await client.ask(configuration.now.run.socket(WORKER_SOCKET), CODEC, Report(1, 0, 0.0, [], 0, []), 10)
+    assert isinstance(report, Reported)
     assert report.generation == told.generation
     assert await signs(worker, sites_store, "blog", EC)
 
@@ -364,7 +365,7 @@ async def test_a_handshake_in_flight_as_its_key_is_dropped(
         call = asyncio.create_task(worker.call(handshake(sites_store, "blog", EC), 10))
         await until(lambda: any(member.in_flight for member in signer.group.members), "it is in flight")
         signer.inbound._drop(name_of(sites_store, "blog"))
-    assert isinstance(await call, wire.TlsSigned)
+    assert isinstance(await call, TlsSigned)
 
 
 # --- what changes nothing ---------------------------------------------------------------------------------------------

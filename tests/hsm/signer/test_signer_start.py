@@ -24,9 +24,10 @@ from hsm.signer import signer as signer_module
 from hsm.signer.signer import AuthoritySettings, Signer, SignerSettings
 from hsm.uri import KeyURI
 from hsm.wire import client
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC, Status, StatusReport
 from hsm.wire.client import SignerClient
 from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET, RunDirectory
+from hsm.wire.frames import Done, Ready
 from tests.cas import make_ca
 from tests.hsm.members import alive, copy_of
 from tests.hsm.signers import mint, serving, why_not
@@ -67,7 +68,7 @@ async def test_a_socket_that_vanishes_comes_back(
     assert worker.generation == 1
     admin = settings.run.socket(ADMIN_SOCKET)
     await until(admin.exists, "the command line's socket is there")
-    assert isinstance(await client.ask(admin, wire.Status(), 10), wire.StatusReport)
+    assert isinstance(await client.ask(admin, CODEC, Status(), 10), StatusReport)
 
 
 async def test_a_second_signer(signer: Signer, settings: SignerSettings, spawned: list[dict[str, str]]) -> None:
@@ -219,12 +220,12 @@ async def test_an_hsm_that_is_reached_later(settings: SignerSettings, tmp_path: 
     async with serving(alone) as signer:
         for name in (WORKER_SOCKET, ADMIN_SOCKET):
             with pytest.raises(TryLaterError, match=r"\(m1: member is \w+: "):
-                await client.ask(alone.run.socket(name), wire.Ready(), 10)
+                await client.ask(alone.run.socket(name), CODEC, Ready(), 10)
         (own.directory / "tokens").rmdir()
         away.rename(own.directory / "tokens")
         await until(lambda: signer.group.proved_by("trust"), "the member is up")
         for name in (WORKER_SOCKET, ADMIN_SOCKET):
-            assert await client.ask(alone.run.socket(name), wire.Ready(), 10) == wire.Done()
+            assert await client.ask(alone.run.socket(name), CODEC, Ready(), 10) == Done()
 
 
 # --- members that take long -------------------------------------------------------------------------------------------

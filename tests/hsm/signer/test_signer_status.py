@@ -17,9 +17,10 @@ from hsm.errors import RefusedError
 from hsm.group.failover import Failover
 from hsm.signer.signer import Signer, SignerSettings
 from hsm.wire import client, telemetry
-from hsm.wire import frames as wire
+from hsm.wire.admin import CODEC, GroupStatus, Info, InfoReport, ListenerStatus, Status, StatusReport, WorkerStatus
 from hsm.wire.client import SignerClient
 from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET
+from hsm.wire.worker import Authority, Report, Reported
 from tests.hsm.members import copy_of, kill
 from tests.hsm.signers import all_up, mint, serving
 from tests.softhsm import PIN, Store
@@ -28,13 +29,13 @@ from tests.waiting import until
 # --- what it tells ----------------------------------------------------------------------------------------------------
 
 
-def report(index: int, hits: int, flows: int, started: float = 1000.0) -> wire.Report:
+def report(index: int, hits: int, flows: int, started: float = 1000.0) -> Report:
     """A worker's report with a counter and a gauge."""
     registry = CollectorRegistry()
     lookups = Counter("hsmitm_leaf_cache_lookups", "Look-ups", ("result",), registry=registry)
     lookups.labels("hit").inc(hits)
     Gauge("hsmitm_flows", "Flows", registry=registry).set(flows)
-    return wire.Report(4000 + index, index, started, ["127.0.0.1:8080"], flows, telemetry.collect(registry))
+    return Report(4000 + index, index, started, ["127.0.0.1:8080"], flows, telemetry.collect(registry))
 
 
 def shown(signer: Signer) -> tuple[float, float, float]:
@@ -80,8 +81,8 @@ async def test_status(signer: Signer, worker: SignerClient, settings: SignerSett
     with pytest.raises(RefusedError):
         await mint(worker, "*.com")
     await worker.call(report(0, hits=10, flows=3), 10)
-    status = await client.ask(settings.run.socket(ADMIN_SOCKET), wire.Status(), 10)
-    assert isinstance(status, wire.StatusReport)
+    status = await client.ask(settings.run.socket(ADMIN_SOCKET), CODEC, Status(), 10)
+    assert isinstance(status, StatusReport)
     (member,) = status.members
     assert (member.name, member.state, member.starts) == ("m1", "up", 1)
     assert (member.sessions_busy, member.sessions_total) == (0, 2)
@@ -89,19 +90,19 @@ async def test_status(signer: Signer, worker: SignerClient, settings: SignerSett
     assert (member.attempts, member.next_attempt, member.last_error, member.last_error_at) == (0, 0, "", 0)
     assert 0 < member.latency_ms < 1000
     assert member.keys == {"trust": "", "untrust": ""}
-    assert status.group == wire.GroupStatus(state="healthy", since=signer.group.since)
+    assert status.group == GroupStatus(state="healthy", since=signer.group.since)
     assert member.module == store.settings().module
     assert member.partition is not None
     assert (member.partition.label, member.partition.manufacturer) == ("tests", "SoftHSM project")
     assert abs(member.since - time.time()) < 60
-    assert status.workers == [wire.WorkerStatus(index=0, pid=os.getpid(), started=1000.0, connections=3)]
-    assert status.listeners == [wire.ListenerStatus("127.0.0.1:8080", 1)]
+    assert status.workers == [WorkerStatus(index=0, pid=os.getpid(), started=1000.0, connections=3)]
+    assert status.listeners == [ListenerStatus("127.0.0.1:8080", 1)]
     trust, untrust = status.certificates
     assert (trust.authority, trust.subject, trust.key_type) == ("trust", "CN=p256 CA", "P-256")
     assert (untrust.authority, untrust.subject, untrust.key_type) == ("untrust", "CN=rsa CA", "RSA-2048")
     for one in (trust, untrust):
         ca = x509.load_pem_x509_certificate(
-            settings.authorities[cast(wire.Authority, one.authority)].certificate.read_bytes()
+            settings.authorities[cast(Authority, one.authority)].certificate.read_bytes()
         )
         assert one.fingerprint_sha256 == ca.fingerprint(hashes.SHA256()).hex()
         assert one.not_after == ca.not_valid_after_utc.timestamp()
@@ -151,7 +152,7 @@ async def test_status_of_a_group(settings: SignerSettings, store: Store, tmp_pat
     async with serving(ha) as signer:
         await all_up(signer)
         group = signer.status().group
-        assert group == wire.GroupStatus(
+        assert group == GroupStatus(
             name="ha",
             state="healthy",
             since=group.since,
@@ -166,8 +167,8 @@ async def test_the_modules_are_told(settings: SignerSettings, store: Store, tmp_
     """The command line learns what each member's module says of its slots, or why it says nothing."""
     members = [store.settings("good"), store.settings("broken", pin_file=tmp_path / "missing")]
     async with serving(structs.replace(settings, members=members)):
-        told = await client.ask(settings.run.socket(ADMIN_SOCKET), wire.Info(), 10)
-        assert isinstance(told, wire.InfoReport)
+        told = await client.ask(settings.run.socket(ADMIN_SOCKET), CODEC, Info(), 10)
+        assert isinstance(told, InfoReport)
         assert list(told.modules) == ["good"]
         labels = [slot.partition.label for slot in told.modules["good"].slots]
         assert store.label in labels
@@ -188,7 +189,7 @@ async def test_workers_are_told_of_an_outage(settings: SignerSettings, store: St
 
         async def in_service() -> bool:
             told = await worker.call(report(0, hits=0, flows=0), 10)
-            assert isinstance(told, wire.Reported)
+            assert isinstance(told, Reported)
             assert told.unavailable == "cached-only"
             return told.in_service
 

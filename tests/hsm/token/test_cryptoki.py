@@ -16,7 +16,7 @@ import pytest
 from hsm.codes import CRYPTOKI_NOT_INITIALIZED
 from hsm.token.cryptoki import FunctionList, TokenInfo
 from hsm.token.module import Module
-from hsm.wire import frames as wire
+from hsm.wire.member import Selector
 from tests.softhsm import MODULE, PIN, Store
 
 ROOT = Path(__file__).parents[3]
@@ -59,7 +59,7 @@ def tell(label: str) -> None:
     """In a child: read a token's information twice over; finalise and initialise; print a `Told`."""
     module = Module(MODULE)
     functions = FunctionList(MODULE)
-    there = module.token(wire.Selector(label=label))
+    there = module.token(Selector(label=label))
     there.log_in(PIN)
     token = there._token
     info = functions.token_info(there.info.slot)

@@ -38,7 +38,7 @@ from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES, certificate_scheme
 from hsm.token.module import KeyMissingError, Module
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Generate, Initialise, Inspect, Inspected, Open, Opened, Selector
 from tests.cas import public_key
 from tests.softhsm import MODULE, PIN, SO_PIN, Store, in_s, make_store
 
@@ -80,14 +80,14 @@ def _child(
     )
 
 
-async def _look(environment: dict[str, str], module: str, selector: wire.Selector) -> wire.Opened:
+async def _look(environment: dict[str, str], module: str, selector: Selector) -> Opened:
     """What a member process finds without logging in."""
     process = await MemberProcess.spawn(environment)
     try:
-        opened = await process.channel.call(wire.Open(module, selector, None, 0, {}), in_s(10))
+        opened = await process.channel.call(Open(module, selector, None, 0, {}), in_s(10))
     finally:
         await process.end()
-    assert isinstance(opened, wire.Opened)
+    assert isinstance(opened, Opened)
     return opened
 
 
@@ -107,7 +107,7 @@ def sign_with_threads(label: str, locking: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if locking == "without the cure":
         Module._lock_for_threads = lambda self: None  # type: ignore[method-assign]
-    token = Module(MODULE).token(wire.Selector(label=label))
+    token = Module(MODULE).token(Selector(label=label))
     anchor = token.log_in(PIN)
     result = Signed([], [])
     digest = ECDSA.digest(b"message")
@@ -172,18 +172,18 @@ def test_threads_without_the_cure_break_the_module(store: Store) -> None:
 
 async def test_finds_a_partition_by_label_serial_and_slot(store: Store) -> None:
     """A partition is the same one whether the operator names its label, its serial number or its slot."""
-    by_label = (await _look(store.environment, MODULE, wire.Selector(label="tests"))).partition
+    by_label = (await _look(store.environment, MODULE, Selector(label="tests"))).partition
     assert (by_label.label, by_label.manufacturer) == ("tests", "SoftHSM project")
-    for selector in (wire.Selector(serial=by_label.serial), wire.Selector(slot=by_label.slot)):
+    for selector in (Selector(serial=by_label.serial), Selector(slot=by_label.slot)):
         assert (await _look(store.environment, MODULE, selector)).partition == by_label
 
 
 @pytest.mark.parametrize(
-    "selector", [wire.Selector(label="test"), wire.Selector(serial="0123456789abcdef"), wire.Selector(slot=1)], ids=str
+    "selector", [Selector(label="test"), Selector(serial="0123456789abcdef"), Selector(slot=1)], ids=str
 )
-async def test_lists_the_partitions_when_none_fits(store: Store, selector: wire.Selector) -> None:
+async def test_lists_the_partitions_when_none_fits(store: Store, selector: Selector) -> None:
     """An operator who misspells a partition reads which ones there are."""
-    there = (await _look(store.environment, MODULE, wire.Selector(label="tests"))).partition
+    there = (await _look(store.environment, MODULE, Selector(label="tests"))).partition
     with pytest.raises(MisconfiguredError) as caught:
         await _look(store.environment, MODULE, selector)
     assert f"no partition has {selector}" in str(caught.value)
@@ -192,17 +192,17 @@ async def test_lists_the_partitions_when_none_fits(store: Store, selector: wire.
 
 async def test_two_partitions_with_one_label_need_a_serial(own_store: Store) -> None:
     """Two partitions of one label are told apart by serial number, and the message says so."""
-    first = (await _look(own_store.environment, MODULE, wire.Selector(label="tests"))).partition
+    first = (await _look(own_store.environment, MODULE, Selector(label="tests"))).partition
     process = await MemberProcess.spawn(own_store.environment)
-    await process.channel.call(wire.Initialise(MODULE, "tests", SO_PIN, PIN), in_s(20))
+    await process.channel.call(Initialise(MODULE, "tests", SO_PIN, PIN), in_s(20))
     await process.end()
     with pytest.raises(MisconfiguredError, match=r"2 partitions have label 'tests'.*by 'serial'") as caught:
-        await _look(own_store.environment, MODULE, wire.Selector(label="tests"))
+        await _look(own_store.environment, MODULE, Selector(label="tests"))
     serials = re.findall(r"serial (\w+)", str(caught.value))
     assert len(set(serials)) == 2
     assert first.serial in serials
     for serial in serials:
-        assert (await _look(own_store.environment, MODULE, wire.Selector(serial=serial))).partition.serial == serial
+        assert (await _look(own_store.environment, MODULE, Selector(serial=serial))).partition.serial == serial
 
 
 async def test_an_empty_store_may_fill_later(softhsm_module: str, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_an_empty_store_may_fill_later(softhsm_module: str, tmp_path: Path
     (tmp_path / "tokens").mkdir()
     configuration.write_text(f"directories.tokendir = {tmp_path / 'tokens'}\nobjectstore.backend = file\n")
     with pytest.raises(TryLaterError, match="shows no initialised partition"):
-        await _look({"SOFTHSM2_CONF": str(configuration)}, softhsm_module, wire.Selector(label="tests"))
+        await _look({"SOFTHSM2_CONF": str(configuration)}, softhsm_module, Selector(label="tests"))
 
 
 # --- a module that cannot be loaded -----------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ async def test_an_empty_store_may_fill_later(softhsm_module: str, tmp_path: Path
 async def _why_not(path: str, environment: dict[str, str] | None = None) -> str:
     """What an operator reads of a module that cannot be used."""
     with pytest.raises(MisconfiguredError) as caught:
-        await _look(environment or {}, path, wire.Selector(label="tests"))
+        await _look(environment or {}, path, Selector(label="tests"))
     message = str(caught.value)
     assert "\n" not in message
     assert path in message
@@ -269,7 +269,7 @@ async def test_the_modules_configuration_is_missing(softhsm_module: str, tmp_pat
 
 def read_private_halves(label: str) -> None:
     """In a child: ask the token for the private half of each key; print what it says."""
-    token = Module(MODULE).token(wire.Selector(label=label))
+    token = Module(MODULE).token(Selector(label=label))
     session = token.log_in(PIN)._session
     said = {}
     for key in session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}):
@@ -297,7 +297,7 @@ async def test_a_key_is_never_made_twice(own_store: Store) -> None:
     try:
         await process.channel.call(own_store.opening(1, writable=True), in_s(10))
         with pytest.raises(RefusedError, match="has a private key 'p256' already"):
-            await process.channel.call(wire.Generate("p256", "rsa-2048"), in_s(60))
+            await process.channel.call(Generate("p256", "rsa-2048"), in_s(60))
     finally:
         await process.end()
     process = await MemberProcess.spawn(own_store.environment)
@@ -305,7 +305,7 @@ async def test_a_key_is_never_made_twice(own_store: Store) -> None:
         opened = await process.channel.call(own_store.opening(1), in_s(10))
     finally:
         await process.end()
-    assert isinstance(opened, wire.Opened)
+    assert isinstance(opened, Opened)
     assert opened.keys == own_store.keys
 
 
@@ -313,18 +313,18 @@ async def test_a_member_that_only_signs_makes_no_keys(member: MemberProcess, sto
     """A partition that was not opened for writing refuses to make a key."""
     await member.channel.call(store.opening(1), in_s(10))
     with pytest.raises(RefusedError, match="CKR_SESSION_READ_ONLY"):
-        await member.channel.call(wire.Generate("another", "p256"), in_s(60))
+        await member.channel.call(Generate("another", "p256"), in_s(60))
 
 
 async def test_a_uri_of_the_whole_partition_finds_the_key(member: MemberProcess, store: Store) -> None:
     """A URI with every attribute of the partition, as vendors' tools print it, finds the key."""
-    there = (await _look(store.environment, MODULE, wire.Selector(label="tests"))).partition
+    there = (await _look(store.environment, MODULE, Selector(label="tests"))).partition
     uri = KeyURI(
         token=there.label, object="p256", serial=there.serial, manufacturer=there.manufacturer, model=there.model
     )
-    opening = wire.Open(MODULE, wire.Selector(label="tests"), PIN, 1, {"k": uri})
+    opening = Open(MODULE, Selector(label="tests"), PIN, 1, {"k": uri})
     opened = await member.channel.call(opening, in_s(10))
-    assert isinstance(opened, wire.Opened)
+    assert isinstance(opened, Opened)
     assert opened.keys == {"k": store.keys["p256"]}
 
 
@@ -342,8 +342,8 @@ async def test_a_uri_of_the_whole_partition_finds_the_key(member: MemberProcess,
 )
 async def test_a_uri_of_another_key_finds_none(member: MemberProcess, store: Store, uri: KeyURI) -> None:
     """A URI that names another token or another key is missing here, never the next best key."""
-    opened = await member.channel.call(wire.Open(MODULE, wire.Selector(label="tests"), PIN, 1, {"k": uri}), in_s(10))
-    assert isinstance(opened, wire.Opened)
+    opened = await member.channel.call(Open(MODULE, Selector(label="tests"), PIN, 1, {"k": uri}), in_s(10))
+    assert isinstance(opened, Opened)
     assert opened.keys["k"].missing
     assert str(uri) in opened.keys["k"].problem
     assert opened.keys["k"].spki == b""
@@ -390,7 +390,7 @@ MESSAGE = b"message"
 def search_for_keys(label: str, wanted: str) -> None:
     """In a child: for each of a list of `Search`, make its keys the only ones and search; print the `Outcome`s. So many
     keys are `wanted`: for many the token's keys are walked over, and the same must be found."""
-    token = Module(MODULE).token(wire.Selector(label=label))
+    token = Module(MODULE).token(Selector(label=label))
     token.keys_wanted = int(wanted)
     anchor = token.log_in(PIN, writable=True)._session
     outcomes = []
@@ -635,13 +635,13 @@ async def test_inspects_every_partition(own_store: Store) -> None:
     """An operator sees each partition of a module, its mechanisms by name, and no number that a token does not tell."""
     process = await MemberProcess.spawn(own_store.environment)
     try:
-        await process.channel.call(wire.Initialise(MODULE, "second", SO_PIN, PIN), in_s(20))
+        await process.channel.call(Initialise(MODULE, "second", SO_PIN, PIN), in_s(20))
         opened = await process.channel.call(own_store.opening(1), in_s(20))
-        inspected = await process.channel.call(wire.Inspect(), in_s(20))
+        inspected = await process.channel.call(Inspect(), in_s(20))
     finally:
         await process.end()
-    assert isinstance(opened, wire.Opened)
-    assert isinstance(inspected, wire.Inspected)
+    assert isinstance(opened, Opened)
+    assert isinstance(inspected, Inspected)
     assert (inspected.module, inspected.module_version) == (MODULE, opened.module_version)
     assert sorted(slot.partition.label for slot in inspected.slots) == ["second", own_store.label]
     (slot,) = (slot for slot in inspected.slots if slot.partition.label == own_store.label)
@@ -681,7 +681,7 @@ def log_in_under_rules(label: str) -> None:
     for rules in msgspec.json.decode(sys.stdin.read(), type=list[list[str]]):
         faulty.rules(*(rule + str(asked - 1) if rule.endswith("after=") else rule for rule in rules))
         logins, asked_before = faulty.calls("C_Login"), faulty.calls("C_GetTokenInfo")
-        token = module.token(wire.Selector(label=label))
+        token = module.token(Selector(label=label))
         kind, text, code = "", "", 0
         try:
             token.log_in(PIN)

@@ -15,7 +15,7 @@ from bench.rig.faulty_module import FaultyModule
 from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire.member import Describe, Generate, KeyFound, KeysFound, Open, Opened, Selector, Sign, Signature
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 
 MANY = 16
@@ -34,18 +34,18 @@ class Counted:
         """How often C_FindObjectsInit was called."""
         return self.module.calls("C_FindObjectsInit")
 
-    def opening(self, names: list[str], sessions: int) -> wire.Open:
+    def opening(self, names: list[str], sessions: int) -> Open:
         """A member that has these keys."""
         uris = {name: KeyURI(object=name) for name in names}
-        return wire.Open(str(self.module.path), wire.Selector(label="tests"), PIN, sessions, uris)
+        return Open(str(self.module.path), Selector(label="tests"), PIN, sessions, uris)
 
     @asynccontextmanager
-    async def member(self, names: list[str], sessions: int) -> AsyncIterator[tuple[MemberProcess, wire.Opened]]:
+    async def member(self, names: list[str], sessions: int) -> AsyncIterator[tuple[MemberProcess, Opened]]:
         """It, open."""
         process = await MemberProcess.spawn(self.store.environment | self.module.environment(MODULE))
         try:
             opened = await process.channel.call(self.opening(names, sessions), in_s(20))
-            assert isinstance(opened, wire.Opened)
+            assert isinstance(opened, Opened)
             yield process, opened
         finally:
             await process.end()
@@ -65,8 +65,8 @@ async def many(softhsm_module: str, tmp_path: Path) -> Counted:
 
 async def signed(process: MemberProcess, store: Store, name: str) -> bool:
     """Whether the member signs with the very key of that name."""
-    signature = await process.channel.call(wire.Sign(name, SCHEME.name, DIGEST), in_s(10))
-    assert isinstance(signature, wire.Signature)
+    signature = await process.channel.call(Sign(name, SCHEME.name, DIGEST), in_s(10))
+    assert isinstance(signature, Signature)
     public = load_der_public_key(store.keys[name].spki)
     assert isinstance(public, ec.EllipticCurvePublicKey)
     return SCHEME.verifies(public, DIGEST, signature.signature)
@@ -84,8 +84,8 @@ async def test_many_keys_are_found_in_one_walk(many: Counted) -> None:
             assert all(await asyncio.gather(*(signed(process, many.store, name) for name in names)))
         walked = many.searches
         assert walked - before <= 2 + 2 * 2
-        found = await process.channel.call(wire.Describe(), in_s(10))
-        assert found == wire.KeysFound(many.store.keys)
+        found = await process.channel.call(Describe(), in_s(10))
+        assert found == KeysFound(many.store.keys)
         assert many.searches - walked == 2, "what a walk found may have changed since: it is walked anew"
 
 
@@ -130,12 +130,12 @@ async def test_a_key_that_came_later(many: Counted) -> None:
         assert all(await asyncio.gather(*(signed(process, many.store, name) for name in many.store.keys)))
         other = await MemberProcess.spawn(many.store.environment)
         await other.channel.call(many.store.opening(1, writable=True), in_s(10))
-        made = await other.channel.call(wire.Generate("late", "p256"), in_s(20))
+        made = await other.channel.call(Generate("late", "p256"), in_s(20))
         await other.end()
-        assert isinstance(made, wire.KeyFound)
+        assert isinstance(made, KeyFound)
         many.store.keys["late"] = made
         for _ in range(2):  # whichever session it is
-            found = await process.channel.call(wire.Describe(), in_s(10))
-            assert isinstance(found, wire.KeysFound)
+            found = await process.channel.call(Describe(), in_s(10))
+            assert isinstance(found, KeysFound)
             assert found.keys["late"] == made
         assert all(await asyncio.gather(*(signed(process, many.store, "late") for _ in range(8))))

@@ -28,7 +28,26 @@ from hsm.schemes import SCHEMES
 from hsm.token.module import Module, Session, Token
 from hsm.token.sessions import Partition
 from hsm.uri import KeyURI
-from hsm.wire import frames as wire
+from hsm.wire import frames
+from hsm.wire import member as member_wire
+from hsm.wire.frames import Answer, Call, Done, Fault, Frame
+from hsm.wire.member import (
+    CODEC,
+    Describe,
+    Generate,
+    Inspect,
+    Inspected,
+    KeyFound,
+    KeysFound,
+    Open,
+    Opened,
+    Ping,
+    Request,
+    Selector,
+    Sign,
+    Signature,
+    Vital,
+)
 from tests.cas import public_key
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 from tests.waiting import until
@@ -36,7 +55,7 @@ from tests.waiting import until
 ROOT = Path(__file__).parents[3]
 SCHEME = SCHEMES["ecdsa_secp256r1_sha256"]
 DIGEST = SCHEME.digest(b"message")
-SIGN = wire.Sign("p256", SCHEME.name, DIGEST)
+SIGN = Sign("p256", SCHEME.name, DIGEST)
 CALLS = 20
 C_CLOSE_SESSION, C_CLOSE_ALL_SESSIONS = 14, 15
 """Positions in CK_FUNCTION_LIST (PKCS#11 v3.0 section 3.6), as in `hsm.token.module`."""
@@ -52,24 +71,24 @@ async def member(store: Store) -> AsyncIterator[MemberProcess]:
 
 
 @asynccontextmanager
-async def _opened(environment: dict[str, str], opening: wire.Open) -> AsyncIterator[MemberProcess]:
+async def _opened(environment: dict[str, str], opening: Open) -> AsyncIterator[MemberProcess]:
     """A member process that is open."""
     process = await MemberProcess.spawn(environment)
     try:
-        assert isinstance(await process.channel.call(opening, in_s(20)), wire.Opened)
+        assert isinstance(await process.channel.call(opening, in_s(20)), Opened)
         yield process
     finally:
         await process.end()
 
 
-async def _vital(process: MemberProcess) -> wire.Vital:
+async def _vital(process: MemberProcess) -> Vital:
     """How the member's sessions are."""
-    vital = await process.channel.call(wire.Ping(), in_s(10))
-    assert isinstance(vital, wire.Vital)
+    vital = await process.channel.call(Ping(), in_s(10))
+    assert isinstance(vital, Vital)
     return vital
 
 
-async def _until_vital(process: MemberProcess, condition: Callable[[wire.Vital], bool], message: str) -> None:
+async def _until_vital(process: MemberProcess, condition: Callable[[Vital], bool], message: str) -> None:
     """Ask how its sessions are until they are so."""
     vital = None
     try:
@@ -89,27 +108,25 @@ async def _counts(process: MemberProcess) -> tuple[int, int]:
 async def _signs(process: MemberProcess, store: Store) -> bool:
     """Whether the member still makes a right signature."""
     signed = await process.channel.call(SIGN, in_s(10))
-    assert isinstance(signed, wire.Signature)
+    assert isinstance(signed, Signature)
     return SCHEME.verifies(public_key(store, "p256"), DIGEST, signed.signature)
 
 
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (wire.Sign("p256", SCHEME.name, bytes(31)), "with a digest of 31 bytes"),
-        (wire.Sign("p256", SCHEME.name, bytes(33)), "with a digest of 33 bytes"),
-        (wire.Sign("p256", SCHEME.name, b""), "with a digest of 0 bytes"),
-        (wire.Sign("rsa", "rsa_pkcs1_sha512", bytes(32)), "with a digest of 32 bytes"),
-        (wire.Sign("p256", "ed25519", bytes(32)), "ed25519 with a digest of 32 bytes is no signature scheme"),
-        (wire.Sign("p256", "rsa_pkcs1_sha256", bytes(32)), "cannot make rsa_pkcs1_sha256"),
-        (wire.Sign("rsa", SCHEME.name, bytes(32)), f"cannot make {SCHEME.name}"),
-        (wire.Sign("another", SCHEME.name, bytes(32)), "was not given a key named 'another'"),
-        (wire.Sign("", SCHEME.name, bytes(32)), "was not given a key named ''"),
+        (Sign("p256", SCHEME.name, bytes(31)), "with a digest of 31 bytes"),
+        (Sign("p256", SCHEME.name, bytes(33)), "with a digest of 33 bytes"),
+        (Sign("p256", SCHEME.name, b""), "with a digest of 0 bytes"),
+        (Sign("rsa", "rsa_pkcs1_sha512", bytes(32)), "with a digest of 32 bytes"),
+        (Sign("p256", "ed25519", bytes(32)), "ed25519 with a digest of 32 bytes is no signature scheme"),
+        (Sign("p256", "rsa_pkcs1_sha256", bytes(32)), "cannot make rsa_pkcs1_sha256"),
+        (Sign("rsa", SCHEME.name, bytes(32)), f"cannot make {SCHEME.name}"),
+        (Sign("another", SCHEME.name, bytes(32)), "was not given a key named 'another'"),
+        (Sign("", SCHEME.name, bytes(32)), "was not given a key named ''"),
     ],
 )
-async def test_refuses_what_is_no_signature(
-    member: MemberProcess, store: Store, request_: wire.Sign, reason: str
-) -> None:
+async def test_refuses_what_is_no_signature(member: MemberProcess, store: Store, request_: Sign, reason: str) -> None:
     """A request that cannot be right is refused with its reason, and the member goes on signing."""
     with pytest.raises(RefusedError, match=reason):
         await member.channel.call(request_, in_s(10))
@@ -131,22 +148,22 @@ async def test_many_requests_share_few_sessions(store: Store) -> None:
     process = await MemberProcess.spawn(store.environment)
     try:
         opened = await process.channel.call(store.opening(4), in_s(10))
-        assert isinstance(opened, wire.Opened)
+        assert isinstance(opened, Opened)
         assert opened.sessions == 4
         wanted = []
         for number in range(200):
             key = ("rsa", "p256", "p384")[number % 3]
             scheme = SCHEMES[opened.keys[key].schemes[0]]
             wanted.append((key, scheme, scheme.digest(b"message %d" % number)))
-        calls = [process.channel.call(wire.Sign(key, scheme.name, digest), in_s(20)) for key, scheme, digest in wanted]
+        calls = [process.channel.call(Sign(key, scheme.name, digest), in_s(20)) for key, scheme, digest in wanted]
         answers = await asyncio.gather(*calls)
     finally:
         await process.end()
     for (key, scheme, digest), answer in zip(wanted, answers, strict=True):
-        assert isinstance(answer, wire.Signature)
+        assert isinstance(answer, Signature)
         assert scheme.verifies(public_key(store, key), digest, answer.signature)
         assert answer.executed_s > 0
-    assert max(answer.queued_s for answer in answers if isinstance(answer, wire.Signature)) > 0
+    assert max(answer.queued_s for answer in answers if isinstance(answer, Signature)) > 0
 
 
 async def test_a_key_that_vanishes_is_no_wrong_request(softhsm_module: str, tmp_path: Path) -> None:
@@ -161,8 +178,8 @@ async def test_a_key_that_vanishes_is_no_wrong_request(softhsm_module: str, tmp_
         for _ in range(2):
             with pytest.raises(KeyLostError, match="no private key pkcs11:object=p256"):
                 await process.channel.call(SIGN, in_s(10))
-        found = await process.channel.call(wire.Describe(), in_s(10))
-        assert isinstance(found, wire.KeysFound)
+        found = await process.channel.call(Describe(), in_s(10))
+        assert isinstance(found, KeysFound)
         assert found.keys["p256"].missing
         assert (await _vital(process)).sessions == 2
 
@@ -170,15 +187,15 @@ async def test_a_key_that_vanishes_is_no_wrong_request(softhsm_module: str, tmp_
 async def test_a_key_that_comes_later_is_found(softhsm_module: str, tmp_path: Path) -> None:
     """A key that is put on the partition under a running member is found by it, and signs without a new start."""
     own = await make_store(tmp_path / "store", {})
-    opening = wire.Open(MODULE, wire.Selector(label=own.label), PIN, 2, {"p256": KeyURI(object="p256")})
+    opening = Open(MODULE, Selector(label=own.label), PIN, 2, {"p256": KeyURI(object="p256")})
     async with _opened(own.environment, opening) as process:
         with pytest.raises(KeyLostError):
             await process.channel.call(SIGN, in_s(10))
         async with _opened(own.environment, own.opening(1, writable=True)) as maker:
-            made = await maker.channel.call(wire.Generate("p256", "p256"), in_s(10))
-            assert isinstance(made, wire.KeyFound)
+            made = await maker.channel.call(Generate("p256", "p256"), in_s(10))
+            assert isinstance(made, KeyFound)
             own.keys["p256"] = made
-        assert await process.channel.call(wire.Describe(), in_s(10)) == wire.KeysFound(own.keys)
+        assert await process.channel.call(Describe(), in_s(10)) == KeysFound(own.keys)
         assert await _signs(process, own)
 
 
@@ -186,14 +203,14 @@ async def test_every_session_finds_a_key_by_its_public_half(store: Store) -> Non
     """A key that this member holds under another name signs on each of its sessions, and not the one of that name."""
     keys = {"ca": KeyURI(object="no such key"), "other": KeyURI(object="p384")}
     spkis = dict.fromkeys(keys, store.keys["p256"].spki)
-    opening = wire.Open(MODULE, wire.Selector(label=store.label), PIN, 4, keys, spkis=spkis)
+    opening = Open(MODULE, Selector(label=store.label), PIN, 4, keys, spkis=spkis)
     async with _opened(store.environment, opening) as process:
-        found = await process.channel.call(wire.Describe(), in_s(10))
-        assert found == wire.KeysFound(dict.fromkeys(keys, store.keys["p256"]))
-        requests = [wire.Sign(name, SCHEME.name, DIGEST) for name in keys] * 20
+        found = await process.channel.call(Describe(), in_s(10))
+        assert found == KeysFound(dict.fromkeys(keys, store.keys["p256"]))
+        requests = [Sign(name, SCHEME.name, DIGEST) for name in keys] * 20
         answers = await asyncio.gather(*(process.channel.call(request, in_s(20)) for request in requests))
     for answer in answers:
-        assert isinstance(answer, wire.Signature)
+        assert isinstance(answer, Signature)
         assert SCHEME.verifies(public_key(store, "p256"), DIGEST, answer.signature)
 
 
@@ -212,28 +229,28 @@ def bare(store: Store) -> Iterator[socket.socket]:
         )
     with ours:
         ours.settimeout(10)
-        ours.sendall(wire.encode(wire.Call(1, in_s(10), store.opening(1))))
-        assert isinstance(_frames(ours, 1)[0], wire.Answer)
+        ours.sendall(frames.encode(Call(1, in_s(10), store.opening(1))))
+        assert isinstance(_frames(ours, 1)[0], Answer)
         yield ours
     assert process.wait(10) == 0
 
 
-def _frames(connection: socket.socket, number: int) -> list[wire.Frame]:
-    framer = wire.Framer()
-    frames: list[wire.Frame] = []
-    while len(frames) < number:
-        frames += framer.feed(connection.recv(65536))
-    return frames
+def _frames(connection: socket.socket, number: int) -> list[Frame]:
+    framer = CODEC.answered()
+    received: list[Frame] = []
+    while len(received) < number:
+        received += framer.feed(connection.recv(65536))
+    return received
 
 
 def test_a_deadline_that_passed_makes_no_signature(bare: socket.socket) -> None:
     """A request whose deadline has passed in the queue is answered so, and costs the HSM nothing."""
     late, timely = time.monotonic() - 0.001, in_s(10)
-    bare.sendall(wire.encode(wire.Call(2, late, SIGN)) + wire.encode(wire.Call(3, timely, SIGN)))
+    bare.sendall(frames.encode(Call(2, late, SIGN)) + frames.encode(Call(3, timely, SIGN)))
     first, second = _frames(bare, 2)
-    assert first == wire.Fault(2, "DeadlineError", "the deadline passed while the request waited for a session")
-    assert isinstance(second, wire.Answer)
-    assert (second.id, type(second.body)) == (3, wire.Signature)
+    assert first == Fault(2, "DeadlineError", "the deadline passed while the request waited for a session")
+    assert isinstance(second, Answer)
+    assert (second.id, type(second.body)) == (3, Signature)
 
 
 # --- sessions that are lost -------------------------------------------------------------------------------------------
@@ -267,15 +284,15 @@ def lose_sessions(label: str, how: str) -> None:
     Token.session = recorded  # type: ignore[method-assign,assignment]
     module = Module(MODULE)
     keys = {"p256": KeyURI(object="p256")}
-    partition = Partition(module, wire.Open(MODULE, wire.Selector(label=label), PIN, 2, keys))
+    partition = Partition(module, Open(MODULE, Selector(label=label), PIN, 2, keys))
 
     def sign() -> Answers:
-        answers: queue.SimpleQueue[wire.Signature | HsmitmError] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Signature | HsmitmError] = queue.SimpleQueue()
         for number in range(CALLS):
-            partition.sign(wire.Call(number, in_s(10), SIGN), SIGN, answers.put)
+            partition.sign(Call(number, in_s(10), SIGN), SIGN, answers.put)
         found = [answers.get(timeout=20) for _ in range(CALLS)]
         return Answers(
-            [answer.signature for answer in found if isinstance(answer, wire.Signature)],
+            [answer.signature for answer in found if isinstance(answer, Signature)],
             [type(answer).__name__ for answer in found if isinstance(answer, HsmitmError)],
         )
 
@@ -518,9 +535,9 @@ async def test_a_session_that_has_its_place_comes_back(behind: Behind) -> None:
 class Roomless:
     """A module and its token, whose sessions do nothing."""
 
-    info = wire.Partition("tests", "1", 0, "", "", "", [], None)
+    info = member_wire.Partition("tests", "1", 0, "", "", "", [], None)
 
-    def token(self, _selector: wire.Selector) -> Roomless:
+    def token(self, _selector: Selector) -> Roomless:
         """The only one."""
         return self
 
@@ -549,7 +566,7 @@ class Meeting(Partition):
 
 def test_two_sessions_do_not_leave_each_other_the_work() -> None:
     """Where the last two sessions find out at the same moment that there is no room, one of them stays."""
-    partition = Meeting(Roomless(), wire.Open("", wire.Selector(label="tests"), PIN, 2, {}))  # type: ignore[arg-type]
+    partition = Meeting(Roomless(), Open("", Selector(label="tests"), PIN, 2, {}))  # type: ignore[arg-type]
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda worker: worker._park(), partition._workers)) == [False, True]
     assert sum(not worker.parked for worker in partition._workers) == 1
@@ -561,14 +578,14 @@ def test_two_sessions_do_not_leave_each_other_the_work() -> None:
 async def test_a_hanging_session_is_seen_from_outside(behind: Behind) -> None:
     """While every session hangs in the module, the process tells for how long, and how many requests wait."""
     async with behind.open(1) as process:
-        assert await _vital(process) == wire.Vital(0, 1, 0, 0)
+        assert await _vital(process) == Vital(0, 1, 0, 0)
         with behind.module.fault("C_Sign stall n=1"):
             before = time.monotonic()
             calls = [asyncio.create_task(_signs(process, behind.store)) for _ in range(3)]
             await _until_vital(process, lambda vital: vital.oldest_s > 0.2 and vital.queued == 2, "the hang is seen")
             assert (await _vital(process)).oldest_s <= time.monotonic() - before
         assert all(await asyncio.gather(*calls))
-        await _until_vital(process, lambda vital: vital == wire.Vital(0, 1, 0, 0), "nothing is left to do")
+        await _until_vital(process, lambda vital: vital == Vital(0, 1, 0, 0), "nothing is left to do")
 
 
 async def test_a_hanging_keep_alive_is_seen_from_outside(behind: Behind) -> None:
@@ -586,23 +603,21 @@ async def test_looking_and_telling_do_not_wait_for_a_hanging_session(behind: Beh
         with behind.module.fault("C_Sign stall n=1"):
             stalled = asyncio.create_task(_signs(process, behind.store))
             await until(lambda: behind.module.fired() == 1, "a session hangs")
-            assert await process.channel.call(wire.Describe(), in_s(10)) == wire.KeysFound(behind.store.keys)
-            inspected = await process.channel.call(wire.Inspect(), in_s(10))
-            assert isinstance(inspected, wire.Inspected)
+            assert await process.channel.call(Describe(), in_s(10)) == KeysFound(behind.store.keys)
+            inspected = await process.channel.call(Inspect(), in_s(10))
+            assert isinstance(inspected, Inspected)
             assert [slot.partition.label for slot in inspected.slots] == [behind.store.label]
             assert not stalled.done()
         assert await stalled
 
 
-@pytest.mark.parametrize(
-    ("body", "function"), [(wire.Describe(), "C_FindObjectsInit"), (wire.Inspect(), "C_GetSlotList")]
-)
-async def test_what_fails_while_looking_is_told(behind: Behind, body: wire.Request, function: str) -> None:
+@pytest.mark.parametrize(("body", "function"), [(Describe(), "C_FindObjectsInit"), (Inspect(), "C_GetSlotList")])
+async def test_what_fails_while_looking_is_told(behind: Behind, body: Request, function: str) -> None:
     """A module that fails while it is asked about keys or slots is reported with its code, and the member goes on."""
     async with behind.open(1) as process:
         with behind.module.fault(f"{function} rv 0x30"):
             with pytest.raises(MemberLostError, match="CKR_DEVICE_ERROR") as caught:
                 await process.channel.call(body, in_s(10))
             assert caught.value.code == 0x30
-        assert not isinstance(await process.channel.call(body, in_s(10)), wire.Done)
+        assert not isinstance(await process.channel.call(body, in_s(10)), Done)
         assert await _signs(process, behind.store)

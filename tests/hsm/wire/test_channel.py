@@ -26,10 +26,13 @@ from hsm.errors import (
     UnavailableError,
 )
 from hsm.wire import channel
-from hsm.wire import frames as wire
 from hsm.wire.channel import Channel, Serve
+from hsm.wire.frames import MAX_FRAME, Answer, Call, Cancel, Done, Frame
+from hsm.wire.member import CODEC, Generate, KeyFound, Ping, Reply, Request
 from tests.softhsm import in_s
 from tests.waiting import until
+
+MemberChannel = Channel[Request, Reply]
 
 
 class Desk:
@@ -40,9 +43,9 @@ class Desk:
         self.received: list[str] = []
         self.cancelled: list[str] = []
 
-    async def serve(self, _channel: Channel, call: wire.Call) -> wire.Reply:
+    async def serve(self, _channel: MemberChannel, call: Call[Request]) -> Reply:
         """Wait for the gate of the call's label."""
-        assert isinstance(call.body, wire.Generate)
+        assert isinstance(call.body, Generate)
         label = call.body.label
         self.received.append(label)
         try:
@@ -50,7 +53,7 @@ class Desk:
         except asyncio.CancelledError:
             self.cancelled.append(label)
             raise
-        return wire.KeyFound(label)
+        return KeyFound(label)
 
 
 class _Spy:
@@ -63,23 +66,24 @@ class _Spy:
         return getattr(self._transport, name)
 
 
-def ask(label: str) -> wire.Generate:
+def ask(label: str) -> Generate:
     """A call with a name."""
-    return wire.Generate(label, "p256")
+    return Generate(label, "p256")
 
 
-async def attach(channel: Channel, connection: socket.socket) -> None:
+async def attach(channel: MemberChannel, connection: socket.socket) -> None:
     """Give `channel` one end of a socket pair."""
     await asyncio.get_running_loop().create_connection(lambda: channel, sock=connection)
 
 
 @asynccontextmanager
 async def pair(
-    serve: Serve | None, serve_back: Serve | None = None, *, cancels: bool = True
-) -> AsyncIterator[tuple[Channel, Channel]]:
+    serve: Serve[Request, Reply], *, cancels: bool = True
+) -> AsyncIterator[tuple[MemberChannel, MemberChannel]]:
     """A calling channel and a serving one, connected."""
-    lost: list[Channel] = []
-    caller, server = Channel(serve_back, lost.append, cancels=cancels), Channel(serve, lost.append)
+    lost: list[MemberChannel] = []
+    caller = MemberChannel(CODEC, lost=lost.append, cancels=cancels)
+    server = MemberChannel(CODEC, serve, lost.append)
     ours, theirs = socket.socketpair()
     await attach(caller, ours)
     await attach(server, theirs)
@@ -103,9 +107,9 @@ async def test_answers_come_in_any_order(desk: Desk) -> None:
     """A slow call does not hold up those behind it: each gets its own answer as soon as that is there."""
     done: list[str] = []
 
-    async def one(caller: Channel, label: str) -> None:
+    async def one(caller: MemberChannel, label: str) -> None:
         answer = await caller.call(ask(label), in_s(10))
-        assert answer == wire.KeyFound(label)
+        assert answer == KeyFound(label)
         done.append(label)
 
     async with pair(desk.serve) as (caller, server), asyncio.TaskGroup() as calls:
@@ -119,14 +123,17 @@ async def test_answers_come_in_any_order(desk: Desk) -> None:
     assert done == ["c", "a", "b"]
 
 
-async def test_both_ends_call_each_other() -> None:
-    """Calls go both ways over one connection, with the same call numbers, and are not mixed up."""
-    here, there = Desk(), Desk()
-    for desk, label in ((here, "to here"), (there, "to there")):
-        desk.gates[label].set()
-    async with pair(there.serve, here.serve) as (caller, server):
-        answers = await asyncio.gather(caller.call(ask("to there"), in_s(10)), server.call(ask("to here"), in_s(10)))
-    assert list(answers) == [wire.KeyFound("to there"), wire.KeyFound("to here")]
+async def test_an_end_hears_only_what_is_for_it(desk: Desk) -> None:
+    """An end that serves is sent no answers, and an end that asks no calls: a peer that does so is cut off."""
+    async with pair(desk.serve) as (caller, server):
+        caller._write(Answer(1, KeyFound("made up")))
+        await until(lambda: not server.connected, "the one that serves ends it")
+        assert "Invalid value 'answer'" in server.spoilt
+    async with pair(desk.serve) as (caller, server):
+        server._write(Call(1, in_s(10), ask("a")))
+        await until(lambda: not caller.connected, "the one that asks ends it")
+        assert "Invalid value 'call'" in caller.spoilt
+    assert desk.received == []
 
 
 async def test_a_late_answer_is_dropped(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +147,7 @@ async def test_a_late_answer_is_dropped(desk: Desk, caplog: pytest.LogCaptureFix
         desk.gates["slow"].set()
         await until(lambda: server.serving == 0, "the late answer is sent")
         desk.gates["next"].set()
-        assert await caller.call(ask("next"), in_s(10)) == wire.KeyFound("next")
+        assert await caller.call(ask("next"), in_s(10)) == KeyFound("next")
         assert caller.in_flight == 0
     assert caplog.records == []
 
@@ -166,7 +173,7 @@ async def test_a_caller_that_gives_up_leaves_nothing_behind(desk: Desk) -> None:
         assert caller.in_flight == 0
         for label in ("a", "b"):
             desk.gates[label].set()
-        assert await caller.call(ask("b"), in_s(10)) == wire.KeyFound("b")
+        assert await caller.call(ask("b"), in_s(10)) == KeyFound("b")
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
@@ -174,7 +181,7 @@ async def test_what_nobody_waits_for_is_not_served(desk: Desk, how: str, monkeyp
     """A call that is given up, or late, is told to the other end once, which stops serving it and sends no answer; the
     calls beside it are served on."""
     async with pair(desk.serve) as (caller, server):
-        sent: list[wire.Frame] = []
+        sent: list[Frame] = []
         for end in (caller, server):
             monkeypatch.setattr(end, "_write", _noting(sent, end._write))
         beside = asyncio.create_task(caller.call(ask("beside"), in_s(10)))
@@ -187,12 +194,12 @@ async def test_what_nobody_waits_for_is_not_served(desk: Desk, how: str, monkeyp
         assert type(end) is (asyncio.CancelledError if how == "cancelled" else DeadlineError)
         await until(lambda: server.serving == 1, "the call beside it is served on")
         desk.gates["beside"].set()
-        assert await beside == wire.KeyFound("beside")
-        assert sent == [wire.Cancel(2), wire.Answer(1, wire.KeyFound("beside"))]
+        assert await beside == KeyFound("beside")
+        assert sent == [Cancel(2), Answer(1, KeyFound("beside"))]
 
 
-def _noting(sent: list[wire.Frame], write: Callable[[wire.Frame], None]) -> Callable[[wire.Frame], None]:
-    def noted(frame: wire.Frame) -> None:
+def _noting(sent: list[Frame], write: Callable[[Frame], None]) -> Callable[[Frame], None]:
+    def noted(frame: Frame) -> None:
         sent.append(frame)
         write(frame)
 
@@ -224,13 +231,13 @@ async def test_a_call_that_is_answered_as_its_caller_leaves(desk: Desk) -> None:
     async with pair(desk.serve) as (caller, _):
         call = asyncio.create_task(caller.call(ask("a"), in_s(10), lambda: over.append(caller.in_flight)))
         await until(lambda: desk.received == ["a"], "the call is received")
-        caller._end(1, wire.Done())
+        caller._end(1, Done())
         call.cancel()
         await until(call.done, "its caller is gone")
         assert (call.cancelled(), over) == (True, [0])
         call = asyncio.create_task(caller.call(ask("b"), in_s(10), lambda: over.append(caller.in_flight)))
         desk.gates["b"].set()
-        assert await call == wire.KeyFound("b")
+        assert await call == KeyFound("b")
     assert over == [0]
 
 
@@ -239,10 +246,10 @@ async def test_an_answered_call_is_not_cancelled(desk: Desk) -> None:
     desk.gates["a"].set()
     desk.gates["b"].set()
     async with pair(desk.serve) as (caller, _):
-        assert await caller.call(ask("a"), in_s(10)) == wire.KeyFound("a")
+        assert await caller.call(ask("a"), in_s(10)) == KeyFound("a")
         for number in (1, 2, 77):
-            caller._write(wire.Cancel(number))
-        assert await caller.call(ask("b"), in_s(10)) == wire.KeyFound("b")
+            caller._write(Cancel(number))
+        assert await caller.call(ask("b"), in_s(10)) == KeyFound("b")
     assert desk.cancelled == []
 
 
@@ -256,7 +263,7 @@ async def test_calls_of_one_moment_travel_together(desk: Desk) -> None:
         for label in "abcde":
             desk.gates[label].set()
         answers = await asyncio.gather(*(caller.call(ask(label), in_s(10)) for label in "abcde"))
-    assert answers == [wire.KeyFound(label) for label in "abcde"]
+    assert answers == [KeyFound(label) for label in "abcde"]
     assert len(written) == 1
 
 
@@ -275,7 +282,7 @@ async def test_a_call_number_that_is_taken(desk: Desk, caplog: pytest.LogCapture
     """A peer that gives two calls one number at a time is cut off: it could have more calls served than are counted."""
     async with pair(desk.serve) as (caller, _server):
         for _ in range(2):
-            caller._write(wire.Call(7, in_s(10), ask("a")))
+            caller._write(Call(7, in_s(10), ask("a")))
         await until(lambda: not caller.connected, "the connection is closed")
         await until(lambda: desk.cancelled == desk.received, "nothing is served any more")
     assert ["a second call 7 while the first is being served" in line for line in caplog.messages] == [True]
@@ -301,19 +308,19 @@ async def test_a_closed_connection_ends_its_calls(desk: Desk, end: str) -> None:
     [
         pytest.param(b"\0\0\0\x05hello", id="no msgpack of ours"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="another protocol"),
-        pytest.param((wire.MAX_FRAME + 1).to_bytes(4), id="longer than any frame"),
+        pytest.param((MAX_FRAME + 1).to_bytes(4), id="longer than any frame"),
         pytest.param(b"\0\0\0\0", id="an empty frame"),
     ],
 )
 async def test_garbage_closes_the_connection(garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """A peer that sends what is not ours is cut off, with one line in the log; calls to it fail at once."""
-    lost: list[Channel] = []
-    channel = Channel(lost=lost.append)
+    lost: list[MemberChannel] = []
+    channel = MemberChannel(CODEC, lost=lost.append)
     ours, theirs = socket.socketpair()
     await attach(channel, ours)
     with theirs:
         theirs.setblocking(False)
-        call = asyncio.create_task(channel.call(wire.Ping(), in_s(60)))
+        call = asyncio.create_task(channel.call(Ping(), in_s(60)))
         await until(lambda: channel.in_flight == 1, "the call is sent")
         theirs.send(garbage)
         with pytest.raises(MemberLostError):
@@ -333,18 +340,18 @@ async def test_a_peer_that_asks_too_much_is_told_to_wait(desk: Desk, monkeypatch
             await caller.call(ask("c"), in_s(10))
         for label in ("a", "b", "c"):
             desk.gates[label].set()
-        assert await asyncio.gather(*calls) == [wire.KeyFound("a"), wire.KeyFound("b")]
+        assert await asyncio.gather(*calls) == [KeyFound("a"), KeyFound("b")]
         await until(lambda: server.serving == 0, "the calls are done")
-        assert await caller.call(ask("c"), in_s(10)) == wire.KeyFound("c")
+        assert await caller.call(ask("c"), in_s(10)) == KeyFound("c")
     assert desk.received == ["a", "b", "c"]
 
 
-def failing(error: Exception) -> Callable[[Channel, wire.Call], Awaitable[wire.Reply]]:
+def failing(error: Exception) -> Callable[[MemberChannel, Call[Request]], Awaitable[Reply]]:
     """A serving end with a fault: it answers pings alone."""
 
-    async def serve(_channel: Channel, call: wire.Call) -> wire.Reply:
-        if isinstance(call.body, wire.Ping):
-            return wire.Done()
+    async def serve(_channel: MemberChannel, call: Call[Request]) -> Reply:
+        if isinstance(call.body, Ping):
+            return Done()
         raise error
 
     return serve
@@ -356,7 +363,7 @@ async def test_a_bug_in_serving_ends_one_call(caplog: pytest.LogCaptureFixture) 
         with pytest.raises(RefusedError) as caught:
             await caller.call(ask("a"), in_s(10))
         assert str(caught.value) == "internal error; see the signer's log"
-        assert await caller.call(wire.Ping(), in_s(10)) == wire.Done()
+        assert await caller.call(Ping(), in_s(10)) == Done()
     (line,) = caplog.records
     assert (line.levelno, line.getMessage()) == (logging.ERROR, "serving Generate failed")
     assert line.exc_info
@@ -385,7 +392,7 @@ async def test_errors_cross_as_what_they_are(error: HsmitmError, caplog: pytest.
             await caller.call(ask("a"), in_s(10))
         assert type(caught.value) is type(error)
         assert (str(caught.value), caught.value.code) == (str(error), error.code)
-        assert await caller.call(wire.Ping(), in_s(10)) == wire.Done()
+        assert await caller.call(Ping(), in_s(10)) == Done()
     assert caplog.records == []
 
 
@@ -431,28 +438,21 @@ async def test_silence_begins_anew_after_a_sign(desk: Desk) -> None:
         await call
 
 
-async def test_an_end_that_serves_nothing_says_so() -> None:
-    """A call to an end that only calls is refused."""
-    async with pair(None) as (caller, _):
-        with pytest.raises(RefusedError, match="this end serves no calls"):
-            await caller.call(wire.Ping(), in_s(10))
-
-
 async def test_a_request_that_is_too_large_leaves_nothing_behind(desk: Desk) -> None:
     """A request that no frame can hold fails where it is made, and is not counted as in flight."""
     desk.gates["next"].set()
     async with pair(desk.serve) as (caller, _):
-        with pytest.raises(ValueError, match=f"at most {wire.MAX_FRAME} are sent"):
-            await caller.call(ask("x" * wire.MAX_FRAME), in_s(2))
+        with pytest.raises(ValueError, match=f"at most {MAX_FRAME} are sent"):
+            await caller.call(ask("x" * MAX_FRAME), in_s(2))
         assert caller.in_flight == 0
-        assert await caller.call(ask("next"), in_s(10)) == wire.KeyFound("next")
+        assert await caller.call(ask("next"), in_s(10)) == KeyFound("next")
 
 
 async def test_an_answer_that_is_too_large_is_a_fault() -> None:
     """An answer that no frame can hold reaches the caller as an error, not as silence until the deadline."""
 
-    async def serve(_channel: Channel, _call: wire.Call) -> wire.Reply:
-        return wire.KeyFound("x" * wire.MAX_FRAME)
+    async def serve(_channel: MemberChannel, _call: Call[Request]) -> Reply:
+        return KeyFound("x" * MAX_FRAME)
 
     async with pair(serve) as (caller, _):
         with pytest.raises(RefusedError):

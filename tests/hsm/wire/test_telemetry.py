@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hsm.wire.frames import Family
 from hsm.wire.telemetry import CUMULATIVE, FamilyCollector, Totals, collect
+from hsm.wire.worker import Family
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

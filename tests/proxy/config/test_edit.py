@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hsm.errors import MisconfiguredError
 from hsm.secrets.pin import PinSource
-from hsm.wire import frames as wire
+from hsm.wire.member import Selector
 from proxy.commands import init
 from proxy.config.edit import read, with_member, without_member, write
 from proxy.config.file import Config, load
@@ -146,7 +146,7 @@ def test_all_fields_arrive_in_their_order(parsed: Callable[[str], Config]) -> No
     text = with_member(_TWO + _FORWARD, member)
     (added,) = parsed(text).members()[2:]
     assert (added.name, added.module, added.sessions) == ("m9", "/lib/ä b.so", 12)
-    assert added.selector == wire.Selector(serial="08\\15")
+    assert added.selector == Selector(serial="08\\15")
     assert added.pin == PinSource(command=["pass", 'hsm "1"'])
     assert added.environment == {"CONF": "/etc/hsm.conf", "odd name": "a\nb"}
     assert list(tomllib.loads(text)["hsm"]["members"][2]) == list(member)

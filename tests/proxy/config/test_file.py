@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hsm.errors import MisconfiguredError
 from hsm.signer.workers import MAX_WORKERS
-from hsm.wire import frames as wire
+from hsm.wire.member import Selector
 from proxy.commands import init
 from proxy.config.file import Config, File, ForwardSection, ProxySection, RunSection, StatusSection, load
 from proxy.config.section import Address
@@ -104,13 +104,13 @@ def test_absolute_paths_and_bare_library_names_are_taken_as_they_are(read: Calla
 @pytest.mark.parametrize(
     ("given_by", "expected"),
     [
-        ('token = "partition"', wire.Selector(label="partition")),
-        ('serial = "0815"', wire.Selector(serial="0815")),
-        ("slot = 0", wire.Selector(slot=0)),
+        ('token = "partition"', Selector(label="partition")),
+        ('serial = "0815"', Selector(serial="0815")),
+        ("slot = 0", Selector(slot=0)),
     ],
 )
 def test_a_partition_is_named_in_one_of_three_ways(
-    read: Callable[[str], Config], given_by: str, expected: wire.Selector
+    read: Callable[[str], Config], given_by: str, expected: Selector
 ) -> None:
     """A partition is found by its label, its serial number or its slot, the slot 0 too."""
     assert read(_changed('token = "partition"', given_by)).members()[0].selector == expected
@@ -455,7 +455,7 @@ def test_what_init_writes_can_be_read(read: Callable[[str], Config]) -> None:
     forward = ForwardSection(trust=config.file.forward.trust, untrust=config.file.forward.untrust)
     blank = File(hsm=config.file.hsm, forward=forward)
     assert config.file == blank
-    assert config.members()[0].selector == wire.Selector(label="hsmitm")
+    assert config.members()[0].selector == Selector(label="hsmitm")
     assert config.members()[0].environment == {"SOFTHSM2_CONF": "/srv/hsmitm/softhsm2.conf"}
     assert config.signer().authorities["untrust"].key.object == "hsmitm-forward-untrust"
     assert config.signer().authorities["trust"].key.token == "hsmitm"

@@ -1,0 +1,126 @@
+"""What the command line and the signer say to each other, on a socket for the signer's own user and root. No I/O."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from hsm.wire.frames import Codec, Done, Ready
+from hsm.wire.member import Inspected, Partition
+
+
+class Status(Struct, frozen=True, array_like=True, tag="status"):
+    """Everything `hsmitm status` shows. -> `StatusReport`."""
+
+
+class Info(Struct, frozen=True, array_like=True, tag="info"):
+    """Everything `hsmitm hsm info` shows. -> `InfoReport`."""
+
+
+class InfoReport(Struct, frozen=True, array_like=True, tag="info-report"):
+    """For each member what its module tells, or why it does not."""
+
+    modules: dict[str, Inspected]
+    problems: dict[str, str]
+
+
+class Reset(Struct, frozen=True, array_like=True, tag="reset"):
+    """Build new sessions beside the old ones, move, drain: of one member, or of each in turn. -> `Told`."""
+
+    member: str | None = None
+
+
+class Reload(Struct, frozen=True, array_like=True, tag="reload"):
+    """Read the configuration again and take over what can change at runtime. -> `Told`."""
+
+
+class Told(Struct, frozen=True, array_like=True, tag="told"):
+    """What was done, in lines for the operator."""
+
+    lines: list[str]
+
+
+class MemberStatus(Struct, frozen=True):
+    """A member as `status` shows it. `partition` is None until the member was up once.
+
+    `attempts` counts starts since it was last up, `next_attempt` is when the next one is due (0: none is). `last_error`
+    is the last thing that went wrong, in words, at `last_error_at`; empty where nothing did. `keys` says for each key
+    why this member does not serve it; empty where it does.
+    """
+
+    name: str
+    state: str
+    since: float
+    reason: str
+    module: str
+    module_version: str
+    partition: Partition | None
+    sessions_busy: int
+    sessions_total: int
+    starts: int
+    pid: int = 0
+    last_error: str = ""
+    last_error_at: float = 0.0
+    attempts: int = 0
+    next_attempt: float = 0.0
+    latency_ms: float = 0.0
+    keys: dict[str, str] = {}
+
+
+class GroupStatus(Struct, frozen=True):
+    """The members together. `name` is empty without high availability."""
+
+    name: str = ""
+    state: str = "unknown"
+    since: float = 0.0
+    high_availability: bool = False
+    auto_recovery_retry: int = 0
+    unavailable: str = "fail"
+    waiting: int = 0
+
+
+class WorkerStatus(Struct, frozen=True):
+    """A connected worker."""
+
+    index: int
+    pid: int
+    started: float
+    connections: int
+
+
+class ListenerStatus(Struct, frozen=True):
+    """A proxy address and how many workers accept on it."""
+
+    address: str
+    workers: int
+
+
+class CertificateStatus(Struct, frozen=True):
+    """A CA's certificate, or an inbound site's: then `authority` is "inbound " and the site's name. `proved` names the
+    members whose signature by its key was verified with the certificate's public key."""
+
+    authority: str
+    subject: str
+    not_after: float
+    fingerprint_sha256: str
+    key: str
+    key_type: str
+    proved: list[str]
+    guarded: bool
+    problems: dict[str, str]
+
+
+class StatusReport(Struct, frozen=True, array_like=True, tag="status-report"):
+    """The signer's whole state. Times are seconds since the epoch."""
+
+    members: list[MemberStatus]
+    workers: list[WorkerStatus]
+    listeners: list[ListenerStatus]
+    certificates: list[CertificateStatus]
+    counters: dict[str, float]
+    group: GroupStatus = GroupStatus()
+
+
+Request = Status | Info | Reset | Reload | Ready
+Reply = StatusReport | InfoReport | Told | Done
+
+CODEC: Codec[Request, Reply] = Codec(Request, Reply)

@@ -1,0 +1,208 @@
+"""What the signer and a member process say to each other. The PIN travels here, and nowhere else. No I/O, no clock."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from hsm.uri import KeyURI
+from hsm.wire.frames import Codec, Decrypted, Done
+
+KeyType = Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384"]
+
+
+class Selector(Struct, frozen=True, array_like=True):
+    """Which partition of a module: exactly one of label, serial number or slot id."""
+
+    label: str | None = None
+    serial: str | None = None
+    slot: int | None = None
+
+    def __str__(self) -> str:
+        if self.label is not None:
+            return f"label '{self.label}'"
+        return f"serial '{self.serial}'" if self.serial is not None else f"slot {self.slot}"
+
+
+class Open(Struct, frozen=True, array_like=True, tag="open"):
+    """The first call to a member: load, find the partition, log in once, open sessions, find the keys.
+
+    `pin` is None for looking only (no login, no sessions). `writable` allows `Generate`. Answered with `Opened`.
+    `spkis` (DER, by key) has a key that the URI does not find looked for by its public half. Idle sessions prove
+    themselves alive each `keep_alive_s` seconds (0: never). `session_every_s` opens the sessions behind the first one
+    after another at that pace (0: all at once): an HSM that just came back is not met by a herd.
+    """
+
+    module: str
+    selector: Selector
+    pin: str | None
+    sessions: int
+    keys: dict[str, KeyURI]
+    writable: bool = False
+    spkis: dict[str, bytes] = {}
+    keep_alive_s: float = 0.0
+    session_every_s: float = 0.0
+
+    def __repr__(self) -> str:
+        """Without the PIN: a repr may reach a log."""
+        return f"Open({self.module}, {self.selector})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """msgspec makes one of every field otherwise, for rich's tracebacks."""
+        return [("module", self.module)]
+
+
+class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
+    """A private key on a partition. `problem` says why it cannot be used; empty when it can.
+
+    `spki` is DER (RFC 5280 SubjectPublicKeyInfo), empty where the token keeps no public half. `schemes` are names of
+    `hsm.schemes`. `guarded` is CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE. `decrypts` says whether the partition
+    lets an RSA key decrypt with CKM_RSA_PKCS.
+    """
+
+    problem: str = ""
+    spki: bytes = b""
+    schemes: list[str] = []
+    guarded: bool = False
+    missing: bool = False
+    decrypts: bool = False
+
+
+class Partition(Struct, frozen=True, array_like=True):
+    """What a token says of itself (CK_TOKEN_INFO). `max_sessions` is None where it names no limit."""
+
+    label: str
+    serial: str
+    slot: int
+    manufacturer: str
+    model: str
+    firmware: str
+    flags: list[str]
+    max_sessions: int | None
+
+    def __str__(self) -> str:
+        return f"'{self.label}' (serial {self.serial}, slot {self.slot})"
+
+
+def worrying_flags(partition: Partition) -> list[str]:
+    """Flags that say something about the PIN's tries: count low, final try, locked, to be changed (CK_TOKEN_INFO)."""
+    return [flag for flag in partition.flags if flag.startswith("USER_PIN_") and flag != "USER_PIN_INITIALIZED"]
+
+
+class Opened(Struct, frozen=True, array_like=True, tag="opened"):
+    """What a member found."""
+
+    module: str
+    module_version: str
+    partition: Partition
+    sessions: int
+    keys: dict[str, KeyFound]
+
+
+class Sign(Struct, frozen=True, array_like=True, tag="sign"):
+    """Sign `digest` (of the scheme's size); `message` is there when the caller has it, for tokens that hash themselves.
+
+    Answered with `Signature`.
+    """
+
+    key: str
+    scheme: str
+    digest: bytes
+    message: bytes | None = None
+
+
+class Signature(Struct, frozen=True, array_like=True, tag="signature"):
+    """A signature as TLS and X.509 carry it (ECDSA in DER), and where the time went, in seconds."""
+
+    signature: bytes
+    queued_s: float
+    executed_s: float
+
+
+class Decrypt(Struct, frozen=True, array_like=True, tag="decrypt"):
+    """Decrypt `ciphertext` (as long as the RSA key's modulus) with CKM_RSA_PKCS. -> `Decrypted`."""
+
+    key: str
+    ciphertext: bytes
+
+
+class Initialise(Struct, frozen=True, array_like=True, tag="initialise"):
+    """Make a new token with this label and PINs in the module's first free slot. For SoftHSM, at `init`. -> `Done`."""
+
+    module: str
+    label: str
+    so_pin: str
+    pin: str
+
+    def __repr__(self) -> str:
+        """Without the PINs."""
+        return f"Initialise({self.module}, {self.label})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Without the PINs."""
+        return [("module", self.module)]
+
+
+class Generate(Struct, frozen=True, array_like=True, tag="generate"):
+    """Make a key pair on the partition: token objects, private half sensitive and never extractable. -> `KeyFound`."""
+
+    label: str
+    key_type: KeyType
+
+
+class Ping(Struct, frozen=True, array_like=True, tag="ping"):
+    """Is the process answering, and how are its sessions? -> `Vital`."""
+
+
+class Vital(Struct, frozen=True, array_like=True, tag="vital"):
+    """The age of the oldest call into the module that has not returned (seconds, 0: none), sessions that serve, calls
+    that wait for one, and sessions that were replaced so far."""
+
+    oldest_s: float
+    sessions: int
+    queued: int
+    replaced: int
+
+
+class Describe(Struct, frozen=True, array_like=True, tag="describe"):
+    """Look for the keys again. -> `KeysFound`."""
+
+
+class KeysFound(Struct, frozen=True, array_like=True, tag="keys-found"):
+    """Every key of the configuration as the partition holds it now."""
+
+    keys: dict[str, KeyFound]
+
+
+class Inspect(Struct, frozen=True, array_like=True, tag="inspect"):
+    """Tell of every slot of the module. -> `Inspected`."""
+
+
+class Slot(Struct, frozen=True, array_like=True):
+    """A slot with what its token reports (CK_TOKEN_INFO); numbers that it does not tell are None. Memory in bytes."""
+
+    partition: Partition
+    mechanisms: list[str]
+    sessions: int | None
+    rw_sessions: int | None
+    max_rw_sessions: int | None
+    free_public_memory: int | None
+    total_public_memory: int | None
+    free_private_memory: int | None
+    total_private_memory: int | None
+    hardware: str
+
+
+class Inspected(Struct, frozen=True, array_like=True, tag="inspected"):
+    """A module and its slots."""
+
+    module: str
+    module_version: str
+    slots: list[Slot]
+
+
+Request = Open | Sign | Decrypt | Initialise | Generate | Ping | Describe | Inspect
+Reply = Opened | Signature | Decrypted | KeyFound | KeysFound | Vital | Inspected | Done
+
+CODEC: Codec[Request, Reply] = Codec(Request, Reply)

@@ -1,0 +1,114 @@
+"""What a worker and the signer say to each other: all that a worker that is taken over can say. No I/O, no clock."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from hsm.wire.frames import Codec, Decrypted, Done, Ready
+
+Authority = Literal["trust", "untrust"]
+
+
+class Mint(Struct, frozen=True, array_like=True, tag="mint"):
+    """A leaf for `names` (A-labels, one left-most wildcard, or IP addresses) and a worker's public key (DER SPKI)."""
+
+    authority: Authority
+    names: list[str]
+    spki: bytes
+
+
+class Minted(Struct, frozen=True, array_like=True, tag="minted"):
+    """A leaf (DER) and its validity in seconds since the epoch."""
+
+    certificate: bytes
+    not_before: float
+    not_after: float
+
+
+class Authorities(Struct, frozen=True, array_like=True, tag="authorities"):
+    """Which CAs sign. -> `Chains`."""
+
+
+class Chains(Struct, frozen=True, array_like=True, tag="chains"):
+    """For each CA its certificate (DER) and those of its issuers, in that order."""
+
+    chains: dict[Authority, list[bytes]]
+
+
+class InboundKeys(Struct, frozen=True, array_like=True, tag="inbound-keys"):
+    """Which inbound keys are there? -> `InboundTerms`."""
+
+
+class InboundTerms(Struct, frozen=True, array_like=True, tag="inbound-terms"):
+    """For each inbound key (by `hsm.member.key.inbound_name`) the schemes (names of `hsm.schemes`) that it may be asked
+    for; the ticket key of all workers (64 bytes); and the `generation` that they belong to (see `Reported`)."""
+
+    keys: dict[str, list[str]]
+    ticket_key: bytes
+    generation: int
+
+    def __repr__(self) -> str:
+        """Without the ticket key."""
+        return f"InboundTerms({self.keys}, generation {self.generation})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Without the ticket key."""
+        return [("generation", self.generation)]
+
+
+class TlsSign(Struct, frozen=True, array_like=True, tag="tls-sign"):
+    """A handshake's signature by an inbound key, of a digest of the scheme's size. -> `TlsSigned`."""
+
+    key: str
+    scheme: str
+    digest: bytes
+
+
+class TlsSigned(Struct, frozen=True, array_like=True, tag="tls-signed"):
+    """The signature as TLS carries it (ECDSA in DER)."""
+
+    signature: bytes
+
+
+class TlsDecrypt(Struct, frozen=True, array_like=True, tag="tls-decrypt"):
+    """A premaster secret under an inbound key whose site turns on RSA key exchange. -> `Decrypted`."""
+
+    key: str
+    ciphertext: bytes
+
+
+class Report(Struct, frozen=True, array_like=True, tag="report"):
+    """What a worker tells of itself, each second. `metrics` is `hsm.wire.telemetry.collect`'s. -> `Reported`."""
+
+    pid: int
+    index: int
+    started: float
+    listeners: list[str]
+    connections: int
+    metrics: list[Family]
+
+
+class Reported(Struct, frozen=True, array_like=True, tag="reported"):
+    """The answer to a report: whether each CA's key is served by a member, and what to do where it is not
+    (`hsm.unavailable`). A `generation` other than before: configuration, inbound keys or ticket key have changed."""
+
+    in_service: bool
+    unavailable: str
+    generation: int = 0
+
+
+class Family(Struct, frozen=True, array_like=True):
+    """One metric with its samples (name, labels, value), as in Prometheus' text format."""
+
+    name: str
+    kind: str
+    help: str
+    samples: list[tuple[str, dict[str, str], float]]
+
+
+Request = Mint | Authorities | InboundKeys | TlsSign | TlsDecrypt | Ready | Report
+Reply = Minted | Chains | InboundTerms | TlsSigned | Decrypted | Done | Reported
+
+CODEC: Codec[Request, Reply] = Codec(Request, Reply)
