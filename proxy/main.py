@@ -94,7 +94,7 @@ def status(
 ) -> None:
     """Show members, workers, listeners, certificates and counters."""
     from hsm.wire.client import ask  # noqa: PLC0415
-    from hsm.wire.endpoint import ADMIN_SOCKET  # noqa: PLC0415
+    from hsm.wire.run_directory import ADMIN_SOCKET  # noqa: PLC0415
     from proxy.commands import tables  # noqa: PLC0415
     from proxy.config.file import load  # noqa: PLC0415
 

@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
-from hsm.certificates import issuer
+from hsm.certificates.ca import approve_ca
+from hsm.certificates.leaf import SERIAL_BITS
 from hsm.member.process import MemberProcess
 from hsm.schemes import PublicKey, certificate_scheme
 from hsm.wire.member import Sign, Signature
@@ -30,7 +31,7 @@ async def make_ca(
     """A PEM file in `directory` with a self-signed CA of the key `key_name`, made `now` for `days` days."""
     key = public_key(store, key_name)
     made = now or dt.datetime.now(dt.UTC)
-    approved = issuer.approve_ca(f"{key_name} CA", key, days, made, secrets.randbits(issuer.SERIAL_BITS))
+    approved = approve_ca(f"{key_name} CA", key, days, made, secrets.randbits(SERIAL_BITS))
     request = Sign(key_name, certificate_scheme(key).name, approved.digest, approved.tbs)
     process = await MemberProcess.spawn(store.environment)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
-from hsm.secrets import pin
+from hsm.secrets.settings import PinSource
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, Initialise, KeyFound, KeyType, Open, Selector
 
@@ -53,7 +53,7 @@ class Store:
             name=name,
             module=MODULE,
             selector=Selector(label=self.label),
-            pin=pin.PinSource(file=str(pin_file or self.pin_file)),
+            pin=PinSource(file=str(pin_file or self.pin_file)),
             sessions=sessions,
             environment=self.environment,
         )

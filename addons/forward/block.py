@@ -6,7 +6,7 @@ from __future__ import annotations
 from mitmproxy import connection
 from mitmproxy.addons import block
 
-from addons.inbound.layer import Modes
+from addons.modes import Modes
 
 
 class Block(block.Block):

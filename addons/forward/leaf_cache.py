@@ -15,12 +15,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 from msgspec import Struct
 from OpenSSL import crypto
 
 from addons.forward.leaf_keys import LeafKind
+from addons.records.metrics import Outcome
 from hsm.wire.worker import Authority
 
 logger = logging.getLogger("hsmitm.leaf_cache")
@@ -51,7 +51,6 @@ class Leaf(Struct):
 
 
 Mint = Callable[[LeafKey], Awaitable[Leaf]]
-Outcome = Literal["hit", "joined", "miss"]
 
 
 def leaf(certificate: bytes, not_before: float, not_after: float) -> Leaf:

@@ -23,10 +23,12 @@ from OpenSSL import SSL
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from addons.inbound.handshakes import Handshakes, Step
-from addons.inbound.layer import HandshakeData, InboundListener, Modes, Refused, TimeIsUp
-from addons.inbound.sites import Site, Sites, Upstream
+from addons.inbound.layer import HandshakeData, InboundListener, Refused, TimeIsUp
+from addons.inbound.sites import Site, Sites
+from addons.modes import Modes
 from addons.tls.refusal import Refusal
 from addons.upstream import stated
+from addons.upstream.stated import Upstream
 from hsm.errors import DeadlineError
 
 logger = logging.getLogger("hsmitm.inbound")

@@ -16,7 +16,7 @@ from logging import DEBUG
 from typing import Literal, Protocol, cast
 
 from mitmproxy import connection, ctx
-from mitmproxy.proxy import commands, context, events, layer, layers, mode_specs, tunnel
+from mitmproxy.proxy import commands, context, events, layer, layers, tunnel
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
@@ -33,6 +33,7 @@ from OpenSSL import SSL
 from addons.inbound.handshakes import Step
 from addons.inbound.patient_http import PatientHttp
 from addons.inbound.sites import Site, TlsConnection
+from addons.modes import InboundMode, InboundTransparentMode
 from addons.tls import client_hello
 from addons.tls.refusal import INTERNAL_ERROR, alert
 
@@ -43,30 +44,6 @@ _MAX_HELLO = 65536
 """Bytes. With post-quantum key shares a ClientHello has about 2 KiB; mitmproxy itself would read without end."""
 
 Refused = Literal["no-tls", "malformed", "no-site", "old-version", "too-slow"]
-
-
-class InboundMode(mode_specs.ProxyMode):
-    """A listener of our own sites."""
-
-    description = "inbound inspection"
-    transport_protocol = "tcp"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a mode without the listener's number."""
-        int(self.data)
-
-
-class InboundTransparentMode(mode_specs.TransparentMode):
-    """The same for redirected traffic: the client's original destination is the server."""
-
-    description = "transparent inbound inspection"
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a mode without the listener's number."""
-        int(self.data)
-
-
-Modes = (InboundMode, InboundTransparentMode)
 
 
 class Guide(Protocol):

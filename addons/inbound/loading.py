@@ -18,13 +18,13 @@ from msgspec import Struct
 from addons.gnutls.connection import Connection
 from addons.gnutls.credentials import Certificate, ClientCertificates, Credentials
 from addons.inbound.signer_keys import SignerKeys
-from addons.inbound.sites import Site, Sites, TlsConnection, Upstream
+from addons.inbound.sites import Site, Sites, TlsConnection
 from addons.revocation.staples import Source
 from addons.tls.protocol import Protocol
+from addons.upstream.stated import Upstream
 from hsm import names
+from hsm.certificates.files import inbound_name, load_chain
 from hsm.errors import MisconfiguredError
-from hsm.member.key import inbound_name
-from hsm.signer import sites
 from hsm.wire.worker import InboundTerms
 from proxy.config.file import Config
 from proxy.config.inbound import InboundSection, ServerAddress, SiteSection
@@ -58,7 +58,7 @@ def _site(  # one step of `load`
     staples: list[Source],
 ) -> Site:
     title = section.names[0]
-    chains = [sites.load_chain(title, config.base / one) for one in section.certificates]
+    chains = [load_chain(title, config.base / one) for one in section.certificates]
     certificates = []
     for chain in chains:
         public: Any = chain[0].public_key()

@@ -12,7 +12,7 @@ from typing import Any
 
 from addons.gnutls.key import RemoteKey
 from addons.inbound import handshakes
-from hsm.member.key import inbound_name
+from hsm.certificates.files import inbound_name
 from hsm.schemes import SCHEMES, PublicKey
 from hsm.wire.client import SignerClient
 from hsm.wire.frames import Decrypted

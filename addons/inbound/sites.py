@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 from OpenSSL import crypto
 
+from addons.upstream.stated import Upstream
 from hsm import names
 from hsm.errors import MisconfiguredError
 
@@ -39,28 +39,6 @@ class TlsConnection(Protocol):
 
 Connect = Callable[[Sequence[bytes]], TlsConnection]
 """ALPN protocols that may be spoken (none: no ALPN) -> a server's connection with one client."""
-
-
-class Upstream(Struct, frozen=True):
-    """A site's server, and how it proves itself.
-
-    `address` is None where the client's original destination is meant (transparent). `name` is what its certificate
-    must carry and the SNI it gets; None: what the client asked for. `ca` holds the roots to verify it with; None: those
-    of all servers (proxy.upstream_ca). `pinned` is the one certificate (DER) that it must present, whatever its issuer.
-    """
-
-    tls: bool
-    address: tuple[str, int] | None = None
-    name: str | None = None
-    ca: Path | None = None
-    pinned: bytes | None = None
-
-    def __str__(self) -> str:
-        scheme = "https" if self.tls else "http"
-        if self.address is None:
-            return f"{scheme}://(original destination)"
-        host, port = self.address
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class Site(Struct, frozen=True):

@@ -8,7 +8,7 @@ from mitmproxy import tls
 from mitmproxy.proxy import server_hooks
 from mitmproxy.utils import human
 
-from addons.inbound.layer import Modes
+from addons.modes import Modes
 
 logger = logging.getLogger("hsmitm.connections")
 

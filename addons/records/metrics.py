@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mitmproxy import connection, http, tcp, tls
 from mitmproxy.proxy import server_hooks
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from addons.forward.leaf_cache import Outcome
+Outcome = Literal["hit", "joined", "miss"]
+
 
 _CLASSES = (
     ("disconnected during the handshake", "closed"),  # goes on "may indicate that the client does not trust"

@@ -14,9 +14,8 @@ from mitmproxy import ctx, tls
 from mitmproxy.addons.tlsconfig import DEFAULT_HOSTFLAGS, _default_ciphers
 from mitmproxy.connection import Server
 from mitmproxy.net import tls as net_tls
+from msgspec import Struct
 from OpenSSL import SSL, crypto
-
-from addons.inbound.sites import Upstream
 
 
 def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
@@ -95,3 +94,25 @@ def _pin(made: SSL.Context, pinned: bytes) -> None:
         return bool(ok) and (depth > 0 or crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) == pinned)
 
     made.set_verify(SSL.VERIFY_PEER, verified)
+
+
+class Upstream(Struct, frozen=True):
+    """A site's server, and how it proves itself.
+
+    `address` is None where the client's original destination is meant (transparent). `name` is what its certificate
+    must carry and the SNI it gets; None: what the client asked for. `ca` holds the roots to verify it with; None: those
+    of all servers (proxy.upstream_ca). `pinned` is the one certificate (DER) that it must present, whatever its issuer.
+    """
+
+    tls: bool
+    address: tuple[str, int] | None = None
+    name: str | None = None
+    ca: Path | None = None
+    pinned: bytes | None = None
+
+    def __str__(self) -> str:
+        scheme = "https" if self.tls else "http"
+        if self.address is None:
+            return f"{scheme}://(original destination)"
+        host, port = self.address
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -10,7 +10,7 @@ from typing import Self
 from bench.rig.system import System, all_up
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire.admin import StatusReport
-from hsm.wire.endpoint import WORKER_SOCKET
+from hsm.wire.run_directory import WORKER_SOCKET
 
 _READY_S = 60.0
 

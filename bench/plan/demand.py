@@ -19,7 +19,8 @@ from msgspec import Struct
 from OpenSSL import crypto
 
 from addons.forward import leaf_cache
-from addons.forward.leaf_cache import RENEW_AT, Leaf, LeafCache, LeafKey, Outcome
+from addons.forward.leaf_cache import RENEW_AT, Leaf, LeafCache, LeafKey
+from addons.records.metrics import Outcome
 from bench.plan.arrival_log import Arrival
 
 _DAY_S = 86400

@@ -20,7 +20,7 @@ from bench.rig.processes import tree
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire.admin import CODEC, Reset, Status, StatusReport
 from hsm.wire.client import ask
-from hsm.wire.endpoint import ADMIN_SOCKET
+from hsm.wire.run_directory import ADMIN_SOCKET
 from proxy.commands import init
 from proxy.config import edit
 from proxy.config.file import Config, load

@@ -18,7 +18,10 @@ from bench.sign.turn import Load, Opened, Opening, Taken, answer, read
 from bench.sign.work import digests, verification_us, verified
 from hsm.errors import HsmitmError
 from hsm.schemes import SCHEMES
-from hsm.token.module import Module, PrivateKey, Session, translated
+from hsm.token.module import Module
+from hsm.token.private_key import PrivateKey
+from hsm.token.token import Session
+from hsm.token.translation import translated
 from hsm.wire.member import Open
 
 _MAX_ERRORS = 20

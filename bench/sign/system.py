@@ -20,7 +20,7 @@ from bench.rig.site import SiteCA
 from bench.sign.target import Target, TargetKey
 from hsm.errors import MisconfiguredError
 from hsm.member.settings import MemberSettings
-from hsm.wire.endpoint import WORKER_SOCKET, RunDirectory
+from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 
 _READY_S, _END_S = 60.0, 10.0
 

@@ -19,13 +19,15 @@ from msgspec import Struct, structs
 from bench.rig.faulty_module import FaultyModule
 from bench.sign.kind import KINDS, Kind, kinds_of
 from hsm import uri
+from hsm.certificates.files import inbound_name
+from hsm.certificates.issuer import load_issuer
 from hsm.errors import MisconfiguredError, PinRefusedError, RefusedError
-from hsm.member.key import inbound_name
 from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
 from hsm.schemes import PublicKey
 from hsm.secrets import pin
-from hsm.signer.signer import load_issuer, spkis_of
+from hsm.secrets.refusals import Refusals
+from hsm.signer.signer import spkis_of
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, KeyFound, Open, Opened
 from proxy.commands import init
@@ -173,7 +175,7 @@ async def configured(
     labels = {kind.key_type: KeyURI(object=f"hsmitm-bench-{kind.key_type}") for kind in kinds}
     uris = {"": key.anywhere()} if key else {str(name): label for name, label in labels.items()}
     pins, found = {}, []
-    refusals = pin.Refusals(config.base / config.file.run.state)
+    refusals = Refusals(config.base / config.file.run.state)
     for one in settings[:members]:
         pins[one.name] = await pin.read(one.pin, one.base, prompted.get(one.name))
         found.append(await _look(one, pins[one.name], refusals, uris, generate=key is None))
@@ -194,7 +196,7 @@ async def configured(
 
 
 async def _look(
-    member: MemberSettings, secret: str, refusals: pin.Refusals, uris: Mapping[str, KeyURI], *, generate: bool
+    member: MemberSettings, secret: str, refusals: Refusals, uris: Mapping[str, KeyURI], *, generate: bool
 ) -> dict[str, KeyFound]:
     """What the partition holds of `uris`; what it lacks is made, if `generate`."""
     refusals.check(member.name, secret)
@@ -234,7 +236,7 @@ def _spki(name: str, uri: KeyURI, found: Sequence[Mapping[str, KeyFound]]) -> by
 
 
 def _refuse_cas(config: Config, keys: Collection[TargetKey]) -> None:
-    issuers = {name: load_issuer(one) for name, one in config.signer().authorities.items()}
+    issuers = {name: load_issuer(one.certificate) for name, one in config.signer().authorities.items()}
     for key in keys:
         if key.spki in spkis_of(issuers):
             raise RefusedError(f"{key.uri} is the key of a CA; measure with one that nobody trusts")

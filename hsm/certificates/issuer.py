@@ -12,28 +12,21 @@ from __future__ import annotations
 
 import datetime as dt
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from asn1crypto import parser as der
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, PublicKeyAlgorithmOID
-from msgspec import Struct
 
 from hsm import names
+from hsm.certificates import files
+from hsm.certificates.leaf import Approved
+from hsm.certificates.settings import BACKDATED, MAX_VALIDITY, LeafProfile
 from hsm.certificates.standin import stand_in
 from hsm.errors import MisconfiguredError, RefusedError
-from hsm.schemes import PublicKey, Scheme, certificate_scheme
-
-BACKDATED = dt.timedelta(days=1)
-"""Clients whose clock is late must accept a fresh leaf; a day covers time zones set wrong."""
-MAX_VALIDITY = dt.timedelta(days=46)
-"""From notBefore to notAfter. The strictest limit that browsers have announced is 47 days (CA/Browser Forum ballot
-SC-081, from March 2029); it binds public CAs, and a leaf within it is safe from whoever extends it to private ones."""
-SERIAL_BITS = 159
-"""RFC 5280 section 4.1.2.2 allows 20 octets, positive: 159 random bits."""
-
+from hsm.schemes import PublicKey, certificate_scheme
 
 _LEAF_EXTENSIONS = {
     x509.BasicConstraints,
@@ -43,39 +36,6 @@ _LEAF_EXTENSIONS = {
     x509.SubjectKeyIdentifier,
     x509.AuthorityKeyIdentifier,
 }
-
-
-class LeafProfile(Struct, frozen=True, kw_only=True):
-    """What the operator may choose of a leaf."""
-
-    days: int = 30
-
-    @property
-    def ahead(self) -> dt.timedelta:
-        """From now to notAfter."""
-        return dt.timedelta(days=self.days)
-
-
-class Approved:
-    """A template that passed every check, waiting for its one signature."""
-
-    def __init__(self, draft: x509.Certificate, scheme: Scheme) -> None:
-        self._draft: x509.Certificate | None = draft
-        self.tbs = draft.tbs_certificate_bytes
-        self.digest = scheme.digest(self.tbs)
-        self.serial = draft.serial_number
-        self.not_before = draft.not_valid_before_utc
-        self.not_after = draft.not_valid_after_utc
-
-    def certificate(self, signature: bytes) -> bytes:
-        """The certificate (DER) with the issuer's `signature` of `tbs`, once."""
-        if self._draft is None:
-            raise RefusedError("this template has become a certificate already")
-        _, _, _, _, content, _ = der.parse(self._draft.public_bytes(Encoding.DER))
-        _, _, _, header, algorithm, _ = der.parse(content[len(self.tbs) :])
-        self._draft = None
-        bits = der.emit(0, 0, 3, b"\0" + signature)  # BIT STRING without unused bits
-        return bytes(der.emit(0, 1, 16, self.tbs + header + algorithm + bits))  # SEQUENCE, RFC 5280 section 4.1
 
 
 class Issuer:
@@ -258,39 +218,13 @@ def _key_identifier(certificate: x509.Certificate, key: PublicKey) -> bytes:
         return x509.SubjectKeyIdentifier.from_public_key(key).digest
 
 
-def approve_ca(common_name: str, key: PublicKey, days: int, now: dt.datetime, serial: int) -> Approved:
-    """The template of a self-signed CA for `key`: pathLen 0, so that it can sign leaves and nothing else.
+def load_issuer(path: Path) -> Issuer:
+    """The CA in a PEM file: its certificate first, then those of its issuers.
 
-    Raises MisconfiguredError for a key that cannot be a CA's.
+    Raises MisconfiguredError, naming the file.
     """
+    chain = files.read(path, "CA certificate")
     try:
-        scheme = certificate_scheme(key)
-    except ValueError as error:
-        raise MisconfiguredError(f"the key is {error}") from error
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key)
-        .serial_number(serial)
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(identifier, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False)
-    )
-    return Approved(builder.sign(stand_in(key), scheme.hash), scheme)
+        return Issuer(chain, dt.datetime.now(dt.UTC))
+    except MisconfiguredError as error:
+        raise MisconfiguredError(f"{path}: {error}") from error

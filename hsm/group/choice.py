@@ -11,10 +11,6 @@ from typing import Protocol
 
 from hsm.member.states import State
 
-_QUICK_S = 0.05
-RAMP_S = 1.0
-"""A member that comes back beside others gets its full share over this time: its HSM may be just waking."""
-
 _PATIENCE, _PATIENCE_FLOOR_S, _TURN_S = 20, 0.1, 0.002
 
 
@@ -44,18 +40,6 @@ class Candidate(Protocol):
     @property
     def slots(self) -> int:
         """Requests that may be in flight at a time."""
-
-
-def slots(sessions: int, latency_s: float, up_for_s: float, *, alone: bool) -> int:
-    """How many requests may be in flight at a member of `sessions` sessions.
-
-    Two for each session keep it busy over the way there and back; where a signature takes long, the way matters
-    nothing, and a queue at the member would only delay its test signatures. `alone`: no other member could share.
-    """
-    full = 2 * sessions if latency_s < _QUICK_S else sessions
-    if alone or up_for_s >= RAMP_S:
-        return max(1, full)
-    return max(1, int(full * up_for_s / RAMP_S))
 
 
 def choose[T: Candidate](candidates: Iterable[T], tried: Set[str]) -> T | None:

@@ -24,20 +24,6 @@ TRIES = 4
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.005, 0.4
 
 
-class Failover(Struct, frozen=True, kw_only=True):
-    """The operator's part of [hsm]. Changes at runtime take effect with the next request."""
-
-    auto_recovery_retry: int = 0
-    attempt_timeout_s: float = 0.5
-    budget_s: float = 1.5
-    keep_alive_s: float = 5.0
-
-    @property
-    def hang_s(self) -> float:
-        """An operation that a session has not finished after this time hangs."""
-        return max(1.0, 2 * self.attempt_timeout_s)
-
-
 class Step(StrEnum):
     """What comes after a failed attempt."""
 

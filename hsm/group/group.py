@@ -18,13 +18,15 @@ from prometheus_client import CollectorRegistry
 
 from hsm.errors import HsmitmError, MisconfiguredError, OverloadedError, RefusedError, UnavailableError
 from hsm.group import choice
-from hsm.group.failover import Attempts, Failover, RetryBudget, Step
+from hsm.group.failover import Attempts, RetryBudget, Step
+from hsm.group.states import GroupState, group_state
 from hsm.group.waiting_line import WaitingLine
-from hsm.member import states
 from hsm.member.key import Key
 from hsm.member.member import Member
 from hsm.member.metrics import MemberMetrics
-from hsm.member.states import GroupState, State
+from hsm.member.settings import Failover
+from hsm.member.slots import RAMP_S
+from hsm.member.states import State
 from hsm.schemes import Scheme
 from hsm.wire.member import Decrypt
 
@@ -77,7 +79,7 @@ class Group:
         self.changes += 1
         self.freed()
         self._note_outages()
-        state = states.group_state(one.state for one in self.members)
+        state = group_state(one.state for one in self.members)
         if state is not self.state:
             self._move(state, member)
 
@@ -102,7 +104,7 @@ class Group:
 
     def others_bear(self, member: Member, keys: Set[str]) -> bool:
         """Whether others have served each of `keys` long enough to bear the load a moment longer."""
-        others = [one for one in self.members if one is not member and one.up_for_s >= choice.RAMP_S]
+        others = [one for one in self.members if one is not member and one.up_for_s >= RAMP_S]
         return all(any(one.serves(key) for one in others) for key in keys)
 
     # what can be said of a key

@@ -6,30 +6,14 @@ key, a server's own, signs whatever a worker's handshakes need, in every scheme 
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct, structs
 
+from hsm.certificates.files import inbound_name, spki_of
 from hsm.schemes import SCHEMES, PublicKey, Scheme, certificate_scheme
 from hsm.uri import KeyURI
 from hsm.wire.member import Sign
-
-_NAME_DIGITS = 32
-"""Of the digest, in hexadecimal: 128 bits, which nobody makes two keys for."""
-
-
-def spki_of(public: PublicKey) -> bytes:
-    """The public key (DER SubjectPublicKeyInfo, RFC 5280)."""
-    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def inbound_name(public: PublicKey | bytes) -> str:
-    """What an inbound key is called on the wire and in `Group.keys`: "inbound-" and 32 hexadecimal digits of the
-    SHA-256 of its DER SubjectPublicKeyInfo. So a renewed certificate of the same key is the same key."""
-    spki = public if isinstance(public, bytes) else spki_of(public)
-    return f"inbound-{hashlib.sha256(spki).hexdigest()[:_NAME_DIGITS]}"
 
 
 class Key(Struct, frozen=True):

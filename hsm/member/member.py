@@ -27,16 +27,15 @@ from hsm.errors import (
     RefusedError,
     TryLaterError,
 )
-from hsm.group import choice
-from hsm.group.failover import Failover
 from hsm.member import states
 from hsm.member.key import Key
 from hsm.member.life import Life
 from hsm.member.metrics import MemberMetrics
-from hsm.member.settings import MemberSettings
+from hsm.member.settings import Failover, MemberSettings
+from hsm.member.slots import RAMP_S, slots
 from hsm.member.starter import Starter
 from hsm.member.states import SERVING, Event, State
-from hsm.secrets import pin
+from hsm.secrets.refusals import Refusals
 from hsm.wire.member import Decrypt, Inspect, Inspected, KeyFound, Opened, Sign
 
 logger = logging.getLogger("hsmitm.member")
@@ -83,7 +82,7 @@ class Member:
         self,
         settings: MemberSettings,
         keys: Mapping[str, Key],
-        refusals: pin.Refusals,
+        refusals: Refusals,
         peers: Peers,
         prompted: str | None = None,
     ) -> None:
@@ -158,7 +157,7 @@ class Member:
         if self._life is None:
             return 0
         up_for_s = time.monotonic() - self._life.ramp_from
-        return choice.slots(self.sessions, self.latency_s, up_for_s, alone=self._peers.alone(self))
+        return slots(self.sessions, self.latency_s, up_for_s, alone=self._peers.alone(self))
 
     @property
     def up_for_s(self) -> float:
@@ -383,7 +382,7 @@ class Member:
     def _adopt(self, life: Life, *, gently: bool = False) -> None:
         """`gently`: its HSM was away, and others serve: it gets its share little by little."""
         now = life.up_at = time.monotonic()
-        life.ramp_from = now if gently else now - choice.RAMP_S
+        life.ramp_from = now if gently else now - RAMP_S
         life.freed = self._peers.freed
         life.keys_changed = lambda: self._peers.changed(self)
         if gone := life.found.keys() - self._starter.keys.keys():

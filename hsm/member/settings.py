@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from hsm.secrets.pin import PinSource
+from hsm.secrets.settings import PinSource
 from hsm.wire.member import Selector
 
 
@@ -25,3 +25,17 @@ class MemberSettings(Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = field(default_factory=dict)
     base: Path = field(default_factory=Path)
     start_timeout_s: float = 20.0
+
+
+class Failover(Struct, frozen=True, kw_only=True):
+    """The operator's part of [hsm]. Changes at runtime take effect with the next request."""
+
+    auto_recovery_retry: int = 0
+    attempt_timeout_s: float = 0.5
+    budget_s: float = 1.5
+    keep_alive_s: float = 5.0
+
+    @property
+    def hang_s(self) -> float:
+        """An operation that a session has not finished after this time hangs."""
+        return max(1.0, 2 * self.attempt_timeout_s)

@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from hsm.errors import DeadlineError, MemberLostError, PinRefusedError
-from hsm.group.failover import Failover
 from hsm.member import states
 from hsm.member.key import Key
 from hsm.member.life import Life
 from hsm.member.metrics import MemberMetrics
 from hsm.member.process import MemberProcess
-from hsm.member.settings import MemberSettings
+from hsm.member.settings import Failover, MemberSettings
 from hsm.secrets import pin
+from hsm.secrets.refusals import Refusals
 from hsm.wire.member import Open, Opened
 
 logger = logging.getLogger("hsmitm.member")
@@ -35,7 +35,7 @@ class Starter:
         self,
         name: str,
         keys: Mapping[str, Key],
-        refusals: pin.Refusals,
+        refusals: Refusals,
         metrics: MemberMetrics,
         prompted: str | None,
         on_lost: Callable[[], None],

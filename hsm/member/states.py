@@ -16,7 +16,6 @@ A member:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 from hsm.errors import MisconfiguredError, PinRefusedError
@@ -110,24 +109,3 @@ def backoff_s(failures: int, jitter: float, *, outage: bool = False) -> float:
     limit = BACKOFF_OUTAGE_MAX_S if outage else BACKOFF_MAX_S
     plain = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16), limit)
     return plain * (0.8 + 0.4 * jitter)
-
-
-class GroupState(StrEnum):
-    """How many of the members are in service."""
-
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    LAST = "last"
-    """One of several: what it fails at, clients see."""
-    OUTAGE = "outage"
-
-
-def group_state(members: Iterable[State]) -> GroupState:
-    """The group's state from its members'. A member that an operator stops does not count."""
-    counted = [state for state in members if state not in (State.DRAINING, State.STOPPED)]
-    serving = sum(state in SERVING for state in counted)
-    if not serving:
-        return GroupState.OUTAGE
-    if all(state is State.UP for state in counted):
-        return GroupState.HEALTHY
-    return GroupState.LAST if serving == 1 and len(counted) > 1 else GroupState.DEGRADED

@@ -14,29 +14,29 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from msgspec import Struct, field, structs
+from msgspec import structs
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from hsm.certificates import issuer as authority
-from hsm.certificates.issuer import Issuer, LeafProfile
+from hsm.certificates.files import spki_of
+from hsm.certificates.issuer import Issuer, load_issuer
+from hsm.certificates.leaf import SERIAL_BITS
 from hsm.errors import HsmitmError, MisconfiguredError, RefusedError, TryLaterError
-from hsm.group.failover import Failover
 from hsm.group.group import Group
-from hsm.member.key import Key, spki_of
+from hsm.group.states import GroupState
+from hsm.member.key import Key
 from hsm.member.member import Member
 from hsm.member.settings import MemberSettings
-from hsm.member.states import GroupState, State
-from hsm.secrets import pin
+from hsm.member.states import State
+from hsm.secrets.refusals import Refusals
 from hsm.signer.inbound import InboundService
-from hsm.signer.sites import InboundSettings, Sites, load_sites
+from hsm.signer.settings import SignerSettings
+from hsm.signer.sites import Sites, load_sites
 from hsm.signer.workers import WorkerChannel, Workers
-from hsm.uri import KeyURI
 from hsm.wire import admin, telemetry, worker
 from hsm.wire.admin import (
     CertificateStatus,
@@ -51,8 +51,9 @@ from hsm.wire.admin import (
     Told,
 )
 from hsm.wire.channel import Channel
-from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET, Endpoint, RunDirectory
+from hsm.wire.endpoint import Endpoint
 from hsm.wire.frames import Call, Done, Ready
+from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
 from hsm.wire.worker import (
     Authorities,
     Authority,
@@ -65,8 +66,6 @@ from hsm.wire.worker import (
     TlsDecrypt,
     TlsSign,
 )
-
-__all__ = ["AuthoritySettings", "InboundSettings", "Signer", "SignerSettings", "keys_of", "load_issuer", "spkis_of"]
 
 AdminChannel = Channel[admin.Request, admin.Reply]
 
@@ -87,52 +86,6 @@ _AT_START = {
 """Settings that are read once, and where the configuration has them."""
 
 
-class AuthoritySettings(Struct, frozen=True):
-    """A CA: a PEM file (the CA first, then its issuers) and its key."""
-
-    certificate: Path
-    key: KeyURI
-
-
-class SignerSettings(Struct, frozen=True, kw_only=True):
-    """All that the signer needs to know. `users` are uids of workers beside our own; `state` remembers refused PINs.
-
-    `group` is the HA group's name, empty where each key is one member's: then `holders` says whose. `unavailable` is
-    what workers do while no member is in service, and `outage_grace_s` how long a request waits for one then.
-    `authorities` is empty where there is inbound inspection alone. `at_start` and `for_workers` are no business of the
-    signer: parts of the configuration by name, as text, so that `reload` can tell what became of a change there.
-    """
-
-    members: list[MemberSettings]
-    authorities: dict[Authority, AuthoritySettings]
-    profile: LeafProfile
-    run: RunDirectory
-    state: Path
-    users: frozenset[int] = frozenset()
-    group: str = ""
-    holders: dict[str, str] = field(default_factory=dict)
-    failover: Failover = field(default_factory=Failover)
-    unavailable: str = "fail"
-    outage_grace_s: float = 0.0
-    inbound: list[InboundSettings] = field(default_factory=list)
-    at_start: dict[str, str] = field(default_factory=dict)
-    for_workers: str = ""
-
-
-def load_issuer(settings: AuthoritySettings) -> Issuer:
-    """The CA of `settings`. Raises MisconfiguredError, naming the file."""
-    try:
-        chain = x509.load_pem_x509_certificates(settings.certificate.read_bytes())
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read the CA certificate {settings.certificate}: {error.strerror}") from error
-    except ValueError as error:
-        raise MisconfiguredError(f"{settings.certificate} holds no PEM certificate: {error}") from error
-    try:
-        return Issuer(chain, dt.datetime.now(dt.UTC))
-    except MisconfiguredError as error:
-        raise MisconfiguredError(f"{settings.certificate}: {error}") from error
-
-
 class Signer:
     """The service. `open`, then it serves until `close`."""
 
@@ -150,12 +103,12 @@ class Signer:
         if not settings.authorities and not settings.inbound:
             raise MisconfiguredError("there is neither a CA ([forward.trust]) nor an inbound site: nothing to sign")
         self.registry = CollectorRegistry()
-        self.issuers = {name: load_issuer(one) for name, one in settings.authorities.items()}
+        self.issuers = {name: load_issuer(one.certificate) for name, one in settings.authorities.items()}
         sites = self._load_sites(settings)
         self.group = Group(keys_of(settings, self.issuers) | dict(sites.keys), self.registry, settings.failover)
         self.inbound = InboundService(self.group, sites, spkis_of(self.issuers))
         self.group.outage_grace_s = settings.outage_grace_s
-        refusals = pin.Refusals(settings.state)
+        refusals = Refusals(settings.state)
         self._refusals = refusals
         self.group.members = [self._member(one) for one in settings.members]
         self._workers = Workers(self.registry)
@@ -293,7 +246,7 @@ class Signer:
             if issuer is None:
                 raise RefusedError(f"no forward-{request.authority} CA is configured")
             now = dt.datetime.now(dt.UTC)
-            serial = secrets.randbits(authority.SERIAL_BITS) | 1 << (authority.SERIAL_BITS - 1)
+            serial = secrets.randbits(SERIAL_BITS) | 1 << (SERIAL_BITS - 1)
             approved = issuer.approve(request.names, request.spki, self._settings.profile, now, serial)
             signature = await self.group.sign(request.authority, approved.tbs, approved.digest, deadline, "mint")
         except HsmitmError as error:

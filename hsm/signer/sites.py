@@ -7,30 +7,15 @@ worker that is taken over could sign itself a CA.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import PublicKeyAlgorithmOID
 from msgspec import Struct
 
+from hsm.certificates.files import inbound_name, load_chain, public_key_of, spki_of
 from hsm.errors import MisconfiguredError
-from hsm.member.key import Key, inbound_key, inbound_name, spki_of
-from hsm.schemes import PublicKey, certificate_scheme
-from hsm.uri import KeyURI
-
-
-class InboundSettings(Struct, frozen=True):
-    """A site: a name for messages, its certificate (PEM, the leaf first), and its key on the partition.
-
-    `decrypt` turns on RSA key exchange. `holder` is the member that holds the key; empty where any may (an HA group).
-    """
-
-    site: str
-    certificate: Path
-    key: KeyURI
-    decrypt: bool = False
-    holder: str = ""
+from hsm.member.key import Key, inbound_key
+from hsm.schemes import PublicKey
+from hsm.signer.settings import InboundSettings
 
 
 class Site(Struct, frozen=True):
@@ -69,66 +54,15 @@ def load_sites(
     return Sites(sites, {name: _key(each, everyone, anywhere=anywhere) for name, each in shared.items()})
 
 
-def load_chain(site: str, path: Path) -> list[x509.Certificate]:
-    """The certificates of a PEM file, a server's own first, whose key we sign with.
-
-    Raises MisconfiguredError, naming the site and the file.
-    """
-    try:
-        chain = x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise MisconfiguredError(f"site {site}: cannot read the certificate {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise MisconfiguredError(f"site {site}: {path} holds no PEM certificate: {error}") from error
-    try:
-        _refuse_ca(chain[0])
-        _public(chain[0])
-    except ValueError as error:
-        raise MisconfiguredError(f"site {site}: {path}: {error}") from error
-    return chain
-
-
 def _load(settings: InboundSettings, cas: Collection[bytes]) -> Site:
     chain = load_chain(settings.site, settings.certificate)
-    public = _public(chain[0])
+    public = public_key_of(chain[0])
     if spki_of(public) in cas:
         raise MisconfiguredError(
             f"site {settings.site}: {settings.certificate} has the key of a forward CA: workers could have anything "
             "signed with it. Give the site a key of its own"
         )
     return Site(settings, tuple(chain), public, inbound_name(public))
-
-
-def _refuse_ca(leaf: x509.Certificate) -> None:
-    """Raise ValueError for a CA; also where the extensions make no sense."""
-    try:
-        is_ca = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return
-    except Exception as error:  # cryptography raises several kinds for several kinds of garbage
-        raise ValueError(f"its extensions cannot be read: {error}") from error
-    if is_ca:
-        raise ValueError(
-            f"its first certificate, '{leaf.subject.rfc4514_string()}', is a CA; put the server's own first, then its "
-            "issuers"
-        )
-
-
-def _public(leaf: x509.Certificate) -> PublicKey:
-    """The certificate's key. Raises ValueError for one that we do not sign with."""
-    if leaf.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
-        raise ValueError("its key is bound to RSASSA-PSS; use one of rsaEncryption or of P-256 or P-384")
-    try:
-        public = leaf.public_key()
-    except Exception as error:  # cryptography raises several kinds for keys that it does not know
-        raise ValueError("its key is of a kind that is not known; RSA and EC keys are used") from error
-    if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        raise ValueError(f"it has a key of type {type(public).__name__}; RSA and EC keys are used")  # noqa: TRY004  # of a file
-    try:
-        certificate_scheme(public)
-    except ValueError as error:
-        raise ValueError(f"it has {error}") from error
-    return public
 
 
 def _key(sites: list[Site], everyone: frozenset[str], *, anywhere: bool) -> Key:

@@ -11,12 +11,9 @@ from hsm.errors import RefusedError
 from hsm.wire import telemetry
 from hsm.wire.admin import ListenerStatus, WorkerStatus
 from hsm.wire.channel import Channel
-from hsm.wire.worker import Reply, Report, Request
+from hsm.wire.worker import MAX_WORKERS, Reply, Report, Request
 
 logger = logging.getLogger("hsmitm.workers")
-
-MAX_WORKERS = 256
-"""Worker indices go up to this; for each one that is gone a last report is kept."""
 
 
 WorkerChannel = Channel[Request, Reply]

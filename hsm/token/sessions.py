@@ -18,7 +18,9 @@ from hsm import codes
 from hsm.codes import Kind
 from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
 from hsm.schemes import SCHEMES
-from hsm.token.module import KeyMissingError, Module, PrivateKey, Session, Token
+from hsm.token.module import Module
+from hsm.token.private_key import PrivateKey
+from hsm.token.token import KeyMissingError, Session, Token
 from hsm.uri import KeyURI
 from hsm.wire.frames import Call, Decrypted
 from hsm.wire.member import Decrypt, Generate, KeyFound, KeysFound, Open, Reply, Request, Sign, Signature, Vital

@@ -8,6 +8,10 @@ from msgspec import Struct
 
 from hsm.wire.frames import Codec, Decrypted, Done, Ready
 
+MAX_WORKERS = 256
+"""Worker indices go up to this; for each one that is gone a last report is kept."""
+
+
 Authority = Literal["trust", "untrust"]
 
 

@@ -17,13 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from addons.engine import stock_addons
 from addons.upstream.tls import UpstreamTls
-from hsm.certificates.issuer import Issuer
+from hsm.certificates.issuer import Issuer, load_issuer
 from hsm.errors import MisconfiguredError
 from hsm.group.group import Group
 from hsm.member.member import Member
 from hsm.member.states import State
-from hsm.secrets.pin import Refusals
-from hsm.signer.signer import keys_of, load_issuer, spkis_of
+from hsm.secrets.refusals import Refusals
+from hsm.signer.signer import keys_of, spkis_of
 from hsm.signer.sites import load_sites
 from hsm.wire.member import worrying_flags
 from hsm.wire.worker import Authority
@@ -103,7 +103,7 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
     issuers: dict[Authority, Issuer] = {}
     for name, one in settings.authorities.items():
         try:
-            issuers[name] = load_issuer(one)
+            issuers[name] = load_issuer(one.certificate)
         except MisconfiguredError as error:
             findings.wrong(f"forward.{name}: {error}")
         else:

@@ -16,8 +16,8 @@ from addons.gnutls import library
 from addons.inbound.loading import pem_certificates, staple_source
 from addons.revocation import staples
 from hsm import names
+from hsm.certificates.files import load_chain
 from hsm.errors import MisconfiguredError
-from hsm.signer.sites import load_chain
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings
 from proxy.config.file import Config
 from proxy.config.inbound import SiteSection

@@ -20,7 +20,7 @@ _PATIENCE_S = 180.0
 
 def _ask(config: Path, body: Request, timeout_s: float) -> Reply:
     from hsm.wire.client import ask  # noqa: PLC0415  # commands load what they need: --help is instant
-    from hsm.wire.endpoint import ADMIN_SOCKET  # noqa: PLC0415
+    from hsm.wire.run_directory import ADMIN_SOCKET  # noqa: PLC0415
     from proxy.config.file import load  # noqa: PLC0415
 
     return asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), CODEC, body, timeout_s))

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from msgspec import Struct
 
-from hsm.certificates import issuer
+from hsm.certificates.ca import approve_ca
+from hsm.certificates.leaf import SERIAL_BITS
 from hsm.errors import MisconfiguredError, RefusedError
 from hsm.member.process import MemberProcess
 from hsm.schemes import certificate_scheme
@@ -225,8 +226,8 @@ async def _make_key(
     subject = f"hsmitm forward {name} CA {identifier}"
     if name == "untrust":
         subject += ": server not verified"
-    now, serial = dt.datetime.now(dt.UTC), secrets.randbits(issuer.SERIAL_BITS)
-    approved = issuer.approve_ca(subject[:64], public, CA_DAYS, now, serial)
+    now, serial = dt.datetime.now(dt.UTC), secrets.randbits(SERIAL_BITS)
+    approved = approve_ca(subject[:64], public, CA_DAYS, now, serial)
     scheme = certificate_scheme(public)
     signed = await process.channel.call(
         Sign(name, scheme.name, approved.digest, approved.tbs), time.monotonic() + _TIMEOUT_S

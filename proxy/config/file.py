@@ -5,179 +5,27 @@ Parsed once, at the edge, by msgspec; inside nothing is checked again. Relative 
 
 from __future__ import annotations
 
-import difflib
 import os
 import pwd
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
 from hsm import uri
-from hsm.certificates.issuer import BACKDATED, MAX_VALIDITY, LeafProfile
+from hsm.certificates.settings import LeafProfile
 from hsm.errors import MisconfiguredError
-from hsm.group.failover import Failover
-from hsm.member.settings import MemberSettings
-from hsm.secrets.pin import PinSource
-from hsm.signer.signer import AuthoritySettings, SignerSettings
-from hsm.signer.sites import InboundSettings
-from hsm.signer.workers import MAX_WORKERS
-from hsm.wire.endpoint import RunDirectory
+from hsm.member.settings import Failover, MemberSettings
+from hsm.signer.settings import AuthoritySettings, InboundSettings, SignerSettings
 from hsm.wire.member import Selector
+from hsm.wire.run_directory import RunDirectory
 from hsm.wire.worker import Authority
+from proxy.config.forward import AuthoritySection, ForwardSection
+from proxy.config.hsm import HsmSection
 from proxy.config.inbound import InboundSection
+from proxy.config.messages import explained
+from proxy.config.operation import LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
 from proxy.config.section import Address, Section, named
-
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}\Z")]
-"""A member's name: ASCII, at most 31 characters."""
-
-LogLevel = Literal["debug", "info", "warning", "error"]
-
-_MAX_LEAF_DAYS = (MAX_VALIDITY - BACKDATED).days
-
-
-class MemberSection(Section, frozen=True):
-    """[[hsm.members]]"""
-
-    name: Name
-    module: str
-    pin: PinSource
-    token: Annotated[str, Meta(min_length=1)] | None = None
-    serial: Annotated[str, Meta(min_length=1)] | None = None
-    slot: Annotated[int, Meta(ge=0)] | None = None
-    sessions: Annotated[int, Meta(ge=1, le=1024)] = 8
-    environment: dict[str, str] = field(default_factory=dict)
-    start_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
-
-    def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.token, self.serial, self.slot)) != 1:
-            raise ValueError("name the partition by exactly one of token (its label), serial, slot")
-
-    def may_be(self, key: uri.KeyURI) -> bool:
-        """Whether this could be the partition that the URI names, as far as the configuration tells."""
-        pairs = ((key.token, self.token), (key.serial, self.serial))
-        return not any(named and ours and named.strip() != ours.strip() for named, ours in pairs)
-
-
-class HsmSection(Section, frozen=True):
-    """[hsm]"""
-
-    members: Annotated[list[MemberSection], Meta(min_length=1, max_length=16)]
-    high_availability: bool = False
-    group: Name = "hsmitm"
-    auto_recovery_retry: Annotated[int, Meta(ge=0, le=500)] = 0
-    attempt_timeout_ms: Annotated[int, Meta(ge=50, le=60_000)] = 500
-    request_budget_ms: Annotated[int, Meta(ge=100, le=60_000)] = 1500
-    keep_alive_s: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
-    unavailable: str = "fail"
-
-    def __post_init__(self) -> None:
-        names = [member.name for member in self.members]
-        if len(set(names)) != len(names):
-            raise ValueError("two members have the same name")
-        if self.high_availability and len(names) < 2:
-            raise ValueError("high_availability: an HA group has at least two members; add one, or set it to false")
-        if self.attempt_timeout_ms > self.request_budget_ms:
-            raise ValueError(
-                f"attempt_timeout_ms: {self.attempt_timeout_ms} is more than a whole request may take "
-                f"(request_budget_ms: {self.request_budget_ms})"
-            )
-        if not re.fullmatch(r"fail|cached-only|queue:[0-9]{1,5}", self.unavailable):
-            raise ValueError(f"unavailable: '{self.unavailable}' is none; use fail, cached-only or queue:MS")
-
-    @property
-    def queue_s(self) -> float:
-        """How long a request waits for a member when none is in service, beyond its budget."""
-        kind, _, milliseconds = self.unavailable.partition(":")
-        return int(milliseconds) / 1000 if kind == "queue" else 0.0
-
-    def holder(self, key: uri.KeyURI) -> str:
-        """Without high availability: the one member whose partition holds `key`. Raises ValueError."""
-        if len(self.members) == 1:
-            return self.members[0].name  # if that is another partition, the member says so, with what it sees
-        possible = [member.name for member in self.members if member.may_be(key)]
-        if not possible:
-            raise ValueError(f"no member has the partition that {key} names")
-        if len(possible) > 1:
-            raise ValueError(
-                f"{key} could be on the partition of {' or '.join(possible)}; name the partition in the URI by token "
-                "or serial, as the member does; or, if they hold the same key, set hsm.high_availability = true"
-            )
-        return possible[0]
-
-
-class AuthoritySection(Section, frozen=True):
-    """[forward.trust] and [forward.untrust]"""
-
-    certificate: str
-    key: str
-
-    def __post_init__(self) -> None:
-        named("key", uri.parse, self.key)
-
-
-class ForwardSection(Section, frozen=True):
-    """[forward]"""
-
-    trust: AuthoritySection
-    untrust: AuthoritySection
-    leaf_days: Annotated[int, Meta(ge=1, le=_MAX_LEAF_DAYS)] = 30
-    cache_entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-
-
-class ProxySection(Section, frozen=True):
-    """[proxy]"""
-
-    listen: str = "127.0.0.1:8080"
-    mode: str = "regular"
-    workers: Annotated[int, Meta(ge=0, le=MAX_WORKERS)] = 0
-    upstream_ca: str | None = None
-    connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
-    client_handshake_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
-    mint_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
-    handshake_threads: Annotated[int, Meta(ge=1, le=1024)] = 64
-    grace_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
-
-    def __post_init__(self) -> None:
-        named("listen", Address.parse, self.listen)
-        if not re.fullmatch(r"regular|transparent|socks5|upstream:https?://.+", self.mode):
-            raise ValueError(
-                f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
-            )
-
-
-class StatusSection(Section, frozen=True):
-    """[status]"""
-
-    listen: str = "127.0.0.1:9797"
-
-    def __post_init__(self) -> None:
-        if self.listen:
-            named("listen", Address.parse, self.listen)
-
-
-class RunSection(Section, frozen=True):
-    """[run]"""
-
-    directory: str = "run"
-    state: str = "state"
-    group: str | None = None
-    users: list[str] = field(default_factory=list)
-
-
-class MitmproxySection(Section, frozen=True):
-    """[mitmproxy]"""
-
-    scripts: list[str] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-class LogSection(Section, frozen=True):
-    """[log]"""
-
-    level: LogLevel = "info"
 
 
 class File(Section, frozen=True):
@@ -374,52 +222,6 @@ def parse(raw: bytes, path: Path) -> Config:
     try:
         return Config(path, msgspec.toml.decode(raw, type=File))
     except msgspec.ValidationError as error:
-        raise MisconfiguredError(f"{path.name}: {_explained(str(error))}") from None
+        raise MisconfiguredError(f"{path.name}: {explained(str(error), File)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MisconfiguredError(f"{path.name} is not TOML: {error}") from None
-
-
-def _explained(text: str) -> str:
-    """msgspec's message with the field first, and the known fields where one is unknown."""
-    message, _, where = text.partition(" - at `$")
-    place = where.rstrip("`").lstrip(".")
-    if unknown := re.search(r"unknown field `(.+)`", message):
-        known = _fields(place)
-        close = difflib.get_close_matches(unknown[1], known, 1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-        return f"{f'{place}.' if place else ''}{unknown[1]}: unknown field; {hint}"
-    if missing := re.search(r"missing required field `(.+)`", message):
-        return f"{f'{place}.' if place else ''}{missing[1]}: this field is required"
-    if "regex" in message:
-        message = "1 to 31 ASCII letters, digits, dots, underscores or hyphens, beginning with a letter or digit"
-    if "enum value" in message:
-        message += f"; one of {', '.join(_choices(place))}"
-    return f"{place}: {message[:1].lower()}{message[1:]}" if place else message
-
-
-def _choices(place: str) -> list[str]:
-    """What may stand at `place`, the name of a field with a few choices."""
-    table, _, name = re.sub(r"\[[^]]*\]", "", place).rpartition(".")
-    kinds = [next(f.type for f in msgspec.structs.fields(_table(table)) if f.name == name)]
-    for kind in kinds:
-        if get_origin(kind) is Literal:
-            return list(get_args(kind))
-        kinds += get_args(kind)
-    return []
-
-
-def _fields(place: str) -> list[str]:
-    """The fields of the table at `place` ("hsm.members[0]")."""
-    return [f.name for f in msgspec.structs.fields(_table(place))]
-
-
-def _table(place: str) -> type[Struct]:
-    kind: Any = File
-    for part in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
-        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
-        while not (isinstance(kind, type) and issubclass(kind, Struct)):
-            kind = next(
-                (a for a in getattr(kind, "__args__", ()) if a is not type(None)), getattr(kind, "__origin__", None)
-            )
-    found: type[Struct] = kind
-    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from proxy.config.file import LogLevel
+from proxy.config.operation import LogLevel
 
 
 class _OneLine(logging.Formatter):

@@ -34,7 +34,7 @@ from addons.upstream.tls import UpstreamTls
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
-from hsm.wire.endpoint import WORKER_SOCKET
+from hsm.wire.run_directory import WORKER_SOCKET
 from hsm.wire.worker import Report, Reported
 from proxy.config.file import Config, load
 from proxy.config.section import Address

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rig.faulty_module import FaultyModule
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from tests.faults.rig import Rig, make_rig
 from tests.hsm.members import alive, hung
 from tests.softhsm import MODULE, Store

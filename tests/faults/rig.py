@@ -45,11 +45,10 @@ from msgspec import structs
 
 from bench.rig.faulty_module import FaultyModule
 from hsm.errors import HsmitmError
-from hsm.group.failover import Failover
 from hsm.group.group import Group
 from hsm.member.key import Key
 from hsm.member.member import Member
-from hsm.member.settings import MemberSettings
+from hsm.member.settings import Failover, MemberSettings
 from hsm.member.states import State
 from tests.hsm.members import alive, counted, hung, keys_of, make_group, transitions
 from tests.softhsm import MODULE, Store, in_s

@@ -12,8 +12,8 @@ from bench.rig.faulty_module import FaultyModule
 from hsm.errors import HsmitmError
 from hsm.wire.admin import CODEC
 from hsm.wire.client import ask
-from hsm.wire.endpoint import ADMIN_SOCKET
 from hsm.wire.frames import Ready
+from hsm.wire.run_directory import ADMIN_SOCKET
 from tests.integration.harness import System, killed_at_end
 from tests.softhsm import MODULE
 from tests.waiting import wait_until

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from hsm.errors import OverloadedError, UnavailableError
-from hsm.group.failover import Failover
+from hsm.group.states import GroupState
 from hsm.member import states
-from hsm.member.states import BACKOFF_OUTAGE_MAX_S, GroupState
+from hsm.member.settings import Failover
+from hsm.member.states import BACKOFF_OUTAGE_MAX_S
 from tests.faults.rig import CROWDED_S, Rig, make_rig, member_hung, module_rules
 from tests.softhsm import Store
 from tests.waiting import until

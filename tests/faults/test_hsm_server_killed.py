@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from tests.faults.hsm_server import Network, served
 from tests.softhsm import Store
 from tests.waiting import until

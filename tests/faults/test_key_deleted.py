@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hsm.group.failover import Failover
 from hsm.member import member as member_module
+from hsm.member.settings import Failover
 from tests.faults.rig import make_rig
 from tests.hsm.members import copy_of, note_change, objects_of
 from tests.softhsm import Store

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from tests.faults.rig import Rig, make_rig
 from tests.softhsm import Store
 from tests.waiting import until

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from tests.faults.rig import make_rig, member_hung
 from tests.softhsm import Store
 

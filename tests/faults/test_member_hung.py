@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from tests.faults.rig import Rig, member_hung, until_gone
 from tests.waiting import until
 

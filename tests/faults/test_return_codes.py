@@ -10,9 +10,9 @@ import pytest
 
 from hsm import codes
 from hsm.errors import RefusedError
-from hsm.group.failover import Failover
 from hsm.member import member as member_module
 from hsm.member import states
+from hsm.member.settings import Failover
 from hsm.member.states import State
 from tests.faults.rig import Rig, make_rig, verifies
 from tests.hsm.members import MESSAGE, sign

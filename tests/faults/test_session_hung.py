@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from tests.faults.rig import Rig, make_rig, until_gone
 from tests.softhsm import Store
 from tests.waiting import until

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from bench.rig.faulty_module import FaultyModule
-from hsm.group import choice
+from hsm.member.slots import RAMP_S
 from tests.faults.rig import Rig, make_rig, member_killed, verifies
 from tests.hsm.members import key_of, sign
 from tests.softhsm import Store
@@ -44,7 +44,7 @@ async def test_nobody_ramps_after_an_outage(rig: Rig) -> None:
 
 async def test_one_that_comes_back_to_peers_ramps(rig: Rig) -> None:
     """F8: A member that comes back beside one that serves takes up its share over a second."""
-    await until(lambda: rig.now() > _last_up(rig) + choice.RAMP_S, "both serve for a while")
+    await until(lambda: rig.now() > _last_up(rig) + RAMP_S, "both serve for a while")
     with member_killed(rig, "m1"):
         await rig.until_up("m1", starts=2)
         came = rig.now()

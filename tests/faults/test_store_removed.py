@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from tests.faults.rig import make_rig
 from tests.hsm.members import copy_of
 from tests.softhsm import Store

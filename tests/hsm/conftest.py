@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hsm.certificates.issuer import LeafProfile
+from hsm.certificates.settings import LeafProfile
 from hsm.member.process import MemberProcess
-from hsm.signer.signer import AuthoritySettings, Signer, SignerSettings
+from hsm.signer.settings import AuthoritySettings, SignerSettings
+from hsm.signer.signer import Signer
 from hsm.wire.client import SignerClient
-from hsm.wire.endpoint import WORKER_SOCKET, RunDirectory
 from hsm.wire.member import KeyType
+from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 from hsm.wire.worker import Authority
 from tests.hsm.members import make_stores
 from tests.hsm.signers import authorities_of, serving

@@ -19,14 +19,13 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 
 from hsm.errors import HsmitmError
-from hsm.group.failover import Failover
 from hsm.group.group import Group
 from hsm.member.key import Key
 from hsm.member.member import Member, Peers
-from hsm.member.settings import MemberSettings
+from hsm.member.settings import Failover, MemberSettings
 from hsm.member.states import State
 from hsm.schemes import PublicKey, certificate_scheme
-from hsm.secrets import pin
+from hsm.secrets.refusals import Refusals
 from hsm.uri import KeyURI
 from tests.cas import public_key
 from tests.softhsm import Store, in_s, make_store
@@ -102,7 +101,7 @@ async def make_group(
     """
     before = leftovers()
     with tempfile.TemporaryDirectory() as temporary:
-        refusals = pin.Refusals(state or Path(temporary))
+        refusals = Refusals(state or Path(temporary))
         refusals.prepare()
         stores = [one for one in members if isinstance(one, Store)]
         group = Group(keys if keys is not None else keys_of(stores[0]), CollectorRegistry(), failover)

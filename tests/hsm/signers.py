@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm.errors import MisconfiguredError
-from hsm.signer.signer import AuthoritySettings, Signer, SignerSettings
+from hsm.signer.settings import AuthoritySettings, SignerSettings
+from hsm.signer.signer import Signer
 from hsm.uri import KeyURI
 from hsm.wire.client import SignerClient
 from hsm.wire.worker import Authority, Mint, Minted

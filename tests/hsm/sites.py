@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from hsm.member.key import inbound_name
+from hsm.certificates.files import inbound_name
 from hsm.schemes import SCHEMES
-from hsm.signer.sites import InboundSettings
+from hsm.signer.settings import InboundSettings
 from hsm.uri import KeyURI
 from hsm.wire.client import SignerClient
 from hsm.wire.member import KeyFound

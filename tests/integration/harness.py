@@ -24,7 +24,7 @@ from bench.rig.loopback_names import resolving
 from hsm.errors import HsmitmError
 from hsm.wire.admin import CODEC, Status, StatusReport
 from hsm.wire.client import ask
-from hsm.wire.endpoint import ADMIN_SOCKET
+from hsm.wire.run_directory import ADMIN_SOCKET
 from proxy.config.file import Config, load
 from proxy.demo.origin import Origin, OriginCA
 from tests.waiting import wait_until

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from hsm.certificates.files import inbound_name
 from hsm.errors import RefusedError, TryLaterError
-from hsm.member.key import inbound_name
 from hsm.wire.client import ask
-from hsm.wire.endpoint import WORKER_SOCKET
 from hsm.wire.member import Sign
+from hsm.wire.run_directory import WORKER_SOCKET
 from hsm.wire.worker import CODEC, Reply, Request, TlsDecrypt, TlsSign, TlsSigned
 from tests.integration.inbound_system import InboundSystem, plain_origin
 from tests.integration.test_privileges import memory_holds

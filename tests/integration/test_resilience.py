@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET
+from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import HSMITM, OriginThread, System, alive, hsmitm, killed_at_end
 from tests.waiting import wait_until

@@ -33,7 +33,9 @@ from addons.forward.availability import Availability
 from addons.forward.forward import Forward
 from addons.records.metrics import Metrics
 from addons.upstream.tls import UpstreamTls
-from hsm.certificates.issuer import SERIAL_BITS, Issuer, LeafProfile
+from hsm.certificates.issuer import Issuer
+from hsm.certificates.leaf import SERIAL_BITS
+from hsm.certificates.settings import LeafProfile
 from hsm.errors import DeadlineError, HsmitmError, RefusedError, TryLaterError
 from hsm.schemes import certificate_scheme
 from hsm.wire.frames import Done, Ready

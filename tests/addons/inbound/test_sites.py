@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from addons.inbound.sites import Site, Sites, Upstream
+from addons.inbound.sites import Site, Sites
+from addons.upstream.stated import Upstream
 from hsm.errors import MisconfiguredError
 
 

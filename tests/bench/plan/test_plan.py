@@ -18,7 +18,7 @@ from bench.plan.plan import Asked, plan
 from bench.report.report import Report
 from bench.sign.target import maker
 from hsm.errors import MisconfiguredError
-from proxy.config.file import ForwardSection
+from proxy.config.forward import ForwardSection
 from tests.bench.test_commands import bench
 from tests.integration.harness import HSMITM
 

@@ -20,8 +20,8 @@ from bench.sign.kind import KINDS, kinds_of
 from bench.sign.row import Row
 from bench.sign.sign import Plan, points, sign
 from bench.sign.target import maker, throw_away
+from hsm.certificates.files import spki_of
 from hsm.errors import DeadlineError, HsmitmError
-from hsm.member.key import spki_of
 from hsm.wire.member import Open
 from tests.bench.test_commands import bench
 from tests.integration.harness import HSMITM

@@ -23,8 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm import names
-from hsm.certificates import issuer as authority
-from hsm.certificates.issuer import BACKDATED, MAX_VALIDITY, SERIAL_BITS, Approved, Issuer, LeafProfile, approve_ca
+from hsm.certificates.ca import approve_ca
+from hsm.certificates.issuer import Issuer
+from hsm.certificates.leaf import SERIAL_BITS, Approved
+from hsm.certificates.settings import BACKDATED, MAX_VALIDITY, LeafProfile
 from hsm.errors import MisconfiguredError, RefusedError
 from hsm.schemes import Scheme, certificate_scheme
 
@@ -707,4 +709,4 @@ def test_own_ca_refuses_a_key(kind: str, why: str) -> None:
 
 def test_the_limits_agree() -> None:
     """Back-dating and the longest profile fill the limit, which is under the 47 days that browsers announced."""
-    assert BACKDATED + LeafProfile(days=45).ahead == authority.MAX_VALIDITY < 47 * DAY
+    assert BACKDATED + LeafProfile(days=45).ahead == MAX_VALIDITY < 47 * DAY

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm.group import choice
+from hsm.member import slots as allowed
 from hsm.member.health import Health
+from hsm.member.slots import RAMP_S
 from hsm.member.states import State
 
 
@@ -141,7 +143,7 @@ def test_a_member_that_slows_down_gets_few_requests() -> None:
         (8, 0.001, 0.25, False, 4),
         (8, 0.001, 0.5, False, 8),
         (8, 0.2, 0.5, False, 4),
-        (8, 0.001, choice.RAMP_S, False, 16),
+        (8, 0.001, RAMP_S, False, 16),
         (1, 0.001, 0.0, False, 1),
         (0, 0.001, 60, False, 1),
     ],
@@ -149,16 +151,16 @@ def test_a_member_that_slows_down_gets_few_requests() -> None:
 def test_slots(sessions: int, latency_s: float, up_for_s: float, alone: bool, slots: int) -> None:
     """Two requests for each session of a quick member, one of a slow one; a member that comes back gets few at first,
     if another can share."""
-    assert choice.slots(sessions, latency_s, up_for_s, alone=alone) == slots
+    assert allowed.slots(sessions, latency_s, up_for_s, alone=alone) == slots
 
 
 @given(st.integers(0, 64), st.floats(0, 1), st.floats(0, 5), st.floats(0, 5))
 def test_slots_ramp(sessions: int, latency_s: float, one: float, other: float) -> None:
     """The longer a member has been up, the more it gets: always one, and never more than it would get alone."""
-    early, late = (choice.slots(sessions, latency_s, since, alone=False) for since in sorted((one, other)))
-    full = choice.slots(sessions, latency_s, 0.0, alone=True)
+    early, late = (allowed.slots(sessions, latency_s, since, alone=False) for since in sorted((one, other)))
+    full = allowed.slots(sessions, latency_s, 0.0, alone=True)
     assert 1 <= early <= late <= full <= max(1, 2 * sessions)
-    assert choice.slots(sessions, latency_s, choice.RAMP_S, alone=False) == full
+    assert allowed.slots(sessions, latency_s, RAMP_S, alone=False) == full
 
 
 # --- how long to wait -------------------------------------------------------------------------------------------------

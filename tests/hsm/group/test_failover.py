@@ -21,7 +21,8 @@ from hsm.errors import (
     RefusedError,
     SessionLostError,
 )
-from hsm.group.failover import TRIES, Attempts, Failover, RetryBudget, Step, Verdict
+from hsm.group.failover import TRIES, Attempts, RetryBudget, Step, Verdict
+from hsm.member.settings import Failover
 
 GENERAL_ERROR, FUNCTION_FAILED, DEVICE_ERROR, VENDORS = 0x05, 0x06, 0x30, 0x80000123
 SECOND_TRIES = {  # by kind: whether the member is certainly at fault, and whether it may be tried once more

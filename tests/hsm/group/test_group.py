@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from hsm.errors import HsmitmError, OverloadedError, RefusedError, UnavailableError
-from hsm.group.failover import Failover
 from hsm.group.group import Group
+from hsm.group.states import GroupState
 from hsm.group.waiting_line import MAX_WAITING
 from hsm.member import member as member_module
 from hsm.member import states
 from hsm.member.health import Health
 from hsm.member.key import Key
 from hsm.member.process import MemberProcess
-from hsm.member.states import GroupState, State
+from hsm.member.settings import Failover
+from hsm.member.states import State
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate
 from tests.hsm.members import (

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from hsm.errors import RefusedError, UnavailableError
-from hsm.group.failover import TRIES, Failover
+from hsm.group.failover import TRIES
 from hsm.group.group import Group
+from hsm.group.states import GroupState
 from hsm.member.health import Health
 from hsm.member.member import Member
 from hsm.member.process import MemberProcess
-from hsm.member.states import GroupState, State
+from hsm.member.settings import Failover
+from hsm.member.states import State
 from hsm.schemes import SCHEMES
 from hsm.wire.member import Reply, Request, Sign
 from tests.hsm.members import (

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec import structs
 
-from hsm.member.key import Key, inbound_key, inbound_name, spki_of
+from hsm.certificates.files import inbound_name, spki_of
+from hsm.member.key import Key, inbound_key
 from hsm.schemes import SCHEMES
 from hsm.uri import KeyURI
 from hsm.wire.member import Sign

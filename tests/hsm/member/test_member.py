@@ -13,11 +13,11 @@ import pytest
 from msgspec import structs
 
 from hsm.errors import DeadlineError, MemberLostError
-from hsm.group.failover import Failover
 from hsm.member import states
 from hsm.member.life import Life
 from hsm.member.member import Member
 from hsm.member.process import MemberProcess
+from hsm.member.settings import Failover
 from hsm.member.starter import START_FLOOR_S
 from hsm.member.states import CRASH_LOOP, State
 from hsm.wire.member import Initialise, Vital

@@ -10,7 +10,8 @@ from msgspec import structs
 from hsm.errors import MisconfiguredError
 from hsm.member.settings import MemberSettings
 from hsm.member.states import State
-from hsm.secrets import pin
+from hsm.secrets.refusals import Refusals
+from hsm.secrets.settings import PinSource
 from tests.hsm.members import copy_of, counted, keys_of, kill, make_group, running, sign, transitions, verifies
 from tests.softhsm import PIN, Store
 from tests.waiting import until
@@ -21,9 +22,9 @@ FINAL_TRY, LOCKED = 0x20000, 0x40000
 
 
 @pytest.fixture
-def refusals(tmp_path: Path) -> pin.Refusals:
+def refusals(tmp_path: Path) -> Refusals:
     """The record of refused PINs that the members of this test use."""
-    return pin.Refusals(tmp_path / "state")
+    return Refusals(tmp_path / "state")
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def wrong(stores: list[Store], tmp_path: Path) -> MemberSettings:
 async def test_a_wrong_pin_is_tried_once(
     stores: list[Store],
     wrong: MemberSettings,
-    refusals: pin.Refusals,
+    refusals: Refusals,
     spawned: list[dict[str, str]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -94,7 +95,7 @@ async def test_a_peer_serves_beside_a_wrong_pin(stores: list[Store], wrong: Memb
 
 
 async def test_a_pin_that_was_changed_under_a_member(
-    stores: list[Store], wrong: MemberSettings, refusals: pin.Refusals, spawned: list[dict[str, str]], tmp_path: Path
+    stores: list[Store], wrong: MemberSettings, refusals: Refusals, spawned: list[dict[str, str]], tmp_path: Path
 ) -> None:
     """A member that was up and whose PIN is no longer right tries it once at its next start, and then waits."""
     (tmp_path / "pin").write_text(PIN)
@@ -112,7 +113,7 @@ async def test_a_wrong_pin_is_tried_once_even_if_it_cannot_be_noted(
     stores: list[Store], wrong: MemberSettings, spawned: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong PIN is not tried again by a running signer, even where its state directory cannot be written."""
-    monkeypatch.setattr(pin.Refusals, "path", lambda _refusals, member: Path(f"/proc/nowhere/{member}"))
+    monkeypatch.setattr(Refusals, "path", lambda _refusals, member: Path(f"/proc/nowhere/{member}"))
     async with running(wrong, keys=keys_of(stores[0])) as member:
         assert member.state is State.QUARANTINED, member.reason
         assert "CKR_PIN_INCORRECT" in member.reason
@@ -121,7 +122,7 @@ async def test_a_wrong_pin_is_tried_once_even_if_it_cannot_be_noted(
 
 
 async def test_a_damaged_record_of_a_refusal(
-    stores: list[Store], refusals: pin.Refusals, spawned: list[dict[str, str]]
+    stores: list[Store], refusals: Refusals, spawned: list[dict[str, str]]
 ) -> None:
     """A record of a refused PIN that was cut off, as by a full disk, may mean this PIN: it waits for an operator."""
     refusals.prepare()
@@ -169,7 +170,7 @@ async def test_a_pin_in_danger_is_not_tried(stores: list[Store], tmp_path: Path,
 
 async def test_a_pin_that_was_asked_for(stores: list[Store]) -> None:
     """A PIN that was typed at start is used for every start of the member; without one the operator reads so."""
-    settings = structs.replace(stores[0].settings(), pin=pin.PinSource(prompt=True))
+    settings = structs.replace(stores[0].settings(), pin=PinSource(prompt=True))
     async with running(settings, keys=keys_of(stores[0]), prompted=PIN) as member:
         assert member.state is State.UP
         kill(member)

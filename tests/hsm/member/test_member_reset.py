@@ -11,15 +11,15 @@ import pytest
 from msgspec import structs
 
 from hsm.errors import KeyLostError, MemberLostError, MisconfiguredError, PinRefusedError, TryLaterError
-from hsm.group.failover import Failover
 from hsm.group.group import Group
 from hsm.member import member as member_module
 from hsm.member.life import Life
 from hsm.member.member import Member
 from hsm.member.process import MemberProcess
+from hsm.member.settings import Failover
 from hsm.member.starter import Starter
 from hsm.member.states import State
-from hsm.secrets import pin
+from hsm.secrets.settings import PinSource
 from hsm.wire.member import Reply, Request, Sign
 from tests.hsm.members import (
     Load,
@@ -340,7 +340,7 @@ async def test_settings_that_mend_a_member(stores: list[Store], tmp_path: Path) 
         assert member.state is State.QUARANTINED
         with pytest.raises(MisconfiguredError, match=r"member m1 is quarantined: cannot read the PIN file"):
             await member.reset()
-        right = structs.replace(wrong, pin=pin.PinSource(file=str(stores[0].pin_file)))
+        right = structs.replace(wrong, pin=PinSource(file=str(stores[0].pin_file)))
         assert await member.reset(right) == "it was quarantined and is up again"
 
 

@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 from hsm.group.group import Group
 from hsm.member.member import Member
 from hsm.member.process import MemberProcess
-from hsm.secrets import pin
+from hsm.secrets.refusals import Refusals
+from hsm.secrets.settings import PinSource
 from hsm.wire.member import Open, Selector
 from tests.hsm.members import alive, children, hung, keys_of, running
 from tests.softhsm import MODULE, PIN, Store, in_s
@@ -33,7 +34,7 @@ async def test_its_process_shows_no_secret(stores: list[Store], monkeypatch: pyt
     monkeypatch.setenv("TEST_OTHER", "another member's secret")
     plain = stores[0].settings()
     settings = structs.replace(
-        plain, pin=pin.PinSource(env="TEST_PIN"), environment=plain.environment | {"TEST_VENDOR": "configured"}
+        plain, pin=PinSource(env="TEST_PIN"), environment=plain.environment | {"TEST_VENDOR": "configured"}
     )
     async with running(settings, keys=keys_of(stores[0])) as member:
         assert member.serving, member.reason
@@ -111,7 +112,7 @@ async def is_reaped(process: asyncio.subprocess.Process) -> bool:
 
 def settled_by_hand(store: Store, state: Path, settings: Any = None) -> Member:
     """A member whose life the test itself starts."""
-    refusals = pin.Refusals(state)
+    refusals = Refusals(state)
     refusals.prepare()
     group = Group(keys_of(store), CollectorRegistry())
     member = Member(settings or store.settings(), group.keys, refusals, group)

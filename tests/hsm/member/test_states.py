@@ -21,19 +21,18 @@ from hsm.errors import (
     TryLaterError,
     UnavailableError,
 )
+from hsm.group.states import GroupState, group_state
 from hsm.member.states import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
     BACKOFF_OUTAGE_MAX_S,
     SERVING,
     Event,
-    GroupState,
     State,
     backoff_s,
     event_for,
     failures_after,
     following,
-    group_state,
 )
 
 ARROWS = {

@@ -16,7 +16,8 @@ import pytest
 
 from hsm.errors import MisconfiguredError, PinRefusedError
 from hsm.secrets import pin
-from hsm.secrets.pin import PinSource, Refusals
+from hsm.secrets.refusals import Refusals
+from hsm.secrets.settings import PinSource
 
 SECRET = "q4711-\u00fc\u00df z"
 

@@ -11,17 +11,17 @@ import pytest
 from msgspec import structs
 
 from hsm.errors import RefusedError, TryLaterError
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from hsm.schemes import SCHEMES
 from hsm.signer import inbound as service_module
-from hsm.signer.signer import Signer, SignerSettings
-from hsm.signer.sites import InboundSettings
+from hsm.signer.settings import InboundSettings, SignerSettings
+from hsm.signer.signer import Signer
 from hsm.uri import KeyURI
 from hsm.wire import client
 from hsm.wire.admin import CODEC
 from hsm.wire.client import SignerClient
-from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET
 from hsm.wire.frames import Decrypted, Done, Ready
+from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
 from hsm.wire.worker import InboundKeys, Report, Reported, TlsDecrypt, TlsSign
 from tests.hsm.members import copy_of, hung, kill
 from tests.hsm.signers import all_up, mint, serving, why_not

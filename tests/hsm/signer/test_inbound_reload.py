@@ -12,13 +12,13 @@ from msgspec import structs
 
 from hsm.errors import HsmitmError, MisconfiguredError, RefusedError
 from hsm.signer import inbound as service_module
-from hsm.signer.signer import Signer, SignerSettings
-from hsm.signer.sites import InboundSettings
+from hsm.signer.settings import InboundSettings, SignerSettings
+from hsm.signer.signer import Signer
 from hsm.uri import KeyURI
 from hsm.wire import client
 from hsm.wire.client import SignerClient
-from hsm.wire.endpoint import WORKER_SOCKET
 from hsm.wire.frames import Decrypted
+from hsm.wire.run_directory import WORKER_SOCKET
 from hsm.wire.worker import CODEC, Report, Reported, TlsDecrypt, TlsSigned
 from tests.hsm.members import copy_of, hung, kill, note_change, objects_of
 from tests.hsm.signers import all_up, mint, serving

@@ -23,13 +23,14 @@ from cryptography.x509.verification import Store as TrustStore
 from msgspec import structs
 
 from hsm.errors import HsmitmError, RefusedError, TryLaterError
-from hsm.signer.signer import Signer, SignerSettings
+from hsm.signer.settings import SignerSettings
+from hsm.signer.signer import Signer
 from hsm.wire import client
 from hsm.wire.admin import CODEC as ADMIN_CODEC
 from hsm.wire.admin import Status
 from hsm.wire.client import SignerClient
-from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET, RunDirectory
 from hsm.wire.member import Generate, Initialise, Open, Ping, Selector, Sign
+from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET, RunDirectory
 from hsm.wire.worker import CODEC, Authorities, Authority, Chains, Mint, Minted, Report
 from tests.hsm.signers import leaf_spki, mint, serving
 from tests.softhsm import PIN

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from hsm.certificates.issuer import LeafProfile
+from hsm.certificates.settings import LeafProfile
 from hsm.errors import MisconfiguredError, RefusedError, TryLaterError
-from hsm.group.failover import Failover
+from hsm.member.settings import Failover
 from hsm.member.states import State
-from hsm.secrets import pin
-from hsm.signer.signer import Signer, SignerSettings
+from hsm.secrets.settings import PinSource
+from hsm.signer.settings import SignerSettings
+from hsm.signer.signer import Signer
 from hsm.wire import client
 from hsm.wire.admin import CODEC, Reload, Reset, Told
 from hsm.wire.client import SignerClient
-from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET
+from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
 from hsm.wire.worker import CODEC as WORKER_CODEC
 from hsm.wire.worker import Report, Reported
 from tests.hsm.members import alive, copy_of, hung, sign, verifies
@@ -150,7 +151,7 @@ async def test_another_number_of_sessions(
 async def test_settings_that_do_not_work(signer: Signer, configuration: Configuration, tmp_path: Path) -> None:
     """A member whose new settings do not work keeps its old sessions, and the operator reads why."""
     first, second = configuration.now.members
-    broken = structs.replace(first, pin=pin.PinSource(file=str(tmp_path / "missing")))
+    broken = structs.replace(first, pin=PinSource(file=str(tmp_path / "missing")))
     configuration.change(members=[broken, second])
     (line,) = await signer.reload()
     assert line.startswith("member m1: not changed: cannot read the PIN file")
@@ -247,7 +248,7 @@ async def test_a_configuration_that_is_wrong(
 
 async def test_a_pin_that_nobody_can_type(signer: Signer, configuration: Configuration, store: Store) -> None:
     """A new member whose PIN must be typed is refused, and the rest of that configuration with it."""
-    typed = structs.replace(store.settings("m3"), pin=pin.PinSource(prompt=True))
+    typed = structs.replace(store.settings("m3"), pin=PinSource(prompt=True))
     configuration.change(members=[configuration.now.members[0], typed], failover=Failover(auto_recovery_retry=7))
     with pytest.raises(MisconfiguredError, match="member m3: a PIN from a prompt needs a start on a terminal"):
         await signer.reload()

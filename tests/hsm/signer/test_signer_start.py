@@ -17,17 +17,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import structs
 
 from hsm.errors import TryLaterError
-from hsm.group.failover import Failover
 from hsm.member.process import MemberProcess
+from hsm.member.settings import Failover
 from hsm.member.states import State
 from hsm.signer import signer as signer_module
-from hsm.signer.signer import AuthoritySettings, Signer, SignerSettings
+from hsm.signer.settings import AuthoritySettings, SignerSettings
+from hsm.signer.signer import Signer
 from hsm.uri import KeyURI
 from hsm.wire import client
 from hsm.wire.admin import CODEC, Status, StatusReport
 from hsm.wire.client import SignerClient
-from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET, RunDirectory
 from hsm.wire.frames import Done, Ready
+from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET, RunDirectory
 from tests.cas import make_ca
 from tests.hsm.members import alive, copy_of
 from tests.hsm.signers import mint, serving, why_not

@@ -14,12 +14,13 @@ from msgspec import structs
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from hsm.errors import RefusedError
-from hsm.group.failover import Failover
-from hsm.signer.signer import Signer, SignerSettings
+from hsm.member.settings import Failover
+from hsm.signer.settings import SignerSettings
+from hsm.signer.signer import Signer
 from hsm.wire import client, telemetry
 from hsm.wire.admin import CODEC, GroupStatus, Info, InfoReport, ListenerStatus, Status, StatusReport, WorkerStatus
 from hsm.wire.client import SignerClient
-from hsm.wire.endpoint import ADMIN_SOCKET, WORKER_SOCKET
+from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
 from hsm.wire.worker import Authority, Report, Reported
 from tests.hsm.members import copy_of, kill
 from tests.hsm.signers import all_up, mint, serving

@@ -8,9 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from msgspec import structs
 
+from hsm.certificates.files import inbound_name, load_chain, spki_of
 from hsm.errors import MisconfiguredError
-from hsm.member.key import inbound_name, spki_of
-from hsm.signer.sites import InboundSettings, Sites, load_chain, load_sites
+from hsm.signer.settings import InboundSettings
+from hsm.signer.sites import Sites, load_sites
 from hsm.uri import KeyURI
 from tests.hsm.sites import write_certificate
 

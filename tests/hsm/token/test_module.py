@@ -36,7 +36,8 @@ from bench.rig.faulty_module import FaultyModule
 from hsm.errors import HsmitmError, MisconfiguredError, RefusedError, TryLaterError
 from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES, certificate_scheme
-from hsm.token.module import KeyMissingError, Module
+from hsm.token.module import Module
+from hsm.token.token import KeyMissingError
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, Initialise, Inspect, Inspected, Open, Opened, Selector
 from tests.cas import public_key

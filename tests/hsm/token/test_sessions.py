@@ -25,8 +25,9 @@ from hsm.codes import Kind
 from hsm.errors import HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
 from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES
-from hsm.token.module import Module, Session, Token
+from hsm.token.module import Module
 from hsm.token.sessions import Partition
+from hsm.token.token import Session, Token
 from hsm.uri import KeyURI
 from hsm.wire import frames
 from hsm.wire import member as member_wire

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hsm.errors import MisconfiguredError
-from hsm.secrets.pin import PinSource
+from hsm.secrets.settings import PinSource
 from hsm.wire.member import Selector
 from proxy.commands import init
 from proxy.config.edit import read, with_member, without_member, write

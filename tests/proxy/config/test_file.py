@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hsm.errors import MisconfiguredError
-from hsm.signer.workers import MAX_WORKERS
 from hsm.wire.member import Selector
+from hsm.wire.worker import MAX_WORKERS
 from proxy.commands import init
-from proxy.config.file import Config, File, ForwardSection, ProxySection, RunSection, StatusSection, load
+from proxy.config.file import Config, File, load
+from proxy.config.forward import ForwardSection
+from proxy.config.operation import ProxySection, RunSection, StatusSection
 from proxy.config.section import Address
 
 _MEMBER = """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.config.file import LogLevel
+from proxy.config.operation import LogLevel
 from proxy.processes import logs
 
 _LOGGERS = ("hsmitm", "mitmproxy.proxy.server", "")

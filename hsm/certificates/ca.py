@@ -1,0 +1,52 @@
+"""The template of a CA's own certificate. No I/O, no clock, no HSM."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from hsm.certificates.leaf import Approved
+from hsm.certificates.settings import BACKDATED
+from hsm.certificates.standin import stand_in
+from hsm.errors import MisconfiguredError
+from hsm.schemes import PublicKey, certificate_scheme
+
+
+def approve_ca(common_name: str, key: PublicKey, days: int, now: dt.datetime, serial: int) -> Approved:
+    """The template of a self-signed CA for `key`: pathLen 0, so that it can sign leaves and nothing else.
+
+    Raises MisconfiguredError for a key that cannot be a CA's.
+    """
+    try:
+        scheme = certificate_scheme(key)
+    except ValueError as error:
+        raise MisconfiguredError(f"the key is {error}") from error
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key)
+        .serial_number(serial)
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + dt.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(identifier, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False)
+    )
+    return Approved(builder.sign(stand_in(key), scheme.hash), scheme)

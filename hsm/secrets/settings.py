@@ -1,0 +1,34 @@
+"""Where a member's PIN comes from, as the configuration says it. The PIN itself is never there."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class PinSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Exactly one of: a file of mode 0400 or 0600; an environment variable of the signer; a command whose first line of
+    output is the PIN; a systemd credential (`LoadCredential=`); or a prompt on the terminal at start."""
+
+    file: str | None = None
+    env: str | None = None
+    command: list[str] | None = None
+    credential: str | None = None
+    prompt: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless exactly one source is given."""
+        given = [self.file, self.env, self.command, self.credential, self.prompt or None]
+        if sum(source is not None for source in given) != 1:
+            raise ValueError("give exactly one of file, env, command, credential, prompt")
+        if self.command == []:
+            raise ValueError("command: name the program to run, then its arguments")
+
+    def __str__(self) -> str:
+        """The source, for messages; never the PIN."""
+        if self.file is not None:
+            return f"file {self.file}"
+        if self.env is not None:
+            return f"environment variable {self.env}"
+        if self.command is not None:
+            return f"command {self.command[0]}"
+        return f"systemd credential {self.credential}" if self.credential is not None else "prompt"

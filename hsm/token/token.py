@@ -1,0 +1,204 @@
+"""A token before and after login: what it says of itself, the anchor session, sessions that share its login, keys found
+in them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pkcs11
+from pkcs11 import Attribute, KeyType, Mechanism, TokenFlag
+from pkcs11.util.ec import encode_named_curve_parameters
+
+from hsm import codes
+from hsm.codes import Kind
+from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError
+from hsm.token.cryptoki import TokenInfo
+from hsm.token.private_key import PrivateKey
+from hsm.token.search import KeySearch
+from hsm.token.translation import translated
+from hsm.uri import KeyURI
+from hsm.wire import member as member_wire
+from hsm.wire.member import Partition, Selector, Slot
+
+
+def _mechanism_name(number: int) -> str:
+    try:
+        return f"CKM_{Mechanism(number).name.lstrip('_')}"
+    except ValueError:  # a vendor's own
+        return f"0x{number:08x}"
+
+
+class Token:
+    """A token in its slot, before login."""
+
+    def __init__(self, token: pkcs11.Token, counts: TokenInfo | None) -> None:
+        """`counts` is None where the module's function list cannot be reached (p11-kit-client)."""
+        self._token = token
+        self._counts = counts
+        self.keys_wanted = 0
+        """How many keys its sessions will be asked for."""
+        self.info = Partition(
+            label=token.label,
+            serial=token.serial.decode(errors="replace"),
+            slot=token.slot.slot_id,
+            manufacturer=token.manufacturer_id,
+            model=token.model,
+            firmware=".".join(map(str, token.firmware_version)),
+            flags=[flag.name for flag in TokenFlag if flag & token.flags and flag.name],
+            max_sessions=counts.limit("max_sessions") if counts else None,
+        )
+        with translated("reading the mechanisms"):
+            self.mechanisms = frozenset(int(mechanism) for mechanism in token.slot.get_mechanisms())
+
+    def inspect(self) -> Slot:
+        """What the token tells of itself."""
+        told, slot = (self._counts.told if self._counts else lambda _: None), self._token.slot
+        return Slot(
+            partition=self.info,
+            mechanisms=sorted(_mechanism_name(number) for number in self.mechanisms),
+            sessions=told("sessions"),
+            rw_sessions=told("rw_sessions"),
+            max_rw_sessions=self._counts.limit("max_rw_sessions") if self._counts else None,
+            free_public_memory=told("free_public_memory"),
+            total_public_memory=told("total_public_memory"),
+            free_private_memory=told("free_private_memory"),
+            total_private_memory=told("total_private_memory"),
+            hardware=f"{slot.slot_description.strip()} {'.'.join(map(str, self._token.hardware_version))}",
+        )
+
+    def matches(self, selector: Selector) -> bool:
+        """Whether this is the selector's token; a serial number compares without the padding of CK_TOKEN_INFO."""
+        if selector.label is not None:
+            return self.info.label == selector.label
+        if selector.serial is not None:
+            return self.info.serial.strip() == selector.serial.strip()
+        return self.info.slot == selector.slot
+
+    def log_in(self, pin: str, *, writable: bool = False) -> Session:
+        """The anchor session: one C_Login for the life of this process. Keep it; it is never closed.
+
+        Raises MisconfiguredError without trying where the token says that the PIN is locked or at its final try: that
+        PIN was not refused, and may be right.
+        """
+        if "USER_PIN_LOCKED" in self.info.flags:
+            raise MisconfiguredError(f"the PIN of partition {self.info} is locked; its security officer must reset it")
+        if "USER_PIN_FINAL_TRY" in self.info.flags:
+            raise MisconfiguredError(
+                f"partition {self.info} says that one more wrong PIN locks it; log in once with the vendor's own tool "
+                "to clear that, then start again"
+            )
+        try:
+            with translated(f"logging in to partition {self.info}"):
+                return Session(self._token.open(rw=writable, user_pin=pin), self)
+        except MemberLostError as error:
+            if error.code == codes.USER_ALREADY_LOGGED_IN:
+                return self.session()  # some modules share one login among processes; then the PIN was not looked at
+            if codes.kind(error.code) is Kind.AMBIGUOUS and self._counts_a_wrong_pin():
+                raise PinRefusedError(f"{error}, and the token now counts a wrong PIN", error.code) from error
+            raise
+
+    def _counts_a_wrong_pin(self) -> bool:
+        """Whether the token says that a PIN was refused since the last good one: then a return code that we do not
+        know, a vendor's, may have meant the PIN."""
+        if "USER_PIN_COUNT_LOW" in self.info.flags:
+            return True  # it may have been this login: one try less is left than it seems, so none is risked
+        with suppress(pkcs11.PKCS11Error):
+            return bool(self._token.slot.get_token().flags & TokenFlag.USER_PIN_COUNT_LOW)
+        return False
+
+    def session(self) -> Session:
+        """A session that shares the anchor's login."""
+        with translated("opening a session"):
+            return Session(self._token.open(), self)
+
+
+class Session:
+    """One PKCS#11 session: used by one thread. Its keys die with it."""
+
+    def __init__(self, session: pkcs11.Session, token: Token) -> None:
+        self._session = session
+        self._token = token
+        self._search = KeySearch(session, token.keys_wanted)
+
+    def close(self) -> None:
+        """End the session; a session that is already gone is no error."""
+        with suppress(pkcs11.PKCS11Error):
+            self._session.close()
+
+    def prove_alive(self) -> None:
+        """The cheapest call that reaches the token: one random byte."""
+        with translated("proving a session alive"):
+            self._session.generate_random(8)
+
+    def key(self, uri: KeyURI, spki: bytes = b"") -> PrivateKey:
+        """The private key that `uri` names on this token; with `spki` (DER), the one of that public key.
+
+        Members of a group hold the same key under labels of their own: what the URI does not find, or finds with
+        another public key, is looked for by its public half. Raises RefusedError: none, several, or not for signing.
+        """
+        info = self._token.info
+        named = (
+            (uri.token, info.label),
+            (uri.serial, info.serial),
+            (uri.model, info.model),
+            (uri.manufacturer, info.manufacturer),
+        )
+        if any(wanted is not None and wanted.strip() != found.strip() for wanted, found in named):
+            raise KeyMissingError(f"{uri} names another partition than {info}")
+        with translated("looking for a key"):
+            found = self._search.private(uri.object, uri.id)
+            if len(found) > 1:
+                ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
+                raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
+            key = self._made(found[0]) if found else None
+            if spki and (key is None or key.spki() != spki):
+                found = self._search.private_of(spki) or found
+                if len(found) > 1:
+                    raise RefusedError(f"{len(found)} private keys on partition {info} have the public key of {uri}")
+                key = self._made(found[0]) if found else None
+            if key is None:
+                raise KeyMissingError(f"no private key {uri} on partition {info}")
+            return key
+
+    def _made(self, key: Any) -> PrivateKey:
+        return PrivateKey(key, self._search, self._token.mechanisms)
+
+    def look_again(self) -> None:
+        """Have the next keys be looked for as if they were the first: they may have come, gone, or been replaced."""
+        self._search.look_again()
+
+    def generate(self, label: str, key_type: member_wire.KeyType) -> None:
+        """Make a key pair of token objects, the private half sensitive and never extractable."""
+        private = {
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.PRIVATE: True,
+            Attribute.SIGN: True,
+            Attribute.DECRYPT: False,
+            Attribute.UNWRAP: False,
+        }
+        public = {Attribute.VERIFY: True, Attribute.ENCRYPT: False, Attribute.WRAP: False}
+        with translated(f"generating {key_type} '{label}'"):
+            identifier = self._session.generate_random(64)
+            pair: dict[str, Any] = {"label": label, "id": identifier, "store": True}
+            if key_type.startswith("rsa-"):
+                self._session.generate_keypair(
+                    KeyType.RSA,
+                    int(key_type.removeprefix("rsa-")),
+                    mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+                    private_template=private,
+                    public_template=public,
+                    **pair,
+                )
+                return
+            curve = {"p256": "secp256r1", "p384": "secp384r1"}[key_type]
+            parameters = self._session.create_domain_parameters(
+                KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(curve)}, local=True
+            )
+            private[Attribute.DERIVE] = False
+            parameters.generate_keypair(private_template=private, public_template=public, **pair)
+
+
+class KeyMissingError(RefusedError):
+    """The search found no such key: it was deleted, the login was lost, or the store is gone; all three look alike."""

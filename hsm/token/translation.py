@@ -1,0 +1,57 @@
+"""The one place where a pkcs11 exception becomes one of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pkcs11
+
+from hsm import codes
+from hsm.codes import Kind
+from hsm.errors import HsmitmError, MemberLostError
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """A pkcs11 exception becomes one of ours, its cause kept."""
+    try:
+        yield
+    except pkcs11.PKCS11Error as error:
+        raise ours(error, doing) from error
+
+
+def ours(error: pkcs11.PKCS11Error, doing: str) -> HsmitmError:
+    """`error`, met while `doing`, as an error of `hsm.errors`."""
+    code = codes.of(type(error).__name__, str(error))
+    if code:
+        return codes.error(code, doing)
+    return MemberLostError(f"{type(error).__name__} while {doing}: {error}")
+
+
+def raise_passing(code: int, path: str) -> None:
+    """Raise MemberLostError for a code of C_Initialize that an HSM out of reach explains.
+
+    CKR_GENERAL_ERROR is not among them: it is what SoftHSM says to a missing configuration file.
+    """
+    passing = codes.kind(code) in (Kind.AMBIGUOUS, Kind.DEVICE, Kind.BUSY, Kind.PROCESS)
+    if code and code != codes.GENERAL_ERROR and passing:
+        raise MemberLostError(f"{codes.name(code)} at C_Initialize of {path}", code)
+
+
+def why_not_loaded(path: str, error: pkcs11.PKCS11Error) -> str:
+    """What an operator should know and do, in one sentence."""
+    text = str(error)
+    if f"{path}: cannot open shared object file: No such file" in text:
+        return f"no PKCS#11 module at {path}; give the path of the vendor's library (.so)"
+    if needed := re.search(r"(\S+): cannot open shared object file: No such file", text):
+        return (
+            f"the PKCS#11 module {path} needs the library {needed[1]}, which is not found; install it, or name its "
+            "directory in LD_LIBRARY_PATH in the member's 'environment'"
+        )
+    if "C_GetFunctionList" in text:
+        return f"{path} is a library but not a PKCS#11 module: it has no C_GetFunctionList"
+    code = codes.of(type(error).__name__, str(error))
+    detail = codes.name(code) + " at C_Initialize; is its configuration file in place?" if code else text
+    return f"cannot load the PKCS#11 module {path}: {detail}"

@@ -1,0 +1,57 @@
+"""What is wrong in hsmitm.toml, in words: the field first, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+
+def explained(text: str, root: type[Struct]) -> str:
+    """msgspec's message about a table of the type `root`, with the field first, and the known fields where one is
+    unknown."""
+    message, _, where = text.partition(" - at `$")
+    place = where.rstrip("`").lstrip(".")
+    if unknown := re.search(r"unknown field `(.+)`", message):
+        known = _fields(root, place)
+        close = difflib.get_close_matches(unknown[1], known, 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+        return f"{f'{place}.' if place else ''}{unknown[1]}: unknown field; {hint}"
+    if missing := re.search(r"missing required field `(.+)`", message):
+        return f"{f'{place}.' if place else ''}{missing[1]}: this field is required"
+    if "regex" in message:
+        message = "1 to 31 ASCII letters, digits, dots, underscores or hyphens, beginning with a letter or digit"
+    if "enum value" in message:
+        message += f"; one of {', '.join(_choices(root, place))}"
+    return f"{place}: {message[:1].lower()}{message[1:]}" if place else message
+
+
+def _choices(root: type[Struct], place: str) -> list[str]:
+    """What may stand at `place`, the name of a field with a few choices."""
+    table, _, name = re.sub(r"\[[^]]*\]", "", place).rpartition(".")
+    kinds = [next(f.type for f in msgspec.structs.fields(_table(root, table)) if f.name == name)]
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            return list(get_args(kind))
+        kinds += get_args(kind)
+    return []
+
+
+def _fields(root: type[Struct], place: str) -> list[str]:
+    """The fields of the table at `place` ("hsm.members[0]")."""
+    return [f.name for f in msgspec.structs.fields(_table(root, place))]
+
+
+def _table(root: type[Struct], place: str) -> type[Struct]:
+    kind: Any = root
+    for part in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
+        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
+        while not (isinstance(kind, type) and issubclass(kind, Struct)):
+            kind = next(
+                (a for a in getattr(kind, "__args__", ()) if a is not type(None)), getattr(kind, "__origin__", None)
+            )
+    found: type[Struct] = kind
+    return found

@@ -1,0 +1,66 @@
+"""[proxy], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, field
+
+from hsm.wire.worker import MAX_WORKERS
+from proxy.config.section import Address, Section, named
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class ProxySection(Section, frozen=True):
+    """[proxy]"""
+
+    listen: str = "127.0.0.1:8080"
+    mode: str = "regular"
+    workers: Annotated[int, Meta(ge=0, le=MAX_WORKERS)] = 0
+    upstream_ca: str | None = None
+    connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    client_handshake_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
+    mint_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+    handshake_threads: Annotated[int, Meta(ge=1, le=1024)] = 64
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+
+    def __post_init__(self) -> None:
+        named("listen", Address.parse, self.listen)
+        if not re.fullmatch(r"regular|transparent|socks5|upstream:https?://.+", self.mode):
+            raise ValueError(
+                f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
+            )
+
+
+class StatusSection(Section, frozen=True):
+    """[status]"""
+
+    listen: str = "127.0.0.1:9797"
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            named("listen", Address.parse, self.listen)
+
+
+class RunSection(Section, frozen=True):
+    """[run]"""
+
+    directory: str = "run"
+    state: str = "state"
+    group: str | None = None
+    users: list[str] = field(default_factory=list)
+
+
+class MitmproxySection(Section, frozen=True):
+    """[mitmproxy]"""
+
+    scripts: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class LogSection(Section, frozen=True):
+    """[log]"""
+
+    level: LogLevel = "info"
