@@ -7,8 +7,8 @@ import os
 from msgspec import Struct
 
 from bench.forward.peers import PEERS
-from bench.forward.server import Idle, Phase, Row
 from bench.report.plot import Chart, Series
+from bench.rig.server import Idle, Phase, Row
 
 _HSMITM, _TWO, _ORIGIN, _STOCK = "hsmitm", "hsmitm-2", "no proxy", "mitmdump"
 _FULL, _IDLE, _ALONE = 0.85, 0.9, 0.2

@@ -24,17 +24,17 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from bench.forward import figures, peers
-from bench.forward.server import Idle, Phase, Row, Server, Turn
 from bench.forward.system import ForwardSystem
 from bench.forward.tls_origin import COLD, WARM, TlsOrigin
-from bench.forward.tunnel import Route
-from bench.forward.tunnel_load import Job, Kind
 from bench.report.report import Report
+from bench.report.versions import installed
 from bench.rig import nginx
 from bench.rig.loopback_names import resolving
 from bench.rig.peer import Peer, Program
+from bench.rig.server import Idle, Phase, Row, Server, Turn
 from bench.rig.site import SiteCA
-from bench.rig.versions import installed
+from bench.rig.tunnel import Route
+from bench.rig.tunnel_load import Job, Kind
 from hsm.errors import MisconfiguredError
 
 HSMITM, TWO_WORKERS, ORIGIN = "hsmitm", "hsmitm-2", "no proxy"

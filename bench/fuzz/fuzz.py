@@ -20,10 +20,10 @@ from msgspec import Struct, structs, to_builtins
 
 from bench.fuzz import client_flights
 from bench.fuzz.bystander import Bystander, Errand, Seen
-from bench.fuzz.case import Fuzzer, Target
-from bench.inbound.system import InboundSystem
+from bench.fuzz.fuzzer import Fuzzer, Target
 from bench.report.plot import Chart, Series
 from bench.report.report import Report
+from bench.rig.inbound_system import InboundSystem
 from bench.rig.plain_origin import BODY, PlainOrigin
 from bench.rig.site import SiteCA
 from bench.rig.visits import percentile

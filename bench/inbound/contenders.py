@@ -10,8 +10,8 @@ from typing import Self
 from msgspec import Struct
 
 from bench.inbound import apache_bench
+from bench.report.processes import cpu_s, difference, others_s
 from bench.rig.faulty_module import FaultyModule
-from bench.rig.processes import cpu_s, difference, others_s
 from bench.rig.site import SiteKey, host
 from bench.rig.visits import percentile
 

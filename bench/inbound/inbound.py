@@ -19,23 +19,23 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from bench.forward.server import Idle
-from bench.forward.server import Turn as FlowTurn
 from bench.inbound import apache_bench
 from bench.inbound import kept as inbound_kept
 from bench.inbound.contenders import Contender, Row, Turn
-from bench.inbound.forward_load import ForwardRound, forward_figures, forward_round
+from bench.inbound.forward_latency import ForwardRound, forward_figures, forward_round
 from bench.inbound.kept import Kept
 from bench.inbound.open_loop import Pace
-from bench.inbound.system import InboundSystem
 from bench.report.plot import Chart, Series
 from bench.report.report import Report
+from bench.report.versions import installed
 from bench.rig import nginx
 from bench.rig.faulty_module import FaultyModule
+from bench.rig.inbound_system import InboundSystem
 from bench.rig.nginx_origin import NginxOrigin
 from bench.rig.plain_origin import PlainOrigin
+from bench.rig.server import Idle
+from bench.rig.server import Turn as FlowTurn
 from bench.rig.site import SiteCA, SiteKey, file_sites, host
-from bench.rig.versions import installed
 
 _HSMITM, _ENGINE, _FILE = "hsmitm", "nginx-engine", "nginx-file"
 _FULL, _ALONE = 0.9, 0.2

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.forward.server import Idle, Phase, Row, Server, Turn
-from bench.forward.tunnel import Route
-from bench.forward.tunnel_load import Job, Kind
 from bench.inbound.contenders import Contender
+from bench.rig.server import Idle, Phase, Row, Server, Turn
 from bench.rig.site import host
+from bench.rig.tunnel import Route
+from bench.rig.tunnel_load import Job, Kind
 
 _PHASES: tuple[tuple[Phase, int, str], ...] = (("kept", 16, "/"), ("body", 2, "/body"))
 """With how many clients at a time, and what they ask for."""

@@ -21,9 +21,9 @@ from msgspec import Struct, structs
 from bench.mint.signer_alone import SignerAlone
 from bench.mint.worker import Errand, Outcome, Settings
 from bench.report.plot import Chart, Series
+from bench.report.processes import cpu_s, difference, others_s
 from bench.report.report import Report
-from bench.rig.processes import cpu_s, difference, others_s
-from bench.rig.versions import installed
+from bench.report.versions import installed
 from bench.rig.visits import percentile
 from hsm.errors import MisconfiguredError
 

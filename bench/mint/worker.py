@@ -35,7 +35,7 @@ from addons.records.metrics import Metrics
 from addons.tls.refusal import Refusal
 from addons.upstream.tls import UpstreamTls
 from bench.mint.made_up_clients import Clients
-from bench.rig.processes import memory
+from bench.report.processes import memory
 from hsm.wire.client import SignerClient
 
 _TIMEOUT_S = 30.0

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from bench.rig.processes import tree
+from bench.report.processes import tree
 from bench.rig.site import Site
 from hsm.errors import MisconfiguredError
 

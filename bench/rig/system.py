@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Self
 
+from bench.report.processes import tree
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.loopback_names import resolving
-from bench.rig.processes import tree
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import frames as wire
 from hsm.wire.client import ask

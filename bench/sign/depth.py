@@ -14,11 +14,11 @@ from typing import Self
 
 from msgspec import Struct
 
-from bench.rig.processes import cpu_s, difference, others_s, tree
+from bench.report.processes import cpu_s, difference, others_s, tree
 from bench.sign.kind import Kind
+from bench.sign.player import Load, Opening, Player, Taken, combined
 from bench.sign.system import SigningSystem
 from bench.sign.target import Target
-from bench.sign.turn import Load, Opening, Player, Taken, combined
 from hsm.wire.channel import MAX_SERVED
 
 RAW, MEMBER, SIGNER = "raw", "member", "signer"
@@ -94,10 +94,10 @@ class Depths:
             for opening, environment in zip(openings, environments, strict=True)
         ]
         members = Opening(partitions=openings, environments=environments)
-        self._players[MEMBER] = [await self._player("bench.sign.called", members)]
+        self._players[MEMBER] = [await self._player("bench.sign.caller", members)]
         system = SigningSystem(self._directory, target, sessions)
         self._system = await self._stack.enter_async_context(system)
-        self._players[SIGNER] = [await self._player("bench.sign.called", Opening(socket=str(system.socket)))]
+        self._players[SIGNER] = [await self._player("bench.sign.caller", Opening(socket=str(system.socket)))]
         got = min(one.sessions for one in [*self._players[RAW], *self._players[MEMBER]])
         if got < sessions:
             self.notes.append(f"a partition had room for {got} of {sessions} sessions: what is told of them is wrong")

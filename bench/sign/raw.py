@@ -2,7 +2,7 @@
 
 It is `hsm.token.module` that opens the module, for it alone knows how that is done for threads; what is called is the
 bare function of python-pkcs11, and between two calls is nothing but the clock. `python -m bench.sign.raw`, started by
-`bench.sign.turn.Player`.
+`bench.sign.player.Player`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from bench.sign.turn import Load, Opened, Opening, Taken, answer, read
+from bench.sign.player import Load, Opened, Opening, Taken, answer, read
 from bench.sign.work import digests, verification_us, verified
 from hsm.errors import HsmitmError
 from hsm.schemes import SCHEMES

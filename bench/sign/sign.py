@@ -17,7 +17,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from bench.report.report import Report
-from bench.rig.versions import installed
+from bench.report.versions import installed
 from bench.sign.charts import charts
 from bench.sign.depth import DEPTHS, SIGNER, Depths, Point, Turn
 from bench.sign.figures import advice, doubts, figures, where_it_goes

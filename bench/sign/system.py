@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import tomlkit
 
-from bench.rig.processes import ended
+from bench.report.processes import ended
 from bench.rig.site import SiteCA
 from bench.sign.target import Target, TargetKey
 from hsm.errors import MisconfiguredError

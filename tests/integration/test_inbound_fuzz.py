@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from bench.fuzz import client_flights
 from bench.fuzz.bystander import Bystander, Errand, Seen
-from bench.fuzz.case import Fuzzer, Target, said
 from bench.fuzz.client_flights import Session
 from bench.fuzz.client_hello import ClientHello, records
 from bench.fuzz.fuzz import Held, limits_ms
+from bench.fuzz.fuzzer import Fuzzer, Target, said
 from tests.bench.test_commands import bench
 from tests.integration.inbound_system import InboundSystem, plain_origin
 from tests.waiting import wait_until

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from bench.report.plot import Chart
-from bench.sign import called, turn
+from bench.sign import caller, player
 from bench.sign.charts import charts
 from bench.sign.depth import DEPTHS, MEMBER, RAW, SIGNER, Point
 from bench.sign.figures import advice, doubts, figures
@@ -103,8 +103,8 @@ async def test_an_open_loop_excuses_no_stall() -> None:
         time.sleep(next(held_up, 0.0))  # the event loop stands still
         return b"no signature"
 
-    load = turn.Load(key="k", spki=_spki(), scheme=P256.scheme, callers=1, seconds=0.5, rate=100)
-    taken = await called._Turn(load, sign_late).run()
+    load = player.Load(key="k", spki=_spki(), scheme=P256.scheme, callers=1, seconds=0.5, rate=100)
+    taken = await caller._Turn(load, sign_late).run()
     assert len(taken.latencies_ms) == len(taken.late_ms) == 50
     assert sum(latency > 50 for latency in taken.latencies_ms) >= 20
     assert sum(late > 50 for late in taken.late_ms) >= 20, "and says that it was late itself"
@@ -118,8 +118,8 @@ async def test_errors_are_counted() -> None:
         await asyncio.sleep(0.01)
         raise DeadlineError("no answer")
 
-    load = turn.Load(key="k", spki=_spki(), scheme=P256.scheme, callers=2, seconds=0.05)
-    taken = await called._Turn(load, refuse).run()
+    load = player.Load(key="k", spki=_spki(), scheme=P256.scheme, callers=2, seconds=0.05)
+    taken = await caller._Turn(load, refuse).run()
     assert taken.signed == 0
     assert set(taken.errors) == {"DeadlineError: no answer"}
 
@@ -233,7 +233,7 @@ async def test_a_process_that_cannot_open_says_why(softhsm_module: str, tmp_path
     (member,) = target.members
     opening = wire.Open("/nowhere.so", member.selector, "1234", 1, {})
     with pytest.raises(HsmitmError, match=r"no PKCS#11 module at /nowhere\.so"):
-        await turn.Player.start("bench.sign.raw", turn.Opening(partitions=[opening]))
-    asked = turn.Opening(partitions=[opening], environments=[member.environment])
+        await player.Player.start("bench.sign.raw", player.Opening(partitions=[opening]))
+    asked = player.Opening(partitions=[opening], environments=[member.environment])
     with pytest.raises(HsmitmError, match=r"no PKCS#11 module at /nowhere\.so"):
-        await turn.Player.start("bench.sign.called", asked)
+        await player.Player.start("bench.sign.caller", asked)

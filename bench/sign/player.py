@@ -1,6 +1,6 @@
 """One turn of the signing measurement: what a process is asked to do, what it found, and how it is told.
 
-A player is a process of the measurement that signs when its turn comes: `bench.sign.raw`, `bench.sign.called`.
+A player is a process of the measurement that signs when its turn comes: `bench.sign.raw`, `bench.sign.caller`.
 Between it and us are its standard input and output: eight bytes of length, then one msgpack value.
 """
 
@@ -15,7 +15,7 @@ from typing import BinaryIO, Self
 import msgspec
 from msgspec import Struct
 
-from bench.rig.processes import ended
+from bench.report.processes import ended
 from hsm.errors import HsmitmError, MemberLostError, from_wire
 from hsm.wire import frames as wire
 

@@ -10,8 +10,8 @@ from msgspec import Struct
 from bench.inbound import open_loop
 from bench.inbound.forward_probe import Route, probe
 from bench.inbound.open_loop import Pace
-from bench.inbound.system import InboundSystem
-from bench.rig.processes import others_s
+from bench.report.processes import others_s
+from bench.rig.inbound_system import InboundSystem
 from bench.rig.visits import percentile
 
 _PROBES_PER_S = 50.0

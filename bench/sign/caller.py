@@ -2,7 +2,7 @@
 
 At the depth `member` it starts member processes, as the signer does, and sends them `wire.Sign` frames; at the depth
 `signer` it is a worker: `hsm.wire.client.SignerClient` and `wire.TlsSign`. Its event loop is the workers', uvloop where
-that is installed. `python -m bench.sign.called`, started by `bench.sign.turn.Player`.
+that is installed. `python -m bench.sign.caller`, started by `bench.sign.player.Player`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from addons.engine.loop import WorkerLoop
-from bench.sign.turn import Load, Opened, Opening, Taken, answer, read
+from bench.sign.player import Load, Opened, Opening, Taken, answer, read
 from bench.sign.work import digests, verified
 from hsm.errors import HsmitmError
 from hsm.member.process import MemberProcess

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.forward.tls_origin import COLD, WARM, TlsOrigin
-from bench.forward.tunnel import Route, Tunnel, TunnelError
-from bench.forward.tunnel_load import Generator, Job, Kind
 from bench.rig import nginx
 from bench.rig.site import SiteCA
+from bench.rig.tunnel import Route, Tunnel, TunnelError
+from bench.rig.tunnel_load import Generator, Job, Kind
 
 
 @pytest.fixture
