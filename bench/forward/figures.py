@@ -7,13 +7,13 @@ import os
 from msgspec import Struct
 
 from bench.forward.peers import PEERS
+from bench.report.doubts import FULL, not_alone
 from bench.report.plot import Chart, Series
 from bench.rig.server import Idle, Phase, Row
 
 _HSMITM, _TWO, _ORIGIN, _STOCK = "hsmitm", "hsmitm-2", "no proxy", "mitmdump"
-_FULL, _IDLE, _ALONE = 0.85, 0.9, 0.2
-"""Shares: of all cores, from which on nothing was left for a second worker; of one core, below which a server that has
-one was held up by others; cores, from which on other processes took from the server."""
+_ALL_CORES = 0.85
+"""Of all cores: where more was used, nothing was left for a second worker."""
 
 _AT_MOST = {"warm_cpu_over_mitmdump": 0.5, "cold_cpu_over_mitmdump": 1.0, "idle_memory_over_mitmdump": 1.0}
 _AT_LEAST = {"keepalive_rate_over_mitmdump": 1.8}
@@ -93,23 +93,22 @@ def targets(found: dict[str, float], rows: list[Row]) -> list[Target]:
     bounds += [Target(name, "at least", bound, found.get(name)) for name, bound in _AT_LEAST.items()]
     two = next(row for row in rows if (row.phase, row.server) == ("warm", _TWO))
     busy = two.server_share + two.generator_share + two.origin_share + two.others_share
-    full = busy > _FULL * len(os.sched_getaffinity(0))
+    full = busy > _ALL_CORES * len(os.sched_getaffinity(0))
     name = "two_workers_over_one_by_cpu" if full else "two_workers_over_one"
     return [*bounds, Target(name, "at least", _TWO_WORKERS, found[name])]
 
 
 def doubts(rows: list[Row]) -> list[str]:
-    """Where a rate is not what the server can do, and where the machine did something else. CPU is what it is."""
+    """Where a rate is not what the server can do: one that has a core and did not fill it was held up by others. And
+    where the machine did something else. CPU is what it is."""
     single = (_HSMITM, _STOCK, "squid")
     held_up = [
         f"{row.server} used only {row.server_share:.2f} cores in '{row.phase}' (load {row.generator_share:.2f}, "
         f"origin {row.origin_share:.2f}, others {row.others_share:.2f}): it may be faster than this"
         for row in rows
-        if row.server in single and row.server_share < _IDLE
+        if row.server in single and row.server_share < FULL
     ]
-    others = max(row.others_share for row in rows)
-    busy = f"the machine was not idle, other processes used up to {others:.1f} cores: rates may be better than this"
-    return held_up + ([busy] if others > _ALONE else [])
+    return held_up + not_alone(max(row.others_share for row in rows), "rates may be better than this")
 
 
 def charts(rows: list[Row], idle: list[Idle]) -> list[Chart]:

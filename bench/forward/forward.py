@@ -17,7 +17,6 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -26,16 +25,16 @@ from msgspec import Struct, structs
 from bench.forward import figures, peers
 from bench.forward.system import ForwardSystem
 from bench.forward.tls_origin import COLD, WARM, TlsOrigin
-from bench.report.report import Report
+from bench.report.report import Progress, Report
 from bench.report.versions import installed
 from bench.rig import nginx
 from bench.rig.loopback_names import resolving
 from bench.rig.peer import Peer, Program
 from bench.rig.server import Idle, Phase, Row, Server, Turn
-from bench.rig.site import SiteCA
 from bench.rig.tunnel import Route
 from bench.rig.tunnel_load import Job, Kind
 from hsm.errors import MisconfiguredError
+from proxy.demo.origin import OriginCA
 
 HSMITM, TWO_WORKERS, ORIGIN = "hsmitm", "hsmitm-2", "no proxy"
 _PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body")
@@ -43,8 +42,6 @@ _SITS_OUT: dict[str, tuple[Phase, ...]] = {TWO_WORKERS: ("cold", "body"), ORIGIN
 _COLD_PER_S = 600
 """Hosts made for each second of a cold turn; a server that is quicker has its turn end early."""
 _WARM_UP_S = 1.0
-
-Progress = Callable[[str, float], None]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -118,8 +115,8 @@ class _Rig(Struct, frozen=True):
     async def start(cls, plan: Plan, directory: Path, stack: AsyncExitStack, progress: Progress) -> _Rig:
         """Start everything; `stack` stops it."""
         progress("certificates of the origin", 0.0)
-        ca, roots = SiteCA(), directory / "origin-ca.pem"
-        ca.write(roots)
+        ca, roots = OriginCA(), directory / "origin-ca.pem"
+        roots.write_text(ca.pem)
         origin = TlsOrigin(
             directory / "origin", ca, warm=plan.hosts, cold=plan.cold_hosts * plan.rounds,
             body_bytes=int(plan.body_mb * 1e6),

@@ -11,7 +11,7 @@ import datetime as dt
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Self
@@ -21,12 +21,12 @@ from msgspec import Struct, structs, to_builtins
 from bench.fuzz import client_flights
 from bench.fuzz.bystander import Bystander, Errand, Seen
 from bench.fuzz.fuzzer import Fuzzer, Target
+from bench.report.percentiles import percentile
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
+from bench.report.report import Progress, Report
 from bench.rig.inbound_system import InboundSystem
 from bench.rig.plain_origin import BODY, PlainOrigin
-from bench.rig.site import SiteCA
-from bench.rig.visits import percentile
+from proxy.demo.origin import OriginCA
 
 LATENCY_LIMIT_MS = 1000.0
 """The longest that a client that does nothing wrong may wait, with an HSM that is near."""
@@ -38,8 +38,6 @@ _DESCRIPTORS = 4
 _HARMLESS = "GnuTLS internal error"
 """What GnuTLS says of a few kinds of nonsense from a client."""
 _BAD_WORDS = ("Traceback", "has crashed", "internal error", "killed by signal")
-
-Progress = Callable[[str, float], None]
 
 
 class Held(Struct, frozen=True):
@@ -89,8 +87,8 @@ async def inbound_fuzz(
     began, started = dt.datetime.now(dt.UTC), time.monotonic()
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hsmitm-bench-")))
-        ca = SiteCA()
-        ca.write(directory / "site-ca.pem")
+        ca = OriginCA()
+        (directory / "site-ca.pem").write_text(ca.pem)
         plain = await stack.enter_async_context(KeptOrigin())
         system = await stack.enter_async_context(
             InboundSystem(directory, plain=plain, site_ca=ca, sessions=_SESSIONS, seed=seed)

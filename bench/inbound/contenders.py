@@ -10,10 +10,10 @@ from typing import Self
 from msgspec import Struct
 
 from bench.inbound import apache_bench
+from bench.report.percentiles import percentile
 from bench.report.processes import cpu_s, difference, others_s
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.site import SiteKey, host
-from bench.rig.visits import percentile
 
 _REST_S = 0.05
 """As long without a signature, and no client is left that waits for one."""

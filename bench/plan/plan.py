@@ -9,18 +9,18 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from msgspec import Struct, structs
 
+from bench import checkout
 from bench.plan import arrival_log, demand, hsm_numbers
 from bench.plan.arrival_log import ArrivalLog
 from bench.plan.capacity import BUSY, HsmNumbers, Needs, needs
 from bench.plan.demand import Caches, Demand
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
+from bench.report.report import Progress, Report
 from hsm.errors import MisconfiguredError
 from hsm.wire import frames as wire
 
@@ -39,8 +39,6 @@ _UNITS = (
     (120.0, 60.0, "minutes"),
     (0.0, 1.0, "seconds"),
 )
-
-Progress = Callable[[str, float], None]
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -92,6 +90,7 @@ class Asked(Struct, frozen=True, kw_only=True):
             )
         if self.config is not None:
             raise MisconfiguredError("--hsm-latency-ms: an HSM of --config has a latency of its own")
+        checkout.require_for_latency([self.hsm_latency_ms])
 
 
 def caches(*, entries: int, leaf_days: int, workers: int) -> Caches:

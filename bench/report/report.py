@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report.plot import Chart
+
+Progress = Callable[[str, float], None]
+"""How a measurement tells what it does, and the share of all that is done (0 to 1)."""
 
 _PACKAGES = ("hsmitm", "mitmproxy", "python-pkcs11", "cryptography", "uvloop", "msgspec")
 

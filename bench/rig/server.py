@@ -11,10 +11,10 @@ from typing import Literal, Self
 from msgspec import Struct
 
 from bench.forward.system import ForwardSystem
+from bench.report.percentiles import percentile
 from bench.report.processes import Memory, cpu_s, difference, machine_s, memory
 from bench.rig.tunnel import Route
 from bench.rig.tunnel_load import Done, Generator, Job
-from bench.rig.visits import percentile
 
 Phase = Literal["warm", "cold", "kept", "body"]
 

@@ -85,11 +85,3 @@ class Visitors:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of `values` lie; 0 of none. Nearest rank."""
-    if not values:
-        return 0.0
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from addons.engine.loop import WorkerLoop
-from bench.sign.player import Load, Opened, Opening, Taken, answer, read
+from bench.sign.player import MOST_ERRORS, Load, Opened, Opening, Taken, answer, read
 from bench.sign.work import digests, verified
 from hsm.errors import HsmitmError
 from hsm.member.process import MemberProcess
@@ -26,7 +26,6 @@ from hsm.wire.client import SignerClient
 
 _CALL_S = 30.0
 _START_S = 60.0
-_MAX_ERRORS = 20
 
 Sign = Callable[[str, str, bytes], Awaitable[bytes]]
 """A signature by a key in a scheme of a digest."""
@@ -88,7 +87,7 @@ class _Turn:
             self._signed,
             [1000 * value for value in self._latencies],
             [1000 * value for value in self._late],
-            [*self._errors, *wrong][:_MAX_ERRORS],
+            [*self._errors, *wrong][:MOST_ERRORS],
         )
 
     async def _caller(self) -> None:

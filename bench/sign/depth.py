@@ -17,6 +17,7 @@ from msgspec import Struct
 from bench.report.processes import cpu_s, difference, others_s, tree
 from bench.sign.kind import Kind
 from bench.sign.player import Load, Opening, Player, Taken, combined
+from bench.sign.points import Point
 from bench.sign.system import SigningSystem
 from bench.sign.target import Target
 from hsm.wire.channel import MAX_SERVED
@@ -26,19 +27,6 @@ DEPTHS = (RAW, MEMBER, SIGNER)
 _IN_FLIGHT = 2
 """Calls in flight for each session, at the depths with a socket: as many as the signer sends to a member
 (`hsm.group.choice.slots`), so that a session has its next one while an answer is on its way."""
-
-
-class Point(Struct, frozen=True):
-    """Where a measurement is made: what each C_Sign takes longer, and how many members with how many sessions each."""
-
-    latency_ms: float
-    members: int
-    sessions: int
-
-    def __str__(self) -> str:
-        members = "a member" if self.members == 1 else f"{self.members} members"
-        latency = f", HSM latency {self.latency_ms:g} ms" if self.latency_ms else ""
-        return f"{members} with {self.sessions} sessions{latency}"
 
 
 class Turn(Struct, frozen=True, kw_only=True):

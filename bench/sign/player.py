@@ -19,6 +19,8 @@ from bench.report.processes import ended
 from hsm.errors import HsmitmError, MemberLostError, from_wire
 from hsm.wire import frames as wire
 
+MOST_ERRORS = 20
+"""That a turn tells."""
 _END_S = 5.0
 
 

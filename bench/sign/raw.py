@@ -14,14 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from bench.sign.player import Load, Opened, Opening, Taken, answer, read
+from bench.sign.player import MOST_ERRORS, Load, Opened, Opening, Taken, answer, read
 from bench.sign.work import digests, verification_us, verified
 from hsm.errors import HsmitmError
 from hsm.schemes import SCHEMES
 from hsm.token.module import Module, PrivateKey, Session, translated
 from hsm.wire import frames as wire
-
-_MAX_ERRORS = 20
 
 
 class _Partition:
@@ -128,7 +126,7 @@ class _Pace:
             sum(ended <= self._until for ended in self._ends),
             [1000 * value for value in self._latencies],
             [1000 * value for value in self._late],
-            [*self._errors, *wrong][:_MAX_ERRORS],
+            [*self._errors, *wrong][:MOST_ERRORS],
             verify_us,
         )
 

@@ -15,14 +15,13 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+from bench.report.percentiles import percentile
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
+from bench.report.report import Progress, Report
 from bench.rig.system import System
-from bench.rig.visits import percentile
 from hsm.errors import HsmitmError
 from hsm.member import states
 from hsm.member.states import State
@@ -34,9 +33,7 @@ _SAMPLE_EVERY = 10
 _POLL_S = 0.005
 
 
-async def restarts(
-    cycles: int, seed: int, *, sessions: int, hsm_latency_ms: float = 0, progress: Callable[[str, float], None]
-) -> Report:
+async def restarts(cycles: int, seed: int, *, sessions: int, hsm_latency_ms: float = 0, progress: Progress) -> Report:
     """Kill one of two members `cycles` times and wait until it is back; sample what this process holds."""
     logging.getLogger("hsmitm").setLevel(logging.CRITICAL)  # five lines for each cycle
     began, started = dt.datetime.now(dt.UTC), time.monotonic()

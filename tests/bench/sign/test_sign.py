@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from bench.report.plot import Chart
 from bench.sign import caller, player
 from bench.sign.charts import charts
-from bench.sign.depth import DEPTHS, MEMBER, RAW, SIGNER, Point
+from bench.sign.depth import DEPTHS, MEMBER, RAW, SIGNER
 from bench.sign.figures import advice, doubts, figures
 from bench.sign.kind import KINDS, kinds_of
+from bench.sign.points import Point, points
 from bench.sign.row import Row
-from bench.sign.sign import Plan, points, sign
+from bench.sign.sign import Plan, sign
 from bench.sign.target import maker, throw_away
 from hsm.errors import DeadlineError, HsmitmError
 from hsm.member.key import spki_of
@@ -192,7 +193,7 @@ def test_points() -> None:
     assert Point(0, 2, 8) in points(None, None, None)
     assert points([4, 2], None, None) == [Point(0, 1, 2), Point(0, 1, 4)]
     assert points([8], [2, 1], [5, 0]) == [Point(0, 1, 8), Point(0, 2, 8), Point(5, 1, 8), Point(5, 2, 8)]
-    assert all(point.members == 1 and not point.latency_ms for point in points(None, None, None, own_hsm=False))
+    assert all(point.members == 1 and not point.latency_ms for point in points(None, None, None, throw_away=False))
 
 
 def test_what_a_key_can_be_measured_as() -> None:
