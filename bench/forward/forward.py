@@ -17,12 +17,14 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from msgspec import Struct, structs
 
 from bench.forward import figures, peers
+from bench.forward.figures import HSMITM, ORIGIN, TWO_WORKERS
 from bench.forward.system import ForwardSystem
 from bench.forward.tls_origin import COLD, WARM, TlsOrigin
 from bench.report.report import Progress, Report
@@ -36,7 +38,6 @@ from bench.rig.tunnel_load import Job, Kind
 from hsm.errors import MisconfiguredError
 from proxy.demo.origin import OriginCA
 
-HSMITM, TWO_WORKERS, ORIGIN = "hsmitm", "hsmitm-2", "no proxy"
 _PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body")
 _SITS_OUT: dict[str, tuple[Phase, ...]] = {TWO_WORKERS: ("cold", "body"), ORIGIN: ("cold",)}
 _COLD_PER_S = 600
@@ -129,17 +130,22 @@ class _Rig(Struct, frozen=True):
                 directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed
             )  # fmt: skip
             await stack.enter_async_context(system)
-            system.delay(plan.hsm_latency_ms)
+            (module,) = system.modules.values()
+            module.latency(plan.hsm_latency_ms)
             route = Route(system.proxy, origin.port, str(system.ca))
-            servers.append(Server(name, route, lambda one=system: one.pids, system))  # type: ignore[misc]
+            servers.append(Server(name, route, _pids(system), module=module, roles=await system.roles()))
         setting = peers.Setting(directory, origin.port, origin.hosts, roots, resolving(directory))
         programs, missing = peers.found(setting)
         for program in programs:
             progress(f"starting {program.name}", 0.0)
             peer = await stack.enter_async_context(Peer(program))
             route = Route(program.address, origin.port, str(program.ca), program.connect)
-            servers.append(Server(program.name, route, lambda one=peer: one.pids))  # type: ignore[misc]
+            servers.append(Server(program.name, route, _pids(peer)))
         return cls(origin, servers, programs, missing)
+
+
+def _pids(of: ForwardSystem | Peer) -> Callable[[], list[int]]:
+    return lambda: of.pids
 
 
 class _Measuring:
