@@ -38,7 +38,7 @@ class Target(Struct, frozen=True):
         return self.value <= self.bound if self.kind == "at most" else self.value >= self.bound
 
     def sentence(self) -> str:
-        """For the report."""
+        """Whether it is met, in words."""
         if self.value is None:
             return f"target unknown: {self.figure} {self.kind} {self.bound:g}, which was not measured"
         return f"target {'met' if self.met else 'NOT met'}: {self.figure} {self.value:.3g}, {self.kind} {self.bound:g}"

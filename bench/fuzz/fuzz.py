@@ -23,6 +23,7 @@ from bench.fuzz.bystander import Bystander, Errand, Seen
 from bench.fuzz.fuzzer import Fuzzer, Target
 from bench.report.percentiles import percentile
 from bench.report.plot import Chart, Series
+from bench.report.processes import memory
 from bench.report.report import Progress, Report
 from bench.rig.inbound_system import InboundSystem
 from bench.rig.plain_origin import BODY, PlainOrigin
@@ -51,9 +52,8 @@ class Held(Struct, frozen=True):
     def of(cls, pid: int) -> Held:
         """Raises OSError where there is no such process."""
         here = Path(f"/proc/{pid}")
-        rollup = (here / "smaps_rollup").read_text()  # exact; VmRSS of the status file lags behind
-        resident = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:"))
-        return cls(resident, sum(1 for _ in (here / "fd").iterdir()), sum(1 for _ in (here / "task").iterdir()))
+        descriptors, threads = (sum(1 for _ in (here / each).iterdir()) for each in ("fd", "task"))
+        return cls(memory([pid]).rss_kb, descriptors, threads)
 
 
 class Sample(Struct, frozen=True):
@@ -67,7 +67,7 @@ class KeptOrigin(PlainOrigin):
     """The plain origin, which here keeps its connections: one client of the measurement keeps its own."""
 
     async def __aenter__(self) -> Self:
-        """Listen."""
+        """Listen on the loopback address, on a port of the kernel's choice."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
@@ -81,7 +81,7 @@ class KeptOrigin(PlainOrigin):
 
 
 async def inbound_fuzz(
-    number: int, seed: int, *, first: int, clients: int, hsm_latency_ms: float = 0, progress: Progress
+    number: int, seed: int, *, first: int, clients: int, hsm_latency_ms: float, progress: Progress
 ) -> Report:
     """Run `number` cases from the case `first` on, with each C_Sign taking `hsm_latency_ms` longer."""
     began, started = dt.datetime.now(dt.UTC), time.monotonic()

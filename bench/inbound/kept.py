@@ -1,6 +1,6 @@
 """What an inbound connection carries once it is there, and what it occupies when it carries nothing.
 
-No HSM is asked: these are the figures of the data path, by the load generator of the forward measurement.
+No HSM is asked: these are the figures of the data path, by the load generator that the forward measurement has.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Kept(Struct):
 
     @property
     def errors(self) -> list[str]:
-        """What went wrong."""
+        """What went wrong in the turns and on the idle connections."""
         turns = [error for one in self.turns for error in one.errors]
         return turns + [error for one in self.idle for error in one.errors]
 
     @property
     def failed(self) -> int:
-        """How often."""
+        """How many requests and connections failed."""
         return sum(one.failed for one in self.turns) + sum(one.failed for one in self.idle)
 
 

@@ -60,7 +60,7 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     @property
     def number(self) -> int:
-        """Complete certificates."""
+        """How many complete certificates there were."""
         return len(self.outcome.latencies_ms)
 
     @property
@@ -69,7 +69,7 @@ class Turn(Struct, frozen=True, kw_only=True):
         return self.number / self.outcome.seconds if self.outcome.seconds else 0.0
 
     def percentile_ms(self, share: float) -> float:
-        """Of the latencies."""
+        """The latency that `share` (0 to 1) of the certificates did not exceed."""
         return percentile(self.outcome.latencies_ms, share)
 
     def cpu_ms(self, role: str) -> float:

@@ -101,7 +101,7 @@ class MintWorker:
         refusing.propagate = False
 
     async def run(self, errand: Errand) -> Outcome:
-        """Do it."""
+        """One errand, and what came of it."""
         outcome, self._refusals[:] = Outcome(), []
         held, used, begin = self._held(errand), time.process_time(), time.monotonic()
         samples: list[tuple[str, Any]] = []

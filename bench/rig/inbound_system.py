@@ -1,4 +1,4 @@
-"""A whole hsmitm for the inbound measurement: one worker, one member with many sessions, a site of each kind of key.
+"""A whole hsmitm with sites: one worker, one member with many sessions, a site of each kind of key.
 
 What it listens on for inbound is chosen beforehand: the configuration names it.
 """

@@ -154,7 +154,7 @@ class Nginx:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop it."""
+        """Have the master end its worker and itself."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()

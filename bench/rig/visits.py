@@ -42,7 +42,7 @@ class Visitors:
         self._hosts: Iterator[str] = (f"host-{number}.bench.test" for number in itertools.count())
 
     async def __aenter__(self) -> Visitors:
-        """Begin."""
+        """Let the clients begin."""
         self._running = [asyncio.create_task(self._client()) for _ in range(self._clients)]
         return self
 

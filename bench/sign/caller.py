@@ -76,7 +76,7 @@ class _Turn:
         self._last = (b"", b"")
 
     async def run(self) -> Taken:
-        """All of it."""
+        """Sign until the time is over, and wait for what is still on its way."""
         self._until = time.monotonic() + self._load.seconds
         if self._load.rate:
             await self._open_loop()

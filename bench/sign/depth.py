@@ -61,7 +61,7 @@ class Depths:
         self._system: SigningSystem
 
     async def __aenter__(self) -> Self:
-        """Open them one after another."""
+        """Start their processes one after another; what was started is stopped where one fails."""
         try:
             await self._open()
         except BaseException:
@@ -70,7 +70,7 @@ class Depths:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close them."""
+        """End all processes."""
         await self._stack.aclose()
 
     async def _open(self) -> None:

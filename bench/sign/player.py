@@ -1,7 +1,7 @@
-"""One turn of the signing measurement: what a process is asked to do, what it found, and how it is told.
+"""A player: a process of the signing measurement that signs when its turn comes.
 
-A player is a process of the measurement that signs when its turn comes: `bench.sign.raw`, `bench.sign.caller`.
-Between it and us are its standard input and output: eight bytes of length, then one msgpack value.
+Which is `bench.sign.raw` or `bench.sign.caller`. Here is what it is asked to do, what it finds, and how both are told:
+over its standard input and output, eight bytes of length and then one msgpack value.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def read[T](kind: type[T], source: BinaryIO) -> T | None:
 
 
 def answer(given: Opened | Taken | HsmitmError) -> None:
-    """Say it."""
+    """Write it to our standard output, which `Player` reads."""
     match given:
         case Opened():
             said = _Answer(opened=given)

@@ -71,7 +71,7 @@ class _Pace:
         self._last: list[tuple[bytes, bytes]] = []
 
     def begin(self) -> None:
-        """Now."""
+        """Let the threads sign: their time runs from here."""
         self._begin = time.monotonic()
         self._until = self._begin + self._load.seconds
         self._starting.set()

@@ -106,7 +106,7 @@ class _Measuring:
         self._done = 0
 
     async def run(self) -> list[Turn]:
-        """All of them."""
+        """Every point, kind and loop: all turns, in the order in which they were taken."""
         turns: list[Turn] = []
         for number, point in enumerate(self._plan.points):
             target = self._target.delayed(point.latency_ms, self._directory / "modules")

@@ -37,7 +37,7 @@ class SignerProcess:
 
     @property
     def socket(self) -> Path:
-        """The socket of workers."""
+        """Where workers ask."""
         return self.run.socket(WORKER_SOCKET)
 
     @property
@@ -72,7 +72,7 @@ class SignerProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop it in order."""
+        """Tell it to end; it is killed where it does not within seconds."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()

@@ -50,7 +50,7 @@ class TargetKey(Struct, frozen=True):
 
     @property
     def public(self) -> PublicKey:
-        """The public half."""
+        """What its signatures are verified with."""
         public = load_der_public_key(self.spki)
         assert isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
         return public

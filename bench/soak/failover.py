@@ -67,7 +67,7 @@ async def soak(
     key_type: str,
     sessions: int,
     workers: int,
-    hsm_latency_ms: float = 0,
+    hsm_latency_ms: float,
     progress: Progress,
 ) -> Report:
     """A round for each number of members. `progress` gets a text and the share that is done."""

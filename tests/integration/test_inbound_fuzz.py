@@ -116,7 +116,7 @@ def test_real_clients_are_recorded(sessions: list[Session]) -> None:
 async def test_spoiled_handshakes_disturb_nobody(besieged: Besieged, sessions: list[Session]) -> None:
     """Sixteen hundred spoiled handshakes, cut, reset and left alone, cost the worker nothing, and a client that does
     nothing wrong is served all the while within a second, on the connection that it has and on new ones."""
-    fuzzer = Fuzzer(besieged.target, sessions, SEED)
+    fuzzer = Fuzzer(besieged.target, sessions, SEED, clients=24)
 
     def alive(_done: int) -> None:
         try:
