@@ -172,7 +172,7 @@ def test_the_default_has_no_distant_hsm(installed: Path, tmp_path: Path) -> None
     ids=INSTALLED_COMMANDS,
 )
 def test_latency(installed: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """An HSM that is far away is the rig's doing: who asks for it is told where the rig is, before anything is measured."""
+    """An HSM that is far away is the rig's doing: whoever asks for it is told where, before anything is measured."""
     done = _run(installed / "bin" / "hsmitm", "bench", *command, status=78, cwd=tmp_path)
     assert done.stderr == (
         "hsmitm: --hsm-latency-ms needs a checkout of hsmitm's sources (there: ./dev bench ...); the rig that it uses "
