@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources.mkdir()
     for name in SOURCES:
         if (CHECKOUT / name).is_dir():
-            shutil.copytree(CHECKOUT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(CHECKOUT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", ".run*"))
         else:
             shutil.copy(CHECKOUT / name, sources / name)
     files = [str(path.relative_to(sources)) for path in sorted(sources.rglob("*")) if path.is_file()]
