@@ -1,24 +1,31 @@
-"""`hsmitm bench ...`: the command line of the measurements."""
+"""`hsmitm bench ...`: the command line of the measurements. Here are those that an installed hsmitm has."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from bench.report.report import Report
+from bench import checkout, checkout_commands
+from bench.options import (
+    CA_KEY,
+    CaKeyOption,
+    JsonOption,
+    LatenciesOption,
+    LatencyOption,
+    PlotOption,
+    SeedOption,
+    latencies,
+    listed,
+    measured,
+)
+from bench.sign.points import FAR_MS, FAR_SESSIONS, KEY_TYPES, MAIN_SESSIONS, MORE_MEMBERS, SESSIONS, points
+
+_SECONDS, _QUICK_S, _ROUNDS = 0.5, 0.2, 4
+_FAR = f"; {listed(FAR_MS)} with {FAR_SESSIONS} sessions" if checkout.here() else ""
 
 app = typer.Typer(help="Measure what the HSM and the proxy do on this machine.", no_args_is_help=True)
-
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the whole result there.")]
-PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw the result there: FILE.svg or FILE.png.")]
-LatencyOption = Annotated[float, typer.Option(min=0, max=400, help="What each C_Sign takes longer.")]
-"""Well below what a member may take for a signature by default (`attempt_timeout_ms`)."""
-SeedOption = Annotated[int, typer.Option(help="The same seed, the same order of what happens.")]
 
 
 @app.callback()
@@ -31,17 +38,28 @@ def sign(
     *,
     key_type: Annotated[
         list[str] | None,
-        typer.Option(help="rsa-2048, rsa-3072, rsa-4096, each with -pss or without, p256, p384. [rsa-2048, p256]"),
+        typer.Option(
+            help=f"rsa-2048, rsa-3072, rsa-4096, each with -pss or without, p256, p384. [{listed(KEY_TYPES)}]"
+        ),
     ] = None,
-    sessions: Annotated[list[int] | None, typer.Option(min=1, max=512, help="Of each member. [1, 2, 4, 8, 16]")] = None,
-    members: Annotated[list[int] | None, typer.Option(min=1, max=16, help="How many. [1; 2 with 8 sessions]")] = None,
+    sessions: Annotated[
+        list[int] | None, typer.Option(min=1, max=512, help=f"Of each member. [{listed(SESSIONS)}]")
+    ] = None,
+    members: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=16, help=f"How many. [1; {MORE_MEMBERS} with {MAIN_SESSIONS} sessions]"),
+    ] = None,
     hsm_latency_ms: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=1000, help="What each C_Sign takes longer. [0; 5, 20 with 64 sessions]"),
+        typer.Option(min=0, max=1000, help=f"What each C_Sign takes longer. [0{_FAR}]"),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.05, max=3600, help="Seconds of each turn. [0.5]")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, max=1000, help="Turns of each depth at each point. [4]")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One turn of 0.2 s each.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.05, max=3600, help=f"Seconds of each turn. [{_SECONDS}]")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help=f"Turns of each depth at each point. [{_ROUNDS}]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help=f"One turn of {_QUICK_S} s each.")] = False,
     rate: Annotated[
         list[float] | None, typer.Option(min=0, help="The open loop's, each second; 0: none. [half of the signer's]")
     ] = None,
@@ -57,175 +75,23 @@ def sign(
     from bench.sign.target import maker  # noqa: PLC0415
 
     plan = signing.Plan(
-        points=signing.points(sessions, members, hsm_latency_ms, own_hsm=config is None),
-        seconds=seconds or (0.2 if quick else 0.5),
-        rounds=rounds or (1 if quick else 4),
+        points=points(sessions, members, hsm_latency_ms, throw_away=config is None),
+        seconds=seconds or (_QUICK_S if quick else _SECONDS),
+        rounds=rounds or (1 if quick else _ROUNDS),
         seed=seed,
         rates=rate or [],
     )
     most = max(point.members for point in plan.points)
     make = maker(key_type, most, config=config, key=key, generate=generate)
-    _run(lambda progress: signing.sign(plan, make, progress), json, plot)
-
-
-@app.command()
-def failover(
-    *,
-    seconds: Annotated[float, typer.Option(min=1, max=86400, help="Seconds of each round.")] = 60,
-    members: Annotated[list[int] | None, typer.Option(min=2, max=16, help="Members; a round for each. [2, 3]")] = None,
-    seed: SeedOption = 1,
-    key_type: Annotated[str, typer.Option(help="The CA key: rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-2048",
-    sessions: Annotated[int, typer.Option(min=1, max=64, help="Sessions of each member.")] = 4,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="Workers.")] = 1,
-    hsm_latency_ms: LatencyOption = 0,
-    json: JsonOption = None,
-    plot: PlotOption = None,
-) -> None:
-    """Members are killed, hung and restored at random under forward connections to ever new hosts; none may fail."""
-    from bench.soak.failover import soak  # noqa: PLC0415  # commands load what they need: --help is instant
-
-    _run(
-        lambda progress: soak(
-            seconds,
-            members or [2, 3],
-            seed,
-            key_type=key_type,
-            sessions=sessions,
-            workers=workers,
-            hsm_latency_ms=hsm_latency_ms,
-            progress=progress,
-        ),
-        json,
-        plot,
-    )
-
-
-@app.command()
-def restarts(
-    *,
-    cycles: Annotated[int, typer.Option(min=20, help="How often a member is killed and comes back.")] = 1000,
-    seed: SeedOption = 1,
-    sessions: Annotated[int, typer.Option(min=1, max=64, help="Sessions of each member.")] = 4,
-    hsm_latency_ms: LatencyOption = 0,
-    json: JsonOption = None,
-    plot: PlotOption = None,
-) -> None:
-    """Kill and restore a member again and again: memory, descriptors and threads of the signer must stay flat."""
-    from bench.soak import restarts as cycling  # noqa: PLC0415  # commands load what they need
-
-    _run(
-        lambda progress: cycling.restarts(
-            cycles, seed, sessions=sessions, hsm_latency_ms=hsm_latency_ms, progress=progress
-        ),
-        json,
-        plot,
-    )
-
-
-@app.command()
-def inbound(
-    *,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each server's turn.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Turns of each server, key and latency.")] = 2,
-    clients: Annotated[int, typer.Option(min=1, max=1024, help="Clients at a time.")] = 64,
-    hsm_latency_ms: Annotated[
-        list[float] | None, typer.Option(min=0, max=1000, help="What each C_Sign takes longer. [0, 20]")
-    ] = None,
-    key: Annotated[list[str] | None, typer.Option(help="The sites' keys: p256, rsa-2048. [both]")] = None,
-    tls: Annotated[str, typer.Option(help="The clients' TLS version: 1.2 or 1.3.")] = "1.3",
-    sessions: Annotated[int, typer.Option(min=1, max=1024, help="Sessions of the member.")] = 64,
-    seed: SeedOption = 1,
-    json: JsonOption = None,
-    plot: PlotOption = None,
-) -> None:
-    """New inbound connections with the key on a partition, against nginx with OpenSSL's PKCS#11 engine."""
-    from bench.inbound import inbound as turns  # noqa: PLC0415  # commands load what they need
-    from bench.rig.site import SITE_KEYS  # noqa: PLC0415
-
-    if unknown := set(key or ()) - set(SITE_KEYS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: use {' or '.join(SITE_KEYS)}", param_hint="--key")
-    if tls not in ("1.2", "1.3"):
-        raise typer.BadParameter(f"{tls}: use 1.2 or 1.3", param_hint="--tls")
-    plan = turns.Plan(
-        seconds=seconds,
-        rounds=rounds,
-        seed=seed,
-        clients=clients,
-        latencies_ms=hsm_latency_ms or [0, 20],
-        keys=[one for one in SITE_KEYS if not key or one in key],
-        tls=tls,
-        sessions=sessions,
-    )
-    _run(lambda progress: turns.inbound(plan, progress), json, plot)
-
-
-@app.command()
-def forward(
-    *,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each server's turn.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="Turns of each server in each phase.")] = 3,
-    clients: Annotated[int, typer.Option(min=1, max=1024, help="Clients at a time.")] = 16,
-    generators: Annotated[int, typer.Option(min=1, max=16, help="Processes that the clients are spread over.")] = 2,
-    hosts: Annotated[int, typer.Option(min=1, max=1000, help="Hosts that a warm server knows.")] = 16,
-    tunnels: Annotated[int, typer.Option(min=100, max=2000, help="Idle connections, for the memory of each.")] = 500,
-    body_mb: Annotated[float, typer.Option(min=0.1, max=10000, help="Megabytes of the large body.")] = 100,
-    hsm_latency_ms: LatencyOption = 0,
-    sessions: Annotated[int, typer.Option(min=1, max=512, help="Sessions of the member.")] = 16,
-    seed: SeedOption = 1,
-    json: JsonOption = None,
-    plot: PlotOption = None,
-) -> None:
-    """Connections, requests, bytes, CPU and memory of the forward proxy, against mitmdump, squid and sslsplit."""
-    from bench.forward import forward as forwarding  # noqa: PLC0415  # commands load what they need
-
-    if generators > clients:
-        raise typer.BadParameter(f"{generators} processes for {clients} clients", param_hint="--generators")
-    plan = forwarding.Plan(
-        seconds=seconds,
-        rounds=rounds,
-        seed=seed,
-        clients=clients,
-        generators=generators,
-        hosts=hosts,
-        tunnels=tunnels,
-        body_mb=body_mb,
-        sessions=sessions,
-        hsm_latency_ms=hsm_latency_ms,
-    )
-    _run(lambda progress: forwarding.forward(plan, progress), json, plot)
-
-
-@app.command(name="inbound-fuzz")
-def inbound_fuzz(
-    *,
-    number: Annotated[int, typer.Option(min=1, help="Cases.")] = 100_000,
-    first: Annotated[int, typer.Option(min=0, help="The number of the first: to have some of a seed's again.")] = 0,
-    clients: Annotated[int, typer.Option(min=1, max=1024, help="Clients at a time.")] = 24,
-    hsm_latency_ms: LatencyOption = 0,
-    seed: SeedOption = 1,
-    json: JsonOption = None,
-    plot: PlotOption = None,
-) -> None:
-    """Spoiled handshakes of real clients against a worker with sites: it lives on, and nobody else waits."""
-    from bench.fuzz import fuzz as fuzzing  # noqa: PLC0415  # commands load what they need
-
-    _run(
-        lambda progress: fuzzing.inbound_fuzz(
-            number, seed, first=first, clients=clients, hsm_latency_ms=hsm_latency_ms, progress=progress
-        ),
-        json,
-        plot,
-    )
+    measured(lambda progress: signing.sign(plan, make, progress), json, plot)
 
 
 @app.command()
 def mint(
     *,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each turn, cold and cached.")] = 10,
-    hsm_latency_ms: Annotated[
-        list[float] | None, typer.Option(min=0, max=1000, help="What each C_Sign takes longer. [0, 20]")
-    ] = None,
-    key_type: Annotated[str, typer.Option(help="The CA key: rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-2048",
+    hsm_latency_ms: LatenciesOption = None,
+    key_type: CaKeyOption = CA_KEY,
     sessions: Annotated[int, typer.Option(min=1, max=1024, help="Sessions of the member.")] = 8,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Mints at a time.")] = 16,
     entries: Annotated[int, typer.Option(min=100, max=1_000_000, help="Leaves that the cache holds.")] = 5000,
@@ -239,7 +105,7 @@ def mint(
 
     plan = minting.Plan(
         seconds=seconds,
-        latencies_ms=list(dict.fromkeys(hsm_latency_ms or [0, 20])),
+        latencies_ms=latencies(hsm_latency_ms),
         key_type=key_type,
         sessions=sessions,
         concurrency=concurrency,
@@ -247,7 +113,7 @@ def mint(
         names=names,
         seed=seed,
     )
-    _run(lambda progress: minting.mint(plan, progress), json, plot)
+    measured(lambda progress: minting.mint(plan, progress), json, plot)
 
 
 @app.command()
@@ -259,7 +125,7 @@ def plan(
     workers: Annotated[int, typer.Option(min=0, max=1024, help="Workers; 0: one for each core here.")] = 0,
     cache_entries: Annotated[int, typer.Option(min=1, max=1_000_000, help="Leaves in each worker's cache.")] = 10_000,
     leaf_days: Annotated[int, typer.Option(min=1, max=45, help="Days that a leaf is valid.")] = 30,
-    key_type: Annotated[str, typer.Option(help="The CA key: rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-2048",
+    key_type: CaKeyOption = CA_KEY,
     sign: Annotated[Path | None, typer.Option(help="The HSM's numbers: a result of 'bench sign --json'.")] = None,
     signatures_per_s: Annotated[float | None, typer.Option(min=0.001, help="Or: what a member can do.")] = None,
     sessions: Annotated[int, typer.Option(min=1, max=1024, help="And with how many sessions.")] = 8,
@@ -292,28 +158,7 @@ def plan(
     )
     asked.check()
     make = maker([key_type], 1, config=config, key=key, generate=False)
-    _run(lambda progress: planning.plan(asked, make, progress), json, plot)
+    measured(lambda progress: planning.plan(asked, make, progress), json, plot)
 
 
-def _run(
-    measure: Callable[[Callable[[str, float], None]], Coroutine[None, None, Report]],
-    json: Path | None,
-    plot: Path | None = None,
-) -> None:
-    """Measure with a progress bar, show the result, write and draw it. Failed requests are an exit status of 1."""
-    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
-
-    from bench.report import plot as plotting  # noqa: PLC0415
-
-    if plot is not None:
-        plotting.check(plot)
-    with Progress(TextColumn("{task.description}"), BarColumn(), transient=True) as bar:
-        task = bar.add_task("setting up", total=1.0)
-        report = asyncio.run(measure(lambda text, done: bar.update(task, description=text, completed=done)))
-    report.show()
-    if json is not None:
-        report.write(json)
-    if plot is not None:
-        plotting.save(report.charts, plot, report.caption)
-    if report.figures["failed_requests"]:
-        raise typer.Exit(1)
+checkout_commands.add_to(app)

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proxy": {"hsm", "addons", "proxy"},
     "bench": {"hsm", "addons", "proxy", "bench"},
 }
-"""For a room, or all rooms of a house: the rooms, houses or single modules that it may import from. As a value hsm means
+"""For a room, or all rooms of a house: the rooms, houses or single modules that it may import from. As a value hsm is
 its words, the files that stand in no room; addons, proxy and bench mean everything in them."""
 
 KEY_SIDE = ("token", "member", "group", "signer", "secrets", "audit")

@@ -7,17 +7,19 @@ import os
 from msgspec import Struct
 
 from bench.forward.peers import PEERS
-from bench.forward.server import Idle, Phase, Row
+from bench.report.doubts import FULL, not_alone
 from bench.report.plot import Chart, Series
+from bench.rig.server import Idle, Phase, Row
 
-_HSMITM, _TWO, _ORIGIN, _STOCK = "hsmitm", "hsmitm-2", "no proxy", "mitmdump"
-_FULL, _IDLE, _ALONE = 0.85, 0.9, 0.2
-"""Shares: of all cores, from which on nothing was left for a second worker; of one core, below which a server that has
-one was held up by others; cores, from which on other processes took from the server."""
+HSMITM, TWO_WORKERS, ORIGIN = "hsmitm", "hsmitm-2", "no proxy"
+"""What is measured beside the peers: the third has the load generator talk to the origin itself."""
+_STOCK, _SQUID = "mitmdump", "squid"
+_ALL_CORES = 0.85
+"""Of all cores: where more was used, nothing was left for a second worker."""
 
 _AT_MOST = {"warm_cpu_over_mitmdump": 0.5, "cold_cpu_over_mitmdump": 1.0, "idle_memory_over_mitmdump": 1.0}
 _AT_LEAST = {"keepalive_rate_over_mitmdump": 1.8}
-_TWO_WORKERS = 1.7
+_TWO_OVER_ONE = 1.7
 
 
 class Target(Struct, frozen=True):
@@ -36,7 +38,7 @@ class Target(Struct, frozen=True):
         return self.value <= self.bound if self.kind == "at most" else self.value >= self.bound
 
     def sentence(self) -> str:
-        """For the report."""
+        """Whether it is met, in words."""
         if self.value is None:
             return f"target unknown: {self.figure} {self.kind} {self.bound:g}, which was not measured"
         return f"target {'met' if self.met else 'NOT met'}: {self.figure} {self.value:.3g}, {self.kind} {self.bound:g}"
@@ -47,8 +49,8 @@ def figures(rows: list[Row], idle: list[Idle]) -> dict[str, float]:
     found: dict[str, float] = {}
     at = {(one.phase, one.server): one for one in rows}
     memory = {one.server: one.kb_per_tunnel for one in idle}
-    for server in (_HSMITM, *PEERS):
-        prefix = "" if server == _HSMITM else f"{server}_"
+    for server in (HSMITM, *PEERS):
+        prefix = "" if server == HSMITM else f"{server}_"
         if ("warm", server) in at:
             found |= {
                 f"{prefix}cpu_ms_per_connection": at["warm", server].cpu_ms,
@@ -60,24 +62,24 @@ def figures(rows: list[Row], idle: list[Idle]) -> dict[str, float]:
                 f"{prefix}kb_per_idle_connection": memory[server],
             }
     if ("warm", _STOCK) in at:
-        ours, stock = at["warm", _HSMITM], at["warm", _STOCK]
+        ours, stock = at["warm", HSMITM], at["warm", _STOCK]
         found |= {
             "warm_cpu_over_mitmdump": _ratio(ours.cpu_ms, stock.cpu_ms),
-            "cold_cpu_over_mitmdump": _ratio(at["cold", _HSMITM].cpu_ms, stock.cpu_ms),
-            "keepalive_rate_over_mitmdump": _ratio(at["kept", _HSMITM].per_s, at["kept", _STOCK].per_s),
-            "keepalive_cpu_over_mitmdump": _ratio(at["kept", _HSMITM].cpu_ms, at["kept", _STOCK].cpu_ms),
-            "body_rate_over_mitmdump": _ratio(at["body", _HSMITM].per_s, at["body", _STOCK].per_s),
-            "body_cpu_over_mitmdump": _ratio(at["body", _HSMITM].cpu_ms, at["body", _STOCK].cpu_ms),
-            "idle_memory_over_mitmdump": _ratio(memory[_HSMITM], memory[_STOCK]),
+            "cold_cpu_over_mitmdump": _ratio(at["cold", HSMITM].cpu_ms, stock.cpu_ms),
+            "keepalive_rate_over_mitmdump": _ratio(at["kept", HSMITM].per_s, at["kept", _STOCK].per_s),
+            "keepalive_cpu_over_mitmdump": _ratio(at["kept", HSMITM].cpu_ms, at["kept", _STOCK].cpu_ms),
+            "body_rate_over_mitmdump": _ratio(at["body", HSMITM].per_s, at["body", _STOCK].per_s),
+            "body_cpu_over_mitmdump": _ratio(at["body", HSMITM].cpu_ms, at["body", _STOCK].cpu_ms),
+            "idle_memory_over_mitmdump": _ratio(memory[HSMITM], memory[_STOCK]),
         }
-    one, two, null = at["warm", _HSMITM], at["warm", _TWO], at["warm", _ORIGIN]
+    one, two, null = at["warm", HSMITM], at["warm", TWO_WORKERS], at["warm", ORIGIN]
     return found | {
         "two_workers_over_one": _ratio(two.per_s, one.per_s),
         "two_workers_over_one_by_cpu": _ratio(one.busiest_ms, two.busiest_ms),
-        "generator_share_max": max(row.generator_share for row in rows if row.server == _HSMITM),
+        "generator_share_max": max(row.generator_share for row in rows if row.server == HSMITM),
         "generator_null_connections_per_s": null.per_s,
-        "generator_null_requests_per_s": at["kept", _ORIGIN].per_s,
-        "generator_null_body_mb_per_s": at["body", _ORIGIN].per_s,
+        "generator_null_requests_per_s": at["kept", ORIGIN].per_s,
+        "generator_null_body_mb_per_s": at["body", ORIGIN].per_s,
         "others_share_max": max(row.others_share for row in rows),
     }
 
@@ -91,32 +93,31 @@ def targets(found: dict[str, float], rows: list[Row]) -> list[Target]:
     no core left for the second."""
     bounds = [Target(name, "at most", bound, found.get(name)) for name, bound in _AT_MOST.items()]
     bounds += [Target(name, "at least", bound, found.get(name)) for name, bound in _AT_LEAST.items()]
-    two = next(row for row in rows if (row.phase, row.server) == ("warm", _TWO))
+    two = next(row for row in rows if (row.phase, row.server) == ("warm", TWO_WORKERS))
     busy = two.server_share + two.generator_share + two.origin_share + two.others_share
-    full = busy > _FULL * len(os.sched_getaffinity(0))
+    full = busy > _ALL_CORES * len(os.sched_getaffinity(0))
     name = "two_workers_over_one_by_cpu" if full else "two_workers_over_one"
-    return [*bounds, Target(name, "at least", _TWO_WORKERS, found[name])]
+    return [*bounds, Target(name, "at least", _TWO_OVER_ONE, found[name])]
 
 
 def doubts(rows: list[Row]) -> list[str]:
-    """Where a rate is not what the server can do, and where the machine did something else. CPU is what it is."""
-    single = (_HSMITM, _STOCK, "squid")
+    """Where a rate is not what the server can do: one that has a core and did not fill it was held up by others. And
+    where the machine did something else. CPU is what it is."""
+    single = (HSMITM, _STOCK, _SQUID)
     held_up = [
         f"{row.server} used only {row.server_share:.2f} cores in '{row.phase}' (load {row.generator_share:.2f}, "
         f"origin {row.origin_share:.2f}, others {row.others_share:.2f}): it may be faster than this"
         for row in rows
-        if row.server in single and row.server_share < _IDLE
+        if row.server in single and row.server_share < FULL
     ]
-    others = max(row.others_share for row in rows)
-    busy = f"the machine was not idle, other processes used up to {others:.1f} cores: rates may be better than this"
-    return held_up + ([busy] if others > _ALONE else [])
+    return held_up + not_alone(max(row.others_share for row in rows), "rates may be better than this")
 
 
 def charts(rows: list[Row], idle: list[Idle]) -> list[Chart]:
     """CPU per new connection, requests, memory: a bar for each server."""
 
     def series(name: str, phase: Phase, value: str) -> Series:
-        found = [row for row in rows if row.phase == phase and row.server not in (_TWO, _ORIGIN)]
+        found = [row for row in rows if row.phase == phase and row.server not in (TWO_WORKERS, ORIGIN)]
         return Series(name, [row.server for row in found], [getattr(row, value) for row in found])
 
     cpu = [series("known host", "warm", "cpu_ms"), series("new host", "cold", "cpu_ms")]

@@ -24,27 +24,25 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from bench.forward import figures, peers
-from bench.forward.server import Idle, Phase, Row, Server, Turn
+from bench.forward.figures import HSMITM, ORIGIN, TWO_WORKERS
 from bench.forward.system import ForwardSystem
 from bench.forward.tls_origin import COLD, WARM, TlsOrigin
-from bench.forward.tunnel import Route
-from bench.forward.tunnel_load import Job, Kind
-from bench.report.report import Report
+from bench.report.report import Progress, Report
+from bench.report.versions import installed
 from bench.rig import nginx
 from bench.rig.loopback_names import resolving
 from bench.rig.peer import Peer, Program
-from bench.rig.site import SiteCA
-from bench.rig.versions import installed
+from bench.rig.server import Idle, Phase, Row, Server, Turn
+from bench.rig.tunnel import Route
+from bench.rig.tunnel_load import Job, Kind
 from hsm.errors import MisconfiguredError
+from proxy.demo.origin import OriginCA
 
-HSMITM, TWO_WORKERS, ORIGIN = "hsmitm", "hsmitm-2", "no proxy"
 _PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body")
 _SITS_OUT: dict[str, tuple[Phase, ...]] = {TWO_WORKERS: ("cold", "body"), ORIGIN: ("cold",)}
 _COLD_PER_S = 600
 """Hosts made for each second of a cold turn; a server that is quicker has its turn end early."""
 _WARM_UP_S = 1.0
-
-Progress = Callable[[str, float], None]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -118,8 +116,8 @@ class _Rig(Struct, frozen=True):
     async def start(cls, plan: Plan, directory: Path, stack: AsyncExitStack, progress: Progress) -> _Rig:
         """Start everything; `stack` stops it."""
         progress("certificates of the origin", 0.0)
-        ca, roots = SiteCA(), directory / "origin-ca.pem"
-        ca.write(roots)
+        ca, roots = OriginCA(), directory / "origin-ca.pem"
+        roots.write_text(ca.pem)
         origin = TlsOrigin(
             directory / "origin", ca, warm=plan.hosts, cold=plan.cold_hosts * plan.rounds,
             body_bytes=int(plan.body_mb * 1e6),
@@ -132,17 +130,22 @@ class _Rig(Struct, frozen=True):
                 directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed
             )  # fmt: skip
             await stack.enter_async_context(system)
-            system.delay(plan.hsm_latency_ms)
+            (module,) = system.modules.values()
+            module.latency(plan.hsm_latency_ms)
             route = Route(system.proxy, origin.port, str(system.ca))
-            servers.append(Server(name, route, lambda one=system: one.pids, system))  # type: ignore[misc]
+            servers.append(Server(name, route, _pids(system), module=module, roles=await system.roles()))
         setting = peers.Setting(directory, origin.port, origin.hosts, roots, resolving(directory))
         programs, missing = peers.found(setting)
         for program in programs:
             progress(f"starting {program.name}", 0.0)
             peer = await stack.enter_async_context(Peer(program))
             route = Route(program.address, origin.port, str(program.ca), program.connect)
-            servers.append(Server(program.name, route, lambda one=peer: one.pids))  # type: ignore[misc]
+            servers.append(Server(program.name, route, _pids(peer)))
         return cls(origin, servers, programs, missing)
+
+
+def _pids(of: ForwardSystem | Peer) -> Callable[[], list[int]]:
+    return lambda: of.pids
 
 
 class _Measuring:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 from bench.rig.system import System
 
@@ -20,20 +19,3 @@ class ForwardSystem(System):
         """As System, with our own roots."""
         await super().prepare()
         (self.directory / "roots.pem").write_bytes(self._roots.read_bytes())
-
-    async def __aenter__(self) -> Self:
-        """As System."""
-        await super().__aenter__()
-        self.process_roles = await self.roles()
-        return self
-
-    def delay(self, latency_ms: float) -> None:
-        """Let the HSM's answer to a signature take that much longer, from now on."""
-        (module,) = self.modules.values()
-        module.rules(*([f"C_Sign delay {latency_ms:g}"] if latency_ms else []))
-
-    @property
-    def signatures(self) -> int:
-        """How often C_Sign was called."""
-        (module,) = self.modules.values()
-        return module.calls("C_Sign")

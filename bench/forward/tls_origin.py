@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from bench.rig.nginx import Nginx
-from bench.rig.site import SiteCA
+from proxy.demo.origin import OriginCA
 
 WARM, COLD = "w%d.bench.test", "c%d.bench.test"
 _HTTP = """ssl_protocols TLSv1.2 TLSv1.3;
@@ -35,7 +35,7 @@ _SERVER = """server {{
 class TlsOrigin(Nginx):
     """nginx. Use it as an async context manager; `port` is where it listens, on the loopback address."""
 
-    def __init__(self, directory: Path, ca: SiteCA, *, warm: int, cold: int, body_bytes: int) -> None:
+    def __init__(self, directory: Path, ca: OriginCA, *, warm: int, cold: int, body_bytes: int) -> None:
         """It serves `warm` hosts of WARM and `cold` of COLD; /body has `body_bytes` zeros."""
         super().__init__(directory, [], "")
         self._ca, self._warm, self._cold, self._body_bytes = ca, warm, cold, body_bytes
@@ -76,4 +76,5 @@ class TlsOrigin(Nginx):
         path.touch(mode=0o600)
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         for name in self.hosts:
-            self._ca.certify(name, key.public_key(), self.directory / f"{name}.pem")
+            certificate = self._ca.certify(key.public_key(), [name])
+            (self.directory / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))

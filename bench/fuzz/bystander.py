@@ -57,7 +57,7 @@ class Bystander:
         return self
 
     async def stop(self) -> Seen:
-        """End it."""
+        """Have it ask no more, and tell what it saw."""
         assert self._process is not None
         out, _ = await self._process.communicate()
         return msgspec.json.decode(out, type=Seen)

@@ -11,7 +11,7 @@ import datetime as dt
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Self
@@ -20,13 +20,14 @@ from msgspec import Struct, structs, to_builtins
 
 from bench.fuzz import client_flights
 from bench.fuzz.bystander import Bystander, Errand, Seen
-from bench.fuzz.case import Fuzzer, Target
-from bench.inbound.system import InboundSystem
+from bench.fuzz.fuzzer import Fuzzer, Target
+from bench.report.percentiles import percentile
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
+from bench.report.processes import memory
+from bench.report.report import Progress, Report
+from bench.rig.inbound_system import InboundSystem
 from bench.rig.plain_origin import BODY, PlainOrigin
-from bench.rig.site import SiteCA
-from bench.rig.visits import percentile
+from proxy.demo.origin import OriginCA
 
 LATENCY_LIMIT_MS = 1000.0
 """The longest that a client that does nothing wrong may wait, with an HSM that is near."""
@@ -38,8 +39,6 @@ _DESCRIPTORS = 4
 _HARMLESS = "GnuTLS internal error"
 """What GnuTLS says of a few kinds of nonsense from a client."""
 _BAD_WORDS = ("Traceback", "has crashed", "internal error", "killed by signal")
-
-Progress = Callable[[str, float], None]
 
 
 class Held(Struct, frozen=True):
@@ -53,9 +52,8 @@ class Held(Struct, frozen=True):
     def of(cls, pid: int) -> Held:
         """Raises OSError where there is no such process."""
         here = Path(f"/proc/{pid}")
-        rollup = (here / "smaps_rollup").read_text()  # exact; VmRSS of the status file lags behind
-        resident = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:"))
-        return cls(resident, sum(1 for _ in (here / "fd").iterdir()), sum(1 for _ in (here / "task").iterdir()))
+        descriptors, threads = (sum(1 for _ in (here / each).iterdir()) for each in ("fd", "task"))
+        return cls(memory([pid]).rss_kb, descriptors, threads)
 
 
 class Sample(Struct, frozen=True):
@@ -69,7 +67,7 @@ class KeptOrigin(PlainOrigin):
     """The plain origin, which here keeps its connections: one client of the measurement keeps its own."""
 
     async def __aenter__(self) -> Self:
-        """Listen."""
+        """Listen on the loopback address, on a port of the kernel's choice."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
@@ -83,14 +81,14 @@ class KeptOrigin(PlainOrigin):
 
 
 async def inbound_fuzz(
-    number: int, seed: int, *, first: int, clients: int, hsm_latency_ms: float = 0, progress: Progress
+    number: int, seed: int, *, first: int, clients: int, hsm_latency_ms: float, progress: Progress
 ) -> Report:
     """Run `number` cases from the case `first` on, with each C_Sign taking `hsm_latency_ms` longer."""
     began, started = dt.datetime.now(dt.UTC), time.monotonic()
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hsmitm-bench-")))
-        ca = SiteCA()
-        ca.write(directory / "site-ca.pem")
+        ca = OriginCA()
+        (directory / "site-ca.pem").write_text(ca.pem)
         plain = await stack.enter_async_context(KeptOrigin())
         system = await stack.enter_async_context(
             InboundSystem(directory, plain=plain, site_ca=ca, sessions=_SESSIONS, seed=seed)

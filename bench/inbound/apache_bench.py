@@ -17,8 +17,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from bench.report.processes import children_s
 from bench.rig import plain_origin
-from bench.rig.processes import children_s
 from hsm.errors import MisconfiguredError
 
 _MOST_ERRORS = 5

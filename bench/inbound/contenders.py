@@ -10,10 +10,10 @@ from typing import Self
 from msgspec import Struct
 
 from bench.inbound import apache_bench
+from bench.report.percentiles import percentile
+from bench.report.processes import cpu_s, difference, others_s
 from bench.rig.faulty_module import FaultyModule
-from bench.rig.processes import cpu_s, difference, others_s
 from bench.rig.site import SiteKey, host
-from bench.rig.visits import percentile
 
 _REST_S = 0.05
 """As long without a signature, and no client is left that waits for one."""
@@ -63,7 +63,7 @@ class Contender:
     def delay(self, latency_ms: float) -> None:
         """Let the HSM's answer take that much longer, from now on."""
         if self._module is not None:
-            self._module.rules(*([f"C_Sign delay {latency_ms:g}"] if latency_ms else []))
+            self._module.latency(latency_ms)
 
     async def warm_up(self, key: SiteKey, latency_ms: float, *, clients: int, tls: str) -> list[str]:
         """One connection of each client: caches are filled, and the first turn knows about how long to be. Errors."""

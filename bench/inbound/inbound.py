@@ -13,39 +13,34 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from msgspec import Struct, structs
 
-from bench.forward.server import Idle
-from bench.forward.server import Turn as FlowTurn
 from bench.inbound import apache_bench
 from bench.inbound import kept as inbound_kept
 from bench.inbound.contenders import Contender, Row, Turn
-from bench.inbound.forward_load import ForwardRound, forward_figures, forward_round
+from bench.inbound.forward_latency import ForwardRound, forward_figures, forward_round
 from bench.inbound.kept import Kept
 from bench.inbound.open_loop import Pace
-from bench.inbound.system import InboundSystem
+from bench.report.doubts import FULL, not_alone
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
+from bench.report.report import Progress, Report
+from bench.report.versions import installed
 from bench.rig import nginx
 from bench.rig.faulty_module import FaultyModule
+from bench.rig.inbound_system import InboundSystem
 from bench.rig.nginx_origin import NginxOrigin
 from bench.rig.plain_origin import PlainOrigin
-from bench.rig.site import SiteCA, SiteKey, file_sites, host
-from bench.rig.versions import installed
+from bench.rig.server import Idle
+from bench.rig.server import Turn as FlowTurn
+from bench.rig.site import SiteKey, file_sites, host
+from proxy.demo.origin import OriginCA
 
 _HSMITM, _ENGINE, _FILE = "hsmitm", "nginx-engine", "nginx-file"
-_FULL, _ALONE = 0.9, 0.2
-"""Cores. A load generator that used more than the one may have been the limit, and other processes that used more than
-the other took from the server; the report says so."""
-
 _BODY_BYTES = 100_000_000
 _IDLE_CONNECTIONS = 200
-
-Progress = Callable[[str, float], None]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -110,8 +105,8 @@ class _Servers(Struct, frozen=True):
     @classmethod
     async def start(cls, plan: Plan, directory: Path, stack: AsyncExitStack) -> _Servers:
         """Start them all; `stack` stops them."""
-        ca, ca_file = SiteCA(), directory / "site-ca.pem"
-        ca.write(ca_file)
+        ca, ca_file = OriginCA(), directory / "site-ca.pem"
+        ca_file.write_text(ca.pem)
         origin: PlainOrigin | NginxOrigin
         if nginx.missing(with_engine=False):
             origin = await stack.enter_async_context(PlainOrigin())
@@ -246,8 +241,6 @@ def _doubts(rows: list[Row], forward: list[ForwardRound]) -> list[str]:
         f"ab used {one.generator_share:.0%} of a core against {one.server} ({one.key}, {one.latency_ms:g} ms): "
         "the server may be faster than this"
         for one in rows
-        if one.generator_share > _FULL
+        if one.generator_share > FULL
     ]
-    others = _others(rows, forward)
-    busy = f"the machine was not idle, other processes used up to {others:.1f} cores: hsmitm may be better than this"
-    return full + ([busy] if others > _ALONE else [])
+    return full + not_alone(_others(rows, forward), "hsmitm may be better than this")

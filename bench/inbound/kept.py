@@ -1,6 +1,6 @@
 """What an inbound connection carries once it is there, and what it occupies when it carries nothing.
 
-No HSM is asked: these are the figures of the data path, by the load generator of the forward measurement.
+No HSM is asked: these are the figures of the data path, by the load generator that the forward measurement has.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.forward.server import Idle, Phase, Row, Server, Turn
-from bench.forward.tunnel import Route
-from bench.forward.tunnel_load import Job, Kind
 from bench.inbound.contenders import Contender
+from bench.rig.server import Idle, Phase, Row, Server, Turn
 from bench.rig.site import host
+from bench.rig.tunnel import Route
+from bench.rig.tunnel_load import Job, Kind
 
 _PHASES: tuple[tuple[Phase, int, str], ...] = (("kept", 16, "/"), ("body", 2, "/body"))
 """With how many clients at a time, and what they ask for."""
@@ -47,13 +47,13 @@ class Kept(Struct):
 
     @property
     def errors(self) -> list[str]:
-        """What went wrong."""
+        """What went wrong in the turns and on the idle connections."""
         turns = [error for one in self.turns for error in one.errors]
         return turns + [error for one in self.idle for error in one.errors]
 
     @property
     def failed(self) -> int:
-        """How often."""
+        """How many requests and connections failed."""
         return sum(one.failed for one in self.turns) + sum(one.failed for one in self.idle)
 
 

@@ -11,27 +11,26 @@ import datetime as dt
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct, structs
 
+from bench import checkout
 from bench.mint.signer_alone import SignerAlone
 from bench.mint.worker import Errand, Outcome, Settings
+from bench.report.doubts import FULL, not_alone
+from bench.report.percentiles import percentile
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
-from bench.rig.processes import cpu_s, difference, others_s
-from bench.rig.versions import installed
-from bench.rig.visits import percentile
+from bench.report.processes import cpu_s, difference, others_s
+from bench.report.report import Progress, Report
+from bench.report.versions import installed
 from hsm.errors import MisconfiguredError
 
 CACHED_KB = 30.0  # the target: a cache of 10,000 leaves costs a worker 300 MB at most
-_FULL, _ALONE = 0.9, 0.2
 _LOOKUP_S = 0.3
-
-Progress = Callable[[str, float], None]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -49,8 +48,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Turn(Struct, frozen=True, kw_only=True):
-    """Cold or cached with one latency of the HSM. `cpu_s` is by process; `signatures` counts the member's C_Sign;
-    `others_share` is how many cores other processes used."""
+    """Cold or cached with one latency of the HSM. `cpu_s` is by process; `signatures` counts what the member
+    signed; `others_share` is how many cores other processes used."""
 
     kind: str
     latency_ms: float
@@ -61,7 +60,7 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     @property
     def number(self) -> int:
-        """Complete certificates."""
+        """How many complete certificates there were."""
         return len(self.outcome.latencies_ms)
 
     @property
@@ -70,7 +69,7 @@ class Turn(Struct, frozen=True, kw_only=True):
         return self.number / self.outcome.seconds if self.outcome.seconds else 0.0
 
     def percentile_ms(self, share: float) -> float:
-        """Of the latencies."""
+        """The latency that `share` (0 to 1) of the certificates did not exceed."""
         return percentile(self.outcome.latencies_ms, share)
 
     def cpu_ms(self, role: str) -> float:
@@ -94,12 +93,15 @@ class Turn(Struct, frozen=True, kw_only=True):
 
 
 async def mint(plan: Plan, progress: Progress) -> Report:
-    """Measure. `progress` gets a text and the share that is done. Raises MisconfiguredError where nothing runs."""
+    """Measure. Raises MisconfiguredError where nothing runs."""
+    checkout.require_for_latency(plan.latencies_ms)
     began, started = dt.datetime.now(dt.UTC), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hsmitm-bench-") as directory:
-        made = SignerAlone(Path(directory), key_type=plan.key_type, sessions=plan.sessions, seed=plan.seed)
+        made = SignerAlone(
+            Path(directory), key_type=plan.key_type, sessions=plan.sessions, delayed=any(plan.latencies_ms)
+        )
         async with made as signer, _worker(plan, signer) as worker:
-            measuring = _Measuring(plan, signer, worker, await signer.roles(), progress)
+            measuring = _Measuring(plan, signer, worker, progress)
             filled, lookup, turns = await measuring.all()
     errors = [error for one in (filled, *(turn.outcome for turn in turns)) for error in one.errors]
     figures = _figures(turns) | {
@@ -118,7 +120,7 @@ async def mint(plan: Plan, progress: Progress) -> Report:
         errors=errors,
         detail={"versions": installed(), "filled": filled, "turns": turns},
         rows=[one.shown() for one in turns],
-        notes=_doubts(turns, figures),
+        notes=_doubts(turns, figures) + _left_out(plan),
         charts=_charts(turns),
     )
 
@@ -166,11 +168,9 @@ async def _worker(plan: Plan, signer: SignerAlone) -> AsyncIterator[_Worker]:
 class _Measuring:
     """The errands, in their order."""
 
-    def __init__(
-        self, plan: Plan, signer: SignerAlone, worker: _Worker, roles: dict[int, str], progress: Progress
-    ) -> None:
+    def __init__(self, plan: Plan, signer: SignerAlone, worker: _Worker, progress: Progress) -> None:
         self._plan, self._signer, self._worker, self._progress = plan, signer, worker, progress
-        self._roles = roles | {worker.pid: "worker"}
+        self._roles = signer.roles | {worker.pid: "worker"}
         self._steps, self._done = 2 + 2 * len(plan.latencies_ms), 0
 
     async def all(self) -> tuple[Outcome, Outcome, list[Turn]]:
@@ -189,21 +189,20 @@ class _Measuring:
 
     async def _turn(self, errand: Errand, latency_ms: float) -> Turn:
         pids = list(self._roles)
-        used, signed, others, begin = cpu_s(pids), self._signed(), others_s(pids), time.monotonic()
+        signed = await self._signer.signatures()
+        used, others, begin = cpu_s(pids), others_s(pids), time.monotonic()
         outcome = await self._worker.run(errand)
         by_process = difference(used, cpu_s(pids))
+        others_share = max(0.0, others_s(pids) - others) / (time.monotonic() - begin)
         return Turn(
             kind=errand.what,
             latency_ms=latency_ms,
             outcome=outcome,
             cpu_s={role: sum(one for pid, one in by_process.items() if self._roles[pid] == role)
                    for role in set(self._roles.values())},
-            signatures=self._signed() - signed,
-            others_share=max(0.0, others_s(pids) - others) / (time.monotonic() - begin),
+            signatures=await self._signer.signatures() - signed,
+            others_share=others_share,
         )  # fmt: skip
-
-    def _signed(self) -> int:
-        return self._signer.module.calls("C_Sign")
 
     def _tell(self, text: str) -> None:
         self._progress(text, self._done / self._steps)
@@ -224,6 +223,12 @@ def _figures(turns: list[Turn]) -> dict[str, float]:
     return figures
 
 
+def _left_out(plan: Plan) -> list[str]:
+    if checkout.here() or any(plan.latencies_ms):
+        return []
+    return [f"an HSM that is far away was not measured: {checkout.needed(command='mint')}"]
+
+
 def _doubts(turns: list[Turn], figures: dict[str, float]) -> list[str]:
     """Where something else than the HSM's way may have been measured, and where a target is missed."""
     full = [
@@ -231,12 +236,11 @@ def _doubts(turns: list[Turn], figures: dict[str, float]) -> list[str]:
         for one in turns
         if one.kind == "cold"
         for role, used in one.cpu_s.items()
-        if (share := used / max(one.outcome.seconds, 1e-9)) > _FULL
+        if (share := used / max(one.outcome.seconds, 1e-9)) > FULL
     ]
-    others = figures["others_share_max"]
-    busy = f"the machine was not idle, other processes used up to {others:.1f} cores: hsmitm may be better than this"
+    busy = not_alone(figures["others_share_max"], "hsmitm may be better than this")
     large = f"a cached certificate takes {figures['cached_kb']:.1f} kB; the target is {CACHED_KB:g}"
-    return full + [busy] * (others > _ALONE) + [large] * (figures["cached_kb"] > CACHED_KB)
+    return full + busy + [large] * (figures["cached_kb"] > CACHED_KB)
 
 
 def _charts(turns: list[Turn]) -> list[Chart]:

@@ -35,7 +35,7 @@ from addons.records.metrics import Metrics
 from addons.tls.refusal import Refusal
 from addons.upstream.tls import UpstreamTls
 from bench.mint.made_up_clients import Clients
-from bench.rig.processes import memory
+from bench.report.processes import memory
 from hsm.wire.client import SignerClient
 
 _TIMEOUT_S = 30.0
@@ -101,7 +101,7 @@ class MintWorker:
         refusing.propagate = False
 
     async def run(self, errand: Errand) -> Outcome:
-        """Do it."""
+        """One errand, and what came of it."""
         outcome, self._refusals[:] = Outcome(), []
         held, used, begin = self._held(errand), time.process_time(), time.monotonic()
         samples: list[tuple[str, Any]] = []

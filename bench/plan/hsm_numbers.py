@@ -3,7 +3,6 @@ now."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import msgspec
 from msgspec import Struct, field
 
 from bench.plan.capacity import HsmNumbers
-from bench.report.report import Report
+from bench.report.report import Progress, Report
 from hsm.errors import MisconfiguredError
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ _SIGN_S, _MINT_S = 0.5, 2.0
 _LATENCIES = 10
 """A turn of `bench.sign.sign` is so many latencies at least: of each session the last signature, which ends too late,
 is not counted, and that is one of so many."""
-
-Progress = Callable[[str, float], None]
 
 
 class _Result(Struct):
@@ -68,7 +65,7 @@ async def measured(
     # Not needed to plan with numbers that are there, and they load everything that there is.
     from bench.mint import mint  # noqa: PLC0415
     from bench.sign import sign  # noqa: PLC0415
-    from bench.sign.depth import Point  # noqa: PLC0415
+    from bench.sign.points import Point  # noqa: PLC0415
 
     swept = _FAR_SESSIONS if own_hsm or latency_ms else _SESSIONS
     points = [Point(latency_ms, 1, sessions) for sessions in swept]

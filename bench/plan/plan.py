@@ -9,18 +9,18 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from msgspec import Struct, structs
 
+from bench import checkout
 from bench.plan import arrival_log, demand, hsm_numbers
 from bench.plan.arrival_log import ArrivalLog
 from bench.plan.capacity import BUSY, HsmNumbers, Needs, needs
 from bench.plan.demand import Caches, Demand
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
+from bench.report.report import Progress, Report
 from hsm.errors import MisconfiguredError
 from hsm.wire.member import KeyType
 
@@ -31,16 +31,14 @@ _DRAWN_S = 3600
 """Seconds that are drawn from rates: enough for a 99th percentile, and the busiest of an hour."""
 _POINTS = 60
 _OFTEN = 0.05
-_MAX_MEMBERS, _MAX_ENTRIES = 16, 1_000_000
-"""Of a configuration: proxy.config."""
+MAX_MEMBERS, MAX_ENTRIES = 16, 1_000_000
+"""What a configuration allows; a test compares them, and the options' bounds."""
 _UNITS = (
     (2 * 86400.0, 86400.0, "days"),
     (2 * 3600.0, 3600.0, "hours"),
     (120.0, 60.0, "minutes"),
     (0.0, 1.0, "seconds"),
 )
-
-Progress = Callable[[str, float], None]
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -92,6 +90,7 @@ class Asked(Struct, frozen=True, kw_only=True):
             )
         if self.config is not None:
             raise MisconfiguredError("--hsm-latency-ms: an HSM of --config has a latency of its own")
+        checkout.require_for_latency([self.hsm_latency_ms])
 
 
 def caches(*, entries: int, leaf_days: int, workers: int) -> Caches:
@@ -163,7 +162,7 @@ def advice(asking: Demand, needed: Needs, caches: Caches) -> str:
     entries = ""
     if asking.repeated > _OFTEN * asking.signatures:
         entries = (
-            f" and [forward] cache_entries = {min(asking.worker_hosts, _MAX_ENTRIES):.0f} instead of {caches.entries} "
+            f" and [forward] cache_entries = {min(asking.worker_hosts, MAX_ENTRIES):.0f} instead of {caches.entries} "
             f"({asking.repeated / asking.signatures:.0%} of the signatures were for leaves that had been there before, "
             "so that fewer may do: plan again)"
         )
@@ -207,8 +206,8 @@ def _doubts(asking: Demand, needed: Needs, hsm: HsmNumbers, log: ArrivalLog | No
         said.append(f"not used of {asked.log}: {first}{more}")
     if log is not None and log.disordered:
         said.append(f"{log.disordered} lines stood behind a later one; they were put in order")
-    if needed.members > _MAX_MEMBERS:
-        said.append(f"a group has at most {_MAX_MEMBERS} members: a faster HSM, or a larger cache, is needed")
+    if needed.members > MAX_MEMBERS:
+        said.append(f"a group has at most {MAX_MEMBERS} members: a faster HSM, or a larger cache, is needed")
     if asked.sign is None and asked.signatures_per_s is None and asked.config is None:
         said.append(
             "that was a throw-away SoftHSM partition: measure your own HSM with --config hsmitm.toml and --key URI, or "

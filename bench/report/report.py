@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report.plot import Chart
+
+Progress = Callable[[str, float], None]
+"""How a measurement tells what it does, and the share of all that is done (0 to 1)."""
 
 _PACKAGES = ("hsmitm", "mitmproxy", "python-pkcs11", "cryptography", "uvloop", "msgspec")
 
@@ -31,7 +35,7 @@ class Host(Struct, frozen=True):
 
     @classmethod
     def here(cls) -> Host:
-        """This machine."""
+        """This machine, and what is installed on it."""
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         cores = len(os.sched_getaffinity(0))
         return cls(platform.platform(), platform.machine(), cores, platform.python_version(), versions)
@@ -66,7 +70,7 @@ class Report(Struct, kw_only=True):
         return f"{' '.join(words)}\n{host}, {self.began}"
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """The whole result as JSON."""
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
 
     def show(self) -> None:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from bench.rig.processes import tree
+from bench.report.processes import tree
 from bench.rig.site import Site
 from hsm.errors import MisconfiguredError
 
@@ -154,7 +154,7 @@ class Nginx:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop it."""
+        """Have the master end its worker and itself."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()

@@ -13,7 +13,7 @@ from typing import Self
 
 from msgspec import Struct, field
 
-from bench.rig.processes import ended, tree
+from bench.report.processes import ended, tree
 from hsm.errors import MisconfiguredError
 
 _READY_S = 30.0

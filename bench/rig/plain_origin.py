@@ -41,7 +41,7 @@ class PlainOrigin:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop."""
+        """Accept no more connections."""
         self._server.close()
         await self._server.wait_closed()
 

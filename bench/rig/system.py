@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Self
 
+from bench.report.processes import tree
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.loopback_names import resolving
-from bench.rig.processes import tree
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire.admin import CODEC, Reset, Status, StatusReport
 from hsm.wire.client import ask
@@ -49,7 +49,7 @@ class System:
 
     @property
     def config(self) -> Config:
-        """Its configuration."""
+        """What hsmitm.toml says now."""
         return load(self.directory / "hsmitm.toml")
 
     @property
@@ -79,7 +79,7 @@ class System:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop it in order."""
+        """Take all faults away, and stop it as a service manager does."""
         for module in self.modules.values():
             module.clear()
         if self._process is not None and self._process.returncode is None:

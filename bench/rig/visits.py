@@ -42,7 +42,7 @@ class Visitors:
         self._hosts: Iterator[str] = (f"host-{number}.bench.test" for number in itertools.count())
 
     async def __aenter__(self) -> Visitors:
-        """Begin."""
+        """Let the clients begin."""
         self._running = [asyncio.create_task(self._client()) for _ in range(self._clients)]
         return self
 
@@ -85,11 +85,3 @@ class Visitors:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of `values` lie; 0 of none. Nearest rank."""
-    if not values:
-        return 0.0
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

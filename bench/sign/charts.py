@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.report.plot import Chart, Series
-from bench.sign.depth import DEPTHS, SIGNER, Point
+from bench.sign.depth import DEPTHS, SIGNER
+from bench.sign.points import Point
 from bench.sign.row import Row
 
 

@@ -14,11 +14,12 @@ from typing import Self
 
 from msgspec import Struct
 
-from bench.rig.processes import cpu_s, difference, others_s, tree
+from bench.report.processes import cpu_s, difference, others_s, tree
 from bench.sign.kind import Kind
+from bench.sign.player import Load, Opening, Player, Taken, combined
+from bench.sign.points import Point
 from bench.sign.system import SigningSystem
 from bench.sign.target import Target
-from bench.sign.turn import Load, Opening, Player, Taken, combined
 from hsm.wire.channel import MAX_SERVED
 
 RAW, MEMBER, SIGNER = "raw", "member", "signer"
@@ -26,19 +27,6 @@ DEPTHS = (RAW, MEMBER, SIGNER)
 _IN_FLIGHT = 2
 """Calls in flight for each session, at the depths with a socket: as many as the signer sends to a member
 (`hsm.group.choice.slots`), so that a session has its next one while an answer is on its way."""
-
-
-class Point(Struct, frozen=True):
-    """Where a measurement is made: what each C_Sign takes longer, and how many members with how many sessions each."""
-
-    latency_ms: float
-    members: int
-    sessions: int
-
-    def __str__(self) -> str:
-        members = "a member" if self.members == 1 else f"{self.members} members"
-        latency = f", HSM latency {self.latency_ms:g} ms" if self.latency_ms else ""
-        return f"{members} with {self.sessions} sessions{latency}"
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -73,7 +61,7 @@ class Depths:
         self._system: SigningSystem
 
     async def __aenter__(self) -> Self:
-        """Open them one after another."""
+        """Start their processes one after another; what was started is stopped where one fails."""
         try:
             await self._open()
         except BaseException:
@@ -82,7 +70,7 @@ class Depths:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close them."""
+        """End all processes."""
         await self._stack.aclose()
 
     async def _open(self) -> None:
@@ -94,10 +82,10 @@ class Depths:
             for opening, environment in zip(openings, environments, strict=True)
         ]
         members = Opening(partitions=openings, environments=environments)
-        self._players[MEMBER] = [await self._player("bench.sign.called", members)]
+        self._players[MEMBER] = [await self._player("bench.sign.caller", members)]
         system = SigningSystem(self._directory, target, sessions)
         self._system = await self._stack.enter_async_context(system)
-        self._players[SIGNER] = [await self._player("bench.sign.called", Opening(socket=str(system.socket)))]
+        self._players[SIGNER] = [await self._player("bench.sign.caller", Opening(socket=str(system.socket)))]
         got = min(one.sessions for one in [*self._players[RAW], *self._players[MEMBER]])
         if got < sessions:
             self.notes.append(f"a partition had room for {got} of {sessions} sessions: what is told of them is wrong")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from bench.sign.depth import MEMBER, RAW, SIGNER, Point
+from bench.report.doubts import FULL, not_alone
+from bench.sign.depth import MEMBER, RAW, SIGNER
 from bench.sign.kind import KINDS
+from bench.sign.points import Point
 from bench.sign.row import Row
 
 _KNEE = 0.9
 """Of the best rate of a sweep: the fewest sessions that reach it are the knee."""
-_FULL, _ALONE = 0.9, 0.2
-"""Cores. A load generator that used more than the one may have been the limit, and other processes that used more than
-the other took from what was measured."""
 
 
 def figures(rows: Sequence[Row], main: Point) -> dict[str, float]:
@@ -145,7 +144,7 @@ def where_it_goes(rows: Sequence[Row], main: Point) -> Iterator[str]:
 def doubts(rows: Sequence[Row]) -> Iterator[str]:
     """Where the load generator may have been what was measured, and where the machine did something else."""
     for one in rows:
-        if one.generator_share > _FULL:
+        if one.generator_share > FULL:
             yield (
                 f"the load generator used {one.generator_share:.0%} of a core ({one.depth}, {one.kind}, {one.point}): "
                 "more may be possible"
@@ -160,6 +159,4 @@ def doubts(rows: Sequence[Row]) -> Iterator[str]:
                     f"{one.kind}, {one.point}: {theory:.0f}/s would take {cores:.1f} cores and there are "
                     f"{len(os.sched_getaffinity(0))}, on which SoftHSM signs, too"
                 )
-    others = max(one.others_share for one in rows)
-    if others > _ALONE:
-        yield f"the machine was not idle, other processes used up to {others:.1f} cores: no rate here is its best"
+    yield from not_alone(max(one.others_share for one in rows), "no rate here is its best")

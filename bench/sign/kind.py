@@ -22,7 +22,7 @@ class Kind(Struct, frozen=True):
 
     @property
     def tls(self) -> Scheme:
-        """The scheme itself."""
+        """The scheme, which knows its mechanism and how it is verified."""
         return SCHEMES[self.scheme]
 
 

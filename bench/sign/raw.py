@@ -2,7 +2,7 @@
 
 It is `hsm.token.module` that opens the module, for it alone knows how that is done for threads; what is called is the
 bare function of python-pkcs11, and between two calls is nothing but the clock. `python -m bench.sign.raw`, started by
-`bench.sign.turn.Player`.
+`bench.sign.player.Player`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from bench.sign.turn import Load, Opened, Opening, Taken, answer, read
+from bench.sign.player import MOST_ERRORS, Load, Opened, Opening, Taken, answer, read
 from bench.sign.work import digests, verification_us, verified
 from hsm.errors import HsmitmError
 from hsm.schemes import SCHEMES
@@ -23,8 +23,6 @@ from hsm.token.private_key import PrivateKey
 from hsm.token.token import Session
 from hsm.token.translation import translated
 from hsm.wire.member import Open
-
-_MAX_ERRORS = 20
 
 
 class _Partition:
@@ -76,7 +74,7 @@ class _Pace:
         self._last: list[tuple[bytes, bytes]] = []
 
     def begin(self) -> None:
-        """Now."""
+        """Let the threads sign: their time runs from here."""
         self._begin = time.monotonic()
         self._until = self._begin + self._load.seconds
         self._starting.set()
@@ -131,7 +129,7 @@ class _Pace:
             sum(ended <= self._until for ended in self._ends),
             [1000 * value for value in self._latencies],
             [1000 * value for value in self._late],
-            [*self._errors, *wrong][:_MAX_ERRORS],
+            [*self._errors, *wrong][:MOST_ERRORS],
             verify_us,
         )
 

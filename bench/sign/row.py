@@ -7,8 +7,9 @@ from typing import Self
 
 from msgspec import Struct
 
-from bench.rig.visits import percentile
-from bench.sign.depth import RAW, Point, Turn
+from bench.report.percentiles import percentile
+from bench.sign.depth import RAW, Turn
+from bench.sign.points import Point
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -90,10 +91,3 @@ class Row(Struct, frozen=True, kw_only=True):
 
 def _per_s(turns: Sequence[Turn]) -> float:
     return sum(one.taken.signed for one in turns) / sum(one.seconds for one in turns) if turns else 0.0
-
-
-def centiles(values: Sequence[float]) -> list[float]:
-    """The least, 99 centiles, 99.9 per cent, and the most; empty of none."""
-    ordered = sorted(values)
-    places = [number / 100 for number in range(100)] + [0.999]
-    return [ordered[int(place * len(ordered))] for place in places] + [ordered[-1]] if ordered else []

@@ -11,26 +11,25 @@ import datetime as dt
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec import Struct, structs
 
-from bench.report.report import Report
-from bench.rig.versions import installed
+from bench import checkout
+from bench.report.percentiles import centiles
+from bench.report.report import Progress, Report
+from bench.report.versions import installed
 from bench.sign.charts import charts
-from bench.sign.depth import DEPTHS, SIGNER, Depths, Point, Turn
+from bench.sign.depth import DEPTHS, SIGNER, Depths, Turn
 from bench.sign.figures import advice, doubts, figures, where_it_goes
 from bench.sign.kind import KINDS, Kind
-from bench.sign.row import Row, centiles
+from bench.sign.points import FAR_MS, Point, main_point, points
+from bench.sign.row import Row
 from bench.sign.target import MakeTarget, Target
-from hsm.errors import MisconfiguredError
 
 _WARM_UP_S = 0.1
 _HALF = 0.5
 """Of the signer's rate in the closed loop: what the open loop asks for, unless it is told."""
-
-Progress = Callable[[str, float], None]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -45,36 +44,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def main(self) -> Point:
-        """The point that figures without a point in their names are of: no latency, one member, and eight sessions;
-        as near to that as was measured."""
-        return min(self.points, key=lambda one: (one.latency_ms, one.members, abs(one.sessions - 8)))
-
-
-def points(
-    sessions: Sequence[int] | None,
-    members: Sequence[int] | None,
-    latencies_ms: Sequence[float] | None,
-    *,
-    own_hsm: bool = True,
-) -> list[Point]:
-    """All combinations of what is given. Of nothing given: a sweep of the sessions; with an HSM of our own making also
-    a second member beside eight sessions, and 64 sessions where that HSM is 5 and 20 ms away. Raises
-    MisconfiguredError."""
-    if latencies_ms and not own_hsm:
-        raise MisconfiguredError("--hsm-latency-ms: an HSM of --config has a latency of its own")
-    if own_hsm and not sessions and not members and not latencies_ms:
-        return [
-            *(Point(0, 1, number) for number in (1, 2, 4, 8, 16)),
-            Point(0, 2, 8),
-            Point(5, 1, 64),
-            Point(20, 1, 64),
-        ]
-    return [
-        Point(latency_ms, member, session)
-        for latency_ms in sorted(set(latencies_ms or [0]))
-        for member in sorted(set(members or [1]))
-        for session in sorted(set(sessions or [1, 2, 4, 8, 16]))
-    ]
+        """What figures without a point in their names are of."""
+        return main_point(self.points)
 
 
 async def sign(plan: Plan, make_target: MakeTarget, progress: Progress) -> Report:
@@ -97,9 +68,20 @@ async def sign(plan: Plan, make_target: MakeTarget, progress: Progress) -> Repor
         errors=errors,
         detail={"versions": installed(), "turns": [_detail(one) for one in turns]},
         rows=[one.shown() for one in rows],
-        notes=[*target.notes, *measuring.notes, *where_it_goes(rows, plan.main), *doubts(rows), *advice(rows)],
+        notes=[
+            *target.notes, *measuring.notes, *_left_out(plan), *where_it_goes(rows, plan.main), *doubts(rows),
+            *advice(rows),
+        ],
         charts=charts(rows, plan.main),
-    )
+    )  # fmt: skip
+
+
+def _left_out(plan: Plan) -> list[str]:
+    """What the same command measures in a checkout, too."""
+    if checkout.here() or plan.points != points(None, None, None):
+        return []
+    far = " and ".join(f"{one:g}" for one in FAR_MS)
+    return [f"an HSM that is {far} ms away was not measured: {checkout.needed(command='sign')}"]
 
 
 def _detail(turn: Turn) -> dict[str, object]:
@@ -124,7 +106,7 @@ class _Measuring:
         self._done = 0
 
     async def run(self) -> list[Turn]:
-        """All of them."""
+        """Every point, kind and loop: all turns, in the order in which they were taken."""
         turns: list[Turn] = []
         for number, point in enumerate(self._plan.points):
             target = self._target.delayed(point.latency_ms, self._directory / "modules")

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec import Struct, structs
 
-from bench.rig.faulty_module import FaultyModule
+from bench import checkout
 from bench.sign.kind import KINDS, Kind, kinds_of
+from bench.sign.points import KEY_TYPES
 from hsm import uri
 from hsm.certificates.files import inbound_name
 from hsm.certificates.issuer import load_issuer
@@ -34,7 +35,6 @@ from proxy.commands import init
 from proxy.config.file import Config, load
 from proxy.processes import signer
 
-_KINDS = ("rsa-2048", "p256")
 _TIMEOUT_S = 120.0
 """For each call; some HSMs take a minute to make an RSA key."""
 
@@ -52,7 +52,7 @@ class TargetKey(Struct, frozen=True):
 
     @property
     def public(self) -> PublicKey:
-        """The public half."""
+        """What its signatures are verified with."""
         public = load_der_public_key(self.spki)
         assert isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
         return public
@@ -98,8 +98,8 @@ class Target(Struct, frozen=True):
             return self
         slow = []
         for one in self.members:
-            module = FaultyModule(directory / f"{one.name}-{latency_ms:g}ms")
-            module.rules(f"C_Sign delay {latency_ms:g}")
+            module = checkout.faulty_module(directory / f"{one.name}-{latency_ms:g}ms")
+            module.latency(latency_ms)
             environment = one.environment | module.environment(one.module)
             slow.append(structs.replace(one, module=str(module.path), environment=environment))
         return structs.replace(self, members=slow)
@@ -117,7 +117,7 @@ def maker(
     unknown = set(key_types or ()) - set(KINDS)
     if unknown:
         raise MisconfiguredError(f"--key-type {', '.join(sorted(unknown))}: use {', '.join(KINDS)}")
-    kinds = [kind for kind in KINDS.values() if kind.name in (key_types or _KINDS)]
+    kinds = [kind for kind in KINDS.values() if kind.name in (key_types or KEY_TYPES)]
     if config is None:
         if key or generate:
             raise MisconfiguredError("--key and --generate go with --config: without it keys are made and thrown away")

@@ -8,7 +8,7 @@ import time
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from bench.sign.turn import Load
+from bench.sign.player import Load
 from hsm.schemes import SCHEMES, PublicKey
 
 _DIGESTS = 64

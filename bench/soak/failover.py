@@ -11,15 +11,15 @@ import datetime as dt
 import random
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct, field, structs
 
+from bench.report.percentiles import percentile
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
+from bench.report.report import Progress, Report
 from bench.rig.system import System, all_up
-from bench.rig.visits import Visit, Visitors, percentile
+from bench.rig.visits import Visit, Visitors
 from bench.soak.faults import FAULTS
 
 _CLIENTS, _PAUSE_S = 8, 0.08
@@ -59,9 +59,6 @@ class Round(Struct):
     failed: int = 0
 
 
-Progress = Callable[[str, float], None]
-
-
 async def soak(
     seconds: float,
     members: list[int],
@@ -70,7 +67,7 @@ async def soak(
     key_type: str,
     sessions: int,
     workers: int,
-    hsm_latency_ms: float = 0,
+    hsm_latency_ms: float,
     progress: Progress,
 ) -> Report:
     """A round for each number of members. `progress` gets a text and the share that is done."""

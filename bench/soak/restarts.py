@@ -15,14 +15,14 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+from bench.report.percentiles import percentile
 from bench.report.plot import Chart, Series
-from bench.report.report import Report
+from bench.report.processes import memory
+from bench.report.report import Progress, Report
 from bench.rig.system import System
-from bench.rig.visits import percentile
 from hsm.errors import HsmitmError
 from hsm.member import states
 from hsm.member.states import State
@@ -34,9 +34,7 @@ _SAMPLE_EVERY = 10
 _POLL_S = 0.005
 
 
-async def restarts(
-    cycles: int, seed: int, *, sessions: int, hsm_latency_ms: float = 0, progress: Callable[[str, float], None]
-) -> Report:
+async def restarts(cycles: int, seed: int, *, sessions: int, hsm_latency_ms: float, progress: Progress) -> Report:
     """Kill one of two members `cycles` times and wait until it is back; sample what this process holds."""
     logging.getLogger("hsmitm").setLevel(logging.CRITICAL)  # five lines for each cycle
     began, started = dt.datetime.now(dt.UTC), time.monotonic()
@@ -111,11 +109,9 @@ async def _cycle(signer: Signer, which: int, errors: list[str]) -> float:
 
 def _held() -> dict[str, int]:
     """What this process holds now: resident memory in kB, descriptors, threads, children."""
-    rollup = Path("/proc/self/smaps_rollup").read_text()  # exact; VmRSS of the status file lags behind
-    resident = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:"))
     children = sum(len(task.read_text().split()) for task in Path("/proc/self").glob("task/*/children"))
     return {
-        "rss_kb": resident,
+        "rss_kb": memory([os.getpid()]).rss_kb,
         "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         "threads": threading.active_count(),
         "children": children,

@@ -11,6 +11,7 @@ import datetime as dt
 import ipaddress
 import ssl
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -20,13 +21,15 @@ import h2.events
 import h11
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request, TextMessage
 
 _CHUNK = 65536
+
+_PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 class OriginCA:
@@ -49,7 +52,7 @@ class OriginCA:
         """The CA's certificate, for whoever must trust the origin."""
         return self.certificate.public_bytes(Encoding.PEM).decode()
 
-    def _builder(self, subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, public: _PublicKey) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
@@ -63,14 +66,15 @@ class OriginCA:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         )
 
+    def certify(self, public: _PublicKey, names: Sequence[str]) -> x509.Certificate:
+        """A server's certificate for the key `public`. Each of `names` is a host name or an address."""
+        alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        builder = self._builder(x509.Name([]), public).add_extension(alternative, critical=True)
+        return builder.sign(self._key, hashes.SHA256())
+
     def context(self, names: tuple[str, ...], alpn: tuple[str, ...]) -> ssl.SSLContext:
         """A server's TLS context with a certificate for `names`."""
-        alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
-        leaf = (
-            self._builder(x509.Name([]), self._leaf_key.public_key())
-            .add_extension(alternative, critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
+        leaf = self.certify(self._leaf_key.public_key(), names)
         private = self._leaf_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.NamedTemporaryFile() as file:  # the ssl module takes keys from files only

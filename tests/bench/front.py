@@ -7,7 +7,8 @@ from pathlib import Path
 from bench.inbound.open_loop import Pace
 from bench.rig.nginx import Nginx
 from bench.rig.plain_origin import PlainOrigin
-from bench.rig.site import SiteCA, file_sites, host
+from bench.rig.site import file_sites, host
+from proxy.demo.origin import OriginCA
 
 
 class Rig:
@@ -15,9 +16,9 @@ class Rig:
 
     def __init__(self, directory: Path, origin: PlainOrigin) -> None:
         self.directory, self.origin = directory, origin
-        self.ca = SiteCA()
+        self.ca = OriginCA()
         self.ca_file = directory / "ca.pem"
-        self.ca.write(self.ca_file)
+        self.ca_file.write_text(self.ca.pem)
 
     def nginx_file(self, upstream: str | None = None) -> Nginx:
         """nginx with keys in files."""

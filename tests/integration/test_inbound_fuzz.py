@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from bench.fuzz import client_flights
 from bench.fuzz.bystander import Bystander, Errand, Seen
-from bench.fuzz.case import Fuzzer, Target, said
 from bench.fuzz.client_flights import Session
 from bench.fuzz.client_hello import ClientHello, records
 from bench.fuzz.fuzz import Held, limits_ms
+from bench.fuzz.fuzzer import Fuzzer, Target, said
 from tests.bench.test_commands import bench
 from tests.integration.inbound_system import InboundSystem, plain_origin
 from tests.waiting import wait_until
@@ -116,7 +116,7 @@ def test_real_clients_are_recorded(sessions: list[Session]) -> None:
 async def test_spoiled_handshakes_disturb_nobody(besieged: Besieged, sessions: list[Session]) -> None:
     """Sixteen hundred spoiled handshakes, cut, reset and left alone, cost the worker nothing, and a client that does
     nothing wrong is served all the while within a second, on the connection that it has and on new ones."""
-    fuzzer = Fuzzer(besieged.target, sessions, SEED)
+    fuzzer = Fuzzer(besieged.target, sessions, SEED, clients=24)
 
     def alive(_done: int) -> None:
         try:

@@ -11,9 +11,9 @@ from msgspec import structs
 from bench.forward import figures as forward_figures
 from bench.forward import peers
 from bench.forward.forward import Plan, forward
-from bench.forward.server import Idle, Row, Turn
+from bench.report.processes import Memory
 from bench.rig import nginx
-from bench.rig.processes import Memory
+from bench.rig.server import Idle, Row, Turn
 from hsm.errors import MisconfiguredError
 from tests.bench.test_commands import bench
 

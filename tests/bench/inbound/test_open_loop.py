@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.inbound import open_loop
 from bench.rig.nginx import free_port
-from bench.rig.site import SiteCA
+from proxy.demo.origin import OriginCA
 from tests.bench.front import Rig
 
 
@@ -16,7 +16,7 @@ async def test_open_loop(rig: Rig) -> None:
         assert len(paced.latencies_ms) == len(paced.late_ms) == 50
         assert paced.cpu_s > 0
         other = rig.directory / "other.pem"
-        SiteCA().write(other)
+        other.write_text(OriginCA().pem)
         paced = await (await open_loop.start(rig.pace(server.address, other)))
         assert len(paced.errors) == 50
         assert "CERTIFICATE_VERIFY_FAILED" in paced.errors[0]

@@ -66,7 +66,7 @@ async def test_bad_certificates(softhsm_module: str, monkeypatch: pytest.MonkeyP
 async def test_failed_mints(softhsm_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An HSM that signs nothing: the failures are counted and told, and leaves of the cache still come."""
     monkeypatch.setattr(SignerAlone, "delay", lambda self, _: self.module.rules("C_Sign rv 0x00000030"))
-    report = await _mint()
+    report = await _mint(latency_ms=1)
     assert report.figures["cold_per_s"] == 0
     assert report.figures["failed_requests"] > 0
     assert report.figures["cached_per_s"] > 0

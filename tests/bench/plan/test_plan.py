@@ -19,6 +19,7 @@ from bench.report.report import Report
 from bench.sign.target import maker
 from hsm.errors import MisconfiguredError
 from proxy.config.forward import ForwardSection
+from proxy.config.hsm import HsmSection, MemberSection
 from tests.bench.test_commands import bench
 from tests.integration.harness import HSMITM
 
@@ -186,12 +187,21 @@ def test_command_line_refusal(options: str, sentence: str) -> None:
     assert done.stderr.strip() == f"hsmitm: {sentence}"
 
 
-def test_defaults() -> None:
-    """What is not given is as in a configuration that does not name it."""
+def test_as_a_configuration() -> None:
+    """What is not given is as in a configuration that does not name it, and what a configuration refuses is no plan."""
     told = subprocess.run(
         [*HSMITM, "bench", "plan", "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "200"}
     ).stdout
-    for field in structs.fields(ForwardSection):
-        if field.name in ("cache_entries", "leaf_days"):
-            assert f"[default: {field.default}]" in told
+    _, sections = msgspec.json.schema_components([ForwardSection, MemberSection, HsmSection])
+    forward, member, hsm = (sections[name]["properties"] for name in ("ForwardSection", "MemberSection", "HsmSection"))
+    for option, field in (
+        ("--cache-entries", forward["cache_entries"]),
+        ("--leaf-days", forward["leaf_days"]),
+        ("--sessions", member["sessions"]),
+    ):
+        (line,) = (one for one in told.splitlines() if f" {option} " in one)
+        assert f"[default: {field['default']}]" in line
+        assert f"[{field['minimum']}<=x<={field['maximum']}]" in line
+    assert forward["cache_entries"]["maximum"] == planning.MAX_ENTRIES
+    assert hsm["members"]["maxItems"] == planning.MAX_MEMBERS
     assert planning.caches(entries=1, leaf_days=1, workers=0).workers >= 1

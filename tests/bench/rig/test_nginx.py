@@ -6,10 +6,10 @@ import pytest
 
 from bench.inbound import apache_bench
 from bench.inbound.contenders import Contender
+from bench.report.processes import tree
 from bench.rig import nginx
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.nginx import Nginx, Token
-from bench.rig.processes import tree
 from bench.rig.site import SITE_KEYS, file_sites, token_sites
 from hsm.errors import MisconfiguredError
 from tests.bench.front import Rig

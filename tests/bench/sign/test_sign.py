@@ -12,13 +12,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from bench.report.plot import Chart
-from bench.sign import called, turn
+from bench.sign import caller, player
 from bench.sign.charts import charts
-from bench.sign.depth import DEPTHS, MEMBER, RAW, SIGNER, Point
+from bench.sign.depth import DEPTHS, MEMBER, RAW, SIGNER
 from bench.sign.figures import advice, doubts, figures
 from bench.sign.kind import KINDS, kinds_of
+from bench.sign.points import Point, points
 from bench.sign.row import Row
-from bench.sign.sign import Plan, points, sign
+from bench.sign.sign import Plan, sign
 from bench.sign.target import maker, throw_away
 from hsm.certificates.files import spki_of
 from hsm.errors import DeadlineError, HsmitmError
@@ -103,8 +104,8 @@ async def test_an_open_loop_excuses_no_stall() -> None:
         time.sleep(next(held_up, 0.0))  # the event loop stands still
         return b"no signature"
 
-    load = turn.Load(key="k", spki=_spki(), scheme=P256.scheme, callers=1, seconds=0.5, rate=100)
-    taken = await called._Turn(load, sign_late).run()
+    load = player.Load(key="k", spki=_spki(), scheme=P256.scheme, callers=1, seconds=0.5, rate=100)
+    taken = await caller._Turn(load, sign_late).run()
     assert len(taken.latencies_ms) == len(taken.late_ms) == 50
     assert sum(latency > 50 for latency in taken.latencies_ms) >= 20
     assert sum(late > 50 for late in taken.late_ms) >= 20, "and says that it was late itself"
@@ -118,8 +119,8 @@ async def test_errors_are_counted() -> None:
         await asyncio.sleep(0.01)
         raise DeadlineError("no answer")
 
-    load = turn.Load(key="k", spki=_spki(), scheme=P256.scheme, callers=2, seconds=0.05)
-    taken = await called._Turn(load, refuse).run()
+    load = player.Load(key="k", spki=_spki(), scheme=P256.scheme, callers=2, seconds=0.05)
+    taken = await caller._Turn(load, refuse).run()
     assert taken.signed == 0
     assert set(taken.errors) == {"DeadlineError: no answer"}
 
@@ -192,7 +193,7 @@ def test_points() -> None:
     assert Point(0, 2, 8) in points(None, None, None)
     assert points([4, 2], None, None) == [Point(0, 1, 2), Point(0, 1, 4)]
     assert points([8], [2, 1], [5, 0]) == [Point(0, 1, 8), Point(0, 2, 8), Point(5, 1, 8), Point(5, 2, 8)]
-    assert all(point.members == 1 and not point.latency_ms for point in points(None, None, None, own_hsm=False))
+    assert all(point.members == 1 and not point.latency_ms for point in points(None, None, None, throw_away=False))
 
 
 def test_what_a_key_can_be_measured_as() -> None:
@@ -233,7 +234,7 @@ async def test_a_process_that_cannot_open_says_why(softhsm_module: str, tmp_path
     (member,) = target.members
     opening = Open("/nowhere.so", member.selector, "1234", 1, {})
     with pytest.raises(HsmitmError, match=r"no PKCS#11 module at /nowhere\.so"):
-        await turn.Player.start("bench.sign.raw", turn.Opening(partitions=[opening]))
-    asked = turn.Opening(partitions=[opening], environments=[member.environment])
+        await player.Player.start("bench.sign.raw", player.Opening(partitions=[opening]))
+    asked = player.Opening(partitions=[opening], environments=[member.environment])
     with pytest.raises(HsmitmError, match=r"no PKCS#11 module at /nowhere\.so"):
-        await turn.Player.start("bench.sign.called", asked)
+        await player.Player.start("bench.sign.caller", asked)

@@ -59,7 +59,7 @@ class Fuzzer:
     """`clients` at a time. `outcomes` counts what came of the cases; `recent` has those that ran last; `failures` is
     what no server may do."""
 
-    def __init__(self, target: Target, sessions: Sequence[Session], seed: int, clients: int = 24) -> None:
+    def __init__(self, target: Target, sessions: Sequence[Session], seed: int, clients: int) -> None:
         self.outcomes: Counter[str] = Counter()
         self.recent: deque[Sent] = deque(maxlen=4 * clients)
         self.failures: list[str] = []

@@ -1,5 +1,4 @@
-"""The load generator of the forward measurement: `python -m bench.forward.tunnel_load`, a process of its own with
-threads.
+"""The load generator that has many tunnels: `python -m bench.rig.tunnel_load`, a process of its own with threads.
 
 Each thread is a client that has one connection at a time. There is no program to use in its place: ab's CONNECT has no
 TLS inside it, wrk and h2load have no CONNECT, curl starts anew for each set of names. So what this one can do is
@@ -18,7 +17,7 @@ from typing import Literal, Self
 import msgspec
 from msgspec import Struct
 
-from bench.forward.tunnel import Route, Tunnel, TunnelError
+from bench.rig.tunnel import Route, Tunnel, TunnelError
 
 _MOST_ERRORS = 20
 
@@ -66,9 +65,9 @@ class Generator:
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
-        """Start it."""
+        """Start the process, and wait until it is ready."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "bench.forward.tunnel_load", msgspec.json.encode(self._job).decode(),
+            sys.executable, "-P", "-m", "bench.rig.tunnel_load", msgspec.json.encode(self._job).decode(),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stdout is not None

@@ -2,7 +2,7 @@
 
 At the depth `member` it starts member processes, as the signer does, and sends them `wire.Sign` frames; at the depth
 `signer` it is a worker: `hsm.wire.client.SignerClient` and `wire.TlsSign`. Its event loop is the workers', uvloop where
-that is installed. `python -m bench.sign.called`, started by `bench.sign.turn.Player`.
+that is installed. `python -m bench.sign.caller`, started by `bench.sign.player.Player`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from addons.engine.loop import WorkerLoop
-from bench.sign.turn import Load, Opened, Opening, Taken, answer, read
+from bench.sign.player import MOST_ERRORS, Load, Opened, Opening, Taken, answer, read
 from bench.sign.work import digests, verified
 from hsm.errors import HsmitmError
 from hsm.member.process import MemberProcess
@@ -28,7 +28,6 @@ from hsm.wire.worker import TlsSign, TlsSigned
 
 _CALL_S = 30.0
 _START_S = 60.0
-_MAX_ERRORS = 20
 
 Sign = Callable[[str, str, bytes], Awaitable[bytes]]
 """A signature by a key in a scheme of a digest."""
@@ -79,7 +78,7 @@ class _Turn:
         self._last = (b"", b"")
 
     async def run(self) -> Taken:
-        """All of it."""
+        """Sign until the time is over, and wait for what is still on its way."""
         self._until = time.monotonic() + self._load.seconds
         if self._load.rate:
             await self._open_loop()
@@ -90,7 +89,7 @@ class _Turn:
             self._signed,
             [1000 * value for value in self._latencies],
             [1000 * value for value in self._late],
-            [*self._errors, *wrong][:_MAX_ERRORS],
+            [*self._errors, *wrong][:MOST_ERRORS],
         )
 
     async def _caller(self) -> None:

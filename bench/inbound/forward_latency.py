@@ -10,9 +10,9 @@ from msgspec import Struct
 from bench.inbound import open_loop
 from bench.inbound.forward_probe import Route, probe
 from bench.inbound.open_loop import Pace
-from bench.inbound.system import InboundSystem
-from bench.rig.processes import others_s
-from bench.rig.visits import percentile
+from bench.report.percentiles import percentile
+from bench.report.processes import others_s
+from bench.rig.inbound_system import InboundSystem
 
 _PROBES_PER_S = 50.0
 

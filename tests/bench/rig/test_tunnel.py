@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from bench.forward.tls_origin import COLD, WARM, TlsOrigin
-from bench.forward.tunnel import Route, Tunnel, TunnelError
-from bench.forward.tunnel_load import Generator, Job, Kind
 from bench.rig import nginx
-from bench.rig.site import SiteCA
+from bench.rig.tunnel import Route, Tunnel, TunnelError
+from bench.rig.tunnel_load import Generator, Job, Kind
+from proxy.demo.origin import OriginCA
 
 
 @pytest.fixture
 async def route(tmp_path: Path) -> AsyncIterator[Route]:
     """To the origin itself."""
-    ca = SiteCA()
-    ca.write(tmp_path / "ca.pem")
+    ca = OriginCA()
+    (tmp_path / "ca.pem").write_text(ca.pem)
     async with TlsOrigin(tmp_path / "origin", ca, warm=2, cold=3, body_bytes=1_000_000) as origin:
         yield Route(origin.address, origin.port, str(tmp_path / "ca.pem"), connect=False)
 
@@ -85,8 +85,8 @@ async def test_refused(route: Route) -> None:
 
 def test_nobody_listens(tmp_path: Path) -> None:
     """A proxy that is not there is an error like any other."""
-    ca = SiteCA()
-    ca.write(tmp_path / "ca.pem")
+    ca = OriginCA()
+    (tmp_path / "ca.pem").write_text(ca.pem)
     route = Route(f"127.0.0.1:{nginx.free_port()}", 1, str(tmp_path / "ca.pem"))
     with pytest.raises(ConnectionRefusedError):
         Tunnel(route, route.tls(), "w0.bench.test")

@@ -1,4 +1,4 @@
-"""One client connection through a proxy: CONNECT, TLS inside it, and requests whose answers are checked.
+"""One client connection, through a proxy with CONNECT or without: TLS, and requests whose answers are checked.
 
 Blocking sockets and the standard library's ssl: per connection it is the cheapest that Python has, and it verifies what
 it is shown.
@@ -43,7 +43,7 @@ class Tunnel:
     """An open connection to `host`. Raises OSError, of which ssl.SSLError is one, or TunnelError."""
 
     def __init__(self, route: Route, tls: ssl.SSLContext, host: str) -> None:
-        """Opens it."""
+        """Connects, and makes the handshakes."""
         self._host, self._port, self._names_host = host, route.port, route.names_host
         address, _, port = route.proxy.rpartition(":")
         raw = socket.create_connection((address, int(port)), timeout=LIMIT_S)

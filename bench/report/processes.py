@@ -79,10 +79,14 @@ class Memory(Struct, frozen=True):
 
 
 def memory(pids: list[int]) -> Memory:
-    """What the processes occupy together now, from /proc/PID/smaps_rollup; it takes a user who may read that."""
+    """What the processes occupy together now; one that has ended occupies nothing.
+
+    From /proc/PID/smaps_rollup, which is exact where VmRSS of the status file lags behind. It takes a user who may read
+    that.
+    """
     found = {"Pss": 0, "Rss": 0}
     for pid in pids:
-        with suppress(ProcessLookupError, FileNotFoundError):  # it has ended
+        with suppress(ProcessLookupError, FileNotFoundError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 name, _, value = line.partition(":")
                 if name in found:

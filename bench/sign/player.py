@@ -1,7 +1,7 @@
-"""One turn of the signing measurement: what a process is asked to do, what it found, and how it is told.
+"""A player: a process of the signing measurement that signs when its turn comes.
 
-A player is a process of the measurement that signs when its turn comes: `bench.sign.raw`, `bench.sign.called`.
-Between it and us are its standard input and output: eight bytes of length, then one msgpack value.
+Which is `bench.sign.raw` or `bench.sign.caller`. Here is what it is asked to do, what it finds, and how both are told:
+over its standard input and output, eight bytes of length and then one msgpack value.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import BinaryIO, Self
 import msgspec
 from msgspec import Struct
 
-from bench.rig.processes import ended
+from bench.report.processes import ended
 from hsm.errors import HsmitmError, MemberLostError, from_wire
 from hsm.wire.member import Open
 
+MOST_ERRORS = 20
+"""That a turn tells."""
 _END_S = 5.0
 
 
@@ -153,7 +155,7 @@ def read[T](kind: type[T], source: BinaryIO) -> T | None:
 
 
 def answer(given: Opened | Taken | HsmitmError) -> None:
-    """Say it."""
+    """Write it to our standard output, which `Player` reads."""
     match given:
         case Opened():
             said = _Answer(opened=given)

@@ -1,4 +1,4 @@
-"""A whole hsmitm for the inbound measurement: one worker, one member with many sessions, a site of each kind of key.
+"""A whole hsmitm with sites: one worker, one member with many sessions, a site of each kind of key.
 
 What it listens on for inbound is chosen beforehand: the configuration names it.
 """
@@ -12,16 +12,17 @@ from bench.rig.faulty_module import FaultyModule
 from bench.rig.nginx import Token, free_port
 from bench.rig.nginx_origin import NginxOrigin
 from bench.rig.plain_origin import PlainOrigin
-from bench.rig.site import Site, SiteCA, token_sites
+from bench.rig.site import Site, token_sites
 from bench.rig.system import System
 from proxy.config import edit
+from proxy.demo.origin import OriginCA
 
 
 class InboundSystem(System):
     """hsmitm with [[inbound]]. Use it as an async context manager."""
 
     def __init__(
-        self, directory: Path, *, plain: PlainOrigin | NginxOrigin, site_ca: SiteCA, sessions: int, seed: int
+        self, directory: Path, *, plain: PlainOrigin | NginxOrigin, site_ca: OriginCA, sessions: int, seed: int
     ) -> None:
         """`plain` is the origin behind the sites and must be listening; `site_ca` signs the sites' certificates."""
         super().__init__(directory, 1, key_type="p256", workers=1, sessions=sessions, seed=seed)

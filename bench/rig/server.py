@@ -1,20 +1,20 @@
-"""A proxy that takes its turn in the forward measurement, what one turn found, and the sum of its turns."""
+"""A server that takes its turn under the load of `tunnel_load`, what one turn found, and the sum of its turns."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Literal, Self
 
 from msgspec import Struct
 
-from bench.forward.system import ForwardSystem
-from bench.forward.tunnel import Route
-from bench.forward.tunnel_load import Done, Generator, Job
-from bench.rig.processes import Memory, cpu_s, difference, machine_s, memory
-from bench.rig.visits import percentile
+from bench.report.percentiles import percentile
+from bench.report.processes import Memory, cpu_s, difference, machine_s, memory
+from bench.rig.faulty_module import FaultyModule
+from bench.rig.tunnel import Route
+from bench.rig.tunnel_load import Done, Generator, Job
 
 Phase = Literal["warm", "cold", "kept", "body"]
 
@@ -60,17 +60,22 @@ class Idle(Struct, frozen=True):
 
 
 class Server:
-    """A proxy, or the origin itself, which shows what the load generator can do."""
+    """A proxy or another server; or the origin itself, which shows what the load generator can do."""
 
     def __init__(
-        self, name: str, route: Route, pids: Callable[[], list[int]], system: ForwardSystem | None = None
+        self,
+        name: str,
+        route: Route,
+        pids: Callable[[], list[int]],
+        *,
+        module: FaultyModule | None = None,
+        roles: Mapping[int, str] | None = None,
     ) -> None:
-        """`system` is hsmitm's."""
-        self.name, self.route, self._pids, self._system = name, route, pids, system
+        """`module` is what it asks for signatures, None where no HSM does. A process not in `roles` has its name."""
+        self.name, self.route, self._pids, self._module, self._roles = name, route, pids, module, roles or {}
 
     async def turn(self, phase: Phase, jobs: list[Job], origin_pids: list[int]) -> Turn:
         """Let a load generator for each job do it, all at once. Jobs with /body are counted in megabytes."""
-        roles = self._system.process_roles if self._system is not None else {}
         async with AsyncExitStack() as stack:
             generators = [await stack.enter_async_context(Generator(job)) for job in jobs]
             await self._rest()
@@ -86,7 +91,7 @@ class Server:
             others -= origin_s
         by_role: dict[str, float] = {}
         for pid, one_s in used.items():
-            role = roles.get(pid, self.name)
+            role = self._roles.get(pid, self.name)
             by_role[role] = by_role.get(role, 0.0) + one_s
         return Turn(
             server=self.name,
@@ -122,7 +127,7 @@ class Server:
                 return
 
     def _signed(self) -> int:
-        return self._system.signatures if self._system is not None else 0
+        return self._module.calls("C_Sign") if self._module is not None else 0
 
 
 def _amount(phase: Phase, done: list[Done]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.inbound.forward_load import ForwardRound, forward_figures
+from bench.inbound.forward_latency import ForwardRound, forward_figures
 
 
 def test_forward_figures() -> None:
