@@ -35,6 +35,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 """For a room, or all rooms of a house: the rooms, houses or single modules that it may import from. As a value hsm is
 its words, the files that stand in no room; addons, proxy and bench mean everything in them."""
 
+BENCH_MAY_IMPORT: dict[str, set[str]] = {
+    "report": set(),
+    "sign": {"report"},
+    "mint": {"report", "sign"},
+    "plan": {"report", "sign", "mint"},
+    "rig": {"report"},
+    "forward": {"report", "rig"},
+    "inbound": {"report", "rig"},
+    "soak": {"report", "rig"},
+    "fuzz": {"report", "rig"},
+}
+"""Between the rooms of bench/. The first four are in the wheel, so they need nothing that is not: `bench.checkout`, which
+stands in no room, asks for the rig where there is one."""
+
 KEY_SIDE = ("token", "member", "group", "signer", "secrets", "audit")
 """The rooms of hsm/ that a worker must never load: they know PINs, partitions and CA keys."""
 
@@ -74,6 +88,14 @@ def _measures_the_token(one: str, other: str) -> bool:
     if not one.startswith("bench."):
         return one.startswith("proxy.") and other.startswith("hsm.") and room(other) != "hsm.token"
     return other.startswith("hsm.") and (room(other) != "hsm.token" or room(one) == "bench.sign")
+
+
+def measurements_stand_alone(house: House) -> Iterator[str]:
+    """What is shipped of bench/ needs no rig, and no measurement needs another one's files."""
+    for one, other in house.arrows:
+        here, there = room(one).removeprefix("bench."), room(other).removeprefix("bench.")
+        if here in BENCH_MAY_IMPORT and there in BENCH_MAY_IMPORT and there not in BENCH_MAY_IMPORT[here] | {here}:
+            yield f"{one} imports {other}"
 
 
 def only_the_token_room_knows_pkcs11(house: House) -> Iterator[str]:
@@ -161,6 +183,7 @@ def docstrings_say_something(house: House) -> Iterator[str]:
 
 RULES: list[Rule] = [
     imports_point_one_way,
+    measurements_stand_alone,
     only_the_token_room_knows_pkcs11,
     settings_know_no_service,
     the_rest_is_absolute,
@@ -186,6 +209,8 @@ FAULTS: list[tuple[Rule, dict[str, str]]] = [
     (imports_point_one_way, {"proxy/main.py": "import hsm.token.module", "hsm/token/module.py": ""}),
     (imports_point_one_way, {"bench/mint/mint.py": "import hsm.token.module", "hsm/token/module.py": ""}),
     (imports_point_one_way, {"hsm/attic/box.py": "import hsm.errors", "hsm/errors.py": ""}),
+    (measurements_stand_alone, {"bench/sign/raw.py": "def f():\n    import bench.rig.nginx", "bench/rig/nginx.py": ""}),
+    (measurements_stand_alone, {"bench/soak/faults.py": "import bench.forward.peers", "bench/forward/peers.py": ""}),
     (only_the_token_room_knows_pkcs11, {"hsm/member/life.py": "from pkcs11.util import ec"}),
     (settings_know_no_service, {"hsm/signer/settings.py": "from hsm.group import group", "hsm/group/group.py": ""}),
     (settings_know_no_service, {"hsm/signer/settings.py": "import asyncio"}),
