@@ -11,6 +11,7 @@ it, and the HSM's signature put beside it with asn1crypto's DER emitter (its obj
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,9 @@ def load_issuer(path: Path) -> Issuer:
         return Issuer(chain, dt.datetime.now(dt.UTC))
     except MisconfiguredError as error:
         raise MisconfiguredError(f"{path}: {error}") from error
+
+
+def spkis_of(issuers: Iterable[Issuer]) -> frozenset[bytes]:
+    """The public keys (DER SPKI) of the CAs and of those above them: no inbound site may have one."""
+    public = [certificate.public_key() for issuer in issuers for certificate in issuer.chain]
+    return frozenset(_spki(key) for key in public if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey))
