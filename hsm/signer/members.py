@@ -91,6 +91,11 @@ class Members:
         self._group.members = [one for one in self._group.members if one is not member]
         self._group.changed(member)
 
+    def arrange(self, names: Iterable[str]) -> None:
+        """Put the members in the order of `names`, which has them all."""
+        places = {name: place for place, name in enumerate(names)}
+        self._group.members = sorted(self._group.members, key=lambda member: places[member.name])
+
     def cancel(self) -> None:
         """No member begins anything new; `stop` comes next."""
         for task in self._runs.values():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
+from hsm.effect import AtReload, AtStart, EachAtStart, marked
 from hsm.errors import HsmitmError, MisconfiguredError, RefusedError
 from hsm.group.group import Group
 from hsm.member.states import State
@@ -18,16 +19,8 @@ from hsm.signer.sites import Sites, load_sites
 
 logger = logging.getLogger("hsmitm.signer")
 
-_AT_START = {
-    "group": "[hsm] high_availability or group",
-    "authorities": "[forward.trust] or [forward.untrust]",
-    "holders": "[forward.trust] or [forward.untrust]",
-    "profile": "[forward] leaf_days",
-    "run": "[run]",
-    "state": "[run]",
-    "users": "[run]",
-}
-"""Settings that are read once, and where the configuration has them."""
+_LOOKED_AT = ("members", "inbound")
+"""Taken over also where the text is the same: a quarantined member is tried again, certificate files are read again."""
 
 Reread = Callable[[], SignerSettings]
 """The settings as the configuration has them now. Raises MisconfiguredError."""
@@ -64,34 +57,59 @@ class Reloading:
         if self._reread is None:
             raise RefusedError("this signer has no configuration to read again")
         async with self._one_at_a_time:
-            new = self._reread()
+            new = _grouped_as(self.settings, self._reread())
             sites = self._load_sites(new)
             self._refuse_prompts(new)
             self._inbound.expect(sites)
-            lines = await self._take_members(new)
-            lines += self._inbound.take(sites, await self._group.learn())
-            group, old = self._group, self.settings
-            if new.failover != old.failover or new.outage_grace_s != old.outage_grace_s:
-                group.failover, group.outage_grace_s = new.failover, new.outage_grace_s
-                lines.append(f"[hsm] now: auto_recovery_retry {new.failover.auto_recovery_retry}, "
-                             f"attempt_timeout_ms {1000 * new.failover.attempt_timeout_s:.0f}, "
-                             f"request_budget_ms {1000 * new.failover.budget_s:.0f}, "
-                             f"keep_alive_s {new.failover.keep_alive_s:g}")  # fmt: skip
-            if new.unavailable != old.unavailable:
-                lines.append(f"[hsm] now: unavailable {new.unavailable}")
-            changeable = structs.replace(
-                old, members=new.members, failover=new.failover, unavailable=new.unavailable,
-                outage_grace_s=new.outage_grace_s, inbound=new.inbound, for_workers=new.for_workers,
-            )  # fmt: skip
-            if new.for_workers != old.for_workers:
-                lines.append("[[inbound]] changed: each worker takes it over with its next report, within seconds")
-            stale = {where for name, where in _AT_START.items() if getattr(new, name) != getattr(changeable, name)}
-            stale |= {where for where, text in new.at_start.items() if text != old.at_start.get(where)}
-            lines += [f"{where} changed, and takes effect when hsmitm is started again" for where in sorted(stale)]
-            self.settings = changeable
+            lines = await self._take_over(self.settings, new, sites)
             for line in lines:
                 logger.info("reload: %s", line)
             return lines or ["nothing changed"]
+
+    async def _take_over(self, old: SignerSettings, new: SignerSettings, sites: Sites) -> list[str]:
+        """Each field as its type says: taken over and told, or named as waiting for a new start."""
+        lines: list[str] = []
+        taken: dict[str, object] = {}
+        told: dict[str, bool] = {}
+        later: set[str] = set()
+        for name, effect, value in marked(new):
+            before = getattr(old, name)
+            match effect:
+                case AtReload(where):
+                    taken[name] = value
+                    found = await self._take(name, new, sites) if value != before or name in _LOOKED_AT else []
+                    lines += found
+                    if value != before:
+                        told[where] = told.get(where, False) or bool(found)
+                case AtStart(where) if value != before:
+                    later.add(where)
+                case EachAtStart():
+                    later |= {where for where in before | value if before.get(where) != value.get(where)}
+        self.settings = structs.replace(old, **taken)
+        lines += [f"{where} changed, and is taken over" for where, said in told.items() if not said]
+        return lines + [f"{where} changed, and takes effect when hsmitm is started again" for where in sorted(later)]
+
+    async def _take(self, name: str, new: SignerSettings, sites: Sites) -> list[str]:
+        """Bring one field of `new` to where it is used. In lines, what that means."""
+        match name:
+            case "members":
+                return await self._take_members(new)
+            case "inbound":
+                return self._inbound.take(sites, await self._group.learn())
+            case "failover":
+                failover = self._group.failover = new.failover
+                return [f"[hsm] now: auto_recovery_retry {failover.auto_recovery_retry}, "
+                        f"attempt_timeout_ms {1000 * failover.attempt_timeout_s:.0f}, "
+                        f"request_budget_ms {1000 * failover.budget_s:.0f}, "
+                        f"keep_alive_s {failover.keep_alive_s:g}"]  # fmt: skip
+            case "unavailable":  # each report of a worker is answered with what is in force
+                return [f"[hsm] now: unavailable {new.unavailable}"]
+            case "outage_grace_s":
+                self._group.outage_grace_s = new.outage_grace_s
+                return []
+            case "for_workers":
+                return ["[[inbound]] changed: each worker takes it over with its next report, within seconds"]
+        raise NotImplementedError(f"SignerSettings.{name} is to be taken over at a reload, and nothing here does it")
 
     def _load_sites(self, new: SignerSettings) -> Sites:
         names = [one.name for one in new.members]
@@ -121,4 +139,15 @@ class Reloading:
         for name in [one for one in present if one not in wanted]:
             await self._members.remove(present[name])
             lines.append(f"member {name} removed")
+        self._members.arrange(wanted)
         return lines
+
+
+def _grouped_as(old: SignerSettings, new: SignerSettings) -> SignerSettings:
+    """`new`, with keys at the members where `old` has them, if high availability itself changed: that waits for a new
+    start, and with it whose a key is."""
+    if bool(new.group) == bool(old.group):
+        return new
+    before = {one.key: one.holder for one in old.inbound}
+    inbound = [structs.replace(one, holder=before.get(one.key, "")) for one in new.inbound]
+    return structs.replace(new, inbound=inbound, holders=old.holders)
