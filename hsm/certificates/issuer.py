@@ -1,7 +1,7 @@
 """Leaf request -> approved template -> one signature -> certificate. No I/O, no clock, no HSM.
 
-Misuse cannot be written down: only `Issuer.approve` makes an `Approved`, after every check; it holds the bytes to sign,
-and becomes a certificate once, of the issuer that approved it.
+Misuse cannot be written down: of a leaf only `Issuer.approve` makes an `Approved`, after every check; it holds the
+bytes to sign, and becomes a certificate once, with a signature by the key of the issuer that approved it.
 
 cryptography builds the certificate with a stand-in key (`hsm.certificates.standin`); the TBSCertificate is taken from
 it, and the HSM's signature put beside it with asn1crypto's DER emitter (its object model does the same in 0.9 ms, not
@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, PublicKeyAlgorit
 
 from hsm import names
 from hsm.certificates import files
-from hsm.certificates.leaf import Approved
+from hsm.certificates.leaf import SEAL, Approved
 from hsm.certificates.settings import BACKDATED, MAX_VALIDITY, LeafProfile
 from hsm.certificates.standin import stand_in
 from hsm.errors import MisconfiguredError, RefusedError
@@ -111,7 +111,7 @@ class Issuer:
         not_after = min(now + profile.ahead, self.certificate.not_valid_after_utc)
         draft = self._draft(checked, key, not_before, not_after, serial)
         self._check_leaf(draft, checked, spki)
-        return Approved(draft, self.scheme)
+        return Approved(draft, self.key, self.scheme, SEAL)
 
     def _draft(
         self, checked: list[str], key: PublicKey, not_before: dt.datetime, not_after: dt.datetime, serial: int

@@ -57,6 +57,7 @@ class Minting:
             raise RefusedError(f"no forward-{request.authority} CA is configured")
         serial = secrets.randbits(SERIAL_BITS) | 1 << (SERIAL_BITS - 1)
         approved = issuer.approve(request.names, request.spki, self._profile, dt.datetime.now(dt.UTC), serial)
-        signature = await self._group.sign(request.authority, approved.tbs, approved.digest, deadline, "mint")
+        key = self._group.keys[request.authority]
+        signature = await self._group.sign(key.name, approved.tbs, approved.digest, deadline, "mint")
         begins, ends = approved.not_before.timestamp(), approved.not_after.timestamp()
-        return Minted(approved.certificate(signature), begins, ends), approved.serial
+        return Minted(approved.certificate(signature, key.public), begins, ends), approved.serial

@@ -184,7 +184,7 @@ class Signer:
         return InfoReport(modules, problems)
 
     async def reload(self) -> list[str]:
-        """`Reloading.reload`."""
+        """`Reloading.reload`: what can change is taken over, the rest is named. In lines, what was done."""
         return await self._reloading.reload()
 
     def totals(self) -> telemetry.Totals:
