@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -91,24 +92,28 @@ class StatusBoard:
 
     def _certificates(self) -> Iterator[CertificateStatus]:
         for name, issuer in self._issuers.items():
-            yield self._certificate(name, name, issuer.certificate)
+            yield self._certificate("forward", name, name, issuer.certificate)
         for site in self._inbound.sites.sites:
-            yield self._certificate(f"inbound {site.name}", site.key, site.chain[0])
+            yield self._certificate("inbound", site.name, site.key, site.chain[0])
 
-    def _certificate(self, title: str, name: str, certificate: x509.Certificate) -> CertificateStatus:
-        key = self._group.keys[name].public
-        holders = [member.found[name] for member in self._group.members if name in member.found]
-        kind = f"RSA-{key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"P-{key.key_size}"
+    def _certificate(
+        self, kind: Literal["forward", "inbound"], name: str, key_name: str, certificate: x509.Certificate
+    ) -> CertificateStatus:
+        key = self._group.keys[key_name]
+        size = key.public.key_size
+        holders = [member.found[key_name] for member in self._group.members if key_name in member.found]
         return CertificateStatus(
-            authority=title,
+            authority=name if kind == "forward" else f"inbound {name}",
             subject=certificate.subject.rfc4514_string(),
             not_after=certificate.not_valid_after_utc.timestamp(),
             fingerprint_sha256=certificate.fingerprint(hashes.SHA256()).hex(),
-            key=str(self._group.keys[name].uri),
-            key_type=kind,
-            proved=self._group.proved_by(name),
+            key=str(key.uri),
+            key_type=f"RSA-{size}" if isinstance(key.public, rsa.RSAPublicKey) else f"P-{size}",
+            proved=self._group.proved_by(key_name),
             guarded=bool(holders) and all(found.guarded for found in holders),
-            problems=self._group.problems(name) | self._inbound.decryption_problems(name),
+            problems=self._group.problems(key_name) | self._inbound.decryption_problems(key_name),
+            kind=kind,
+            name=name,
         )
 
     def _member(self, member: Member) -> MemberStatus:
