@@ -42,7 +42,8 @@ _INFO_TIMEOUT_S = 5.0
 
 
 class Signer:
-    """The service. `open`, then it serves until `close`."""
+    """The door: `open`, then it serves until `close`. Who may ask for what, on which socket, is decided here; each
+    answer is made by the part whose business it is."""
 
     def __init__(
         self,
