@@ -7,6 +7,7 @@ may be signed.
 
     errors     what went wrong, by what the caller does next
     codes      PKCS#11 return codes and what each calls for
+    effect     when a changed setting takes effect, said in its type
     uri        RFC 7512 PKCS#11 URIs
     schemes    TLS signature schemes: their mechanisms, DigestInfo prefixes and verification
     cryptoki   a module's function list, called with ctypes

@@ -40,7 +40,7 @@ async def make_ca(
     finally:
         await process.end()
     assert isinstance(signed, Signature)
-    certificate = x509.load_der_x509_certificate(approved.certificate(signed.signature))
+    certificate = x509.load_der_x509_certificate(approved.certificate(signed.signature, key))
     certificate.verify_directly_issued_by(certificate)
     path = directory / f"{key_name}-ca.pem"
     path.write_bytes(certificate.public_bytes(Encoding.PEM))

@@ -21,14 +21,13 @@ from bench.sign.kind import KINDS, Kind, kinds_of
 from bench.sign.points import KEY_TYPES
 from hsm import uri
 from hsm.certificates.files import inbound_name
-from hsm.certificates.issuer import load_issuer
+from hsm.certificates.issuer import load_issuer, spkis_of
 from hsm.errors import MisconfiguredError, PinRefusedError, RefusedError
 from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
 from hsm.schemes import PublicKey
 from hsm.secrets import pin
 from hsm.secrets.refusals import Refusals
-from hsm.signer.signer import spkis_of
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, KeyFound, Open, Opened
 from proxy.commands import init
@@ -236,7 +235,7 @@ def _spki(name: str, uri: KeyURI, found: Sequence[Mapping[str, KeyFound]]) -> by
 
 
 def _refuse_cas(config: Config, keys: Collection[TargetKey]) -> None:
-    issuers = {name: load_issuer(one.certificate) for name, one in config.signer().authorities.items()}
+    cas = spkis_of(load_issuer(one.certificate) for one in config.signer().authorities.values())
     for key in keys:
-        if key.spki in spkis_of(issuers):
+        if key.spki in cas:
             raise RefusedError(f"{key.uri} is the key of a CA; measure with one that nobody trusts")

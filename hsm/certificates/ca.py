@@ -7,7 +7,7 @@ import datetime as dt
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from hsm.certificates.leaf import Approved
+from hsm.certificates.leaf import SEAL, Approved
 from hsm.certificates.settings import BACKDATED
 from hsm.certificates.standin import stand_in
 from hsm.errors import MisconfiguredError
@@ -49,4 +49,4 @@ def approve_ca(common_name: str, key: PublicKey, days: int, now: dt.datetime, se
         .add_extension(identifier, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False)
     )
-    return Approved(builder.sign(stand_in(key), scheme.hash), scheme)
+    return Approved(builder.sign(stand_in(key), scheme.hash), key, scheme, SEAL)

@@ -1,7 +1,7 @@
 """Leaf request -> approved template -> one signature -> certificate. No I/O, no clock, no HSM.
 
-Misuse cannot be written down: only `Issuer.approve` makes an `Approved`, after every check; it holds the bytes to sign,
-and becomes a certificate once, of the issuer that approved it.
+Misuse cannot be written down: of a leaf only `Issuer.approve` makes an `Approved`, after every check; it holds the
+bytes to sign, and becomes a certificate once, with a signature by the key of the issuer that approved it.
 
 cryptography builds the certificate with a stand-in key (`hsm.certificates.standin`); the TBSCertificate is taken from
 it, and the HSM's signature put beside it with asn1crypto's DER emitter (its object model does the same in 0.9 ms, not
@@ -11,6 +11,7 @@ it, and the HSM's signature put beside it with asn1crypto's DER emitter (its obj
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, PublicKeyAlgorit
 
 from hsm import names
 from hsm.certificates import files
-from hsm.certificates.leaf import Approved
+from hsm.certificates.leaf import SEAL, Approved
 from hsm.certificates.settings import BACKDATED, MAX_VALIDITY, LeafProfile
 from hsm.certificates.standin import stand_in
 from hsm.errors import MisconfiguredError, RefusedError
@@ -110,7 +111,7 @@ class Issuer:
         not_after = min(now + profile.ahead, self.certificate.not_valid_after_utc)
         draft = self._draft(checked, key, not_before, not_after, serial)
         self._check_leaf(draft, checked, spki)
-        return Approved(draft, self.scheme)
+        return Approved(draft, self.key, self.scheme, SEAL)
 
     def _draft(
         self, checked: list[str], key: PublicKey, not_before: dt.datetime, not_after: dt.datetime, serial: int
@@ -228,3 +229,9 @@ def load_issuer(path: Path) -> Issuer:
         return Issuer(chain, dt.datetime.now(dt.UTC))
     except MisconfiguredError as error:
         raise MisconfiguredError(f"{path}: {error}") from error
+
+
+def spkis_of(issuers: Iterable[Issuer]) -> frozenset[bytes]:
+    """The public keys (DER SPKI) of the CAs and of those above them: no inbound site may have one."""
+    public = [certificate.public_key() for issuer in issuers for certificate in issuer.chain]
+    return frozenset(_spki(key) for key in public if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey))

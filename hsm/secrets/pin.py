@@ -1,7 +1,7 @@
-"""Where a member's PIN comes from, and the PINs that a token refused. Read by the signer alone.
+"""A member's PIN, read from where the configuration says: a file, a variable, a command, a credential or a prompt.
 
-A PIN is never in the configuration's text, on a command line, in a log or in an error. A wrong one is tried exactly
-once: `Refusals` remembers it on disk, as a salted scrypt digest, so that no restart of any process tries it again.
+A PIN is never in the configuration's text, on a command line, in a log or in an error. Nothing here keeps one; those
+that a token refused are remembered by `hsm.secrets.refusals`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """The PINs that a token refused. A wrong one is tried exactly once: it is remembered on disk, as a salted scrypt
-digest, so that no restart of any process tries it again."""
+digest, so that no restart of any process tries it again.
+
+Each start of a member asks `check` before it logs in, and says what came of it.
+"""
 
 from __future__ import annotations
 

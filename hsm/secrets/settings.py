@@ -1,4 +1,4 @@
-"""Where a member's PIN comes from, as the configuration says it. The PIN itself is never there."""
+"""Where a member's PIN comes from, as the configuration says it and as messages name it. The PIN is never in it."""
 
 from __future__ import annotations
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from msgspec import Struct, field
 
 from hsm.certificates.settings import LeafProfile
+from hsm.effect import AtReload, AtStart, EachAtStart
 from hsm.member.settings import Failover, MemberSettings
 from hsm.uri import KeyURI
 from hsm.wire.run_directory import RunDirectory
-from hsm.wire.worker import (
-    Authority,
-)
+from hsm.wire.worker import Authority
 
 
 class InboundSettings(Struct, frozen=True):
@@ -36,25 +36,26 @@ class AuthoritySettings(Struct, frozen=True):
 
 
 class SignerSettings(Struct, frozen=True, kw_only=True):
-    """All that the signer needs to know. `users` are uids of workers beside our own; `state` remembers refused PINs.
+    """All that the signer needs to know. Each field says when a change takes effect; a reload goes by that alone.
 
-    `group` is the HA group's name, empty where each key is one member's: then `holders` says whose. `unavailable` is
-    what workers do while no member is in service, and `outage_grace_s` how long a request waits for one then.
-    `authorities` is empty where there is inbound inspection alone. `at_start` and `for_workers` are no business of the
-    signer: parts of the configuration by name, as text, so that `reload` can tell what became of a change there.
+    `users` are uids of workers beside our own; `state` remembers refused PINs. `group` is the HA group's name, empty
+    where each key is one member's: then `holders` says whose. `unavailable` is what workers do while no member is in
+    service, and `outage_grace_s` how long a request waits for one then. `authorities` is empty where there is inbound
+    inspection alone. `at_start` and `for_workers` are no business of the signer: parts of the configuration as text, by
+    what it calls them, so that a reload can tell what becomes of a change there.
     """
 
-    members: list[MemberSettings]
-    authorities: dict[Authority, AuthoritySettings]
-    profile: LeafProfile
-    run: RunDirectory
-    state: Path
-    users: frozenset[int] = frozenset()
-    group: str = ""
-    holders: dict[str, str] = field(default_factory=dict)
-    failover: Failover = field(default_factory=Failover)
-    unavailable: str = "fail"
-    outage_grace_s: float = 0.0
-    inbound: list[InboundSettings] = field(default_factory=list)
-    at_start: dict[str, str] = field(default_factory=dict)
-    for_workers: str = ""
+    members: Annotated[list[MemberSettings], AtReload("[[hsm.members]]")]
+    inbound: Annotated[list[InboundSettings], AtReload("[[inbound]]")] = field(default_factory=list)
+    failover: Annotated[Failover, AtReload("[hsm]")] = field(default_factory=Failover)
+    unavailable: Annotated[str, AtReload("[hsm] unavailable")] = "fail"
+    outage_grace_s: Annotated[float, AtReload("[hsm] unavailable")] = 0.0
+    for_workers: Annotated[str, AtReload("[[inbound]]")] = ""
+    group: Annotated[str, AtStart("[hsm] high_availability or group")] = ""
+    authorities: Annotated[dict[Authority, AuthoritySettings], AtStart("[forward.trust] or [forward.untrust]")]
+    holders: Annotated[dict[str, str], AtStart("[forward.trust] or [forward.untrust]")] = field(default_factory=dict)
+    profile: Annotated[LeafProfile, AtStart("[forward] leaf_days")]
+    run: Annotated[RunDirectory, AtStart("[run]")]
+    state: Annotated[Path, AtStart("[run]")]
+    users: Annotated[frozenset[int], AtStart("[run]")] = frozenset()
+    at_start: Annotated[dict[str, str], EachAtStart()] = field(default_factory=dict)

@@ -50,7 +50,7 @@ class Workers:
         return any(channel.serving for channel in self._connected)
 
     def close(self) -> None:
-        """End their connections."""
+        """End their connections: the signer leaves."""
         for channel in self._connected:
             channel.close()
 

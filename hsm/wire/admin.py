@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from hsm.wire.frames import Codec, Done, Ready
@@ -79,7 +81,7 @@ class GroupStatus(Struct, frozen=True):
 
 
 class WorkerStatus(Struct, frozen=True):
-    """A connected worker."""
+    """A worker that reports: its place among the workers, its process, and its open connections."""
 
     index: int
     pid: int
@@ -95,8 +97,12 @@ class ListenerStatus(Struct, frozen=True):
 
 
 class CertificateStatus(Struct, frozen=True):
-    """A CA's certificate, or an inbound site's: then `authority` is "inbound " and the site's name. `proved` names the
-    members whose signature by its key was verified with the certificate's public key."""
+    """A forward CA's certificate, whose `name` is "trust" or "untrust", or one of the inbound site `name`.
+
+    `proved` names the members whose signature by its key was verified with the certificate's public key. `authority`
+    stands for readers of `status --json` and for a command line of before: a CA's name, or "inbound " and the site's.
+    `kind` is empty from a signer of before, which says `authority` alone.
+    """
 
     authority: str
     subject: str
@@ -107,6 +113,8 @@ class CertificateStatus(Struct, frozen=True):
     proved: list[str]
     guarded: bool
     problems: dict[str, str]
+    kind: Literal["forward", "inbound", ""] = ""
+    name: str = ""
 
 
 class StatusReport(Struct, frozen=True, array_like=True, tag="status-report"):

@@ -1,4 +1,4 @@
-"""Where processes meet: a private run directory, listening UNIX sockets in it, and who may connect (SO_PEERCRED)."""
+"""Where processes meet: listening UNIX sockets in the run directory, and who may connect (SO_PEERCRED)."""
 
 from __future__ import annotations
 

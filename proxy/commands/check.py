@@ -17,13 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from addons.engine import stock_addons
 from addons.upstream.tls import UpstreamTls
-from hsm.certificates.issuer import Issuer, load_issuer
+from hsm.certificates.issuer import Issuer, load_issuer, spkis_of
 from hsm.errors import MisconfiguredError
 from hsm.group.group import Group
 from hsm.member.member import Member
 from hsm.member.states import State
 from hsm.secrets.refusals import Refusals
-from hsm.signer.signer import keys_of, spkis_of
+from hsm.signer.members import keys_of
 from hsm.signer.sites import load_sites
 from hsm.wire.member import worrying_flags
 from hsm.wire.worker import Authority
@@ -111,7 +111,7 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
     keys = keys_of(settings, issuers)
     try:
         members = [one.name for one in settings.members]
-        keys |= load_sites(settings.inbound, spkis_of(issuers), members, anywhere=bool(settings.group)).keys
+        keys |= load_sites(settings.inbound, spkis_of(issuers.values()), members, anywhere=bool(settings.group)).keys
     except MisconfiguredError as error:
         findings.wrong(str(error))
     group = Group(keys, CollectorRegistry(), settings.failover)

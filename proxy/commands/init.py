@@ -235,7 +235,7 @@ async def _make_key(
     assert isinstance(signed, Signature)
     if not scheme.verifies(public, approved.digest, signed.signature):
         raise RefusedError(f"the partition's signature by '{_label(name)}' does not verify")
-    made = x509.load_der_x509_certificate(approved.certificate(signed.signature))
+    made = x509.load_der_x509_certificate(approved.certificate(signed.signature, public))
     _write(certificate, made.public_bytes(Encoding.PEM).decode(), 0o644)
     say(f"wrote {certificate}, signed by its own key on the partition")
 

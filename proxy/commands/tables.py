@@ -131,7 +131,7 @@ def _certificates(certificates: list[CertificateStatus]) -> Table:
         lines = [one.subject, f"{one.key_type} {one.key}", proved]
         lines += [f"{member}: {problem}" for member, problem in one.problems.items()]
         left = Text(f"{days:.0f} days", style="red" if days < _EXPIRES_SOON_DAYS else "")
-        use = one.authority if one.authority.startswith("inbound ") else f"forward-{one.authority}"
+        use = {"forward": f"forward-{one.name}", "inbound": f"inbound {one.name}"}.get(one.kind, one.authority)
         table.add_row("🔒" if one.proved else "⚠", use, "\n".join(lines), left)
     return table
 

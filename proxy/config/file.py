@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import pwd
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from msgspec import Struct, field
 
 from hsm import uri
 from hsm.certificates.settings import LeafProfile
+from hsm.effect import AtReload, AtStart, SaidElsewhere, marked
 from hsm.errors import MisconfiguredError
 from hsm.member.settings import Failover, MemberSettings
 from hsm.signer.settings import AuthoritySettings, InboundSettings, SignerSettings
@@ -29,16 +31,16 @@ from proxy.config.section import Address, Section, named
 
 
 class File(Section, frozen=True):
-    """The whole file."""
+    """The whole file. A section says when a change of it takes effect, or its fields do (`hsm.effect`)."""
 
-    hsm: HsmSection
+    hsm: Annotated[HsmSection, SaidElsewhere()]
     forward: ForwardSection | None = None
     inbound: list[InboundSection] = field(default_factory=list)
-    proxy: ProxySection = field(default_factory=ProxySection)
-    status: StatusSection = field(default_factory=StatusSection)
-    run: RunSection = field(default_factory=RunSection)
-    mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
-    log: LogSection = field(default_factory=LogSection)
+    proxy: Annotated[ProxySection, AtStart("[proxy]")] = field(default_factory=ProxySection)
+    status: Annotated[StatusSection, AtStart("[status]")] = field(default_factory=StatusSection)
+    run: Annotated[RunSection, SaidElsewhere()] = field(default_factory=RunSection)
+    mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
+    log: Annotated[LogSection, AtStart("[log]")] = field(default_factory=LogSection)
 
     def __post_init__(self) -> None:
         if self.forward is None and not self.inbound:
@@ -146,7 +148,7 @@ class Config(Struct, frozen=True):
             },
             inbound=self.inbound_keys(),
             at_start=self._at_start(),
-            for_workers=_text(self.file.inbound),
+            for_workers=self._for_workers(),
             profile=LeafProfile(days=self.file.forward.leaf_days) if self.file.forward else LeafProfile(),
             run=self.run,
             state=self.base / self.file.run.state,
@@ -164,18 +166,16 @@ class Config(Struct, frozen=True):
         )
 
     def _at_start(self) -> dict[str, str]:
-        """What is read once by processes other than the signer."""
-        file = self.file
-        listeners = [(one.listen, one.transparent) for one in file.inbound]
-        cache = file.forward.cache_entries if file.forward else 0
-        return {
-            "[proxy]": _text(file.proxy),
-            "[status]": _text(file.status),
-            "[log]": _text(file.log),
-            "[mitmproxy]": _text(file.mitmproxy),
-            "[forward] cache_entries": _text(cache),
-            "[[inbound]] listen or transparent": _text(listeners),
-        }
+        """What processes other than the signer read once, by what the file calls it."""
+        found: dict[str, list[object]] = {}
+        for _, effect, value in marked(self.file):
+            if isinstance(effect, AtStart):
+                found.setdefault(effect.where, []).append(value)
+        return {where: _text(values) for where, values in found.items()}
+
+    def _for_workers(self) -> str:
+        """What workers read again after a reload."""
+        return _text([value for _, effect, value in marked(self.file) if isinstance(effect, AtReload)])
 
     def inbound_keys(self) -> list[InboundSettings]:
         """The keys of our own sites, in the file's order: one for each certificate of each site of each listener."""

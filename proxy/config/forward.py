@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from hsm import uri
 from hsm.certificates.settings import BACKDATED, MAX_VALIDITY
+from hsm.effect import AtStart, SaidElsewhere
 from proxy.config.section import Section, named
 
 _MAX_LEAF_DAYS = (MAX_VALIDITY - BACKDATED).days
@@ -26,7 +27,7 @@ class AuthoritySection(Section, frozen=True):
 class ForwardSection(Section, frozen=True):
     """[forward]"""
 
-    trust: AuthoritySection
-    untrust: AuthoritySection
-    leaf_days: Annotated[int, Meta(ge=1, le=_MAX_LEAF_DAYS)] = 30
-    cache_entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    trust: Annotated[AuthoritySection, SaidElsewhere()]
+    untrust: Annotated[AuthoritySection, SaidElsewhere()]
+    leaf_days: Annotated[int, Meta(ge=1, le=_MAX_LEAF_DAYS), SaidElsewhere()] = 30
+    cache_entries: Annotated[int, Meta(ge=1, le=1_000_000), AtStart("[forward] cache_entries")] = 10_000

@@ -10,8 +10,11 @@ from msgspec import Meta, Struct, field
 
 from addons.tls.protocol import Cipher, Version
 from hsm import names, uri
+from hsm.effect import AtReload, AtStart
 from proxy.config.section import Address, Section, named
 
+_LISTENER = AtStart("[[inbound]] listen or transparent")
+_TAKEN_OVER = AtReload("[[inbound]]")
 _Names = Annotated[list[str], Meta(min_length=1, max_length=100)]
 _Several = Annotated[list[str], Meta(min_length=1, max_length=4)]
 
@@ -105,15 +108,15 @@ class SiteSection(Section, frozen=True):
 class InboundSection(Section, frozen=True):
     """[[inbound]]"""
 
-    listen: str
-    sites: Annotated[list[SiteSection], Meta(min_length=1)]
-    transparent: bool = False
-    minimum_version: Version = "TLS1.2"
-    maximum_version: Version = "TLS1.3"
-    ciphers: Annotated[list[Cipher], Meta(min_length=1)] = field(
+    listen: Annotated[str, _LISTENER]
+    sites: Annotated[list[SiteSection], Meta(min_length=1), _TAKEN_OVER]
+    transparent: Annotated[bool, _LISTENER] = False
+    minimum_version: Annotated[Version, _TAKEN_OVER] = "TLS1.2"
+    maximum_version: Annotated[Version, _TAKEN_OVER] = "TLS1.3"
+    ciphers: Annotated[list[Cipher], Meta(min_length=1), _TAKEN_OVER] = field(
         default_factory=lambda: ["AES-256-GCM", "CHACHA20-POLY1305", "AES-128-GCM"]
     )
-    tickets: bool = True
+    tickets: Annotated[bool, _TAKEN_OVER] = True
 
     def __post_init__(self) -> None:
         named("listen", Address.parse, self.listen)

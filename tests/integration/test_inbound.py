@@ -153,9 +153,9 @@ def test_what_is_no_tls_is_refused(sites: InboundSystem, said: bytes) -> None:
 
 def test_the_status_shows_the_sites(sites: InboundSystem) -> None:
     """`hsmitm status` names each site with its certificate, its key and who proved it."""
-    shown = {one.authority: one for one in sites.status().certificates}
-    assert shown["inbound ca.example.com"].key_type == "P-256"
-    assert shown["inbound ca.example.com"].proved == [sites.config.file.hsm.members[0].name]
+    shown = {(one.kind, one.name): one for one in sites.status().certificates}
+    assert shown["inbound", "ca.example.com"].key_type == "P-256"
+    assert shown["inbound", "ca.example.com"].proved == [sites.config.file.hsm.members[0].name]
     said = subprocess.run(
         [*HSMITM, "status", "--config", str(sites.toml)], capture_output=True, text=True, timeout=30, check=True,
         env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},

@@ -64,9 +64,11 @@ def test_status_json(watched: System, origin: OriginThread) -> None:
     assert member["module_version"]
     assert [worker["index"] for worker in found["workers"]] == [1, 2]
     assert [listener["workers"] for listener in found["listeners"]] == [2]
-    assert [(one["authority"], one["proved"], one["guarded"]) for one in found["certificates"]] == [
-        ("trust", ["softhsm1"], True),
-        ("untrust", ["softhsm1"], True),
+    assert [
+        (one["authority"], one["kind"], one["name"], one["proved"], one["guarded"]) for one in found["certificates"]
+    ] == [
+        ("trust", "forward", "trust", ["softhsm1"], True),
+        ("untrust", "forward", "untrust", ["softhsm1"], True),
     ]
     assert found["counters"]["minted"] >= 1
     assert found["counters"]["signatures"] >= 3

@@ -90,7 +90,7 @@ class _CA:
         approved = self.issuer.approve(list(names), spki, LeafProfile(), dt.datetime.now(dt.UTC), serial)
         signature = self.key.sign(approved.tbs, padding.PKCS1v15(), self.issuer.scheme.hash)
         begins, ends = approved.not_before.timestamp(), approved.not_after.timestamp()
-        return Minted(approved.certificate(signature), begins, ends)
+        return Minted(approved.certificate(signature, self.issuer.key), begins, ends)
 
 
 @functools.cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -11,7 +9,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec import structs
 
-from hsm.certificates.files import inbound_name, spki_of
 from hsm.member.key import Key, inbound_key
 from hsm.schemes import SCHEMES
 from hsm.uri import KeyURI
@@ -94,14 +91,6 @@ def test_spki_is_the_public_key(private: ec.EllipticCurvePrivateKey) -> None:
 
 
 # --- inbound keys -----------------------------------------------------------------------------------------------------
-
-
-def test_an_inbound_key_is_called_by_its_public_key() -> None:
-    """A renewed certificate of the same key is the same key: its name comes from the public key alone."""
-    spki = spki_of(P256.public_key())
-    name = inbound_name(P256.public_key())
-    assert name == inbound_name(spki) == f"inbound-{hashlib.sha256(spki).hexdigest()[:32]}"
-    assert inbound_name(P384.public_key()) != name
 
 
 def test_an_inbound_key_signs_every_scheme_that_fits(rsa_key: rsa.RSAPrivateKey) -> None:

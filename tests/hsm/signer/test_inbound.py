@@ -272,7 +272,9 @@ async def test_a_key_that_does_not_decrypt(
         assert [line for line in caplog.messages if "decrypt" in line] == [
             f"member m1: key of shop.example.com: {problem}"
         ]
-        (status,) = [one for one in signer.status().certificates if one.authority == "inbound shop.example.com"]
+        (status,) = [
+            one for one in signer.status().certificates if (one.kind, one.name) == ("inbound", "shop.example.com")
+        ]
         assert (status.proved, status.problems) == (["m1"], {"m1": problem})
         with pytest.raises(RefusedError, match="does not let this key decrypt"):
             await worker.call(TlsDecrypt(name_of(sites_store, "shop"), encrypted(sites_store, "shop", b"x")), 10)
@@ -409,9 +411,11 @@ async def test_schemes_that_a_member_cannot_make(signer: Signer, worker: SignerC
 async def test_status_of_the_sites(signer: Signer, sites_store: Store, sites: list[InboundSettings]) -> None:
     """The status shows each site's certificate beside the CAs': its key, who proved it, and how long it is valid."""
     shown = signer.status().certificates
-    assert [one.authority for one in shown] == [
-        "trust", "untrust", "inbound blog.example.com", "inbound shop.example.com", "inbound old.example.com",
+    assert [(one.kind, one.name) for one in shown] == [
+        ("forward", "trust"), ("forward", "untrust"),
+        ("inbound", "blog.example.com"), ("inbound", "shop.example.com"), ("inbound", "old.example.com"),
     ]  # fmt: skip
+    assert [one.authority for one in shown][1:3] == ["untrust", "inbound blog.example.com"]
     blog = shown[2]
     assert (blog.subject, blog.key_type, blog.proved, blog.problems) == ("CN=blog", "P-256", ["m1"], {})
     assert (blog.key, blog.guarded) == ("pkcs11:object=blog;type=private", True)

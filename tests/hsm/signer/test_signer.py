@@ -10,19 +10,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.verification import PolicyBuilder
-from cryptography.x509.verification import Store as TrustStore
+from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import structs
 
-from hsm.errors import HsmitmError, RefusedError, TryLaterError
+from hsm.errors import HsmitmError, TryLaterError
 from hsm.signer.settings import SignerSettings
 from hsm.signer.signer import Signer
 from hsm.wire import client
@@ -31,8 +28,8 @@ from hsm.wire.admin import Status
 from hsm.wire.client import SignerClient
 from hsm.wire.member import Generate, Initialise, Open, Ping, Selector, Sign
 from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET, RunDirectory
-from hsm.wire.worker import CODEC, Authorities, Authority, Chains, Mint, Minted, Report
-from tests.hsm.signers import leaf_spki, mint, serving
+from hsm.wire.worker import CODEC, Authorities, Authority, Chains, Mint, Report
+from tests.hsm.signers import mint, serving
 from tests.softhsm import PIN
 from tests.waiting import until
 
@@ -41,37 +38,7 @@ NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
-# --- minting ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("authority", ["trust", "untrust"])
-async def test_a_worker_gets_a_leaf(worker: SignerClient, settings: SignerSettings, authority: Authority) -> None:
-    """A worker gets a leaf for its own key and the names it asked for, and a client that trusts the CA accepts it."""
-    spki = leaf_spki()
-    names = ["www.example.com", "*.cdn.example.com", "192.0.2.1"]
-    minted = await worker.call(Mint(authority, names, spki), 10)
-    assert isinstance(minted, Minted)
-    leaf = x509.load_der_x509_certificate(minted.certificate)
-    ca = x509.load_pem_x509_certificate(settings.authorities[authority].certificate.read_bytes())
-    leaf.verify_directly_issued_by(ca)
-    assert leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == spki
-    verifier = PolicyBuilder().store(TrustStore([ca]))
-    for host in ("www.example.com", "img.cdn.example.com"):
-        chain = verifier.build_server_verifier(x509.DNSName(host)).verify(leaf, [])
-        assert chain == [leaf, ca]
-    assert minted.not_before == leaf.not_valid_before_utc.timestamp()
-    assert minted.not_after == leaf.not_valid_after_utc.timestamp()
-    assert minted.not_before < time.time() < minted.not_after
-
-
-async def test_many_leaves_at_once(worker: SignerClient) -> None:
-    """Fifty leaves that are asked for at once are each what was asked, with serial numbers of their own."""
-    minted = await asyncio.gather(*[mint(worker, f"host{number}.example") for number in range(50)])
-    leaves = [x509.load_der_x509_certificate(one.certificate) for one in minted]
-    for number, leaf in enumerate(leaves):
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        assert names.get_values_for_type(x509.DNSName) == [f"host{number}.example"]
-    assert len({leaf.serial_number for leaf in leaves}) == 50
+# --- what workers learn -----------------------------------------------------------------------------------------------
 
 
 async def test_a_worker_learns_the_chains(worker: SignerClient, settings: SignerSettings) -> None:
@@ -129,18 +96,6 @@ async def test_the_command_line_may_not_mint(signer: Signer, settings: SignerSet
         await client.ask(settings.run.socket(ADMIN_SOCKET), ADMIN_CODEC, body, 10)
 
 
-async def test_a_ca_that_is_not_configured(settings: SignerSettings) -> None:
-    """A leaf of a CA that the operator did not configure is refused, and counted."""
-    only = structs.replace(settings, authorities={"trust": settings.authorities["trust"]})
-    async with serving(only) as signer, SignerClient(settings.run.socket(WORKER_SOCKET)) as worker:
-        with pytest.raises(RefusedError, match="no forward-untrust CA is configured"):
-            await mint(worker, authority="untrust")
-        await mint(worker)
-        totals = signer.totals()
-        assert totals.value("hsmitm_mints_total", authority="untrust", result="Refused") == 1
-        assert totals.value("hsmitm_mints_total", authority="trust", result="minted") == 1
-
-
 async def test_a_ca_that_nobody_knows(signer: Signer, worker: SignerClient, settings: SignerSettings) -> None:
     """A worker that speaks of a CA unknown to us is cut off; other workers do not notice."""
     await mint(worker)
@@ -150,19 +105,6 @@ async def test_a_ca_that_nobody_knows(signer: Signer, worker: SignerClient, sett
     await mint(worker)
     assert worker.generation == 1
     assert signer.totals().value("hsmitm_mints_total") == signer.totals().value("hsmitm_mints_total", result="minted")
-
-
-async def test_a_leaf_that_may_not_be(signer: Signer, worker: SignerClient) -> None:
-    """A leaf that breaks the rules is refused with the reason and without a signature."""
-    await until(lambda: worker.connected, "the worker is connected")
-    before = signer.totals().value("hsmitm_signatures_total")
-    with pytest.raises(RefusedError, match="a name that no leaf may carry"):
-        await mint(worker, "*.com")
-    ca_key = signer.issuers["trust"].key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(RefusedError, match="a leaf with the CA's own key"):
-        await worker.call(Mint("trust", ["a.example"], ca_key), 10)
-    assert signer.totals().value("hsmitm_signatures_total") == before
-    assert signer.status().counters["mint_errors"] == 2
 
 
 # --- who may ask ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from hsm.errors import TryLaterError
 from hsm.member.process import MemberProcess
 from hsm.member.settings import Failover
 from hsm.member.states import State
-from hsm.signer import signer as signer_module
+from hsm.signer import members as members_module
 from hsm.signer.settings import AuthoritySettings, SignerSettings
 from hsm.signer.signer import Signer
 from hsm.uri import KeyURI
@@ -256,7 +256,7 @@ async def test_a_member_that_is_not_needed_is_not_waited_for(
     settings: SignerSettings, store: Store, hanging: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signer serves soon after one member serves every key, however long another one takes to start."""
-    monkeypatch.setattr(signer_module, "_SLOW_START_S", 0.5)
+    monkeypatch.setattr(members_module, "_SLOW_START_S", 0.5)
     slow = structs.replace(store.settings("slow"), environment=store.environment | {"TEST_HANGS": "1"})
     before = time.monotonic()
     async with serving(structs.replace(settings, group="ha", members=[slow, store.settings("quick")])) as signer:
@@ -272,7 +272,7 @@ async def test_a_member_that_is_needed_is_waited_for(
     settings: SignerSettings, store: Store, hanging: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signer that would serve nothing yet waits for the member that takes long."""
-    monkeypatch.setattr(signer_module, "_SLOW_START_S", 0.1)
+    monkeypatch.setattr(members_module, "_SLOW_START_S", 0.1)
     slow = structs.replace(store.settings(), environment=store.environment | {"TEST_HANGS": "1"})
     signer = Signer(structs.replace(settings, members=[slow]))
     opening = asyncio.create_task(signer.open())

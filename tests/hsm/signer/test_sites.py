@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from msgspec import structs
 
-from hsm.certificates.files import inbound_name, load_chain, spki_of
+from hsm.certificates.files import inbound_name, spki_of
 from hsm.errors import MisconfiguredError
 from hsm.signer.settings import InboundSettings
 from hsm.signer.sites import Sites, load_sites
@@ -142,10 +142,3 @@ def test_the_key_of_a_forward_ca(shop: InboundSettings, public: ec.EllipticCurve
     message = why_not(shop, cas=(b"another", spki_of(public)))
     assert message.startswith(f"site shop: {shop.certificate} has the key of a forward CA")
     assert load(shop, cas=(b"another",)).keys
-
-
-def test_a_chain_alone(shop: InboundSettings) -> None:
-    """Workers read the same files by the same rules."""
-    leaf, issuer = load_chain("shop", shop.certificate)
-    assert leaf.subject.rfc4514_string() == "CN=shop"
-    assert issuer.subject.rfc4514_string() == "CN=Test Issuer"

@@ -82,6 +82,8 @@ OPEN = Open(
 INITIALISE = Initialise("p11.so", "tests", SO_PIN, PIN)
 KEY = KeyFound("", b"spki", ["rsa_pkcs1_sha256"], True)
 SLOT = Slot(PARTITION, ["CKM_ECDSA", "0x80000001"], 3, None, 64, 1, 2, None, 4, "Luna K7 1.0")
+CERTIFICATE = CertificateStatus("trust", "CN=ca", 9.0, "00:11", "pkcs11:object=ca", "p256", ["m1"], True, {})
+"""As a signer of before says it."""
 MEMBER = MemberStatus("m1", "up", 1.0, "", "p11.so", "2.6", PARTITION, 1, 8, 1)
 TERMS = InboundTerms({"inbound-1": ["ecdsa_secp256r1_sha256"]}, b"ticket-key-4711", 7)
 BODIES: list[Any] = [
@@ -135,7 +137,7 @@ BODIES: list[Any] = [
         ],
         [WorkerStatus(0, 11, 1.0, 3)],
         [ListenerStatus("127.0.0.1:8080", 2)],
-        [CertificateStatus("trust", "CN=ca", 9.0, "00:11", "pkcs11:object=ca", "p256", ["m1"], True, {})],
+        [CERTIFICATE, msgspec.structs.replace(CERTIFICATE, kind="forward", name="trust")],
         {"hsmitm_mints": 1.0},
         GroupStatus("tokyo", "healthy", 1.0, True, 3, "fail", 2),
     ),
@@ -269,11 +271,13 @@ def test_a_field_less_has_its_default(name: str, raw: list[object], body: Any) -
 
 
 def test_a_signer_of_before_is_understood() -> None:
-    """A status without a group, with members that tell less and without an error's code, is shown as far as it goes."""
+    """A status without a group, with members and certificates that tell less and without an error's code, is shown as
+    far as it goes."""
+    certificate = dict(zip(CERTIFICATE.__struct_fields__[:9], msgspec.structs.astuple(CERTIFICATE), strict=False))
     status = dict(zip(MEMBER.__struct_fields__[:10], msgspec.structs.astuple(MEMBER), strict=False))
-    raw = {"t": "answer", "id": 1, "body": ["status-report", [status], [], [], [], {}]}
+    raw = {"t": "answer", "id": 1, "body": ["status-report", [status], [], [], [certificate], {}]}
     (answer,) = decoded("admin", framed(msgspec.msgpack.encode(raw)))
-    assert answer == Answer(1, StatusReport([MEMBER], [], [], [], {}, GroupStatus()))
+    assert answer == Answer(1, StatusReport([MEMBER], [], [], [CERTIFICATE], {}, GroupStatus()))
     fault = {"t": "fault", "id": 1, "kind": "MemberLostError", "message": "gone"}
     assert decoded("admin", framed(msgspec.msgpack.encode(fault))) == [Fault(1, "MemberLostError", "gone", 0)]
 

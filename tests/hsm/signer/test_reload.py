@@ -209,7 +209,7 @@ async def test_what_needs_a_new_start(signer: Signer, configuration: Configurati
         f"{what} changed, and takes effect when hsmitm is started again"
         for what in ("[forward] leaf_days", "[hsm] high_availability or group")
     ]
-    assert signer._settings.profile == LeafProfile()
+    assert signer._reloading.settings.profile == LeafProfile()
     assert signer.status().group.name == "ha"
 
 
@@ -234,15 +234,15 @@ async def test_a_configuration_that_is_wrong(
     signer: Signer, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A configuration that is wrong changes nothing, and the operator reads what is wrong with it."""
-    before = signer._settings
+    before = signer._reloading.settings
 
     def wrong() -> SignerSettings:
         raise MisconfiguredError("hsmitm.toml: hsm.members: two members have the same name")
 
-    monkeypatch.setattr(signer, "_reread", wrong)
+    monkeypatch.setattr(signer._reloading, "_reread", wrong)
     with pytest.raises(MisconfiguredError, match="two members have the same name"):
         await signer.reload()
-    assert (names(signer), signer._settings) == (["m1", "m2"], before)
+    assert (names(signer), signer._reloading.settings) == (["m1", "m2"], before)
     assert verifies(signer.group, await sign(signer.group, "trust"), "trust")
 
 

@@ -99,12 +99,10 @@ async def test_status(signer: Signer, worker: SignerClient, settings: SignerSett
     assert status.workers == [WorkerStatus(index=0, pid=os.getpid(), started=1000.0, connections=3)]
     assert status.listeners == [ListenerStatus("127.0.0.1:8080", 1)]
     trust, untrust = status.certificates
-    assert (trust.authority, trust.subject, trust.key_type) == ("trust", "CN=p256 CA", "P-256")
-    assert (untrust.authority, untrust.subject, untrust.key_type) == ("untrust", "CN=rsa CA", "RSA-2048")
+    assert (trust.name, trust.subject, trust.key_type) == ("trust", "CN=p256 CA", "P-256")
+    assert (untrust.name, untrust.subject, untrust.key_type) == ("untrust", "CN=rsa CA", "RSA-2048")
     for one in (trust, untrust):
-        ca = x509.load_pem_x509_certificate(
-            settings.authorities[cast(Authority, one.authority)].certificate.read_bytes()
-        )
+        ca = x509.load_pem_x509_certificate(settings.authorities[cast(Authority, one.name)].certificate.read_bytes())
         assert one.fingerprint_sha256 == ca.fingerprint(hashes.SHA256()).hex()
         assert one.not_after == ca.not_valid_after_utc.timestamp()
         assert (one.proved, one.guarded, one.problems) == (["m1"], True, {})

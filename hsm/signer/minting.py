@@ -1,0 +1,63 @@
+"""Minting: a worker's names and public key -> a certificate that the signer built, one log line and one count."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter
+
+from hsm.certificates.issuer import Issuer
+from hsm.certificates.leaf import SERIAL_BITS
+from hsm.certificates.settings import LeafProfile
+from hsm.errors import HsmitmError, RefusedError
+from hsm.group.group import Group
+from hsm.wire.worker import Authority, Mint, Minted
+
+logger = logging.getLogger("hsmitm.signer")
+
+
+class Minting:
+    """The CAs and what they may sign. The one place that asks the group for a CA's signature of a leaf."""
+
+    def __init__(
+        self, issuers: Mapping[Authority, Issuer], group: Group, profile: LeafProfile, registry: CollectorRegistry
+    ) -> None:
+        """`group` has the keys of `issuers`; `registry` gets the counter."""
+        self._issuers = issuers
+        self._group = group
+        self._profile = profile
+        self._mints = Counter("hsmitm_mints", "Leaf certificates asked for", ("authority", "result"), registry=registry)
+
+    async def mint(self, pid: int, request: Mint, deadline: float) -> Minted:
+        """The leaf that the worker process `pid` asks for. Raises RefusedError, and what `Group.sign` raises."""
+        started = time.monotonic()
+        try:
+            minted, serial = await self._minted(request, deadline)
+        except HsmitmError as error:
+            self._mints.labels(request.authority, type(error).__name__.removesuffix("Error")).inc()
+            logger.warning(
+                "not minted names=%s authority=%s worker=%d: %s", request.names[:5], request.authority, pid, error
+            )
+            raise
+        self._mints.labels(request.authority, "minted").inc()
+        logger.info(
+            "minted names=%s authority=%s serial=%x worker=%d ms=%.1f",
+            ",".join(request.names), request.authority, serial, pid, 1000 * (time.monotonic() - started),
+        )  # fmt: skip
+        return minted
+
+    async def _minted(self, request: Mint, deadline: float) -> tuple[Minted, int]:
+        """The leaf and its serial number."""
+        issuer = self._issuers.get(request.authority)
+        if issuer is None:
+            raise RefusedError(f"no forward-{request.authority} CA is configured")
+        serial = secrets.randbits(SERIAL_BITS) | 1 << (SERIAL_BITS - 1)
+        approved = issuer.approve(request.names, request.spki, self._profile, dt.datetime.now(dt.UTC), serial)
+        key = self._group.keys[request.authority]
+        signature = await self._group.sign(key.name, approved.tbs, approved.digest, deadline, "mint")
+        begins, ends = approved.not_before.timestamp(), approved.not_after.timestamp()
+        return Minted(approved.certificate(signature, key.public), begins, ends), approved.serial

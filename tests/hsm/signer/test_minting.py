@@ -1,0 +1,82 @@
+"""Minting on real sockets and a real partition: the leaf that a worker gets, and the ones that it does not get."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.verification import PolicyBuilder
+from cryptography.x509.verification import Store as TrustStore
+from msgspec import structs
+
+from hsm.errors import RefusedError
+from hsm.signer.settings import SignerSettings
+from hsm.signer.signer import Signer
+from hsm.wire.client import SignerClient
+from hsm.wire.run_directory import WORKER_SOCKET
+from hsm.wire.worker import Authority, Mint, Minted
+from tests.hsm.signers import leaf_spki, mint, serving
+from tests.waiting import until
+
+# --- what a worker gets ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("authority", ["trust", "untrust"])
+async def test_a_worker_gets_a_leaf(worker: SignerClient, settings: SignerSettings, authority: Authority) -> None:
+    """A worker gets a leaf for its own key and the names it asked for, and a client that trusts the CA accepts it."""
+    spki = leaf_spki()
+    names = ["www.example.com", "*.cdn.example.com", "192.0.2.1"]
+    minted = await worker.call(Mint(authority, names, spki), 10)
+    assert isinstance(minted, Minted)
+    leaf = x509.load_der_x509_certificate(minted.certificate)
+    ca = x509.load_pem_x509_certificate(settings.authorities[authority].certificate.read_bytes())
+    leaf.verify_directly_issued_by(ca)
+    assert leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == spki
+    verifier = PolicyBuilder().store(TrustStore([ca]))
+    for host in ("www.example.com", "img.cdn.example.com"):
+        chain = verifier.build_server_verifier(x509.DNSName(host)).verify(leaf, [])
+        assert chain == [leaf, ca]
+    assert minted.not_before == leaf.not_valid_before_utc.timestamp()
+    assert minted.not_after == leaf.not_valid_after_utc.timestamp()
+    assert minted.not_before < time.time() < minted.not_after
+
+
+async def test_many_leaves_at_once(worker: SignerClient) -> None:
+    """Fifty leaves that are asked for at once are each what was asked, with serial numbers of their own."""
+    minted = await asyncio.gather(*[mint(worker, f"host{number}.example") for number in range(50)])
+    leaves = [x509.load_der_x509_certificate(one.certificate) for one in minted]
+    for number, leaf in enumerate(leaves):
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == [f"host{number}.example"]
+    assert len({leaf.serial_number for leaf in leaves}) == 50
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+async def test_a_ca_that_is_not_configured(settings: SignerSettings) -> None:
+    """A leaf of a CA that the operator did not configure is refused, and counted."""
+    only = structs.replace(settings, authorities={"trust": settings.authorities["trust"]})
+    async with serving(only) as signer, SignerClient(settings.run.socket(WORKER_SOCKET)) as worker:
+        with pytest.raises(RefusedError, match="no forward-untrust CA is configured"):
+            await mint(worker, authority="untrust")
+        await mint(worker)
+        totals = signer.totals()
+        assert totals.value("hsmitm_mints_total", authority="untrust", result="Refused") == 1
+        assert totals.value("hsmitm_mints_total", authority="trust", result="minted") == 1
+
+
+async def test_a_leaf_that_may_not_be(signer: Signer, worker: SignerClient) -> None:
+    """A leaf that breaks the rules is refused with the reason and without a signature."""
+    await until(lambda: worker.connected, "the worker is connected")
+    before = signer.totals().value("hsmitm_signatures_total")
+    with pytest.raises(RefusedError, match="a name that no leaf may carry"):
+        await mint(worker, "*.com")
+    ca_key = signer.issuers["trust"].key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(RefusedError, match="a leaf with the CA's own key"):
+        await worker.call(Mint("trust", ["a.example"], ca_key), 10)
+    assert signer.totals().value("hsmitm_signatures_total") == before
+    assert signer.status().counters["mint_errors"] == 2
