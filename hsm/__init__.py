@@ -8,6 +8,7 @@ may be signed.
     errors     what went wrong, by what the caller does next
     codes      PKCS#11 return codes and what each calls for
     uri        RFC 7512 PKCS#11 URIs
+    unavailable  what becomes of requests while no member is in service, in the operator's word
     schemes    TLS signature schemes: their mechanisms, DigestInfo prefixes and verification
     cryptoki   a module's function list, called with ctypes
     module     a module, its tokens, sessions and keys; this file and the next alone import pkcs11

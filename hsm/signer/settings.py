@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from hsm.certificates.settings import LeafProfile
 from hsm.member.settings import Failover, MemberSettings
+from hsm.unavailable import FAIL
 from hsm.uri import KeyURI
 from hsm.wire.run_directory import RunDirectory
 from hsm.wire.worker import (
@@ -44,7 +46,7 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     signer: parts of the configuration by name, as text, so that `reload` can tell what became of a change there.
     """
 
-    members: list[MemberSettings]
+    members: Annotated[list[MemberSettings], Meta(min_length=1, max_length=16)]
     authorities: dict[Authority, AuthoritySettings]
     profile: LeafProfile
     run: RunDirectory
@@ -53,7 +55,7 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     group: str = ""
     holders: dict[str, str] = field(default_factory=dict)
     failover: Failover = field(default_factory=Failover)
-    unavailable: str = "fail"
+    unavailable: str = FAIL
     outage_grace_s: float = 0.0
     inbound: list[InboundSettings] = field(default_factory=list)
     at_start: dict[str, str] = field(default_factory=dict)

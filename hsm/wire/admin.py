@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from hsm.unavailable import FAIL
 from hsm.wire.frames import Codec, Done, Ready
 from hsm.wire.member import Inspected, Partition
 
@@ -74,7 +75,7 @@ class GroupStatus(Struct, frozen=True):
     since: float = 0.0
     high_availability: bool = False
     auto_recovery_retry: int = 0
-    unavailable: str = "fail"
+    unavailable: str = FAIL
     waiting: int = 0
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from hsm import uri
 from hsm.certificates.settings import LeafProfile
 from hsm.errors import MisconfiguredError
-from hsm.member.settings import Failover, MemberSettings
+from hsm.member.settings import MemberSettings
 from hsm.signer.settings import AuthoritySettings, InboundSettings, SignerSettings
 from hsm.wire.member import Selector
 from hsm.wire.run_directory import RunDirectory
@@ -153,12 +153,7 @@ class Config(Struct, frozen=True):
             users=frozenset(_uid(user) for user in self.file.run.users),
             group=hsm.group if hsm.high_availability else "",
             holders={} if hsm.high_availability else {str(name): hsm.holder(key) for name, key in keys.items()},
-            failover=Failover(
-                auto_recovery_retry=hsm.auto_recovery_retry,
-                attempt_timeout_s=hsm.attempt_timeout_ms / 1000,
-                budget_s=hsm.request_budget_ms / 1000,
-                keep_alive_s=hsm.keep_alive_s,
-            ),
+            failover=hsm.failover,
             unavailable=hsm.unavailable,
             outage_grace_s=hsm.queue_s,
         )

@@ -7,10 +7,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from hsm import uri
-from hsm.certificates.settings import BACKDATED, MAX_VALIDITY
-from proxy.config.section import Section, named
-
-_MAX_LEAF_DAYS = (MAX_VALIDITY - BACKDATED).days
+from hsm.certificates.settings import LeafProfile
+from proxy.config.section import Section, bounds, default, named
 
 
 class AuthoritySection(Section, frozen=True):
@@ -28,5 +26,5 @@ class ForwardSection(Section, frozen=True):
 
     trust: AuthoritySection
     untrust: AuthoritySection
-    leaf_days: Annotated[int, Meta(ge=1, le=_MAX_LEAF_DAYS)] = 30
+    leaf_days: Annotated[int, bounds(LeafProfile, "days")] = default(LeafProfile, "days")
     cache_entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
