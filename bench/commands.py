@@ -9,15 +9,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hsm.certificates.settings import LeafProfile
+from hsm.member.settings import Failover, MemberSettings
+from hsm.signer.settings import SignerSettings
+from hsm.wire.worker import MAX_WORKERS
+from proxy.commands.options import KEY_TYPES
+from proxy.config.forward import ForwardSection
+from proxy.config.section import bounds, default, default_ms
+
 if TYPE_CHECKING:
     from bench.report.report import Report
 
 app = typer.Typer(help="Measure what the HSM and the proxy do on this machine.", no_args_is_help=True)
 
+_MEMBERS = bounds(SignerSettings, "members")
+_SESSIONS, _SESSIONS_DEFAULT = bounds(MemberSettings, "sessions"), default(MemberSettings, "sessions")
+_MAX_LATENCY_MS = default_ms(Failover, "attempt_timeout_s") * 4 // 5
+"""Well below what a member may take for a signature by default."""
+_ENTRIES, _LEAF_DAYS = bounds(ForwardSection, "cache_entries"), bounds(LeafProfile, "days")
+
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the whole result there.")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw the result there: FILE.svg or FILE.png.")]
-LatencyOption = Annotated[float, typer.Option(min=0, max=400, help="What each C_Sign takes longer.")]
-"""Well below what a member may take for a signature by default (`attempt_timeout_ms`)."""
+LatencyOption = Annotated[float, typer.Option(min=0, max=_MAX_LATENCY_MS, help="What each C_Sign takes longer.")]
+KeyTypeOption = Annotated[str, typer.Option(help=f"The CA key: {KEY_TYPES}.")]
 SeedOption = Annotated[int, typer.Option(help="The same seed, the same order of what happens.")]
 
 
@@ -34,7 +48,9 @@ def sign(
         typer.Option(help="rsa-2048, rsa-3072, rsa-4096, each with -pss or without, p256, p384. [rsa-2048, p256]"),
     ] = None,
     sessions: Annotated[list[int] | None, typer.Option(min=1, max=512, help="Of each member. [1, 2, 4, 8, 16]")] = None,
-    members: Annotated[list[int] | None, typer.Option(min=1, max=16, help="How many. [1; 2 with 8 sessions]")] = None,
+    members: Annotated[
+        list[int] | None, typer.Option(min=1, max=_MEMBERS.max_length, help="How many. [1; 2 with 8 sessions]")
+    ] = None,
     hsm_latency_ms: Annotated[
         list[float] | None,
         typer.Option(min=0, max=1000, help="What each C_Sign takes longer. [0; 5, 20 with 64 sessions]"),
@@ -72,9 +88,11 @@ def sign(
 def failover(
     *,
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="Seconds of each round.")] = 60,
-    members: Annotated[list[int] | None, typer.Option(min=2, max=16, help="Members; a round for each. [2, 3]")] = None,
+    members: Annotated[
+        list[int] | None, typer.Option(min=2, max=_MEMBERS.max_length, help="Members; a round for each. [2, 3]")
+    ] = None,
     seed: SeedOption = 1,
-    key_type: Annotated[str, typer.Option(help="The CA key: rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-2048",
+    key_type: KeyTypeOption = "rsa-2048",
     sessions: Annotated[int, typer.Option(min=1, max=64, help="Sessions of each member.")] = 4,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Workers.")] = 1,
     hsm_latency_ms: LatencyOption = 0,
@@ -133,7 +151,7 @@ def inbound(
     ] = None,
     key: Annotated[list[str] | None, typer.Option(help="The sites' keys: p256, rsa-2048. [both]")] = None,
     tls: Annotated[str, typer.Option(help="The clients' TLS version: 1.2 or 1.3.")] = "1.3",
-    sessions: Annotated[int, typer.Option(min=1, max=1024, help="Sessions of the member.")] = 64,
+    sessions: Annotated[int, typer.Option(min=1, max=_SESSIONS.le, help="Sessions of the member.")] = 64,
     seed: SeedOption = 1,
     json: JsonOption = None,
     plot: PlotOption = None,
@@ -225,8 +243,8 @@ def mint(
     hsm_latency_ms: Annotated[
         list[float] | None, typer.Option(min=0, max=1000, help="What each C_Sign takes longer. [0, 20]")
     ] = None,
-    key_type: Annotated[str, typer.Option(help="The CA key: rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-2048",
-    sessions: Annotated[int, typer.Option(min=1, max=1024, help="Sessions of the member.")] = 8,
+    key_type: KeyTypeOption = "rsa-2048",
+    sessions: Annotated[int, typer.Option(min=1, max=_SESSIONS.le, help="Sessions of the member.")] = _SESSIONS_DEFAULT,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Mints at a time.")] = 16,
     entries: Annotated[int, typer.Option(min=100, max=1_000_000, help="Leaves that the cache holds.")] = 5000,
     names: Annotated[int, typer.Option(min=1, max=100, help="Names of each leaf.")] = 4,
@@ -256,13 +274,19 @@ def plan(
     log: Annotated[Path | None, typer.Option(help="Connections of a day: TIME HOST on each line.")] = None,
     connections: Annotated[float | None, typer.Option(min=0.001, help="Or: new connections per second.")] = None,
     hosts: Annotated[float | None, typer.Option(min=0, help="And how many of them are to hosts not cached.")] = None,
-    workers: Annotated[int, typer.Option(min=0, max=1024, help="Workers; 0: one for each core here.")] = 0,
-    cache_entries: Annotated[int, typer.Option(min=1, max=1_000_000, help="Leaves in each worker's cache.")] = 10_000,
-    leaf_days: Annotated[int, typer.Option(min=1, max=45, help="Days that a leaf is valid.")] = 30,
-    key_type: Annotated[str, typer.Option(help="The CA key: rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-2048",
+    workers: Annotated[int, typer.Option(min=0, max=MAX_WORKERS, help="Workers; 0: one for each core here.")] = 0,
+    cache_entries: Annotated[
+        int, typer.Option(min=_ENTRIES.ge, max=_ENTRIES.le, help="Leaves in each worker's cache.")
+    ] = default(ForwardSection, "cache_entries"),
+    leaf_days: Annotated[
+        int, typer.Option(min=_LEAF_DAYS.ge, max=_LEAF_DAYS.le, help="Days that a leaf is valid.")
+    ] = default(LeafProfile, "days"),
+    key_type: KeyTypeOption = "rsa-2048",
     sign: Annotated[Path | None, typer.Option(help="The HSM's numbers: a result of 'bench sign --json'.")] = None,
     signatures_per_s: Annotated[float | None, typer.Option(min=0.001, help="Or: what a member can do.")] = None,
-    sessions: Annotated[int, typer.Option(min=1, max=1024, help="And with how many sessions.")] = 8,
+    sessions: Annotated[
+        int, typer.Option(min=1, max=_SESSIONS.le, help="And with how many sessions.")
+    ] = _SESSIONS_DEFAULT,
     config: Annotated[Path | None, typer.Option(help="Or: measure the first member of this hsmitm.toml.")] = None,
     key: Annotated[str | None, typer.Option(help="With --config: the PKCS#11 URI of a key to sign with.")] = None,
     mint: Annotated[Path | None, typer.Option(help="What a signer can do: a result of 'bench mint --json'.")] = None,

@@ -22,7 +22,10 @@ from bench.plan.demand import Caches, Demand
 from bench.report.plot import Chart, Series
 from bench.report.report import Report
 from hsm.errors import MisconfiguredError
+from hsm.signer.settings import SignerSettings
 from hsm.wire.member import KeyType
+from proxy.config.forward import ForwardSection
+from proxy.config.section import bounds
 
 if TYPE_CHECKING:
     from bench.sign.target import MakeTarget
@@ -31,8 +34,8 @@ _DRAWN_S = 3600
 """Seconds that are drawn from rates: enough for a 99th percentile, and the busiest of an hour."""
 _POINTS = 60
 _OFTEN = 0.05
-_MAX_MEMBERS, _MAX_ENTRIES = 16, 1_000_000
-"""Of a configuration: proxy.config."""
+_MAX_MEMBERS = bounds(SignerSettings, "members").max_length or 0
+_MAX_ENTRIES = bounds(ForwardSection, "cache_entries").le or 0
 _UNITS = (
     (2 * 86400.0, 86400.0, "days"),
     (2 * 3600.0, 3600.0, "hours"),

@@ -33,6 +33,7 @@ from hsm.secrets import pin
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, Initialise, KeyFound, KeyType, Open, Opened, Selector, Sign, Signature
 from hsm.wire.worker import Authority
+from proxy.commands.options import KEY_TYPE, variables
 from proxy.config.section import Address
 
 Say = Callable[[str], object]
@@ -63,7 +64,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     token: str | None
     environment: tuple[str, ...] = ()
     pin_file: Path | None = None
-    key_type: str = "rsa-3072"
+    key_type: str = KEY_TYPE
     listen: str
     status_listen: str
     upstream_ca: str | None = None
@@ -111,11 +112,7 @@ def _given(wanted: Wanted) -> _Place:
     assert wanted.module is not None
     assert wanted.token is not None
     environment = {name: os.environ[name] for name in _VENDOR_VARIABLES if name in os.environ}
-    for item in wanted.environment:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise MisconfiguredError(f"--env {item}: write NAME=VALUE")
-        environment[name] = value
+    environment |= variables(wanted.environment)
     if wanted.pin_file is not None:
         path = wanted.pin_file.absolute()
         secret, source = pin.from_file(path), f"{{ file = {_toml(str(path))} }}"

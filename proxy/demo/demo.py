@@ -27,6 +27,8 @@ from hsm.wire.client import ask
 from hsm.wire.run_directory import ADMIN_SOCKET
 from proxy.commands import init
 from proxy.config.file import Config, load
+from proxy.config.operation import ProxySection, StatusSection
+from proxy.config.section import Address
 from proxy.demo.origin import Origin, OriginCA
 
 _HOSTS = ("shop.demo.test", "api.demo.test")
@@ -95,7 +97,7 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
     (directory / _SCRIPT_NAME).write_text(_SCRIPT)
     if not path.exists():
         console.rule("[bold]setting up", align="left")
-        proxy_port, status_port = _free_ports(2)
+        proxy_port, status_port = _free_ports()
         wanted = init.Wanted(
             directory=directory,
             module=None,
@@ -109,13 +111,13 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
     return load(path)
 
 
-def _free_ports(number: int) -> list[int]:
-    """The usual ports where they are free, others where not."""
+def _free_ports() -> list[int]:
+    """For the proxy and its status page: the usual ports where they are free, others where not."""
     ports = []
-    for usual in (8080, 9797)[:number]:
+    for usual in (ProxySection().listen, StatusSection().listen):
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", usual))
+                probe.bind(("127.0.0.1", Address.parse(usual).port))
             except OSError:
                 probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
