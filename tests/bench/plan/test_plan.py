@@ -18,6 +18,7 @@ from bench.plan.plan import Asked, plan
 from bench.report.report import Report
 from bench.sign.target import maker
 from hsm.errors import MisconfiguredError
+from hsm.wire.worker import MAX_WORKERS
 from proxy.config.forward import ForwardSection
 from tests.bench.test_commands import bench
 from tests.integration.harness import HSMITM
@@ -194,4 +195,15 @@ def test_defaults() -> None:
     for field in structs.fields(ForwardSection):
         if field.name in ("cache_entries", "leaf_days"):
             assert f"[default: {field.default}]" in told
+
+
+def test_more_workers_than_a_configuration_may_have_are_not_planned_for() -> None:
+    """A plan for more workers than hsmitm.toml takes could not be carried out, and is refused."""
+    more = ["--connections", "9", "--hosts", "1", "--workers", str(MAX_WORKERS + 1)]
+    done = subprocess.run(
+        [*HSMITM, "bench", "plan", *more], capture_output=True, text=True, check=False, env={"COLUMNS": "200"}
+    )
+    assert done.returncode == 2
+    assert "'--workers'" in done.stderr
+    assert str(MAX_WORKERS) in done.stderr
     assert planning.caches(entries=1, leaf_days=1, workers=0).workers >= 1
