@@ -30,7 +30,6 @@ from proxy.commands.options import (
 )
 from proxy.config.operation import ProxySection, StatusSection
 
-EX_UNAVAILABLE, EX_SOFTWARE, EX_CONFIG = 69, 70, 78
 _PROXY, _STATUS = ProxySection(), StatusSection()
 
 app = typer.Typer(
@@ -130,7 +129,7 @@ def check(config: ConfigOption = CONFIG) -> None:
     from proxy.commands import check as checking  # noqa: PLC0415
 
     if not asyncio.run(checking.check(config, print)):
-        raise typer.Exit(EX_CONFIG)
+        raise typer.Exit(os.EX_CONFIG)
 
 
 @app.command()
@@ -151,7 +150,7 @@ def main() -> None:
         app(standalone_mode=True)
     except HsmitmError as error:
         print(f"hsmitm: {error}", file=sys.stderr)
-        sys.exit(EX_CONFIG if isinstance(error, MisconfiguredError) else EX_UNAVAILABLE)
+        sys.exit(os.EX_CONFIG if isinstance(error, MisconfiguredError) else os.EX_UNAVAILABLE)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -162,7 +161,7 @@ def main() -> None:
             "(set HSMITM_DEBUG=1 for the traceback)",
             file=sys.stderr,
         )
-        sys.exit(EX_SOFTWARE)
+        sys.exit(os.EX_SOFTWARE)
 
 
 if __name__ == "__main__":

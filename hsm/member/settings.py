@@ -1,5 +1,5 @@
 """One partition as the configuration names it, and how requests go over several. Defaults and bounds stand here alone:
-the file's sections refer to them (`proxy.config.section`).
+the tables of the configuration refer to them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""hsmitm.toml -> frozen objects. Every error names the field and says what would be right.
+"""The whole of hsmitm.toml, read and checked (`File`), and what the signer and the supervisor start from (`Config`).
 
-Parsed once, at the edge, by msgspec; inside nothing is checked again. Relative paths start from the file's directory.
+Parsed once, at the edge, by msgspec; inside nothing is checked again. Every error names the field and says what would
+be right. Relative paths start from the file's directory.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from proxy.config.section import Address, Section, named
 
 
 class File(Section, frozen=True):
-    """The whole file."""
+    """The whole file: its tables, and what must hold between them."""
 
     hsm: HsmSection
     forward: ForwardSection | None = None

@@ -12,7 +12,7 @@ from proxy.config.section import Section, bounds, default, named
 
 
 class AuthoritySection(Section, frozen=True):
-    """[forward.trust] and [forward.untrust]"""
+    """[forward.trust] and [forward.untrust]: a CA's certificate, and its key's PKCS#11 URI."""
 
     certificate: str
     key: str
@@ -22,7 +22,7 @@ class AuthoritySection(Section, frozen=True):
 
 
 class ForwardSection(Section, frozen=True):
-    """[forward]"""
+    """[forward]: its CAs, how long leaves are valid (days), and how many each worker keeps."""
 
     trust: AuthoritySection
     untrust: AuthoritySection

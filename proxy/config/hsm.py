@@ -1,4 +1,4 @@
-"""[hsm] of hsmitm.toml: the group and its members."""
+"""[hsm] of hsmitm.toml: the group and its members. Defaults and bounds are those of the signer's settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Name = Annotated[
 
 
 class MemberSection(Section, frozen=True):
-    """[[hsm.members]]"""
+    """[[hsm.members]]: one partition, named by exactly one of `token`, `serial` and `slot`."""
 
     name: Name
     module: str
@@ -48,7 +48,7 @@ class MemberSection(Section, frozen=True):
 
 
 class HsmSection(Section, frozen=True):
-    """[hsm]"""
+    """[hsm]: the members, and how requests go over them."""
 
     members: Annotated[list[MemberSection], bounds(SignerSettings, "members")]
     high_availability: bool = False

@@ -41,7 +41,7 @@ class ServerAddress(Struct, frozen=True):
 
 
 class SiteSection(Section, frozen=True):
-    """[[inbound.sites]]"""
+    """[[inbound.sites]]: one of our servers: its names, certificates with a key each, and where it is."""
 
     names: _Names
     certificate: str | _Several
@@ -103,7 +103,7 @@ class SiteSection(Section, frozen=True):
 
 
 class InboundSection(Section, frozen=True):
-    """[[inbound]]"""
+    """[[inbound]]: a listener, and the sites behind it."""
 
     listen: str
     sites: Annotated[list[SiteSection], Meta(min_length=1)]

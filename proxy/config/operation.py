@@ -1,4 +1,7 @@
-"""[proxy], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs."""
+"""[proxy], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs.
+
+Their defaults and bounds are owned here: what they are about has no settings of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ProxySection(Section, frozen=True):
-    """[proxy]"""
+    """[proxy]: where and how workers serve, and how long things may take; `workers` 0 is one for each core."""
 
     listen: str = "127.0.0.1:8080"
     mode: str = "regular"
@@ -35,7 +38,7 @@ class ProxySection(Section, frozen=True):
 
 
 class StatusSection(Section, frozen=True):
-    """[status]"""
+    """[status]: where the status page is; nowhere if empty."""
 
     listen: str = "127.0.0.1:9797"
 
@@ -45,7 +48,7 @@ class StatusSection(Section, frozen=True):
 
 
 class RunSection(Section, frozen=True):
-    """[run]"""
+    """[run]: what processes leave on this machine, and who else may use the sockets."""
 
     directory: str = "run"
     state: str = "state"
@@ -54,13 +57,13 @@ class RunSection(Section, frozen=True):
 
 
 class MitmproxySection(Section, frozen=True):
-    """[mitmproxy]"""
+    """[mitmproxy]: the operator's own addons, and options of mitmproxy."""
 
     scripts: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
 
 class LogSection(Section, frozen=True):
-    """[log]"""
+    """[log]: from which level on."""
 
     level: LogLevel = "info"

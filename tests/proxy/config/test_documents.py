@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -167,6 +168,14 @@ def test_the_blocks_of_readme_are_configurations() -> None:
     assert (both.file.hsm.high_availability, len(both.members())) == (True, 2)
 
 
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "CONTRIBUTING.md", "bench/README.md"])
+def test_files_that_a_document_names_exist(document: str) -> None:
+    """Who follows a path that a document names finds a file or a folder there."""
+    tops = "addons|bench|deploy|hsm|proxy|tests"
+    named = re.findall(rf"(?<![\w./-])((?:{tops})/[\w./-]*\w)", (_ROOT / document).read_text())
+    assert [path for path in named if not (_ROOT / path).exists()] == []
+
+
 def _sentence(document: str, pattern: str) -> tuple[str, ...]:
     found = re.search(pattern, re.sub(r"\s+", " ", _PROSE[document]))
     assert found, f"{document} no longer says this: look where the number stands now"
@@ -180,5 +189,7 @@ def test_numbers_in_sentences_are_true() -> None:
     assert (2, limits.max_length) == (_NUMBERS[least.lower()], _NUMBERS[most])
     assert _sentence("SECURITY.md", r"valid for at most (\d+) days") == (str(MAX_VALIDITY.days),)
     assert _sentence("SECURITY.md", r"at log level (\w+), the default") == (LogSection().level,)
+    for unit in ("deploy/hsmitm-proxy.service", "deploy/hsmitm-signer.service"):
+        assert _sentence(unit, r"RestartPreventExitStatus=(\d+)") == (str(os.EX_CONFIG),)
     (patience,) = _sentence("deploy/hsmitm-proxy.service", r"TimeoutStopSec=(\d+)")
     assert int(patience) > ProxySection().grace_s + 3, "systemd kills workers before the supervisor would"
