@@ -7,7 +7,6 @@ Nothing is measured but the HSM, and only where its numbers are not given.
 from __future__ import annotations
 
 import datetime as dt
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from hsm.errors import MisconfiguredError
 from hsm.signer.settings import SignerSettings
 from hsm.wire.member import KeyType
 from proxy.config.forward import ForwardSection
+from proxy.config.operation import ProxySection
 from proxy.config.section import bounds
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 def caches(*, entries: int, leaf_days: int, workers: int) -> Caches:
     """As hsmitm.toml has them: 0 workers are one for each core that we may use."""
-    return Caches(entries=entries, leaf_days=leaf_days, workers=workers or len(os.sched_getaffinity(0)))
+    return Caches(entries=entries, leaf_days=leaf_days, workers=ProxySection(workers=workers).worker_count)
 
 
 async def plan(asked: Asked, make_target: MakeTarget, progress: Progress) -> Report:

@@ -6,7 +6,6 @@ be right. Relative paths start from the file's directory.
 
 from __future__ import annotations
 
-import os
 import pwd
 from pathlib import Path
 
@@ -100,8 +99,8 @@ class Config(Struct, frozen=True):
 
     @property
     def workers(self) -> int:
-        """How many workers: what is asked for, else one for each core we may use."""
-        return self.file.proxy.workers or len(os.sched_getaffinity(0))
+        """How many workers there are."""
+        return self.file.proxy.worker_count
 
     @property
     def run(self) -> RunDirectory:

@@ -5,6 +5,7 @@ Their defaults and bounds are owned here: what they are about has no settings of
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,11 @@ class ProxySection(Section, frozen=True):
             raise ValueError(
                 f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
             )
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers: what is asked for, else one for each core we may use, as far as workers are counted."""
+        return self.workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
 class StatusSection(Section, frozen=True):

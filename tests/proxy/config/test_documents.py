@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from addons.forward.leaf_cache import RENEW_AT
 from hsm.certificates.settings import MAX_VALIDITY
 from hsm.signer.settings import SignerSettings
 from proxy.commands import init
@@ -177,7 +178,8 @@ def test_files_that_a_document_names_exist(document: str) -> None:
 
 
 def _sentence(document: str, pattern: str) -> tuple[str, ...]:
-    found = re.search(pattern, re.sub(r"\s+", " ", _PROSE[document]))
+    text = _template() if document == "template" else _PROSE[document]
+    found = re.search(pattern, re.sub(r"\s*\n#? ?", " ", text))
     assert found, f"{document} no longer says this: look where the number stands now"
     return found.groups()
 
@@ -187,6 +189,8 @@ def test_numbers_in_sentences_are_true() -> None:
     limits = owned(SignerSettings, "members")
     least, most = _sentence("README.md", r"(\w+) to (\w+) members that hold the same keys")
     assert (2, limits.max_length) == (_NUMBERS[least.lower()], _NUMBERS[most])
+    assert _sentence("template", r"renewed in the cache after (\w+ \w+) of them") == ("four fifths",)
+    assert RENEW_AT == 4 / 5
     assert _sentence("SECURITY.md", r"valid for at most (\d+) days") == (str(MAX_VALIDITY.days),)
     assert _sentence("SECURITY.md", r"at log level (\w+), the default") == (LogSection().level,)
     for unit in ("deploy/hsmitm-proxy.service", "deploy/hsmitm-signer.service"):
