@@ -169,14 +169,6 @@ def test_the_blocks_of_readme_are_configurations() -> None:
     assert (both.file.hsm.high_availability, len(both.members())) == (True, 2)
 
 
-@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "CONTRIBUTING.md", "bench/README.md"])
-def test_files_that_a_document_names_exist(document: str) -> None:
-    """Who follows a path that a document names finds a file or a folder there."""
-    tops = "addons|bench|deploy|hsm|proxy|tests"
-    named = re.findall(rf"(?<![\w./-])((?:{tops})/[\w./-]*\w)", (_ROOT / document).read_text())
-    assert [path for path in named if not (_ROOT / path).exists()] == []
-
-
 def _sentence(document: str, pattern: str) -> tuple[str, ...]:
     text = _template() if document == "template" else _PROSE[document]
     found = re.search(pattern, re.sub(r"\s*\n#? ?", " ", text))
