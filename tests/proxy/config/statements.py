@@ -92,9 +92,16 @@ def parts(kind: Any) -> Iterator[Any]:
         yield from parts(one)
 
 
-def field(kind: type[Struct], key: str) -> msgspec.structs.FieldInfo | None:
+def field(table: str, key: str) -> msgspec.structs.FieldInfo | None:
     """The field `key` of a table."""
-    return next((one for one in msgspec.structs.fields(kind) if one.name == key), None)
+    kind = tables().get(table)
+    return next((one for one in msgspec.structs.fields(kind) if one.name == key), None) if kind else None
+
+
+def free(one: Statement) -> Statement:
+    """A statement in a table whose keys are the operator's ([hsm.members.environment]) as one of the table itself."""
+    above, _, name = one.table.rpartition(".")
+    return one._replace(table=above, key=name, value={one.key: one.value}) if one.table not in tables() else one
 
 
 def default(found: msgspec.structs.FieldInfo) -> Any:
