@@ -12,6 +12,8 @@ import typer
 from bench import checkout
 from bench.options import (
     CA_KEY,
+    MAX_MEMBERS,
+    MAX_SESSIONS,
     CaKeyOption,
     JsonOption,
     LatenciesOption,
@@ -31,7 +33,7 @@ def failover(
     *,
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="Seconds of each round.")] = 60,
     members: Annotated[
-        list[int] | None, typer.Option(min=2, max=16, help=f"Members; a round for each. [{listed(_MEMBERS)}]")
+        list[int] | None, typer.Option(min=2, max=MAX_MEMBERS, help=f"Members; a round for each. [{listed(_MEMBERS)}]")
     ] = None,
     seed: SeedOption = 1,
     key_type: CaKeyOption = CA_KEY,
@@ -91,7 +93,7 @@ def inbound(
     hsm_latency_ms: LatenciesOption = None,
     key: Annotated[list[str] | None, typer.Option(help="The sites' keys: p256, rsa-2048. [both]")] = None,
     tls: Annotated[str, typer.Option(help="The clients' TLS version: 1.2 or 1.3.")] = "1.3",
-    sessions: Annotated[int, typer.Option(min=1, max=1024, help="Sessions of the member.")] = 64,
+    sessions: Annotated[int, typer.Option(min=1, max=MAX_SESSIONS, help="Sessions of the member.")] = 64,
     seed: SeedOption = 1,
     json: JsonOption = None,
     plot: PlotOption = None,

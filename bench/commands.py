@@ -10,6 +10,11 @@ import typer
 from bench import checkout, checkout_commands
 from bench.options import (
     CA_KEY,
+    DEFAULT_SESSIONS,
+    ENTRIES,
+    LEAF_DAYS,
+    MAX_MEMBERS,
+    MAX_SESSIONS,
     CaKeyOption,
     JsonOption,
     LatenciesOption,
@@ -21,6 +26,10 @@ from bench.options import (
     measured,
 )
 from bench.sign.points import FAR_MS, FAR_SESSIONS, KEY_TYPES, MAIN_SESSIONS, MORE_MEMBERS, SESSIONS, points
+from hsm.certificates.settings import LeafProfile
+from hsm.wire.worker import MAX_WORKERS
+from proxy.config.forward import ForwardSection
+from proxy.config.section import default
 
 _SECONDS, _QUICK_S, _ROUNDS = 0.5, 0.2, 4
 _FAR = f"; {listed(FAR_MS)} with {FAR_SESSIONS} sessions" if checkout.here() else ""
@@ -47,7 +56,7 @@ def sign(
     ] = None,
     members: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=16, help=f"How many. [1; {MORE_MEMBERS} with {MAIN_SESSIONS} sessions]"),
+        typer.Option(min=1, max=MAX_MEMBERS, help=f"How many. [1; {MORE_MEMBERS} with {MAIN_SESSIONS} sessions]"),
     ] = None,
     hsm_latency_ms: Annotated[
         list[float] | None,
@@ -92,7 +101,7 @@ def mint(
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each turn, cold and cached.")] = 10,
     hsm_latency_ms: LatenciesOption = None,
     key_type: CaKeyOption = CA_KEY,
-    sessions: Annotated[int, typer.Option(min=1, max=1024, help="Sessions of the member.")] = 8,
+    sessions: Annotated[int, typer.Option(min=1, max=MAX_SESSIONS, help="Sessions of the member.")] = DEFAULT_SESSIONS,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Mints at a time.")] = 16,
     entries: Annotated[int, typer.Option(min=100, max=1_000_000, help="Leaves that the cache holds.")] = 5000,
     names: Annotated[int, typer.Option(min=1, max=100, help="Names of each leaf.")] = 4,
@@ -122,13 +131,19 @@ def plan(
     log: Annotated[Path | None, typer.Option(help="Connections of a day: TIME HOST on each line.")] = None,
     connections: Annotated[float | None, typer.Option(min=0.001, help="Or: new connections per second.")] = None,
     hosts: Annotated[float | None, typer.Option(min=0, help="And how many of them are to hosts not cached.")] = None,
-    workers: Annotated[int, typer.Option(min=0, max=1024, help="Workers; 0: one for each core here.")] = 0,
-    cache_entries: Annotated[int, typer.Option(min=1, max=1_000_000, help="Leaves in each worker's cache.")] = 10_000,
-    leaf_days: Annotated[int, typer.Option(min=1, max=45, help="Days that a leaf is valid.")] = 30,
+    workers: Annotated[int, typer.Option(min=0, max=MAX_WORKERS, help="Workers; 0: one for each core here.")] = 0,
+    cache_entries: Annotated[
+        int, typer.Option(min=ENTRIES.ge, max=ENTRIES.le, help="Leaves in each worker's cache.")
+    ] = default(ForwardSection, "cache_entries"),
+    leaf_days: Annotated[
+        int, typer.Option(min=LEAF_DAYS.ge, max=LEAF_DAYS.le, help="Days that a leaf is valid.")
+    ] = default(LeafProfile, "days"),
     key_type: CaKeyOption = CA_KEY,
     sign: Annotated[Path | None, typer.Option(help="The HSM's numbers: a result of 'bench sign --json'.")] = None,
     signatures_per_s: Annotated[float | None, typer.Option(min=0.001, help="Or: what a member can do.")] = None,
-    sessions: Annotated[int, typer.Option(min=1, max=1024, help="And with how many sessions.")] = 8,
+    sessions: Annotated[
+        int, typer.Option(min=1, max=MAX_SESSIONS, help="And with how many sessions.")
+    ] = DEFAULT_SESSIONS,
     config: Annotated[Path | None, typer.Option(help="Or: measure the first member of this hsmitm.toml.")] = None,
     key: Annotated[str | None, typer.Option(help="With --config: the PKCS#11 URI of a key to sign with.")] = None,
     mint: Annotated[Path | None, typer.Option(help="What a signer can do: a result of 'bench mint --json'.")] = None,

@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench import checkout
+from hsm.certificates.settings import LeafProfile
+from hsm.member.settings import Failover, MemberSettings
+from hsm.signer.settings import SignerSettings
+from proxy.commands.options import KEY_TYPES
+from proxy.config.forward import ForwardSection
+from proxy.config.section import bounds, default, default_ms
 
 if TYPE_CHECKING:
     from bench.report.report import Progress, Report
@@ -23,16 +29,21 @@ def listed(values: Iterable[object]) -> str:
 
 LATENCIES_MS = (0.0, 20.0) if checkout.here() else (0.0,)
 CA_KEY = "rsa-2048"
+MAX_MEMBERS = bounds(SignerSettings, "members").max_length
+MAX_SESSIONS = bounds(MemberSettings, "sessions").le
+DEFAULT_SESSIONS: int = default(MemberSettings, "sessions")
+ENTRIES, LEAF_DAYS = bounds(ForwardSection, "cache_entries"), bounds(LeafProfile, "days")
+_MAX_LATENCY_MS = default_ms(Failover, "attempt_timeout_s") * 4 // 5
+"""Well below what a member may take for a signature by default."""
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the whole result there.")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw the result there: FILE.svg or FILE.png.")]
-LatencyOption = Annotated[float, typer.Option(min=0, max=400, help="What each C_Sign takes longer.")]
-"""Well below what a member may take for a signature by default (`attempt_timeout_ms`)."""
+LatencyOption = Annotated[float, typer.Option(min=0, max=_MAX_LATENCY_MS, help="What each C_Sign takes longer.")]
 LatenciesOption = Annotated[
     list[float] | None,
     typer.Option(min=0, max=1000, help=f"What each C_Sign takes longer. [{listed(LATENCIES_MS)}]"),
 ]
-CaKeyOption = Annotated[str, typer.Option(help="The CA key: rsa-2048, rsa-3072, rsa-4096, p256 or p384.")]
+CaKeyOption = Annotated[str, typer.Option(help=f"The CA key: {KEY_TYPES}.")]
 SeedOption = Annotated[int, typer.Option(help="The same seed, the same order of what happens.")]
 
 

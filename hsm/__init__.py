@@ -9,6 +9,7 @@ may be signed.
     codes      PKCS#11 return codes and what each calls for
     effect     when a changed setting takes effect, said in its type
     uri        RFC 7512 PKCS#11 URIs
+    unavailable  what becomes of requests while no member is in service, in the operator's word
     schemes    TLS signature schemes: their mechanisms, DigestInfo prefixes and verification
     cryptoki   a module's function list, called with ctypes
     module     a module, its tokens, sessions and keys; this file and the next alone import pkcs11

@@ -1,4 +1,7 @@
-"""The command line. Every error is one sentence on standard error, and an exit status of sysexits.h."""
+"""The command line: what can be called, with which options. `proxy.commands` and `proxy.processes` do it.
+
+Every error is one sentence on standard error, and an exit status of sysexits.h.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,22 @@ from typing import Annotated
 import typer
 
 from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.wire.admin import CODEC, Status, StatusReport
+from hsm.wire.admin import Status, StatusReport
 from proxy.commands import hsm as hsm_commands
-from proxy.commands.options import CONFIG, ConfigOption, JsonOption, print_json
+from proxy.commands.options import (
+    CONFIG,
+    KEY_TYPE,
+    KEY_TYPES,
+    STATUS_TIMEOUT_S,
+    ConfigOption,
+    EnvironmentOption,
+    JsonOption,
+    ask,
+    print_json,
+)
+from proxy.config.operation import ProxySection, StatusSection
 
-EX_UNAVAILABLE, EX_SOFTWARE, EX_CONFIG = 69, 70, 78
+_PROXY, _STATUS = ProxySection(), StatusSection()
 
 app = typer.Typer(
     help="A TLS decryption proxy whose keys live in an HSM.",
@@ -31,11 +45,11 @@ def init(
     directory: Annotated[Path, typer.Option("--dir", help="Where everything goes that is made.")] = Path(),
     module: Annotated[str | None, typer.Option(help="The vendor's PKCS#11 library. Without it: SoftHSM.")] = None,
     token: Annotated[str | None, typer.Option(help="The label of a partition that exists already.")] = None,
-    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that the vendor's library needs.")] = None,
+    env: EnvironmentOption = None,
     pin_file: Annotated[Path | None, typer.Option(help="A file of mode 0600 with the partition's PIN.")] = None,
-    key_type: Annotated[str, typer.Option(help="rsa-2048, rsa-3072, rsa-4096, p256 or p384.")] = "rsa-3072",
-    listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = "127.0.0.1:8080",
-    status_listen: Annotated[str, typer.Option(help="Where /metrics is served; empty: nowhere.")] = "127.0.0.1:9797",
+    key_type: Annotated[str, typer.Option(help=f"{KEY_TYPES}.")] = KEY_TYPE,
+    listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = _PROXY.listen,
+    status_listen: Annotated[str, typer.Option(help="Where /metrics is served; empty: nowhere.")] = _STATUS.listen,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before making keys on a partition.")] = False,
 ) -> None:
     """Write a commented hsmitm.toml and prepare the partition. Never overwrites."""
@@ -93,12 +107,9 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show members, workers, listeners, certificates and counters."""
-    from hsm.wire.client import ask  # noqa: PLC0415
-    from hsm.wire.run_directory import ADMIN_SOCKET  # noqa: PLC0415
     from proxy.commands import tables  # noqa: PLC0415
-    from proxy.config.file import load  # noqa: PLC0415
 
-    report = asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), CODEC, Status(), 5.0))
+    report = ask(config, Status(), STATUS_TIMEOUT_S)
     assert isinstance(report, StatusReport)
     if as_json:
         print_json(report)
@@ -118,7 +129,7 @@ def check(config: ConfigOption = CONFIG) -> None:
     from proxy.commands import check as checking  # noqa: PLC0415
 
     if not asyncio.run(checking.check(config, print)):
-        raise typer.Exit(EX_CONFIG)
+        raise typer.Exit(os.EX_CONFIG)
 
 
 @app.command()
@@ -139,7 +150,7 @@ def main() -> None:
         app(standalone_mode=True)
     except HsmitmError as error:
         print(f"hsmitm: {error}", file=sys.stderr)
-        sys.exit(EX_CONFIG if isinstance(error, MisconfiguredError) else EX_UNAVAILABLE)
+        sys.exit(os.EX_CONFIG if isinstance(error, MisconfiguredError) else os.EX_UNAVAILABLE)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -150,7 +161,7 @@ def main() -> None:
             "(set HSMITM_DEBUG=1 for the traceback)",
             file=sys.stderr,
         )
-        sys.exit(EX_SOFTWARE)
+        sys.exit(os.EX_SOFTWARE)
 
 
 if __name__ == "__main__":

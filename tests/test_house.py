@@ -46,8 +46,8 @@ BENCH_MAY_IMPORT: dict[str, set[str]] = {
     "soak": {"report", "rig"},
     "fuzz": {"report", "rig"},
 }
-"""Between the rooms of bench/. The first four are in the wheel, so they need nothing that is not: `bench.checkout`, which
-stands in no room, asks for the rig where there is one."""
+"""Between the rooms of bench/. The first four are in the wheel, so they need nothing that is not: `bench.checkout`, in
+no room itself, asks for the rig where there is one."""
 
 KEY_SIDE = ("token", "member", "group", "signer", "secrets", "audit")
 """The rooms of hsm/ that a worker must never load: they know PINs, partitions and CA keys."""

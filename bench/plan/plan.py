@@ -22,7 +22,10 @@ from bench.plan.demand import Caches, Demand
 from bench.report.plot import Chart, Series
 from bench.report.report import Progress, Report
 from hsm.errors import MisconfiguredError
+from hsm.signer.settings import SignerSettings
 from hsm.wire.member import KeyType
+from proxy.config.forward import ForwardSection
+from proxy.config.section import bounds
 
 if TYPE_CHECKING:
     from bench.sign.target import MakeTarget
@@ -31,8 +34,8 @@ _DRAWN_S = 3600
 """Seconds that are drawn from rates: enough for a 99th percentile, and the busiest of an hour."""
 _POINTS = 60
 _OFTEN = 0.05
-MAX_MEMBERS, MAX_ENTRIES = 16, 1_000_000
-"""What a configuration allows; a test compares them, and the options' bounds."""
+_MAX_MEMBERS = bounds(SignerSettings, "members").max_length or 0
+_MAX_ENTRIES = bounds(ForwardSection, "cache_entries").le or 0
 _UNITS = (
     (2 * 86400.0, 86400.0, "days"),
     (2 * 3600.0, 3600.0, "hours"),
@@ -162,7 +165,7 @@ def advice(asking: Demand, needed: Needs, caches: Caches) -> str:
     entries = ""
     if asking.repeated > _OFTEN * asking.signatures:
         entries = (
-            f" and [forward] cache_entries = {min(asking.worker_hosts, MAX_ENTRIES):.0f} instead of {caches.entries} "
+            f" and [forward] cache_entries = {min(asking.worker_hosts, _MAX_ENTRIES):.0f} instead of {caches.entries} "
             f"({asking.repeated / asking.signatures:.0%} of the signatures were for leaves that had been there before, "
             "so that fewer may do: plan again)"
         )
@@ -206,8 +209,8 @@ def _doubts(asking: Demand, needed: Needs, hsm: HsmNumbers, log: ArrivalLog | No
         said.append(f"not used of {asked.log}: {first}{more}")
     if log is not None and log.disordered:
         said.append(f"{log.disordered} lines stood behind a later one; they were put in order")
-    if needed.members > MAX_MEMBERS:
-        said.append(f"a group has at most {MAX_MEMBERS} members: a faster HSM, or a larger cache, is needed")
+    if needed.members > _MAX_MEMBERS:
+        said.append(f"a group has at most {_MAX_MEMBERS} members: a faster HSM, or a larger cache, is needed")
     if asked.sign is None and asked.signatures_per_s is None and asked.config is None:
         said.append(
             "that was a throw-away SoftHSM partition: measure your own HSM with --config hsmitm.toml and --key URI, or "

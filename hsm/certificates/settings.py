@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 BACKDATED = dt.timedelta(days=1)
 """Clients whose clock is late must accept a fresh leaf; a day covers time zones set wrong."""
-
 
 MAX_VALIDITY = dt.timedelta(days=46)
 """From notBefore to notAfter. The strictest limit that browsers have announced is 47 days (CA/Browser Forum ballot
@@ -18,7 +18,7 @@ SC-081, from March 2029); it binds public CAs, and a leaf within it is safe from
 class LeafProfile(Struct, frozen=True, kw_only=True):
     """What the operator may choose of a leaf."""
 
-    days: int = 30
+    days: Annotated[int, Meta(ge=1, le=(MAX_VALIDITY - BACKDATED).days)] = 30
 
     @property
     def ahead(self) -> dt.timedelta:

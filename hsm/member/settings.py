@@ -1,10 +1,13 @@
-"""One partition as the configuration names it."""
+"""One partition as the configuration names it, and how requests go over several. Defaults and bounds stand here alone:
+the tables of the configuration refer to them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from hsm.secrets.settings import PinSource
 from hsm.wire.member import Selector
@@ -21,19 +24,19 @@ class MemberSettings(Struct, frozen=True, kw_only=True):
     module: str
     selector: Selector
     pin: PinSource
-    sessions: int
+    sessions: Annotated[int, Meta(ge=1, le=1024)] = 8
     environment: dict[str, str] = field(default_factory=dict)
     base: Path = field(default_factory=Path)
-    start_timeout_s: float = 20.0
+    start_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
 
 
 class Failover(Struct, frozen=True, kw_only=True):
     """The operator's part of [hsm]. Changes at runtime take effect with the next request."""
 
-    auto_recovery_retry: int = 0
-    attempt_timeout_s: float = 0.5
-    budget_s: float = 1.5
-    keep_alive_s: float = 5.0
+    auto_recovery_retry: Annotated[int, Meta(ge=0, le=500)] = 0
+    attempt_timeout_s: Annotated[float, Meta(ge=0.05, le=60)] = 0.5
+    budget_s: Annotated[float, Meta(ge=0.1, le=60)] = 1.5
+    keep_alive_s: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
 
     @property
     def hang_s(self) -> float:

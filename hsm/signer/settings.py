@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from hsm.certificates.settings import LeafProfile
 from hsm.effect import AtReload, AtStart, EachAtStart
 from hsm.member.settings import Failover, MemberSettings
+from hsm.unavailable import FAIL
 from hsm.uri import KeyURI
 from hsm.wire.run_directory import RunDirectory
 from hsm.wire.worker import Authority
@@ -45,10 +46,10 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     what it calls them, so that a reload can tell what becomes of a change there.
     """
 
-    members: Annotated[list[MemberSettings], AtReload("[[hsm.members]]")]
+    members: Annotated[list[MemberSettings], Meta(min_length=1, max_length=16), AtReload("[[hsm.members]]")]
     inbound: Annotated[list[InboundSettings], AtReload("[[inbound]]")] = field(default_factory=list)
     failover: Annotated[Failover, AtReload("[hsm]")] = field(default_factory=Failover)
-    unavailable: Annotated[str, AtReload("[hsm] unavailable")] = "fail"
+    unavailable: Annotated[str, AtReload("[hsm] unavailable")] = FAIL
     outage_grace_s: Annotated[float, AtReload("[hsm] unavailable")] = 0.0
     for_workers: Annotated[str, AtReload("[[inbound]]")] = ""
     group: Annotated[str, AtStart("[hsm] high_availability or group")] = ""

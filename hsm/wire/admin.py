@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from hsm.unavailable import FAIL
 from hsm.wire.frames import Codec, Done, Ready
 from hsm.wire.member import Inspected, Partition
 
@@ -76,7 +77,7 @@ class GroupStatus(Struct, frozen=True):
     since: float = 0.0
     high_availability: bool = False
     auto_recovery_retry: int = 0
-    unavailable: str = "fail"
+    unavailable: str = FAIL
     waiting: int = 0
 
 

@@ -1,0 +1,13 @@
+"""What the commands of `hsmitm` do that start no process of their own: in a terminal, for an operator.
+
+Each is loaded when it is called: `hsmitm --help` is there at once. They ask the running signer over its admin socket,
+or work on files and partitions while nothing runs.
+
+    init         `hsmitm init`: a partition with two CA keys, their certificates, a commented hsmitm.toml
+    check        `hsmitm check`: every part of a configuration, tried without serving
+    check_sites  its part about our own sites
+    findings     what it finds, said line by line
+    hsm          `hsmitm hsm ...` and `hsmitm reload`
+    tables       what the signer reports, on a terminal
+    options      what several commands share: options, asking the signer, printing for programs
+"""

@@ -1,37 +1,41 @@
-"""`hsmitm hsm ...`: what an operator asks of the members and does with them while hsmitm runs."""
+"""`hsmitm hsm ...` and `hsmitm reload`: what an operator asks of the members and does with them while hsmitm runs."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hsm.errors import MisconfiguredError, TryLaterError
-from hsm.wire.admin import CODEC, Info, InfoReport, Reload, Reply, Request, Reset, Status, StatusReport, Told
-from proxy.commands.options import CONFIG, ConfigOption, JsonOption, print_json
+from hsm.errors import TryLaterError
+from hsm.member.settings import MemberSettings
+from hsm.wire.admin import Info, InfoReport, Reload, Reply, Reset, Status, StatusReport, Told
+from proxy.commands.options import (
+    CONFIG,
+    STATUS_TIMEOUT_S,
+    ConfigOption,
+    EnvironmentOption,
+    JsonOption,
+    ask,
+    print_json,
+    variables,
+)
+from proxy.config.section import default
 
 app = typer.Typer(help="The members: status, what their HSMs report, reset, add, remove.", no_args_is_help=True)
 
+_SESSIONS: int = default(MemberSettings, "sessions")
 _PATIENCE_S = 180.0
 """A member may take its start timeout to come up, and each is reset in turn."""
-
-
-def _ask(config: Path, body: Request, timeout_s: float) -> Reply:
-    from hsm.wire.client import ask  # noqa: PLC0415  # commands load what they need: --help is instant
-    from hsm.wire.run_directory import ADMIN_SOCKET  # noqa: PLC0415
-    from proxy.config.file import load  # noqa: PLC0415
-
-    return asyncio.run(ask(load(config).run.socket(ADMIN_SOCKET), CODEC, body, timeout_s))
+_INFO_TIMEOUT_S = 60.0
 
 
 @app.command()
 def status(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
     """Show the group and each member: serial number, partition, state, last error, next attempt."""
-    from proxy.commands import tables  # noqa: PLC0415
+    from proxy.commands import tables  # noqa: PLC0415  # commands load what they need: --help is instant
 
-    report = _ask(config, Status(), 5.0)
+    report = ask(config, Status(), STATUS_TIMEOUT_S)
     assert isinstance(report, StatusReport)
     if as_json:
         print_json({"group": report.group, "members": report.members})
@@ -44,7 +48,7 @@ def info(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
     """Show what each member's HSM reports: slots, firmware, memory, session counts, mechanisms."""
     from proxy.commands import tables  # noqa: PLC0415
 
-    report = _ask(config, Info(), 60.0)
+    report = ask(config, Info(), _INFO_TIMEOUT_S)
     assert isinstance(report, InfoReport)
     if as_json:
         print_json(report)
@@ -61,7 +65,7 @@ def reset(
 
     No signature fails: the old sessions serve until the new ones have proved their keys.
     """
-    _say(_ask(config, Reset(member), _PATIENCE_S))
+    _say(ask(config, Reset(member), _PATIENCE_S))
 
 
 @app.command()
@@ -72,20 +76,14 @@ def add(
     serial: Annotated[str | None, typer.Option(help="The partition's serial number.")] = None,
     slot: Annotated[int | None, typer.Option(help="The partition's slot.")] = None,
     module: Annotated[str | None, typer.Option(help="The vendor's library. Without it: the last member's.")] = None,
-    sessions: Annotated[int, typer.Option(help="How many sessions.")] = 8,
-    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that the vendor's library needs.")] = None,
+    sessions: Annotated[int, typer.Option(help="How many sessions.")] = _SESSIONS,
+    env: EnvironmentOption = None,
     config: ConfigOption = CONFIG,
 ) -> None:
     """Add a member to hsmitm.toml, and to the running signer without a restart."""
     from proxy.config import edit  # noqa: PLC0415
     from proxy.config.file import load  # noqa: PLC0415
 
-    environment = {}
-    for pair in env or []:
-        variable, equals, value = pair.partition("=")
-        if not equals or not variable:
-            raise MisconfiguredError(f"--env {pair}: write NAME=VALUE")
-        environment[variable] = value
     member = {
         "name": name,
         "module": module or load(config).file.hsm.members[-1].module,
@@ -94,7 +92,7 @@ def add(
         "slot": slot,
         "pin": {"file": pin_file},
         "sessions": sessions,
-        "environment": environment or None,
+        "environment": variables(env or []) or None,
     }
     given = {field: value for field, value in member.items() if value is not None}
     _edit(config, edit.with_member(edit.read(config), given))
@@ -125,14 +123,14 @@ def _edit(config: Path, text: str) -> None:
 def take_over(config: Path) -> None:
     """Have the running signer read the configuration again, and print what it did."""
     try:
-        _say(_ask(config, Reload(), _PATIENCE_S))
+        _say(ask(config, Reload(), _PATIENCE_S))
     except TryLaterError as error:
         typer.echo(f"it takes effect at the next start: {error}")
 
 
 def reload(config: ConfigOption = CONFIG) -> None:
     """Read hsmitm.toml again: members, their sessions, retry counts and times change without dropping a connection."""
-    _say(_ask(config, Reload(), _PATIENCE_S))
+    _say(ask(config, Reload(), _PATIENCE_S))
 
 
 def _say(told: Reply) -> None:

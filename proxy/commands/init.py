@@ -33,6 +33,7 @@ from hsm.secrets import pin
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, Initialise, KeyFound, KeyType, Open, Opened, Selector, Sign, Signature
 from hsm.wire.worker import Authority
+from proxy.commands.options import CONFIG, KEY_TYPE, variables
 from proxy.config.section import Address
 
 Say = Callable[[str], object]
@@ -63,7 +64,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     token: str | None
     environment: tuple[str, ...] = ()
     pin_file: Path | None = None
-    key_type: str = "rsa-3072"
+    key_type: str = KEY_TYPE
     listen: str
     status_listen: str
     upstream_ca: str | None = None
@@ -84,7 +85,7 @@ class _Place(Struct, frozen=True, kw_only=True):
 async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
     """Do it. Returns the path of hsmitm.toml; raises MisconfiguredError with nothing overwritten."""
     directory = wanted.directory.absolute()
-    toml = directory / "hsmitm.toml"
+    toml = directory / CONFIG
     if toml.exists():
         raise MisconfiguredError(f"{toml} exists; it is not overwritten. Choose another --dir, or edit it")
     if wanted.key_type not in get_args(KeyType):
@@ -102,7 +103,7 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
     await _make_keys(wanted, directory, place, say, confirm)
     _write(toml, _text(wanted, place), 0o644)
     say(f"wrote {toml}")
-    say(f"Clients must trust {directory / 'forward-trust.pem'}. Next: hsmitm run --config {toml}")
+    say(f"Clients must trust {directory / _certificate('trust')}. Next: hsmitm run --config {toml}")
     return toml
 
 
@@ -111,11 +112,7 @@ def _given(wanted: Wanted) -> _Place:
     assert wanted.module is not None
     assert wanted.token is not None
     environment = {name: os.environ[name] for name in _VENDOR_VARIABLES if name in os.environ}
-    for item in wanted.environment:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise MisconfiguredError(f"--env {item}: write NAME=VALUE")
-        environment[name] = value
+    environment |= variables(wanted.environment)
     if wanted.pin_file is not None:
         path = wanted.pin_file.absolute()
         secret, source = pin.from_file(path), f"{{ file = {_toml(str(path))} }}"
@@ -194,9 +191,13 @@ def _label(name: str) -> str:
     return f"hsmitm-forward-{name}"
 
 
+def _certificate(name: str) -> str:
+    return f"forward-{name}.pem"
+
+
 def _plan(wanted: Wanted, directory: Path, name: str, found: KeyFound, where: str) -> str:
     """What will be made for one CA, in a sentence; empty where all is there. Raises MisconfiguredError."""
-    certificate = directory / f"forward-{name}.pem"
+    certificate = directory / _certificate(name)
     if found.missing:
         if certificate.exists():
             raise MisconfiguredError(f"{certificate} exists, but its key '{_label(name)}' is not on {where}")
@@ -209,7 +210,7 @@ def _plan(wanted: Wanted, directory: Path, name: str, found: KeyFound, where: st
 async def _make_key(
     wanted: Wanted, directory: Path, name: str, found: KeyFound, process: MemberProcess, say: Say
 ) -> None:
-    certificate = directory / f"forward-{name}.pem"
+    certificate = directory / _certificate(name)
     if found.missing:
         request = Generate(_label(name), wanted.key_type)  # type: ignore[arg-type]  # checked at the start
         reply = await process.channel.call(request, time.monotonic() + _TIMEOUT_S)
@@ -268,6 +269,8 @@ def _text(wanted: Wanted, place: _Place) -> str:
         pin=place.pin_source,
         environment=f"environment = {{ {pairs} }}" if pairs else '# environment = { NAME = "VALUE" }',
         trust=_toml(f"{label};object={_label('trust')};type=private"),
+        trust_certificate=_toml(_certificate("trust")),
+        untrust_certificate=_toml(_certificate("untrust")),
         untrust=_toml(f"{label};object={_label('untrust')};type=private"),
         listen=_toml(wanted.listen),
         status_listen=_toml(wanted.status_listen),

@@ -1,4 +1,4 @@
-"""`hsmitm status` on a terminal: rich tables of a status report."""
+"""What `hsmitm status`, `hsm status` and `hsm info` print on a terminal: rich tables of the signer's reports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.text import Text
 
 from hsm.wire.admin import CertificateStatus, GroupStatus, InfoReport, MemberStatus, StatusReport
 from hsm.wire.member import Inspected, worrying_flags
+from proxy.commands.findings import EXPIRES_SOON_DAYS
 
 _SIGNING = (
     {"CKM_RSA_PKCS", "CKM_RSA_PKCS_PSS", "CKM_ECDSA"}
     | {f"CKM_SHA{size}_{kind}" for size in (256, 384, 512) for kind in ("RSA_PKCS", "RSA_PKCS_PSS")}
     | {f"CKM_ECDSA_SHA{size}" for size in (256, 384, 512)}
 )
-_EXPIRES_SOON_DAYS = 30
 _STYLE = {
     "up": "green",
     "suspect": "yellow",
@@ -130,7 +130,7 @@ def _certificates(certificates: list[CertificateStatus]) -> Table:
         proved = f"on the partition, proved by a signature of {', '.join(one.proved)}" if one.proved else "NOT PROVED"
         lines = [one.subject, f"{one.key_type} {one.key}", proved]
         lines += [f"{member}: {problem}" for member, problem in one.problems.items()]
-        left = Text(f"{days:.0f} days", style="red" if days < _EXPIRES_SOON_DAYS else "")
+        left = Text(f"{days:.0f} days", style="red" if days < EXPIRES_SOON_DAYS else "")
         use = {"forward": f"forward-{one.name}", "inbound": f"inbound {one.name}"}.get(one.kind, one.authority)
         table.add_row("🔒" if one.proved else "⚠", use, "\n".join(lines), left)
     return table

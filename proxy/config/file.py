@@ -1,11 +1,11 @@
-"""hsmitm.toml -> frozen objects. Every error names the field and says what would be right.
+"""The whole of hsmitm.toml, read and checked (`File`), and what the signer and the supervisor start from (`Config`).
 
-Parsed once, at the edge, by msgspec; inside nothing is checked again. Relative paths start from the file's directory.
+Parsed once, at the edge, by msgspec; inside nothing is checked again. Every error names the field and says what would
+be right. Relative paths start from the file's directory.
 """
 
 from __future__ import annotations
 
-import os
 import pwd
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ from hsm import uri
 from hsm.certificates.settings import LeafProfile
 from hsm.effect import AtReload, AtStart, SaidElsewhere, marked
 from hsm.errors import MisconfiguredError
-from hsm.member.settings import Failover, MemberSettings
+from hsm.member.settings import MemberSettings
 from hsm.signer.settings import AuthoritySettings, InboundSettings, SignerSettings
 from hsm.wire.member import Selector
 from hsm.wire.run_directory import RunDirectory
@@ -101,8 +101,8 @@ class Config(Struct, frozen=True):
 
     @property
     def workers(self) -> int:
-        """How many workers: what is asked for, else one for each core we may use."""
-        return self.file.proxy.workers or len(os.sched_getaffinity(0))
+        """How many workers there are."""
+        return self.file.proxy.worker_count
 
     @property
     def run(self) -> RunDirectory:
@@ -155,12 +155,7 @@ class Config(Struct, frozen=True):
             users=frozenset(_uid(user) for user in self.file.run.users),
             group=hsm.group if hsm.high_availability else "",
             holders={} if hsm.high_availability else {str(name): hsm.holder(key) for name, key in keys.items()},
-            failover=Failover(
-                auto_recovery_retry=hsm.auto_recovery_retry,
-                attempt_timeout_s=hsm.attempt_timeout_ms / 1000,
-                budget_s=hsm.request_budget_ms / 1000,
-                keep_alive_s=hsm.keep_alive_s,
-            ),
+            failover=hsm.failover,
             unavailable=hsm.unavailable,
             outage_grace_s=hsm.queue_s,
         )

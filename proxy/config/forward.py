@@ -7,15 +7,13 @@ from typing import Annotated
 from msgspec import Meta
 
 from hsm import uri
-from hsm.certificates.settings import BACKDATED, MAX_VALIDITY
+from hsm.certificates.settings import LeafProfile
 from hsm.effect import AtStart, SaidElsewhere
-from proxy.config.section import Section, named
-
-_MAX_LEAF_DAYS = (MAX_VALIDITY - BACKDATED).days
+from proxy.config.section import Section, bounds, default, named
 
 
 class AuthoritySection(Section, frozen=True):
-    """[forward.trust] and [forward.untrust]"""
+    """[forward.trust] and [forward.untrust]: a CA's certificate, and its key's PKCS#11 URI."""
 
     certificate: str
     key: str
@@ -25,9 +23,9 @@ class AuthoritySection(Section, frozen=True):
 
 
 class ForwardSection(Section, frozen=True):
-    """[forward]"""
+    """[forward]: its CAs, how long leaves are valid (days), and how many each worker keeps."""
 
     trust: Annotated[AuthoritySection, SaidElsewhere()]
     untrust: Annotated[AuthoritySection, SaidElsewhere()]
-    leaf_days: Annotated[int, Meta(ge=1, le=_MAX_LEAF_DAYS), SaidElsewhere()] = 30
+    leaf_days: Annotated[int, bounds(LeafProfile, "days"), SaidElsewhere()] = default(LeafProfile, "days")
     cache_entries: Annotated[int, Meta(ge=1, le=1_000_000), AtStart("[forward] cache_entries")] = 10_000

@@ -1,22 +1,29 @@
-"""[hsm] of hsmitm.toml: the group and its members."""
+"""[hsm] of hsmitm.toml: the group and its members. Defaults and bounds are those of the signer's settings."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from msgspec import Meta, field
 
-from hsm import uri
+from hsm import unavailable, uri
+from hsm.member.settings import Failover, MemberSettings
 from hsm.secrets.settings import PinSource
-from proxy.config.section import Section
+from hsm.signer.settings import SignerSettings
+from proxy.config.section import Section, bounds, bounds_ms, default, default_ms, named
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}\Z")]
-"""A member's name: ASCII, at most 31 characters."""
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,30}\Z",
+        description="1 to 31 ASCII letters, digits, dots, underscores or hyphens, beginning with a letter or digit",
+    ),
+]
+"""A member's name, or a group's."""
 
 
 class MemberSection(Section, frozen=True):
-    """[[hsm.members]]"""
+    """[[hsm.members]]: one partition, named by exactly one of `token`, `serial` and `slot`."""
 
     name: Name
     module: str
@@ -24,9 +31,11 @@ class MemberSection(Section, frozen=True):
     token: Annotated[str, Meta(min_length=1)] | None = None
     serial: Annotated[str, Meta(min_length=1)] | None = None
     slot: Annotated[int, Meta(ge=0)] | None = None
-    sessions: Annotated[int, Meta(ge=1, le=1024)] = 8
+    sessions: Annotated[int, bounds(MemberSettings, "sessions")] = default(MemberSettings, "sessions")
     environment: dict[str, str] = field(default_factory=dict)
-    start_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
+    start_timeout_s: Annotated[float, bounds(MemberSettings, "start_timeout_s")] = default(
+        MemberSettings, "start_timeout_s"
+    )
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.token, self.serial, self.slot)) != 1:
@@ -39,16 +48,20 @@ class MemberSection(Section, frozen=True):
 
 
 class HsmSection(Section, frozen=True):
-    """[hsm]"""
+    """[hsm]: the members, and how requests go over them."""
 
-    members: Annotated[list[MemberSection], Meta(min_length=1, max_length=16)]
+    members: Annotated[list[MemberSection], bounds(SignerSettings, "members")]
     high_availability: bool = False
     group: Name = "hsmitm"
-    auto_recovery_retry: Annotated[int, Meta(ge=0, le=500)] = 0
-    attempt_timeout_ms: Annotated[int, Meta(ge=50, le=60_000)] = 500
-    request_budget_ms: Annotated[int, Meta(ge=100, le=60_000)] = 1500
-    keep_alive_s: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
-    unavailable: str = "fail"
+    auto_recovery_retry: Annotated[int, bounds(Failover, "auto_recovery_retry")] = default(
+        Failover, "auto_recovery_retry"
+    )
+    attempt_timeout_ms: Annotated[int, bounds_ms(Failover, "attempt_timeout_s")] = default_ms(
+        Failover, "attempt_timeout_s"
+    )
+    request_budget_ms: Annotated[int, bounds_ms(Failover, "budget_s")] = default_ms(Failover, "budget_s")
+    keep_alive_s: Annotated[float, bounds(Failover, "keep_alive_s")] = default(Failover, "keep_alive_s")
+    unavailable: str = default(SignerSettings, "unavailable")
 
     def __post_init__(self) -> None:
         names = [member.name for member in self.members]
@@ -61,14 +74,22 @@ class HsmSection(Section, frozen=True):
                 f"attempt_timeout_ms: {self.attempt_timeout_ms} is more than a whole request may take "
                 f"(request_budget_ms: {self.request_budget_ms})"
             )
-        if not re.fullmatch(r"fail|cached-only|queue:[0-9]{1,5}", self.unavailable):
-            raise ValueError(f"unavailable: '{self.unavailable}' is none; use fail, cached-only or queue:MS")
+        named("unavailable", unavailable.check, self.unavailable)
 
     @property
     def queue_s(self) -> float:
         """How long a request waits for a member when none is in service, beyond its budget."""
-        kind, _, milliseconds = self.unavailable.partition(":")
-        return int(milliseconds) / 1000 if kind == "queue" else 0.0
+        return unavailable.queue_s(self.unavailable)
+
+    @property
+    def failover(self) -> Failover:
+        """How requests go over the members; times in seconds."""
+        return Failover(
+            auto_recovery_retry=self.auto_recovery_retry,
+            attempt_timeout_s=self.attempt_timeout_ms / 1000,
+            budget_s=self.request_budget_ms / 1000,
+            keep_alive_s=self.keep_alive_s,
+        )
 
     def holder(self, key: uri.KeyURI) -> str:
         """Without high availability: the one member whose partition holds `key`. Raises ValueError."""

@@ -44,7 +44,7 @@ class ServerAddress(Struct, frozen=True):
 
 
 class SiteSection(Section, frozen=True):
-    """[[inbound.sites]]"""
+    """[[inbound.sites]]: one of our servers: its names, certificates with a key each, and where it is."""
 
     names: _Names
     certificate: str | _Several
@@ -106,7 +106,7 @@ class SiteSection(Section, frozen=True):
 
 
 class InboundSection(Section, frozen=True):
-    """[[inbound]]"""
+    """[[inbound]]: a listener, and the sites behind it."""
 
     listen: Annotated[str, _LISTENER]
     sites: Annotated[list[SiteSection], Meta(min_length=1), _TAKEN_OVER]

@@ -7,7 +7,7 @@ import re
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 
 def explained(text: str, root: type[Struct]) -> str:
@@ -23,7 +23,7 @@ def explained(text: str, root: type[Struct]) -> str:
     if missing := re.search(r"missing required field `(.+)`", message):
         return f"{f'{place}.' if place else ''}{missing[1]}: this field is required"
     if "regex" in message:
-        message = "1 to 31 ASCII letters, digits, dots, underscores or hyphens, beginning with a letter or digit"
+        message = _described(root, place)
     if "enum value" in message:
         message += f"; one of {', '.join(_choices(root, place))}"
     return f"{place}: {message[:1].lower()}{message[1:]}" if place else message
@@ -31,13 +31,21 @@ def explained(text: str, root: type[Struct]) -> str:
 
 def _choices(root: type[Struct], place: str) -> list[str]:
     """What may stand at `place`, the name of a field with a few choices."""
+    return next((list(get_args(kind)) for kind in _kinds(root, place) if get_origin(kind) is Literal), [])
+
+
+def _described(root: type[Struct], place: str) -> str:
+    """What a field with a pattern says of it in words."""
+    return next(kind.description for kind in _kinds(root, place) if isinstance(kind, Meta) and kind.description)
+
+
+def _kinds(root: type[Struct], place: str) -> list[Any]:
+    """The type of the field at `place`, and all that it is made of."""
     table, _, name = re.sub(r"\[[^]]*\]", "", place).rpartition(".")
     kinds = [next(f.type for f in msgspec.structs.fields(_table(root, table)) if f.name == name)]
     for kind in kinds:
-        if get_origin(kind) is Literal:
-            return list(get_args(kind))
         kinds += get_args(kind)
-    return []
+    return kinds
 
 
 def _fields(root: type[Struct], place: str) -> list[str]:

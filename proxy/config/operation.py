@@ -1,7 +1,11 @@
-"""[proxy], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs."""
+"""[proxy], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs.
+
+Their defaults and bounds are owned here: what they are about has no settings of its own.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -14,7 +18,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ProxySection(Section, frozen=True):
-    """[proxy]"""
+    """[proxy]: where and how workers serve, and how long things may take; `workers` 0 is one for each core."""
 
     listen: str = "127.0.0.1:8080"
     mode: str = "regular"
@@ -33,9 +37,14 @@ class ProxySection(Section, frozen=True):
                 f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
             )
 
+    @property
+    def worker_count(self) -> int:
+        """How many workers: what is asked for, else one for each core we may use, as far as workers are counted."""
+        return self.workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
 
 class StatusSection(Section, frozen=True):
-    """[status]"""
+    """[status]: where the status page is; nowhere if empty."""
 
     listen: str = "127.0.0.1:9797"
 
@@ -45,7 +54,7 @@ class StatusSection(Section, frozen=True):
 
 
 class RunSection(Section, frozen=True):
-    """[run]"""
+    """[run]: what processes leave on this machine, and who else may use the sockets."""
 
     directory: str = "run"
     state: str = "state"
@@ -54,13 +63,13 @@ class RunSection(Section, frozen=True):
 
 
 class MitmproxySection(Section, frozen=True):
-    """[mitmproxy]"""
+    """[mitmproxy]: the operator's own addons, and options of mitmproxy."""
 
     scripts: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
 
 class LogSection(Section, frozen=True):
-    """[log]"""
+    """[log]: from which level on."""
 
     level: LogLevel = "info"

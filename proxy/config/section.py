@@ -1,14 +1,53 @@
-"""What every table of hsmitm.toml is made of: strictness about unknown fields, addresses, errors that name a field."""
+"""What every table of hsmitm.toml is made of: strictness about unknown fields, addresses, errors that name a field;
+and defaults and bounds, which the settings of the noun own and a table refers to (`default`, `bounds`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, get_args
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file. A field that is not in the table is an error."""
+
+
+def default(settings: type[Struct], name: str) -> Any:
+    """What holds for the field `name` of `settings` where nothing is said: the table's default, too."""
+    found = _field(settings, name).default
+    if found is msgspec.NODEFAULT:
+        raise TypeError(f"{settings.__name__}.{name} has no default of one value")
+    return found
+
+
+def bounds(settings: type[Struct], name: str) -> Meta:
+    """Within what the field `name` of `settings` must be: the table's bounds, too."""
+    return next(one for one in get_args(_field(settings, name).type) if isinstance(one, Meta))
+
+
+def default_ms(settings: type[Struct], name: str) -> int:
+    """`default` of a field that has seconds, for a table that has milliseconds."""
+    return milliseconds(default(settings, name))
+
+
+def bounds_ms(settings: type[Struct], name: str) -> Meta:
+    """`bounds` of a field that has seconds from `ge` to `le`, for a table that has milliseconds."""
+    found = bounds(settings, name)
+    assert found.ge is not None
+    assert found.le is not None
+    return Meta(ge=milliseconds(found.ge), le=milliseconds(found.le))
+
+
+def milliseconds(seconds: float) -> int:
+    """As a table writes it. The way back is division by 1000."""
+    return round(seconds * 1000)
+
+
+def _field(settings: type[Struct], name: str) -> msgspec.structs.FieldInfo:
+    return next(one for one in msgspec.structs.fields(settings) if one.name == name)
 
 
 class Address(Struct, frozen=True):

@@ -26,7 +26,10 @@ from hsm.wire.admin import CODEC, Status, StatusReport
 from hsm.wire.client import ask
 from hsm.wire.run_directory import ADMIN_SOCKET
 from proxy.commands import init
+from proxy.commands.options import CONFIG
 from proxy.config.file import Config, load
+from proxy.config.operation import ProxySection, StatusSection
+from proxy.config.section import Address
 from proxy.demo.origin import Origin, OriginCA
 
 _HOSTS = ("shop.demo.test", "api.demo.test")
@@ -87,7 +90,7 @@ async def demo(directory: Path, *, once: bool) -> bool:
 
 async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Config:
     """The demo's directory: made at the first time, used again later."""
-    path = directory / "hsmitm.toml"
+    path = directory / CONFIG
     if path.exists() and not (directory / _SCRIPT_NAME).exists():
         raise MisconfiguredError(f"{path} is not the demo's; choose another --dir")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,7 +98,7 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
     (directory / _SCRIPT_NAME).write_text(_SCRIPT)
     if not path.exists():
         console.rule("[bold]setting up", align="left")
-        proxy_port, status_port = _free_ports(2)
+        proxy_port, status_port = _free_ports()
         wanted = init.Wanted(
             directory=directory,
             module=None,
@@ -109,13 +112,13 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
     return load(path)
 
 
-def _free_ports(number: int) -> list[int]:
-    """The usual ports where they are free, others where not."""
+def _free_ports() -> list[int]:
+    """For the proxy and its status page: the usual ports where they are free, others where not."""
     ports = []
-    for usual in (8080, 9797)[:number]:
+    for usual in (ProxySection().listen, StatusSection().listen):
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", usual))
+                probe.bind(("127.0.0.1", Address.parse(usual).port))
             except OSError:
                 probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
@@ -168,7 +171,7 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
         visits.append(visit)
         console.print(f"{visit.url} -> HTTP/{visit.version} {visit.status}: {visit.text.strip()}")
         console.print(f"    certificate {visit.subject}, signed by {visit.issuer}")
-    issuer = x509.load_pem_x509_certificate((config.base / "forward-trust.pem").read_bytes())
+    issuer = x509.load_pem_x509_certificate(_ca(config).read_bytes())
     name = issuer.subject.rfc4514_string().removeprefix("CN=")
     claims += [
         (all(v.status == "200" and "says hello" in v.text for v in visits), "every request was answered by the origin"),
@@ -228,10 +231,15 @@ def _key_claims(report: StatusReport, config: Config) -> list[tuple[bool, str]]:
     return claims
 
 
+def _ca(config: Config) -> Path:
+    """What the demo's client trusts."""
+    return config.base / config.file.authorities["trust"].certificate
+
+
 async def _curl(config: Config, url: str, flag: str) -> _Visit:
     process = await asyncio.create_subprocess_exec(
         "curl", "--silent", "--show-error", "--verbose", "--max-time", "20", flag,
-        "--proxy", f"http://{config.listen}", "--cacert", str(config.base / "forward-trust.pem"),
+        "--proxy", f"http://{config.listen}", "--cacert", str(_ca(config)),
         "--write-out", "\n%{http_code} %{http_version}", url,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
@@ -252,8 +260,7 @@ def _found(pattern: str, text: str) -> str:
 
 def _say_how_to_use(config: Config, origin: Origin, console: Console) -> None:
     console.rule("[bold]serving until Ctrl-C", align="left")
-    ca = config.base / "forward-trust.pem"
-    console.print(f"curl --proxy http://{config.listen} --cacert {ca} https://{_HOSTS[0]}:{origin.port}/")
+    console.print(f"curl --proxy http://{config.listen} --cacert {_ca(config)} https://{_HOSTS[0]}:{origin.port}/")
     console.print(f"{Path(sys.executable).with_name('hsmitm')} status --config {config.path}")
     if config.status_listen:
         console.print(f"curl http://{config.status_listen}/metrics")

@@ -1,4 +1,5 @@
-"""One supervised process: start it, wait until it is ready, start it again when it ends.
+"""One supervised process: start it, wait until it is ready, start it again when it ends. And what such a process does
+itself to be one: it says when it is ready (`tell_ready`), and watches for its supervisor (`orphaned`).
 
 The child's standard input is a pipe from the supervisor. Its first line may carry what a prompt got; its end tells the
 child that the supervisor is gone. It then goes on serving, and leaves as soon as a new supervisor answers at the same
@@ -25,8 +26,8 @@ from hsm.wire.endpoint import peer
 
 logger = logging.getLogger("hsmitm.supervisor")
 
-EX_CONFIG = 78
-"""sysexits.h: the child found its configuration wrong. It is not started again."""
+EX_CONFIG = os.EX_CONFIG
+"""The child found its configuration wrong. It is not started again."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S, _BACKOFF_RESET_S = 0.1, 5.0, 30.0
 _GUARD_POLL_S = 0.2
 

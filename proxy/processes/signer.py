@@ -1,4 +1,7 @@
-"""The signer's process: wiring only. `hsm.signer.signer` is the service, `proxy.status` shows it."""
+"""The signer's process: the service (`hsm.signer.signer`), its status page, its signals. Wiring only.
+
+PINs that a prompt asks for come through here: from the terminal, or from the supervisor's first line.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""What operators and monitors see: `page` over HTTP, `table` on a terminal."""
+"""What monitors see, served by the signer's process: it hears of every worker and member.
+
+page    /metrics for Prometheus, /healthz and /readyz over HTTP
+"""

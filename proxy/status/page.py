@@ -59,7 +59,7 @@ class _Readyz(_Handler):
 
 
 class StatusPage:
-    """The HTTP server."""
+    """The HTTP server of one signer."""
 
     def __init__(self, signer: Signer) -> None:
         arguments = {"signer": signer}
@@ -77,6 +77,6 @@ class StatusPage:
             raise MisconfiguredError(f"status.listen: cannot listen on {address}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening at once; an answer that is being written goes on."""
         with suppress(OSError):
             self._server.stop()

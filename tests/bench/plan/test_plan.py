@@ -18,8 +18,9 @@ from bench.plan.plan import Asked, plan
 from bench.report.report import Report
 from bench.sign.target import maker
 from hsm.errors import MisconfiguredError
+from hsm.wire.worker import MAX_WORKERS
 from proxy.config.forward import ForwardSection
-from proxy.config.hsm import HsmSection, MemberSection
+from proxy.config.hsm import MemberSection
 from tests.bench.test_commands import bench
 from tests.integration.harness import HSMITM
 
@@ -192,8 +193,8 @@ def test_as_a_configuration() -> None:
     told = subprocess.run(
         [*HSMITM, "bench", "plan", "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "200"}
     ).stdout
-    _, sections = msgspec.json.schema_components([ForwardSection, MemberSection, HsmSection])
-    forward, member, hsm = (sections[name]["properties"] for name in ("ForwardSection", "MemberSection", "HsmSection"))
+    _, sections = msgspec.json.schema_components([ForwardSection, MemberSection])
+    forward, member = (sections[name]["properties"] for name in ("ForwardSection", "MemberSection"))
     for option, field in (
         ("--cache-entries", forward["cache_entries"]),
         ("--leaf-days", forward["leaf_days"]),
@@ -202,6 +203,15 @@ def test_as_a_configuration() -> None:
         (line,) = (one for one in told.splitlines() if f" {option} " in one)
         assert f"[default: {field['default']}]" in line
         assert f"[{field['minimum']}<=x<={field['maximum']}]" in line
-    assert forward["cache_entries"]["maximum"] == planning.MAX_ENTRIES
-    assert hsm["members"]["maxItems"] == planning.MAX_MEMBERS
     assert planning.caches(entries=1, leaf_days=1, workers=0).workers >= 1
+
+
+def test_more_workers_than_a_configuration_may_have_are_not_planned_for() -> None:
+    """A plan for more workers than hsmitm.toml takes could not be carried out, and is refused."""
+    more = ["--connections", "9", "--hosts", "1", "--workers", str(MAX_WORKERS + 1)]
+    done = subprocess.run(
+        [*HSMITM, "bench", "plan", *more], capture_output=True, text=True, check=False, env={"COLUMNS": "200"}
+    )
+    assert done.returncode == 2
+    assert "'--workers'" in done.stderr
+    assert str(MAX_WORKERS) in done.stderr

@@ -189,6 +189,14 @@ def test_addresses_are_read_and_written_alike(text: str, expected: Address) -> N
     assert str(expected) == text
 
 
+def test_a_machine_of_many_cores_has_as_many_workers_as_there_may_be(
+    read: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker for each core ends at the number that a configuration may ask for: the signer knows no more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(MAX_WORKERS + 128)))
+    assert read(_MINIMAL).workers == MAX_WORKERS
+
+
 # what is wrong
 
 
