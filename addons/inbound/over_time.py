@@ -57,7 +57,7 @@ class InboundSites:
     async def hear(self, told: Reported) -> None:
         """The signer answered a report. Where its generation is new, everything is read again; where that fails, what
         was served is served on. Raises HsmitmError where the signer does not answer."""
-        if told.generation == self._generation:
+        if told.terms == self._generation:
             return
         terms = await self._terms()
         try:
@@ -70,7 +70,7 @@ class InboundSites:
             kept_fresh = Staples(loaded.staples)
         except MisconfiguredError as error:
             logger.error("the sites stay as they were: %s", error)  # noqa: TRY400  # an operator's sentence
-            self._generation = terms.generation
+            self._generation = terms.terms
             return
         self._config = config
         await self._take(loaded, kept_fresh, terms)
@@ -88,7 +88,7 @@ class InboundSites:
         self._staples.start()
         stated.forget()
         self.addon.listeners = loaded.listeners
-        self._generation = terms.generation if terms else -1
+        self._generation = terms.terms if terms else -1
 
     async def close(self) -> None:
         """End what runs beside the data path."""

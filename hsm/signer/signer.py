@@ -106,7 +106,7 @@ class Signer:
         self.issuers = {name: load_issuer(one.certificate) for name, one in settings.authorities.items()}
         sites = self._load_sites(settings)
         self.group = Group(keys_of(settings, self.issuers) | dict(sites.keys), self.registry, settings.failover)
-        self.inbound = InboundService(self.group, sites, spkis_of(self.issuers))
+        self.inbound = InboundService(self.group, sites, spkis_of(self.issuers), settings.state)
         self.group.outage_grace_s = settings.outage_grace_s
         refusals = Refusals(settings.state)
         self._refusals = refusals
@@ -237,7 +237,9 @@ class Signer:
                 return Done()
             case Report():
                 self._workers.take(channel, call.body)
-                return Reported(self.group.in_service(), self._settings.unavailable, self.inbound.generation)
+                return Reported(
+                    self.group.in_service(), self._settings.unavailable, self.inbound.terms, self.inbound.configuration
+                )
 
     async def _mint(self, pid: int, request: Mint, deadline: float) -> Minted:
         started = time.monotonic()
