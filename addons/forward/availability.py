@@ -15,9 +15,9 @@ from hsm.wire.worker import Reported
 class Availability:
     """One worker's knowledge of the HSM."""
 
-    def __init__(self, unavailable: str) -> None:
-        """`unavailable` is the configured answer, until the signer tells its own."""
-        self._told = Reported(in_service=True, unavailable=unavailable)
+    def __init__(self) -> None:
+        """Until the signer tells, the HSM is in service: what else is to be done comes with the same word."""
+        self._told = Reported(in_service=True, unavailable="fail")
 
     def hear(self, told: Reported) -> None:
         """The signer answered a report."""

@@ -200,7 +200,7 @@ class _World:
     def __init__(self) -> None:
         self.signer = _Signer()
         self.metrics = Metrics()
-        self.availability = Availability("fail")
+        self.availability = Availability()
         self.forward = Forward(
             self.signer,  # type: ignore[arg-type]
             self.metrics,

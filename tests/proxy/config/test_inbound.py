@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from addons.inbound.settings import ServerAddress
 from hsm.errors import MisconfiguredError
 from proxy.config.file import Config, parse
-from proxy.config.inbound import ServerAddress
 from proxy.config.section import Address
 
 _HSM = """
