@@ -50,7 +50,7 @@ class _Facts(Struct):
 
 
 class Forward:
-    """The addon."""
+    """The addon. It serves connections that no other has given their TLS object."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Forward:
             facts.unverified = result != 0  # X509_V_OK
 
     def client_disconnected(self, client: connection.Client) -> None:
-        """Forget the connection."""
+        """What was noted of the client goes with it."""
         self._facts.pop(client.id, None)
 
     # the handshake

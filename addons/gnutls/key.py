@@ -1,7 +1,7 @@
 """A private key that lives elsewhere, as GnuTLS asks it to sign and decrypt. It knows no certificates and no sessions.
 
 GnuTLS calls the key while a handshake runs, on that handshake's thread; what a callable raised waits there
-(`gnutls_library.left`).
+(`library.left`).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _CLIENT_CERT, _CLIENT_CERT_CHAIN = "Client-Cert", "Client-Cert-Chain"
 
 
 class Inbound:
-    """The addon."""
+    """The addon. It serves connections whose outermost layer is an InboundListener, and leaves all others alone."""
 
     name = "inbound"
 
@@ -77,7 +77,7 @@ class Inbound:
         logger.info("client %s refused: %s %r", human.format_address(client.peername), why, sni)
 
     def give_up(self, step: Step, why: str) -> None:
-        """Free the step's thread."""
+        """End a step that runs, and free its thread."""
         self._handshakes.give_up(step, why)
 
     def watch(self, listener: InboundListener) -> None:
@@ -87,7 +87,7 @@ class Inbound:
             self._timer = asyncio.get_running_loop().call_later(self.handshake_s, self._expire)
 
     def unwatch(self, listener: InboundListener) -> None:
-        """Its handshake is over."""
+        """The listener's handshake is over: its deadline means nothing any more."""
         self._watched.pop(listener.context.client.id, None)
 
     def _expire(self) -> None:
@@ -165,7 +165,7 @@ class Inbound:
         self._watched.pop(client.id, None)
 
     def done(self) -> None:
-        """The worker ends."""
+        """The worker ends: clients in a handshake are let go, and its threads with them."""
         if self._timer is not None:
             self._timer.cancel()
         self._handshakes.close()

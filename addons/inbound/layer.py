@@ -1,6 +1,6 @@
 """mitmproxy's layers for inbound connections: read the ClientHello, pick the site, have the handshake done elsewhere.
 
-    InboundMode      the proxy mode "inbound:N@host:port", N being the listener's place in the configuration
+    InboundInstance  a server of the proxy mode "inbound:N@host:port", N being the listener's place in the configuration
     InboundListener  the outermost layer of such a connection
     InboundTls       mitmproxy's client TLS layer, whose handshake steps are a hook: a layer may not block, a hook may
 
@@ -66,7 +66,7 @@ class Guide(Protocol):
         """Send `TimeIsUp` at the listener's deadline, unless it is unwatched before."""
 
     def unwatch(self, listener: InboundListener) -> None:
-        """Its handshake is over."""
+        """The listener's handshake is over, well or not."""
 
 
 class InboundInstance(AsyncioServerInstance[InboundMode]):

@@ -46,9 +46,9 @@ class InboundKeys(Struct, frozen=True, array_like=True, tag="inbound-keys"):
 
 
 class InboundTerms(Struct, frozen=True, array_like=True, tag="inbound-terms"):
-    """For each inbound key (by `hsm.member.key.inbound_name`) the schemes (names of `hsm.schemes`) that it may be asked
-    for; the ticket key of all workers (64 bytes); and the numbers `terms` and `configuration` that this is the state of
-    (see `Reported`)."""
+    """For each inbound key (by `hsm.certificates.files.inbound_name`) the schemes (names of `hsm.schemes`) that it may
+    be asked for; the ticket key of all workers (64 bytes); and the numbers `terms` and `configuration` that this is the
+    state of (see `Reported`)."""
 
     keys: dict[str, list[str]]
     ticket_key: bytes
