@@ -32,14 +32,14 @@ class _Part(Struct, frozen=True, kw_only=True):
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
     """What a worker starts from. `cache_entries` is None where there is no forward proxy; `inbound` are the listeners
-    of our own sites, in the file's order; `signer` is the signer's socket; `upstream_ca` the roots that servers are
-    verified with, None for Mozilla's (certifi)."""
+    of our own sites, in the file's order; `upstream_ca` are the roots that servers are verified with, None for Mozilla's
+    (certifi)."""
 
     path: Path
     proxy: ProxySection
     mitmproxy: MitmproxySection
     log: LogSection
-    signer: Path
+    run: RunDirectory
     upstream_ca: Path | None
     cache_entries: int | None
     inbound: tuple[ListenerSettings, ...]
@@ -48,6 +48,11 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     def base(self) -> Path:
         """The directory that relative paths start from."""
         return self.path.parent
+
+    @property
+    def signer(self) -> Path:
+        """The signer's socket. Raises MisconfiguredError where no address can hold its path."""
+        return self.run.socket(WORKER_SOCKET)
 
     @property
     def handshakes(self) -> HandshakeSettings:
@@ -68,7 +73,7 @@ def load(path: Path) -> WorkerConfig:
         proxy=part.proxy,
         mitmproxy=part.mitmproxy,
         log=part.log,
-        signer=RunDirectory(base / part.run.directory, part.run.group).socket(WORKER_SOCKET),
+        run=RunDirectory(base / part.run.directory, part.run.group),
         upstream_ca=base / part.proxy.upstream_ca if part.proxy.upstream_ca else None,
         cache_entries=part.forward.cache_entries if part.forward else None,
         inbound=tuple(one.settings(base) for one in part.inbound),
