@@ -31,9 +31,11 @@ class _Part(Struct, frozen=True, kw_only=True):
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
-    """What a worker starts from. `cache_entries` is None where there is no forward proxy; `inbound` are the listeners
-    of our own sites, in the file's order; `upstream_ca` are the roots that servers are verified with, None for Mozilla's
-    (certifi)."""
+    """What a worker starts from.
+
+    `cache_entries` is None where there is no forward proxy. `inbound` are the listeners of our own sites, in the file's
+    order. `upstream_ca` are the roots that servers are verified with; None for Mozilla's (certifi).
+    """
 
     path: Path
     proxy: ProxySection
