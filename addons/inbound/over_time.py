@@ -8,6 +8,7 @@ for an edit is nobody's wish before it is reloaded. What fails is tried again at
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -28,6 +29,10 @@ from hsm.wire.worker import InboundKeys, InboundTerms, Reported
 logger = logging.getLogger("hsmitm.inbound")
 
 _TERMS_TIMEOUT_S = 3.0
+_QUICK_S = 0.05
+_PAUSE = 20
+"""Reading hundreds of sites holds up their clients. A try that failed and took more than _QUICK_S of the event loop's
+thread is followed by a pause so many times as long; others are tried again at each report."""
 
 Reread = Callable[[], Sequence[ListenerSettings]]
 """The listeners as the configuration has them now. Raises MisconfiguredError."""
@@ -55,6 +60,7 @@ class InboundSites:
         self._staples = Staples(self._loaded.staples)
         self._configuration: int | None = None
         self._terms: InboundTerms | None = None
+        self._not_before = 0.0
         self._complaints: set[str] = set()
         self.addon = Inbound(self._loaded.listeners, Handshakes(settings.threads), settings.handshake_s, registry)
 
@@ -91,7 +97,7 @@ class InboundSites:
             if self._terms is None or told.terms != self._terms.terms:
                 self._apply(await _ask(self._signer))
                 logger.info("ticket key and schemes are now as the signer tells them")
-            if told.of_configuration != self._configuration:
+            if told.of_configuration != self._configuration and time.monotonic() >= self._not_before:
                 await self._read_again(told.of_configuration)
                 logger.info("the sites were read again")
         except HsmitmError as error:
@@ -99,7 +105,8 @@ class InboundSites:
                 self._complaints.add(str(error))
                 logger.error("the sites stay as they were: %s", error)  # noqa: TRY400  # an operator's sentence
         else:
-            self._complaints.clear()
+            if told.of_configuration == self._configuration:
+                self._complaints.clear()
 
     def _apply(self, terms: InboundTerms) -> None:
         self._terms = terms
@@ -110,8 +117,14 @@ class InboundSites:
         if _places(listeners) != self._places:
             self._configuration = configuration  # to read them again would not help
             raise MisconfiguredError("[[inbound]] listen and transparent take effect when hsmitm is started again")
-        loaded = loading.load(listeners, self._keys)
-        kept_fresh = Staples(loaded.staples)
+        began = time.thread_time()
+        try:
+            loaded = loading.load(listeners, self._keys)
+            kept_fresh = Staples(loaded.staples)
+        except MisconfiguredError:
+            took = time.thread_time() - began
+            self._not_before = time.monotonic() + (took * _PAUSE if took > _QUICK_S else 0.0)
+            raise
         if self._terms is not None:
             loaded.apply(self._terms)
         before, self._staples, self._loaded = self._staples, kept_fresh, loaded

@@ -15,6 +15,7 @@ from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from addons.gnutls.connection import Connection
+from addons.inbound import over_time
 from addons.inbound.handshakes import Handshakes, Step
 from addons.inbound.over_time import InboundSites
 from addons.inbound.settings import HandshakeSettings, ListenerSettings, ServerAddress, SiteCertificate, SiteSettings
@@ -202,6 +203,24 @@ async def test_a_broken_file_does_not_keep_the_ticket_key(world: World, caplog: 
     reads = world.rereads
     await world.hear()
     assert world.rereads == reads
+
+
+async def test_tries_that_take_long_are_far_between(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where reading the sites takes long, a file that stays broken does not hold up clients at each report."""
+    monkeypatch.setattr(over_time, "_QUICK_S", 0.0)
+    monkeypatch.setattr(over_time, "_PAUSE", 1e6)
+    world.ca.write_text("broken")
+    world.signer.change(configuration=4)
+    for _ in range(5):
+        await world.hear()
+    assert world.rereads == 1
+    world.ca.write_text(AUTHORITY.pem)
+    world.sites._not_before = 0.0  # the pause is over
+    await world.hear()
+    assert world.rereads == 2
+    assert sum("as they were" in one for one in caplog.messages) == 1
 
 
 async def test_what_went_wrong_again_is_said_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
