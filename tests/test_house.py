@@ -52,7 +52,7 @@ no room itself, asks for the rig where there is one."""
 KEY_SIDE = ("token", "member", "group", "signer", "secrets", "audit")
 """The rooms of hsm/ that a worker must never load: they know PINs, partitions and CA keys."""
 
-SERVICES = {"asyncio", "socket", "subprocess", "threading", "multiprocessing", "ssl", "http", "urllib"}
+SERVICES = {"asyncio", "socket", "subprocess", "threading", "multiprocessing", "ssl", "http"}
 """What a file of settings has no business with."""
 
 LONGEST_FILE, LONGEST_CLASS, LONGEST_FUNCTION = 350, 250, 60

@@ -12,16 +12,16 @@ from typing import Any
 
 from mitmproxy import addons as stock
 from mitmproxy import exceptions, http, master, options, optmanager
-from mitmproxy.addons import block, core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
+from mitmproxy.addons import block as stock_block
+from mitmproxy.addons import core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
 
-from addons.forward import block as ours_block
 from hsm.errors import MisconfiguredError
 
 logger = logging.getLogger("hsmitm.worker")
 
 _NEEDED: tuple[type, ...] = (
     core.Core,
-    block.Block,  # refuses clients from public addresses unless block_global is off: no open proxy by mistake
+    stock_block.Block,  # refuses clients from public addresses unless block_global is off: no open proxy by mistake
     proxyserver.Proxyserver,
     disable_h2c.DisableH2C,
     next_layer.NextLayer,
@@ -63,19 +63,21 @@ def _options_of(addon: Any) -> set[str]:
     return recorder.names
 
 
-def choose(ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream: bool) -> list[Any]:
+def choose(
+    ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream: bool, block: stock_block.Block | None = None
+) -> list[Any]:
     """The worker's addons in mitmproxy's order, `ours` first among equals: hooks of ours run before its own.
 
     `named` are the options that the operator set; `scripts` and `upstream` bring the addons for user scripts and for a
-    proxy in front of servers.
+    proxy in front of servers. `block` takes the place of mitmproxy's own Block.
     """
     wanted = set(named)
     chosen: list[Any] = []
     for addon in stock.default_addons():
         if type(addon).__name__ in _REPLACED:
             continue
-        if isinstance(addon, block.Block):
-            addon = ours_block.Block()  # noqa: PLW2901  # in its place
+        if isinstance(addon, stock_block.Block) and block is not None:
+            addon = block  # noqa: PLW2901  # in its place
         if isinstance(addon, script.ScriptLoader):
             needed = scripts
         elif isinstance(addon, upstream_auth.UpstreamAuth):

@@ -1,0 +1,11 @@
+"""Forward inspection: clients inside, servers outside, and leaves minted by the signer for each of them.
+
+    forward       the addon: present a leaf to the client (tls_start_client), refuse a CONNECT that cannot get one
+    leaf_names    which names the leaf carries; no I/O
+    leaf_cache    leaves that were minted: bounded, renewed before they expire, one mint for each name set at a time
+    leaf_keys     the worker's own keys that leaves are made for
+    availability  whether the HSM is in service, as far as is known, and what to do while it is not; no I/O
+    block         who may use the forward proxy
+
+The CAs' keys and what may be minted are the signer's: here is only what it answered.
+"""

@@ -15,17 +15,30 @@ from hsm.wire.worker import Reported
 class Availability:
     """One worker's knowledge of the HSM."""
 
-    def __init__(self, unavailable: str) -> None:
-        """`unavailable` is the configured answer, until the signer tells its own."""
-        self._told = Reported(in_service=True, unavailable=unavailable)
+    def __init__(self) -> None:
+        """Until the signer tells, the HSM is in service: what else is to be done comes with the same word."""
+        self._told = Reported(in_service=True, unavailable="fail")
+        self._failed = False
 
     def hear(self, told: Reported) -> None:
         """The signer answered a report."""
         self._told = told
+        self._failed = False
 
     def note_signature(self) -> None:
         """A leaf was minted: the HSM is in service, whatever the last report said."""
-        self._told = Reported(in_service=True, unavailable=self._told.unavailable)
+        if not self.in_service:
+            self._told = Reported(in_service=True, unavailable=self._told.unavailable)
+            self._failed = False
+
+    def note_failure(self) -> None:
+        """A leaf could not be minted, for want of the HSM. It may be an outage that no report told of yet."""
+        self._failed = True
+
+    @property
+    def in_service(self) -> bool:
+        """Whether a new leaf can be had, as far as is known: then the mint itself is the question."""
+        return self._told.in_service and not self._failed
 
     def check_cached(self) -> None:
         """Raise UnavailableError where even a leaf from the cache must not be presented now."""

@@ -5,7 +5,8 @@ The order in which a client connection gets its certificate:
 2. mitmproxy connects to the server and verifies it; note how that went (`tls_established_server`, `tls_failed_server`).
 3. `tls_start_client`: names from SNI, CONNECT host and the server's certificate -> cache -> mint -> handshake with the
    worker's own key. A server that did not verify gets a leaf of the forward-untrust CA, whatever happens next.
-4. Where no leaf can be had the client gets a TLS alert, and a CONNECT for a new host a 502 page before that.
+4. Where no leaf can be had the client gets a TLS alert. Where the signer's last word makes that likely, a CONNECT for a
+   new host asks it first, and gets a 502 page that says why.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from addons.records.metrics import Metrics
 from addons.tls import client_hello
 from addons.tls.refusal import Refusal
 from hsm import names
-from hsm.errors import HsmitmError, TryLaterError
+from hsm.errors import DeadlineError, HsmitmError, TryLaterError
 from hsm.wire.client import SignerClient
 from hsm.wire.frames import Ready
 from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted
@@ -49,7 +50,7 @@ class _Facts(Struct):
 
 
 class Forward:
-    """The addon."""
+    """The addon. It serves connections that no other has given their TLS object."""
 
     def __init__(
         self,
@@ -76,14 +77,16 @@ class Forward:
     # what happens before the client's handshake
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Refuse a CONNECT whose leaf could not be minted now: here the reason can still be told."""
+        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told."""
         try:
             host = names.to_ascii(flow.request.host)
         except ValueError as error:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return None
         if not self._cache.covers(host):
-            return self._await_signer(flow, host)
+            # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
+            well = self._availability.in_service and self._signer.connected
+            return None if well else self._await_signer(flow, host)
         try:
             self._availability.check_cached()
         except HsmitmError as error:
@@ -120,7 +123,7 @@ class Forward:
             facts.unverified = result != 0  # X509_V_OK
 
     def client_disconnected(self, client: connection.Client) -> None:
-        """Forget the connection."""
+        """What was noted of the client goes with it."""
         self._facts.pop(client.id, None)
 
     # the handshake
@@ -162,6 +165,16 @@ class Forward:
         return host, LeafKey("trust" if trusted else "untrust", facts.kind, leaf_names(host, upstream))
 
     async def _mint(self, key: LeafKey) -> Leaf:
+        try:
+            minted = await self._asked(key)
+        except (TryLaterError, DeadlineError):
+            self._availability.note_failure()
+            raise
+        self._availability.note_signature()
+        return leaf(minted.certificate, minted.not_before, minted.not_after)
+
+    async def _asked(self, key: LeafKey) -> Minted:
+        """The signer's answer to a mint, of a CA that we know."""
         request = Mint(key.authority, list(key.names), await self._keys.spki(key.kind))
         for _ in range(_RESTARTS_PER_MINT):
             if self._learned != self._signer.generation:
@@ -169,8 +182,7 @@ class Forward:
             reply = await self._signer.call(request, self._timeout_s)
             if self._learned == self._signer.generation:
                 assert isinstance(reply, Minted)
-                self._availability.note_signature()
-                return leaf(reply.certificate, reply.not_before, reply.not_after)
+                return reply
             # The signer was restarted meanwhile, and the leaf may be of a CA that we do not know yet.
         raise TryLaterError("the signer keeps being restarted")
 

@@ -1,10 +1,10 @@
 """A TLS server connection whose private key lives elsewhere, over memory buffers: GnuTLS behind pyOpenSSL's interface.
 
 It has the part of `OpenSSL.SSL.Connection` that mitmproxy's TLS layer calls, and raises what that layer expects. Why
-not pyOpenSSL itself: see `gnutls_library`. Not here: DTLS, early data (RFC 8446 section 8: replays), renegotiation,
+not pyOpenSSL itself: see `library`. Not here: DTLS, early data (RFC 8446 section 8: replays), renegotiation,
 authentication after the handshake. SSLKEYLOGFILE works: GnuTLS honours it by itself.
 
-A handshake's signature is made by a callable that may block (`gnutls_key`), and GnuTLS cannot suspend in the middle of
+A handshake's signature is made by a callable that may block (`key`), and GnuTLS cannot suspend in the middle of
 one. So `do_handshake` belongs on a worker thread. Everything else is quick and belongs on the event loop, never while
 `do_handshake` runs on the same connection.
 """

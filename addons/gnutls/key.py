@@ -1,7 +1,7 @@
 """A private key that lives elsewhere, as GnuTLS asks it to sign and decrypt. It knows no certificates and no sessions.
 
 GnuTLS calls the key while a handshake runs, on that handshake's thread; what a callable raised waits there
-(`gnutls_library.left`).
+(`library.left`).
 """
 
 from __future__ import annotations
@@ -56,9 +56,13 @@ class RemoteKey:
         self.decrypts = decrypt is not None
         self._sign = sign
         self._decrypt = decrypt
-        self._schemes = {name: one for name, one in SCHEMES.items() if name in schemes and one.fits(public)}
+        self.offer(schemes)
         # An ECDSA signature is two numbers of the curve's size and less than 16 bytes of DER.
         self._longest = public.key_size // 8 * (1 if self.kind == "RSA" else 2) + 16
+
+    def offer(self, schemes: Collection[str]) -> None:
+        """Handshakes from now on use `schemes`, those of them that fit the key."""
+        self._schemes = {name: one for name, one in SCHEMES.items() if name in schemes and one.fits(self.public)}
 
     def import_into(self, private_key: Any) -> Any:
         """Make the gnutls_privkey_t `private_key` ask this object. Returns a handle that must outlive `private_key`.

@@ -1,4 +1,4 @@
-"""GnuTLS as this program uses it: its declarations, loading it, its errors as text. Only `gnutls*.py` imports this.
+"""GnuTLS as this program uses it: its declarations, loading it, its errors as text. Others only load it.
 
 cffi in ABI mode: no compiler is needed, and any libgnutls.so.30 will do (tried: 3.7.1, 3.7.9, 3.8.9). Distributions all
 have one; the OpenSSL inside the `cryptography` wheel and Python's own `ssl` cannot use a key that lives elsewhere.

@@ -1,0 +1,14 @@
+"""Inbound inspection: clients outside, our own servers inside, each handshake signed on the HSM.
+
+    inbound       the addon: the site's connection for the client, its server, and what that is told of the client
+    layer         mitmproxy's layers for it: read the ClientHello, pick the site, wait for the handshake's steps
+    handshakes    TLS handshakes on threads
+    patient_http  mitmproxy's HTTP layer, patient with clients that half-close
+    sites         which site a client asks for, and where its server is; no I/O
+    settings      listeners and sites as values: types, defaults and bounds; no I/O
+    loading       settings and certificate files become sites
+    over_time     the sites of a worker over time: what a reload and the signer's terms change
+    signer_keys   inbound keys as a worker has them: a public key, and the signer to ask
+
+It runs in workers that have listeners of our own sites. It never reads hsmitm.toml and holds no private key.
+"""

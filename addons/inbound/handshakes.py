@@ -13,14 +13,15 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from addons.inbound.sites import TlsConnection
+from addons.gnutls.connection import Connection
+from addons.tls.refusal import Refusal
 from hsm.errors import DeadlineError
 
 
 class Step:
     """One go at `do_handshake`. What it raises is kept, for whoever asks next."""
 
-    def __init__(self, connection: TlsConnection, deadline: float) -> None:
+    def __init__(self, connection: Connection | Refusal, deadline: float) -> None:
         """`deadline` is on CLOCK_MONOTONIC: later than that no key is asked. `asked` is whether one was, `given_up` why
         it is of no use any more."""
         self.deadline = deadline

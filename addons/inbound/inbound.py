@@ -1,7 +1,7 @@
 """Inbound inspection: present our own servers' certificates, with handshakes signed on the HSM.
 
 The order in which a client of one of our sites is served:
-1. `inbound_layer` reads its ClientHello, and the SNI picks the site (`find`).
+1. `layer` reads its ClientHello, and the SNI picks the site (`find`).
 2. mitmproxy connects to the site's server and verifies it as the site says (`tls_start_server`).
 3. `tls_start_client`: the site's TLS connection, speaking the protocol that the server chose.
 4. `inbound_handshake`: each step of the handshake on a thread, which waits there for the signature.
@@ -22,6 +22,7 @@ from mitmproxy.utils import human
 from OpenSSL import SSL
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from addons.gnutls.connection import Connection
 from addons.inbound.handshakes import Handshakes, Step
 from addons.inbound.layer import HandshakeData, InboundListener, Refused, TimeIsUp
 from addons.inbound.sites import Site, Sites
@@ -38,7 +39,7 @@ _CLIENT_CERT, _CLIENT_CERT_CHAIN = "Client-Cert", "Client-Cert-Chain"
 
 
 class Inbound:
-    """The addon."""
+    """The addon. It serves connections whose outermost layer is an InboundListener, and leaves all others alone."""
 
     name = "inbound"
 
@@ -64,19 +65,19 @@ class Inbound:
             lambda: handshakes.in_progress
         )
 
-    # what the layers ask (`inbound_layer.Guide`)
+    # what the layers ask (`layer.Guide`)
 
     def find(self, listener: int, sni: str | None) -> Site | None:
         """The site that a client of that listener means."""
         return self.listeners[listener].find(sni)
 
     def refused(self, client: connection.Client, why: Refused, sni: str) -> None:
-        """Count, and say so in one line."""
+        """Count the client by the reason, and name both in one line."""
         self._refused.labels(why).inc()
         logger.info("client %s refused: %s %r", human.format_address(client.peername), why, sni)
 
     def give_up(self, step: Step, why: str) -> None:
-        """Free the step's thread."""
+        """End a step that runs, and free its thread."""
         self._handshakes.give_up(step, why)
 
     def watch(self, listener: InboundListener) -> None:
@@ -86,7 +87,7 @@ class Inbound:
             self._timer = asyncio.get_running_loop().call_later(self.handshake_s, self._expire)
 
     def unwatch(self, listener: InboundListener) -> None:
-        """Its handshake is over."""
+        """The listener's handshake is over: its deadline means nothing any more."""
         self._watched.pop(listener.context.client.id, None)
 
     def _expire(self) -> None:
@@ -117,7 +118,7 @@ class Inbound:
             return
         client, server = data.context.client, data.context.server
         try:
-            data.ssl_conn = site.connect(_alpn(client, server, site.upstream))  # type: ignore[assignment]
+            data.ssl_conn = Connection(site.credentials, _alpn(client, server, site.upstream))  # type: ignore[assignment]
         except SSL.Error as error:
             logger.error("no TLS for a client of %s: %s", site.title, error)  # noqa: TRY400  # an operator's sentence
             data.ssl_conn = Refusal()  # type: ignore[assignment]
@@ -133,13 +134,13 @@ class Inbound:
             data.ssl_conn = stated.connection(upstream, data)
 
     def tls_established_client(self, data: tls.TlsData) -> None:
-        """Count."""
+        """Count the handshake by its site, and by whether a key was asked for it."""
         if (site := _site(data)) is not None:
             resumed = data.ssl_conn.resumed  # type: ignore[union-attr]
             self._handshakes_counted.labels(site.title, "resumed" if resumed else "full").inc()
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
-        """Count."""
+        """Count the handshake by its site."""
         if (site := _site(data)) is not None:
             self._handshakes_counted.labels(site.title, "failed").inc()
 
@@ -164,7 +165,7 @@ class Inbound:
         self._watched.pop(client.id, None)
 
     def done(self) -> None:
-        """The worker ends."""
+        """The worker ends: clients in a handshake are let go, and its threads with them."""
         if self._timer is not None:
             self._timer.cancel()
         self._handshakes.close()

@@ -1,6 +1,6 @@
 """mitmproxy's layers for inbound connections: read the ClientHello, pick the site, have the handshake done elsewhere.
 
-    InboundMode      the proxy mode "inbound:N@host:port", N being the listener's place in the configuration
+    InboundInstance  a server of the proxy mode "inbound:N@host:port", N being the listener's place in the configuration
     InboundListener  the outermost layer of such a connection
     InboundTls       mitmproxy's client TLS layer, whose handshake steps are a hook: a layer may not block, a hook may
 
@@ -30,12 +30,13 @@ from mitmproxy.proxy.mode_servers import AsyncioServerInstance
 from mitmproxy.tls import ClientHello, ClientHelloData
 from OpenSSL import SSL
 
+from addons.gnutls.connection import Connection
 from addons.inbound.handshakes import Step
 from addons.inbound.patient_http import PatientHttp
-from addons.inbound.sites import Site, TlsConnection
+from addons.inbound.sites import Site
 from addons.modes import InboundMode, InboundTransparentMode
 from addons.tls import client_hello
-from addons.tls.refusal import INTERNAL_ERROR, alert
+from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
 
 UNRECOGNIZED_NAME = 112
 """RFC 6066 section 3."""
@@ -65,7 +66,7 @@ class Guide(Protocol):
         """Send `TimeIsUp` at the listener's deadline, unless it is unwatched before."""
 
     def unwatch(self, listener: InboundListener) -> None:
-        """Its handshake is over."""
+        """The listener's handshake is over, well or not."""
 
 
 class InboundInstance(AsyncioServerInstance[InboundMode]):
@@ -204,6 +205,11 @@ class _SteppedHandshake(TLSLayer):
     _steps = 0
     _key_was_asked = False
 
+    @property
+    def ours(self) -> Connection | Refusal:
+        """`tls`, as the addon made it: mitmproxy takes it for pyOpenSSL's."""
+        return cast(Connection | Refusal, self.tls)
+
     def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
         """Have a step run; TLSLayer then asks again, and is told at once what came of it.
 
@@ -214,16 +220,16 @@ class _SteppedHandshake(TLSLayer):
             self.tls.bio_write(data)
         if not self._key_was_asked:
             self._steps += 1
-            step = self._step = Step(cast(TlsConnection, self.tls), self.listener.deadline)
+            step = self._step = Step(self.ours, self.listener.deadline)
             yield InboundHandshakeHook(HandshakeData(self.context.client, step))
             self._step = None
             self._key_was_asked = step.asked
             if step.failure is not None and not isinstance(step.failure, SSL.Error):
-                cast(TlsConnection, self.tls).abort(INTERNAL_ERROR)
+                self.ours.abort(INTERNAL_ERROR)
         done, error = yield from super().receive_handshake_data(b"")
         if error:
             yield from self.tls_interact()  # mitmproxy closes without the alert
-            error = cast(TlsConnection, self.tls).broken or error
+            error = self.ours.broken or error
         return done, error
 
 
@@ -267,7 +273,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
 
     def abort(self) -> layer.CommandGenerator[None]:
         """Tell the client that it is over."""
-        cast(TlsConnection, self.tls).abort(INTERNAL_ERROR)
+        self.ours.abort(INTERNAL_ERROR)
         yield from self.tls_interact()
 
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
@@ -292,7 +298,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
 
     def _end_if_broken(self) -> layer.CommandGenerator[None]:
         is_open = self.tls is not None and self.tunnel_state is tunnel.TunnelState.OPEN
-        if is_open and cast(TlsConnection, self.tls).broken:
+        if is_open and self.ours.broken:
             self.tunnel_state = tunnel.TunnelState.CLOSED
             yield commands.CloseConnection(self.conn)
 

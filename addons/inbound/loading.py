@@ -1,126 +1,123 @@
-"""Our own sites as the data path serves them: configuration and certificate files -> TLS credentials, by listener.
+"""Our own sites as the data path serves them: settings and certificate files -> TLS credentials, by listener.
 
 Read at start and at each reload. What is wrong in a file raises MisconfiguredError naming the site and the file, and
-nothing is taken over. Keys are not here: a key is its certificate's public half, and the signer to ask.
+nothing is taken over. Keys are not here: a key is its certificate's public half, and the signer to ask. What the signer
+tells of them is applied without a file being read.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
-from addons.gnutls.connection import Connection
 from addons.gnutls.credentials import Certificate, ClientCertificates, Credentials
+from addons.gnutls.key import RemoteKey
+from addons.inbound.settings import ListenerSettings, SiteSettings
 from addons.inbound.signer_keys import SignerKeys
-from addons.inbound.sites import Site, Sites, TlsConnection
+from addons.inbound.sites import Site, Sites
 from addons.revocation.staples import Source
 from addons.tls.protocol import Protocol
 from addons.upstream.stated import Upstream
-from hsm import names
-from hsm.certificates.files import inbound_name, load_chain
+from hsm.certificates.files import inbound_name, load_chain, public_key_of
 from hsm.errors import MisconfiguredError
 from hsm.wire.worker import InboundTerms
-from proxy.config.file import Config
-from proxy.config.inbound import InboundSection, ServerAddress, SiteSection
 
 
 class Loaded(Struct):
-    """What a worker serves: the sites of each listener, and where their OCSP responses come from."""
+    """What a worker serves: the sites of each listener, where their OCSP responses come from, their keys by name, and
+    the credentials of sites that resume by tickets."""
 
     listeners: list[Sites]
     staples: list[Source]
+    keys: list[tuple[str, RemoteKey]]
+    ticketed: list[Credentials]
+
+    def apply(self, terms: InboundTerms) -> None:
+        """New handshakes use these schemes and this ticket key. A key that the signer does not name stays as it is."""
+        for name, key in self.keys:
+            if (schemes := terms.keys.get(name)) is not None:
+                key.offer(schemes)
+        for credentials in self.ticketed:
+            credentials.use_ticket_key(terms.ticket_key)
 
 
-def load(config: Config, keys: SignerKeys, terms: InboundTerms | None) -> Loaded:
-    """Everything anew. `terms` are what the signer told; None where it cannot be asked: then there are no tickets.
-
-    Raises MisconfiguredError.
-    """
-    loaded = Loaded([], [])
-    for section in config.file.inbound:
-        made = [_site(config, section, one, keys, terms, loaded.staples) for one in section.sites]
-        loaded.listeners.append(Sites(made))
+def load(listeners: Iterable[ListenerSettings], keys: SignerKeys) -> Loaded:
+    """Everything anew. Until the signer's terms are applied, every scheme that fits a key is offered, and there are no
+    tickets. Raises MisconfiguredError."""
+    loaded = Loaded([], [], [], [])
+    for listener in listeners:
+        loaded.listeners.append(Sites([_site(listener, one, keys, loaded) for one in listener.sites]))
     return loaded
 
 
-def _site(  # one step of `load`
-    config: Config,
-    listener: InboundSection,
-    section: SiteSection,
-    keys: SignerKeys,
-    terms: InboundTerms | None,
-    staples: list[Source],
-) -> Site:
-    title = section.names[0]
-    chains = [load_chain(title, config.base / one) for one in section.certificates]
+def _site(listener: ListenerSettings, site: SiteSettings, keys: SignerKeys, loaded: Loaded) -> Site:
+    """One step of `load`: the site, and beside it in `loaded` what is done with it later."""
+    chains = [load_chain(site.title, one.file) for one in site.certificates]
     certificates = []
     for chain in chains:
-        public: Any = chain[0].public_key()
-        schemes = terms.keys.get(inbound_name(public)) if terms else None
-        key = keys.key(public, schemes, decrypts=section.rsa_key_exchange)
+        public = public_key_of(chain[0])
+        key = keys.key(public, decrypts=site.rsa_key_exchange)
+        loaded.keys.append((inbound_name(public), key))
         certificates.append(Certificate([_der(one) for one in chain], key))
-    ticketed = terms is not None and listener.tickets
-    credentials = Credentials(
-        certificates,
-        protocol=Protocol(
-            minimum=listener.minimum_version,
-            maximum=listener.maximum_version,
-            ciphers=tuple(listener.ciphers),
-            rsa_key_exchange=section.rsa_key_exchange,
-        ),
-        client_certificates=_client_certificates(config, section),
-        ticket_key=terms.ticket_key if ticketed and terms else None,
+    protocol = Protocol(
+        minimum=listener.minimum,
+        maximum=listener.maximum,
+        ciphers=listener.ciphers,
+        rsa_key_exchange=site.rsa_key_exchange,
     )
-    for index, where in enumerate(section.staples):
-        put = functools.partial(credentials.staple, index)
-        staples.append(staple_source(section.names[0], chains[index], where, config.base, put))
-
-    def connect(alpn: Any) -> TlsConnection:
-        return Connection(credentials, alpn)
-
+    credentials = Credentials(certificates, protocol=protocol, client_certificates=_client_certificates(site))
+    if listener.tickets:
+        loaded.ticketed.append(credentials)
+    for index, certificate in enumerate(site.certificates):
+        if certificate.ocsp is not None:
+            put = functools.partial(credentials.staple, index)
+            loaded.staples.append(staple_source(site.title, chains[index], certificate.ocsp, put))
     return Site(
-        names=tuple(map(names.check, section.names)),
-        upstream=_upstream(config, section),
-        connect=connect,
-        default=section.default,
-        only_tls_1_3=listener.minimum_version == "TLS1.3",
+        names=site.names,
+        upstream=_upstream(site),
+        credentials=credentials,
+        default=site.default,
+        only_tls_1_3=listener.minimum == "TLS1.3",
     )
 
 
 def staple_source(
-    title: str, chain: Sequence[x509.Certificate], where: str, base: Path, put: Callable[[bytes | None], None]
+    title: str,
+    chain: Sequence[x509.Certificate],
+    where: Path | Literal["fetch"],
+    put: Callable[[bytes | None], None],
 ) -> Source:
-    """Where the OCSP response of the site's certificate comes from, as the configuration has it."""
-    place: Path | Literal["fetch"] = "fetch" if where == "fetch" else base / where
-    return Source(title, _der(chain[0]), next(map(_der, chain[1:]), None), place, put)
+    """Where the OCSP response of the site's certificate comes from, and `put`, which takes it."""
+    return Source(title, _der(chain[0]), next(map(_der, chain[1:]), None), where, put)
 
 
-def _upstream(config: Config, section: SiteSection) -> Upstream:
-    name = names.to_ascii(section.upstream_name) if section.upstream_name else None
-    ca = config.base / section.upstream_ca if section.upstream_ca else None
-    if ca is not None:
-        pem_certificates(f"inbound site {section.names[0]}: upstream_ca", ca)
+def _upstream(site: SiteSettings) -> Upstream:
+    if site.upstream_ca is not None:
+        pem_certificates(f"inbound site {site.title}: upstream_ca", site.upstream_ca)
     pinned = None
-    if section.upstream_certificate is not None:
-        file = config.base / section.upstream_certificate
-        pinned = pem_certificates(f"inbound site {section.names[0]}: upstream_certificate", file)[0]
-    if section.upstream is None:
-        return Upstream(tls=True, name=name, ca=ca, pinned=pinned)
-    server = ServerAddress.parse(section.upstream)
-    return Upstream(server.tls, (server.host, server.port), name, ca, pinned)
+    if site.upstream_certificate is not None:
+        pinned = pem_certificates(f"inbound site {site.title}: upstream_certificate", site.upstream_certificate)[0]
+    server = site.server
+    return Upstream(
+        tls=server is None or server.tls,
+        address=(server.host, server.port) if server else None,
+        name=site.upstream_name,
+        ca=site.upstream_ca,
+        pinned=pinned,
+    )
 
 
-def _client_certificates(config: Config, section: SiteSection) -> ClientCertificates | None:
-    if section.client_ca is None:
+def _client_certificates(site: SiteSettings) -> ClientCertificates | None:
+    if site.client_ca is None:
         return None
-    authorities = pem_certificates(f"inbound site {section.names[0]}: client_ca", config.base / section.client_ca)
-    return ClientCertificates(tuple(authorities), required=section.client_certificates == "require")
+    authorities = pem_certificates(f"inbound site {site.title}: client_ca", site.client_ca)
+    return ClientCertificates(tuple(authorities), required=site.client_required)
 
 
 def pem_certificates(what: str, file: Path) -> list[bytes]:

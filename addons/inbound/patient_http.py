@@ -8,7 +8,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 
 
 class PatientHttp(layers.HttpLayer):
-    """The layer."""
+    """Stands where HttpLayer would, at our own sites alone."""
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         yield from super()._handle_event(event)

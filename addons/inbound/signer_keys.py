@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from addons.gnutls.key import RemoteKey
 from addons.inbound import handshakes
 from hsm.certificates.files import inbound_name
-from hsm.schemes import SCHEMES, PublicKey
+from hsm.schemes import PublicKey
 from hsm.wire.client import SignerClient
 from hsm.wire.frames import Decrypted
 from hsm.wire.worker import Reply, Request, TlsDecrypt, TlsSign, TlsSigned
@@ -28,11 +28,8 @@ class SignerKeys:
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
 
-    def key(self, public: PublicKey, schemes: Collection[str] | None, *, decrypts: bool) -> RemoteKey:
-        """The private half of `public`. `schemes` are those that the signer told; None where it told nothing yet.
-
-        Raises ValueError for a kind of key that we do not sign with.
-        """
+    def key(self, public: PublicKey, *, decrypts: bool) -> RemoteKey:
+        """The private half of `public`. Raises ValueError for a kind of key that we do not sign with."""
         name = inbound_name(public)
 
         def sign(scheme: str, digest: bytes) -> bytes:
@@ -45,9 +42,7 @@ class SignerKeys:
             assert isinstance(answer, Decrypted)
             return answer.plaintext
 
-        return RemoteKey(
-            public, sign, decrypt if decrypts else None, tuple(SCHEMES) if schemes is None else tuple(schemes)
-        )
+        return RemoteKey(public, sign, decrypt if decrypts else None)
 
     def _ask(self, request: Request) -> Reply:
         """Ask on the event loop, and hold this thread until the answer is there."""

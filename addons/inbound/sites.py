@@ -1,44 +1,15 @@
-"""Which of our own sites a client asks for, and where that site's server is. No I/O; it knows no keys."""
+"""Which of our own sites a client asks for, what that site presents, and where its server is. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable
 
 from msgspec import Struct
-from OpenSSL import crypto
 
+from addons.gnutls.credentials import Credentials
 from addons.upstream.stated import Upstream
 from hsm import names
 from hsm.errors import MisconfiguredError
-
-
-class TlsConnection(Protocol):
-    """What the data path needs of a TLS server connection beside the part that mitmproxy's TLS layer calls."""
-
-    def do_handshake(self) -> None:
-        """pyOpenSSL's. Blocks while a key elsewhere signs."""
-
-    def bio_read(self, size: int) -> bytes:
-        """pyOpenSSL's."""
-
-    def abort(self, description: int) -> None:
-        """Queue a fatal alert (RFC 8446 section 6.2)."""
-
-    def get_peer_certificate(self) -> crypto.X509 | None:
-        """pyOpenSSL's."""
-
-    @property
-    def broken(self) -> str:
-        """Why nothing can be said or heard any more; empty where it can."""
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the session was resumed."""
-
-
-Connect = Callable[[Sequence[bytes]], TlsConnection]
-"""ALPN protocols that may be spoken (none: no ALPN) -> a server's connection with one client."""
 
 
 class Site(Struct, frozen=True):
@@ -49,7 +20,7 @@ class Site(Struct, frozen=True):
 
     names: tuple[str, ...]
     upstream: Upstream
-    connect: Connect
+    credentials: Credentials
     default: bool = False
     only_tls_1_3: bool = False
 

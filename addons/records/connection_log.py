@@ -14,7 +14,7 @@ logger = logging.getLogger("hsmitm.connections")
 
 
 class ConnectionLog:
-    """The addon."""
+    """The addon: it writes, and keeps nothing."""
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
         """A server that does not verify, or speaks no TLS that we do."""

@@ -82,58 +82,58 @@ class Metrics:
         self._leaves.set(number)
 
     def client_connected(self, _client: connection.Client) -> None:
-        """Count."""
+        """One more client in all, and one more open."""
         self._connections.inc()
         self.connections += 1
         self._open.set(self.connections)
 
     def client_disconnected(self, _client: connection.Client) -> None:
-        """Count."""
+        """One less open."""
         self.connections -= 1
         self._open.set(self.connections)
 
     def server_connect_error(self, _data: server_hooks.ServerConnectionHookData) -> None:
-        """Count."""
+        """A server that TCP does not reach; those whose TLS fails are counted as handshakes."""
         self._connect_errors.inc()
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
-        """Count by class."""
+        """A client's handshake failed: counted by `failure_class`."""
         self._failures.labels("client", failure_class(data.conn.error)).inc()
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
-        """Count by class."""
+        """A server's handshake failed: counted by `failure_class`."""
         self._failures.labels("server", failure_class(data.conn.error)).inc()
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """An exchange begins."""
+        """A request is counted; a worker that ends waits for its flow, until the answer is complete."""
         self._requests.inc()
         self._flows.add(flow.id)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """An exchange ends, unless it becomes a WebSocket."""
+        """The flow is over, unless it becomes a WebSocket: that goes on in it."""
         if flow.websocket is None:
             self._flows.discard(flow.id)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        """An exchange ends in an error."""
+        """The flow is over without an answer."""
         self._flows.discard(flow.id)
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
-        """A WebSocket begins where an exchange ended."""
+        """The flow of the request that asked for a WebSocket goes on."""
         self._flows.add(flow.id)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        """A WebSocket ends."""
+        """The flow is over: one side closed the WebSocket, or was cut."""
         self._flows.discard(flow.id)
 
     def tcp_start(self, flow: tcp.TCPFlow) -> None:
-        """A TCP flow begins."""
+        """What is no HTTP is in progress until both sides are closed."""
         self._flows.add(flow.id)
 
     def tcp_end(self, flow: tcp.TCPFlow) -> None:
-        """A TCP flow ends."""
+        """The flow is over: both sides are closed."""
         self._flows.discard(flow.id)
 
     def tcp_error(self, flow: tcp.TCPFlow) -> None:
-        """A TCP flow ends in an error."""
+        """The flow is over: a side was cut."""
         self._flows.discard(flow.id)

@@ -61,27 +61,28 @@ class HandshakeTimeout:
             timer.cancel()
 
     def tls_established_client(self, data: tls.TlsData) -> None:
-        """In time."""
+        """The client's handshake was completed in time."""
         self._stop(data.conn)
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
-        """Over."""
+        """The client's handshake is over: mitmproxy closes its connection."""
         self._stop(data.conn)
 
     def client_disconnected(self, client: connection.Client) -> None:
-        """Gone. mitmproxy 12.2 forgets to close the socket where a handshake fails in the moment in which the client's
-        own end arrives (its handler is cancelled outside of the block that closes): the peer would wait for ever."""
+        """The client is gone. mitmproxy 12.2 forgets to close the socket where a handshake fails in the moment in which
+        the client's own end arrives (its handler is cancelled outside of the block that closes): the peer would wait
+        for ever."""
         self._stop(client)
         transport = _transport(client, client)
         if transport is not None and transport.writer is not None and not transport.writer.is_closing():
             transport.writer.close()
 
     def tls_established_server(self, data: tls.TlsData) -> None:
-        """In time."""
+        """The server's handshake was completed in time."""
         self._stop(data.conn)
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
-        """Over."""
+        """The server's handshake is over: mitmproxy closes its connection."""
         self._stop(data.conn)
 
 

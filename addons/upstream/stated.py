@@ -1,6 +1,6 @@
 """TLS to the server of one of our sites, where that site says how it is to be verified.
 
-Sites that say nothing are verified as any server is, by `upstream_tls`. Here are those with roots of their own or a
+Sites that say nothing are verified as any server is, by `tls`. Here are those with roots of their own or a
 pinned certificate. The option ssl_insecure does not reach them: a site that names its server's roots means it.
 """
 

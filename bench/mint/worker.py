@@ -85,7 +85,7 @@ class MintWorker:
         """In a running event loop."""
         self._settings = settings
         self._forward = Forward(
-            signer, Metrics(), Availability("fail"), cache_entries=settings.entries, mint_timeout_s=_TIMEOUT_S
+            signer, Metrics(), Availability(), cache_entries=settings.entries, mint_timeout_s=_TIMEOUT_S
         )
         made = options.Options()
         master = LeanMaster(made, asyncio.get_running_loop())

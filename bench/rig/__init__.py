@@ -2,17 +2,17 @@
 
 It imports report alone of bench, and is not installed.
 
-faulty_module   a PKCS#11 module that fails on command (with faulty_module.c)
-loopback_names  host names without a name server (with loopback_names.c)
-system          a whole hsmitm with an HA group of such modules, and the origin behind it
-inbound_system  a whole hsmitm with sites whose keys are on a partition
-site            names, certificates and keys of the sites
-plain_origin    the plain-HTTP server behind the sites
-nginx           nginx with one worker, its keys in files or on a partition
-nginx_origin    nginx as the plain-HTTP server behind the sites
-peer            a proxy that hsmitm is measured against, as a process
-visits          a client that opens ever new connections through the proxy, and what it met
-tunnel          a client's connection, with or without a proxy in between, checked
-tunnel_load     the load generator that has many of them, a process of its own
-server          a server's turn under that load, its memory, and the sum of its turns
+    faulty_module   a PKCS#11 module that fails on command (with faulty_module.c)
+    loopback_names  host names without a name server (with loopback_names.c)
+    system          a whole hsmitm with an HA group of such modules, and the origin behind it
+    inbound_system  a whole hsmitm with sites whose keys are on a partition
+    site            names, certificates and keys of the sites
+    plain_origin    the plain-HTTP server behind the sites
+    nginx           nginx with one worker, its keys in files or on a partition
+    nginx_origin    nginx as the plain-HTTP server behind the sites
+    peer            a proxy that hsmitm is measured against, as a process
+    visits          a client that opens ever new connections through the proxy, and what it met
+    tunnel          a client's connection, with or without a proxy in between, checked
+    tunnel_load     the load generator that has many of them, a process of its own
+    server          a server's turn under that load, its memory, and the sum of its turns
 """

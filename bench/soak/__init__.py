@@ -2,7 +2,7 @@
 
 It imports rig and report, and is not installed.
 
-failover  the soak: faults at random under connections, one member at a time
-faults    these faults, and how each is restored
-restarts  kill/restore cycles of a member
+    failover  the soak: faults at random under connections, one member at a time
+    faults    these faults, and how each is restored
+    restarts  kill/restore cycles of a member
 """

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -20,6 +21,7 @@ from hsm.errors import HsmitmError, RefusedError
 from hsm.group.group import Group
 from hsm.member.key import Key
 from hsm.schemes import SCHEMES, Scheme
+from hsm.signer.configuration import ConfigurationNumber
 from hsm.signer.sites import Site, Sites
 from hsm.wire.frames import Decrypted
 from hsm.wire.worker import InboundKeys, InboundTerms, Reply, TlsDecrypt, TlsSign, TlsSigned
@@ -42,14 +44,16 @@ Refuse = Callable[[str], RefusedError]
 class InboundService:
     """The sites, their keys, and what goes to all workers alike."""
 
-    def __init__(self, group: Group, sites: Sites, cas: Collection[bytes]) -> None:
-        """`group` has the keys of `sites` already; `cas` are the CAs' public keys (DER SPKI)."""
+    def __init__(self, group: Group, sites: Sites, cas: Collection[bytes], state: Path) -> None:
+        """`group` has the keys of `sites` already; `cas` are the CAs' public keys (DER SPKI). `state` is the directory
+        that remembers the configuration's number."""
         self.sites = sites
         self._group = group
         self._cas = frozenset(cas)
         self._served = dict(sites.keys)
         self._leaving: dict[str, asyncio.TimerHandle] = {}
-        self._generation = secrets.randbits(31)  # so that a signer that is started again differs
+        self._configuration = ConfigurationNumber(state)
+        self._terms = secrets.randbits(31)  # so that a signer that is started again differs
         self._changes_seen = -1
         self._schemes: dict[str, list[str]] = {}
         self._told: dict[str, str] = {}
@@ -57,29 +61,34 @@ class InboundService:
         self._ticket_key_since = time.monotonic()
 
     @property
-    def generation(self) -> int:
-        """Another number whenever workers should look again: after a reload, with a new ticket key, or where an inbound
-        key can be asked for other schemes."""
-        self._refresh()
-        return self._generation
+    def configuration(self) -> int:
+        """Another number after each reload, and for no other reason: workers read their files again."""
+        return self._configuration.current
 
-    def terms(self) -> InboundTerms:
+    @property
+    def terms(self) -> int:
+        """Another number whenever `inbound_terms` are others: after a reload, with a new ticket key, where an inbound
+        key can be asked for other schemes, and after a start of the signer."""
+        self._refresh()
+        return self._terms
+
+    def inbound_terms(self) -> InboundTerms:
         """What workers may ask for."""
         self._refresh()
-        return InboundTerms(self._schemes, self._ticket_key, self._generation)
+        return InboundTerms(self._schemes, self._ticket_key, self._terms, self.configuration)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._ticket_key_since >= TICKET_KEY_S:
             self._ticket_key = secrets.token_bytes(TICKET_KEY_BYTES)
             self._ticket_key_since = time.monotonic()
-            self._generation += 1
+            self._terms += 1
             logger.info("the key of session tickets was replaced")
         if self._changes_seen != self._group.changes:
             self._changes_seen = self._group.changes
             schemes = {name: self._makes(name, key) for name, key in self.sites.keys.items()}
             if schemes != self._schemes:
                 self._schemes = schemes
-                self._generation += 1
+                self._terms += 1
             self._tell_of_decryption()
 
     def _makes(self, name: str, key: Key) -> list[str]:
@@ -119,7 +128,7 @@ class InboundService:
             case TlsDecrypt():
                 return await self._decrypt(request, deadline, refuse)
             case InboundKeys():
-                return self.terms()
+                return self.inbound_terms()
 
     async def _sign(self, request: TlsSign, deadline: float, refuse: Refuse) -> TlsSigned:
         key = self._inbound_key(request.key, refuse)
@@ -170,7 +179,8 @@ class InboundService:
         for name in removed:
             self._leaving[name] = loop.call_later(REMOVED_STAYS_S, self._drop, name)
         self._serve({name: key for name, key in self._served.items() if name in self._leaving} | dict(sites.keys))
-        self._generation += 1  # always: workers look for themselves what it means to them
+        self._configuration.move()  # always: workers look for themselves what it means to them
+        self._terms += 1
         self._changes_seen = -1
         self._refresh()
         return [

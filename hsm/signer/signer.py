@@ -62,7 +62,7 @@ class Signer:
         sites = load_sites(settings.inbound, cas, names, anywhere=bool(settings.group))
         self.group = Group(keys_of(settings, self.issuers) | dict(sites.keys), registry, settings.failover)
         self.group.outage_grace_s = settings.outage_grace_s
-        self.inbound = InboundService(self.group, sites, cas)
+        self.inbound = InboundService(self.group, sites, cas, settings.state)
         self._refusals = Refusals(settings.state)
         self._members = Members(self.group, self._refusals, dict(prompted or {}))
         self._members.make(settings.members)
@@ -137,7 +137,12 @@ class Signer:
                 return Done()
             case Report():
                 self._workers.take(channel, call.body)
-                return Reported(self.group.in_service(), self._reloading.settings.unavailable, self.inbound.generation)
+                return Reported(
+                    self.group.in_service(),
+                    self._reloading.settings.unavailable,
+                    self.inbound.terms,
+                    self.inbound.configuration,
+                )
 
     def check_ready(self) -> None:
         """Raise TryLaterError unless each CA's key, or where there is no CA any inbound key, is served by a member."""

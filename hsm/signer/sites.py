@@ -1,4 +1,4 @@
-"""The sites of inbound inspection: a server's own certificate, and its key. Reads files alone; workers use it, too.
+"""The sites of inbound inspection: a server's own certificate, and its key. Reads files alone.
 
 Whoever may ask for signatures by an inbound key may have any digest signed with it. So no site may have a CA's key: a
 worker that is taken over could sign itself a CA.
@@ -19,7 +19,7 @@ from hsm.signer.settings import InboundSettings
 
 
 class Site(Struct, frozen=True):
-    """A site whose certificate (`chain`, the leaf first) was read. `key` is `hsm.member.key.inbound_name`."""
+    """A site whose certificate (`chain`, the leaf first) was read. `key` is `hsm.certificates.files.inbound_name`."""
 
     settings: InboundSettings
     chain: tuple[x509.Certificate, ...]

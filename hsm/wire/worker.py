@@ -46,20 +46,27 @@ class InboundKeys(Struct, frozen=True, array_like=True, tag="inbound-keys"):
 
 
 class InboundTerms(Struct, frozen=True, array_like=True, tag="inbound-terms"):
-    """For each inbound key (by `hsm.member.key.inbound_name`) the schemes (names of `hsm.schemes`) that it may be asked
-    for; the ticket key of all workers (64 bytes); and the `generation` that they belong to (see `Reported`)."""
+    """For each inbound key (by `hsm.certificates.files.inbound_name`) the schemes (names of `hsm.schemes`) that it may
+    be asked for; the ticket key of all workers (64 bytes); and the numbers `terms` and `configuration` that this is the
+    state of (see `Reported`)."""
 
     keys: dict[str, list[str]]
     ticket_key: bytes
-    generation: int
+    terms: int
+    configuration: int | None = None
 
     def __repr__(self) -> str:
         """Without the ticket key."""
-        return f"InboundTerms({self.keys}, generation {self.generation})"
+        return f"InboundTerms({self.keys}, terms {self.terms}, configuration {self.configuration})"
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
         """Without the ticket key."""
-        return [("generation", self.generation)]
+        return [("terms", self.terms), ("configuration", self.configuration)]
+
+    @property
+    def of_configuration(self) -> int:
+        """`configuration`, also where a signer of the version before tells."""
+        return self.terms if self.configuration is None else self.configuration
 
 
 class TlsSign(Struct, frozen=True, array_like=True, tag="tls-sign"):
@@ -96,11 +103,26 @@ class Report(Struct, frozen=True, array_like=True, tag="report"):
 
 class Reported(Struct, frozen=True, array_like=True, tag="reported"):
     """The answer to a report: whether each CA's key is served by a member, and what to do where it is not
-    (`hsm.unavailable`). A `generation` other than before: configuration, inbound keys or ticket key have changed."""
+    (`hsm.unavailable`); and two numbers, which say by being others than before that something has changed.
+
+    `configuration` moves with each reload and for no other reason, over restarts of the signer, too: files are read
+    again. `terms` moves with the ticket key, with the schemes of keys, with a restarted signer, and with a reload: ask
+    `InboundKeys` and apply the answer to what is loaded.
+
+    In the version before there was one number, the generation, in the place of `terms`. A worker of then finds in it
+    what it expects, a number that moves with everything. A signer of then tells no `configuration`, and a worker of now
+    takes the one number for both (`of_configuration`), as it was meant.
+    """
 
     in_service: bool
     unavailable: str
-    generation: int = 0
+    terms: int = 0
+    configuration: int | None = None
+
+    @property
+    def of_configuration(self) -> int:
+        """`configuration`, also where a signer of the version before tells."""
+        return self.terms if self.configuration is None else self.configuration
 
 
 class Family(Struct, frozen=True, array_like=True):

@@ -9,6 +9,8 @@ import datetime as dt
 import functools
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Literal
 
 from cryptography import x509
 
@@ -47,8 +49,8 @@ async def _check_site(config: Config, site: SiteSection, findings: Findings) -> 
             findings.wrong(str(error))
             continue
         _check_chain(title, file, chain, site.names, findings)
-        if site.staples:
-            await _check_staple(config, site, chain, site.staples[number], findings)
+        if (where := site.settings(config.base).certificates[number].ocsp) is not None:
+            await _check_staple(site, chain, where, findings)
     for field in ("upstream_ca", "upstream_certificate", "client_ca"):
         if (given := getattr(site, field)) is not None:
             read = functools.partial(pem_certificates, f"{title}: {field}", config.base / given)
@@ -103,10 +105,10 @@ def _carries(leaf: x509.Certificate, name: str) -> bool:
 
 
 async def _check_staple(
-    config: Config, site: SiteSection, chain: Sequence[x509.Certificate], where: str, findings: Findings
+    site: SiteSection, chain: Sequence[x509.Certificate], where: Path | Literal["fetch"], findings: Findings
 ) -> None:
     try:
-        source = staple_source(site.names[0], chain, where, config.base, lambda _: None)
+        source = staple_source(site.names[0], chain, where, lambda _: None)
         findings.ok(await staples.check(source))
     except MisconfiguredError as error:
         findings.wrong(str(error))

@@ -22,10 +22,10 @@ from hsm.signer.settings import AuthoritySettings, InboundSettings, SignerSettin
 from hsm.wire.member import Selector
 from hsm.wire.run_directory import RunDirectory
 from hsm.wire.worker import Authority
+from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection
 from proxy.config.hsm import HsmSection
 from proxy.config.inbound import InboundSection
-from proxy.config.messages import explained
 from proxy.config.operation import LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
 from proxy.config.section import Address, Section, named
 
@@ -203,20 +203,9 @@ def _uid(user: str) -> int:
 def load(path: Path) -> Config:
     """Read and check `path`. Raises MisconfiguredError: the file, the field, what is wrong, what would be right."""
     path = path.absolute()
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise MisconfiguredError(f"there is no configuration at {path}; make one with 'hsmitm init'") from None
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read {path}: {error.strerror}") from error
-    return parse(raw, path)
+    return parse(messages.read(path), path)
 
 
 def parse(raw: bytes, path: Path) -> Config:
     """The configuration that stands, or would stand, at the absolute `path`. Raises MisconfiguredError as `load`."""
-    try:
-        return Config(path, msgspec.toml.decode(raw, type=File))
-    except msgspec.ValidationError as error:
-        raise MisconfiguredError(f"{path.name}: {explained(str(error), File)}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{path.name} is not TOML: {error}") from None
+    return Config(path, messages.decoded(raw, File, path.name))

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
+from addons.inbound.settings import (
+    MAX_CERTIFICATES,
+    MAX_NAMES,
+    ListenerSettings,
+    ServerAddress,
+    SiteCertificate,
+    SiteSettings,
+)
 from addons.tls.protocol import Cipher, Version
 from hsm import names, uri
 from hsm.effect import AtReload, AtStart
@@ -15,32 +24,9 @@ from proxy.config.section import Address, Section, named
 
 _LISTENER = AtStart("[[inbound]] listen or transparent")
 _TAKEN_OVER = AtReload("[[inbound]]")
-_Names = Annotated[list[str], Meta(min_length=1, max_length=100)]
-_Several = Annotated[list[str], Meta(min_length=1, max_length=4)]
-
-
-class ServerAddress(Struct, frozen=True):
-    """An upstream URL: its scheme, host and port."""
-
-    tls: bool
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> ServerAddress:
-        """From "https://host[:port]" or "http://host[:port]". Raises ValueError."""
-        advice = f"'{text}' is no upstream; write https://host:port or http://host:port"
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"{advice} ({error})") from None
-        if parts.scheme not in ("https", "http") or not parts.hostname or port == 0:
-            raise ValueError(advice)
-        if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
-            raise ValueError(f"{advice}; paths are the client's")
-        tls = parts.scheme == "https"
-        return cls(tls, names.to_ascii(parts.hostname), port or (443 if tls else 80))
+_Names = Annotated[list[str], Meta(min_length=1, max_length=MAX_NAMES)]
+_Several = Annotated[list[str], Meta(min_length=1, max_length=MAX_CERTIFICATES)]
+_DEFAULTS = ListenerSettings(place="", sites=())
 
 
 class SiteSection(Section, frozen=True):
@@ -104,19 +90,41 @@ class SiteSection(Section, frozen=True):
         """Where OCSP responses come from ("fetch" or a file), one for each certificate, or none."""
         return [] if self.ocsp is None else [self.ocsp] if isinstance(self.ocsp, str) else self.ocsp
 
+    def settings(self, base: Path) -> SiteSettings:
+        """What a worker needs of it; files start from `base`."""
+
+        def path(file: str | None) -> Path | None:
+            return base / file if file is not None else None
+
+        return SiteSettings(
+            names=tuple(map(names.check, self.names)),
+            certificates=tuple(
+                SiteCertificate(base / file, "fetch" if staple == "fetch" else path(staple))
+                for file, staple in zip_longest(self.certificates, self.staples)
+            ),
+            server=ServerAddress.parse(self.upstream) if self.upstream is not None else None,
+            upstream_name=names.to_ascii(self.upstream_name) if self.upstream_name is not None else None,
+            upstream_ca=path(self.upstream_ca),
+            upstream_certificate=path(self.upstream_certificate),
+            default=self.default,
+            client_ca=path(self.client_ca),
+            client_required=self.client_certificates == "require",
+            rsa_key_exchange=self.rsa_key_exchange,
+        )
+
 
 class InboundSection(Section, frozen=True):
     """[[inbound]]: a listener, and the sites behind it."""
 
     listen: Annotated[str, _LISTENER]
     sites: Annotated[list[SiteSection], Meta(min_length=1), _TAKEN_OVER]
-    transparent: Annotated[bool, _LISTENER] = False
-    minimum_version: Annotated[Version, _TAKEN_OVER] = "TLS1.2"
-    maximum_version: Annotated[Version, _TAKEN_OVER] = "TLS1.3"
+    transparent: Annotated[bool, _LISTENER] = _DEFAULTS.transparent
+    minimum_version: Annotated[Version, _TAKEN_OVER] = _DEFAULTS.minimum
+    maximum_version: Annotated[Version, _TAKEN_OVER] = _DEFAULTS.maximum
     ciphers: Annotated[list[Cipher], Meta(min_length=1), _TAKEN_OVER] = field(
-        default_factory=lambda: ["AES-256-GCM", "CHACHA20-POLY1305", "AES-128-GCM"]
+        default_factory=lambda: list(_DEFAULTS.ciphers)
     )
-    tickets: Annotated[bool, _TAKEN_OVER] = True
+    tickets: Annotated[bool, _TAKEN_OVER] = _DEFAULTS.tickets
 
     def __post_init__(self) -> None:
         named("listen", Address.parse, self.listen)
@@ -138,3 +146,15 @@ class InboundSection(Section, frozen=True):
         defaults = [site.names[0] for site in self.sites if site.default]
         if len(defaults) > 1:
             raise ValueError(f"sites: {' and '.join(defaults)} are both the default")
+
+    def settings(self, base: Path) -> ListenerSettings:
+        """What a worker needs of it; files start from `base`."""
+        return ListenerSettings(
+            place=self.listen,
+            sites=tuple(one.settings(base) for one in self.sites),
+            transparent=self.transparent,
+            minimum=self.minimum_version,
+            maximum=self.maximum_version,
+            ciphers=tuple(self.ciphers),
+            tickets=self.tickets,
+        )

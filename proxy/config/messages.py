@@ -1,13 +1,37 @@
-"""What is wrong in hsmitm.toml, in words: the field first, and what would be right."""
+"""hsmitm.toml as bytes, as a struct, and what is wrong in it, in words: the field first, and what would be right."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
+
+from hsm.errors import MisconfiguredError
+
+
+def read(path: Path) -> bytes:
+    """The file. Raises MisconfiguredError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise MisconfiguredError(f"there is no configuration at {path}; make one with 'hsmitm init'") from None
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read {path}: {error.strerror}") from error
+
+
+def decoded[T: Struct](raw: bytes, root: type[T], name: str) -> T:
+    """The file `name` as a `root`. Raises MisconfiguredError: the file, the field, what is wrong, what would be
+    right."""
+    try:
+        return msgspec.toml.decode(raw, type=root)
+    except msgspec.ValidationError as error:
+        raise MisconfiguredError(f"{name}: {explained(str(error), root)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{name} is not TOML: {error}") from None
 
 
 def explained(text: str, root: type[Struct]) -> str:

@@ -26,6 +26,7 @@ from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
 from addons.forward.availability import Availability
+from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
@@ -34,10 +35,9 @@ from addons.upstream.tls import UpstreamTls
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
-from hsm.wire.run_directory import WORKER_SOCKET
 from hsm.wire.worker import Report, Reported
-from proxy.config.file import Config, load
 from proxy.config.section import Address
+from proxy.config.worker import WorkerConfig, load
 from proxy.processes import child, logs
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ _STREAM_FROM = "64k"
 class Worker:
     """One worker: started once, drained once."""
 
-    def __init__(self, config: Config, index: int, listen: Address | None, inbound: list[Address]) -> None:
+    def __init__(self, config: WorkerConfig, index: int, listen: Address | None, inbound: list[Address]) -> None:
         """The addresses are the configuration's, with the ports that the supervisor reserved."""
         self._config = config
         self._index = index
@@ -62,8 +62,8 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
-        self._availability = Availability(config.file.hsm.unavailable)
-        self._signer = SignerClient(config.run.socket(WORKER_SOCKET))
+        self._availability = Availability()
+        self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
         self.leave = asyncio.Event()
 
@@ -73,7 +73,11 @@ class Worker:
             if self._inbound:
                 from addons.inbound.over_time import InboundSites  # noqa: PLC0415  # needs GnuTLS
 
-                self._sites = await InboundSites.start(self._config, self._signer, self._metrics.registry)
+                config = self._config
+                self._sites = await InboundSites.start(
+                    config.inbound, config.handshakes, self._signer, self._metrics.registry,
+                    reread=lambda: load(config.path).inbound,
+                )  # fmt: skip
             master = self._master()
             running = asyncio.create_task(master.run())
             proxyserver = master.addons.get("proxyserver")
@@ -91,15 +95,16 @@ class Worker:
             await running
 
     def _master(self) -> Master:
-        section, file = self._config.file.proxy, self._config.file
+        section, mitmproxy = self._config.proxy, self._config.mitmproxy
         master = LeanMaster(stock_addons.LeanOptions(), asyncio.get_running_loop())
-        scripts = [str(self._config.base / script) for script in file.mitmproxy.scripts]
+        scripts = [str(self._config.base / script) for script in mitmproxy.scripts]
         for script in scripts:
             if not Path(script).is_file():
                 raise MisconfiguredError(f"mitmproxy.scripts: there is no file {script}")
         chosen = stock_addons.choose(
-            self._addons(), file.mitmproxy.options, scripts=bool(scripts), upstream=section.mode.startswith("upstream")
-        )
+            self._addons(), mitmproxy.options, block=Block(), scripts=bool(scripts),
+            upstream=section.mode.startswith("upstream"),
+        )  # fmt: skip
         try:
             master.addons.add(*chosen)
             master.options.update(
@@ -109,7 +114,7 @@ class Worker:
             if not scripts:  # nobody looks at bodies: they need not be whole before they go on
                 master.options.update(stream_large_bodies=_STREAM_FROM)
                 stock_addons.trust_messages()
-            stock_addons.set_options(master, file.mitmproxy.options)
+            stock_addons.set_options(master, mitmproxy.options)
             if scripts:
                 master.options.update(scripts=scripts)
         except exceptions.OptionsError as error:
@@ -117,26 +122,26 @@ class Worker:
         return master
 
     def _addons(self) -> list[object]:
-        section, forward = self._config.file.proxy, self._config.file.forward
+        section, cache_entries = self._config.proxy, self._config.cache_entries
         ours: list[object] = [self._metrics, ConnectionLog()]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        if forward is not None:
+        if cache_entries is not None:
             ours.append(
                 Forward(
                     self._signer,
                     self._metrics,
                     self._availability,
-                    cache_entries=forward.cache_entries,
+                    cache_entries=cache_entries,
                     mint_timeout_s=section.mint_timeout_s,
                 )
             )
         return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
     def _modes(self) -> list[str]:
-        modes = [f"{self._config.file.proxy.mode}@{_place(self._listen)}"] if self._listen else []
-        for number, (section, address) in enumerate(zip(self._config.file.inbound, self._inbound, strict=True)):
-            kind = "inboundtransparent" if section.transparent else "inbound"
+        modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
+        for number, (listener, address) in enumerate(zip(self._config.inbound, self._inbound, strict=True)):
+            kind = "inboundtransparent" if listener.transparent else "inbound"
             modes.append(f"{kind}:{number}@{_place(address)}")
         return modes
 
@@ -175,7 +180,7 @@ class Worker:
     async def _drain(self, proxyserver: Proxyserver) -> None:
         """Stop listening, and give flows in progress their time."""
         await proxyserver.servers.update([])
-        until = time.monotonic() + self._config.file.proxy.grace_s
+        until = time.monotonic() + self._config.proxy.grace_s
         while self._metrics.flows and time.monotonic() < until:  # noqa: ASYNC110  # once, at the end of a life
             await asyncio.sleep(_DRAIN_POLL_S)
         if self._metrics.flows:
@@ -187,7 +192,7 @@ def _place(address: Address) -> str:
     return f"{address.host}:{address.port}"
 
 
-async def _serve(config: Config, arguments: argparse.Namespace) -> None:
+async def _serve(config: WorkerConfig, arguments: argparse.Namespace) -> None:
     listen = Address.parse(arguments.listen) if arguments.listen else None
     worker = Worker(config, arguments.index, listen, [Address.parse(one) for one in arguments.inbound])
     loop = asyncio.get_running_loop()
@@ -211,8 +216,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         config = load(arguments.config)
-        logs.configure(config.file.log.level, f"worker-{arguments.index}")
-        loop = WorkerLoop(config.file.proxy.connect_timeout_s)
+        logs.configure(config.log.level, f"worker-{arguments.index}")
+        loop = WorkerLoop(config.proxy.connect_timeout_s)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(_serve(config, arguments))
     except MisconfiguredError as error:

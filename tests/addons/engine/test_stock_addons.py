@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from mitmproxy import addons as stock
 from mitmproxy import http, options
+from mitmproxy.addons.block import Block as StockBlock
 from mitmproxy.master import Master
 
 from addons.engine import stock_addons
+from addons.forward.block import Block
 from addons.upstream.tls import UpstreamTls
 from hsm.errors import MisconfiguredError
 
@@ -108,6 +110,14 @@ def test_our_addons_run_behind_scripts_and_before_the_rest() -> None:
         "UpstreamAuth", "ErrorCheck",
     ]  # fmt: skip
     assert chosen[6:8] == [first, second]
+
+
+def test_who_may_use_the_proxy_is_decided_by_what_is_handed_in() -> None:
+    """The worker's own Block takes the place of mitmproxy's."""
+    ours = Block()
+    chosen = stock_addons.choose([], [], scripts=False, upstream=False, block=ours)
+    assert [one for one in chosen if isinstance(one, StockBlock)] == [ours]
+    assert [type(one).__name__ for one in chosen] == _LEAN
 
 
 async def test_options_reach_mitmproxy() -> None:

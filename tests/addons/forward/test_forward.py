@@ -103,6 +103,8 @@ class _Signer:
 
     def __init__(self) -> None:
         self.generation = 1
+        self.connected = True
+        self.asked_ready = 0
         self.authorities: dict[Authority, _CA] = {"trust": _ca("trusted CA"), "untrust": _ca("untrusted CA")}
         self.error: HsmitmError | None = None
         self.mints: list[Mint] = []
@@ -115,6 +117,7 @@ class _Signer:
 
     async def call(self, body: Request, timeout_s: float) -> Reply:
         assert timeout_s > 0
+        self.asked_ready += isinstance(body, Ready)
         if self.error is not None:
             raise self.error
         if isinstance(body, Ready):
@@ -200,7 +203,7 @@ class _World:
     def __init__(self) -> None:
         self.signer = _Signer()
         self.metrics = Metrics()
-        self.availability = Availability("fail")
+        self.availability = Availability()
         self.forward = Forward(
             self.signer,  # type: ignore[arg-type]
             self.metrics,
@@ -611,7 +614,7 @@ def _connect(host: str) -> Any:
 
 async def test_a_connect_for_a_new_host_says_why_not(world: _World, caplog: pytest.LogCaptureFixture) -> None:
     """While the signer is away the CONNECT for a new host gets a 502 page with the reason, and the log a line."""
-    world.signer.error = _NO_MEMBER
+    world.signer.error, world.signer.connected = _NO_MEMBER, False
     flow = _connect("new.example")
     with caplog.at_level(logging.WARNING, "hsmitm"):
         await settled(world.forward.http_connect(flow))
@@ -633,11 +636,34 @@ async def test_a_connect_for_a_known_host_passes(world: _World) -> None:
 
 @pytest.mark.parametrize("host", ["new.example", "bücher.example", "192.0.2.1", "::1", "[::1]"])
 async def test_a_connect_passes_while_the_signer_is_ready(world: _World, host: str) -> None:
-    """With a signer in service every CONNECT goes on, whatever kind of host it names."""
+    """With a signer in service every CONNECT goes on at once, whatever kind of host it names: nobody is asked."""
     flow = _connect("replaced")
     flow.request.host = host
-    await settled(world.forward.http_connect(flow))
+    assert world.forward.http_connect(flow) is None
     assert flow.response is None
+    assert world.signer.asked_ready == 0
+
+
+async def test_after_a_mint_that_failed_the_next_connect_asks(world: _World) -> None:
+    """The first client to meet an outage that no report told of yet gets an alert; the next one reads why, until a leaf
+    is minted again."""
+    world.signer.error = _NO_MEMBER
+    with pytest.raises(ssl.SSLError, match="internal error"):
+        await world.serve(_Client())
+    flow = _connect("new.example")
+    await settled(world.forward.http_connect(flow))
+    assert flow.response.status_code == 502
+    world.signer.error = None
+    await world.serve(_Client())
+    assert world.forward.http_connect(_connect("new.example")) is None
+
+
+async def test_a_refused_name_is_no_outage(world: _World) -> None:
+    """A leaf that may not be says nothing about the HSM: the next CONNECT goes on at once."""
+    world.signer.error = RefusedError("a name that no leaf may carry: 'x'")
+    with pytest.raises(ssl.SSLError, match="internal error"):
+        await world.serve(_Client())
+    assert world.forward.http_connect(_connect("new.example")) is None
 
 
 @pytest.mark.parametrize("host", ["exa mple.com", "a..b", "-", "*", "*.com", "fe80::1%eth0", "ü" * 64 + ".example", ""])

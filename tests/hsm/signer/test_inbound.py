@@ -85,7 +85,7 @@ async def test_a_worker_learns_what_it_may_ask_for(worker: SignerClient, sites_s
     assert await terms(worker) == told
     report = await worker.call(Report(os.getpid(), 0, 0.0, [], 0, []), 10)
     assert isinstance(report, Reported)
-    assert report.generation == told.generation
+    assert (report.terms, report.configuration) == (told.terms, told.configuration)
 
 
 @pytest.mark.parametrize(("label", "schemes"), [("blog", ["ecdsa_secp256r1_sha256"]), ("shop", RSA_SCHEMES)])
@@ -362,7 +362,8 @@ async def test_the_ticket_key_is_replaced(
     second = await terms(worker)
     monkeypatch.undo()
     assert second.ticket_key != first.ticket_key
-    assert (len(second.ticket_key), second.generation > first.generation) == (64, True)
+    assert (len(second.ticket_key), second.terms > first.terms) == (64, True)
+    assert second.configuration == first.configuration
     assert await terms(worker) == second
     assert "the key of session tickets was replaced" in caplog.messages
     assert service_module.TICKET_KEY_S == 24 * 60 * 60
@@ -380,10 +381,12 @@ async def test_the_ticket_key_is_a_secret(
 
 
 async def test_a_signer_that_was_started_again_is_another(settings: SignerSettings, tmp_path: Path) -> None:
-    """A worker that finds another signer looks again: generations and ticket keys of two starts differ."""
-    first, second = Signer(settings), Signer(settings)
-    assert first.inbound.terms().generation != second.inbound.terms().generation
-    assert first.inbound.terms().ticket_key != second.inbound.terms().ticket_key
+    """A worker that finds another signer asks for its terms: numbers and ticket keys of two starts differ. It reads no
+    files: the configuration is the same."""
+    first, second = Signer(settings).inbound.inbound_terms(), Signer(settings).inbound.inbound_terms()
+    assert first.terms != second.terms
+    assert first.ticket_key != second.ticket_key
+    assert first.configuration == second.configuration
 
 
 async def test_schemes_that_a_member_cannot_make(signer: Signer, worker: SignerClient, sites_store: Store) -> None:
@@ -397,12 +400,13 @@ async def test_schemes_that_a_member_cannot_make(signer: Signer, worker: SignerC
     signer.group.changed(member)
     after = await terms(worker)
     assert after.keys[name] == ["rsa_pkcs1_sha256"]
-    assert after.generation > before.generation
+    assert after.terms > before.terms
+    assert after.configuration == before.configuration
     kill(member)
     await until(lambda: not signer.group.proved_by(name) or member.starts == 2, "the member is gone")
     await until(lambda: signer.group.proved_by(name), "the member is back")
     assert (await terms(worker)).keys == before.keys
-    assert (await terms(worker)).generation > after.generation
+    assert (await terms(worker)).terms > after.terms
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ async def test_a_site_is_added(
     assert await signs(worker, sites_store, "shop", PSS)
     after = await terms(worker)
     assert set(after.keys) == {name_of(sites_store, "blog"), name_of(sites_store, "shop")}
-    assert after.generation > before.generation
+    assert after.terms > before.terms
     assert after.ticket_key == before.ticket_key
     totals = signer.totals()
     assert totals.value("hsmitm_mints_total") == totals.value("hsmitm_mints_total", result="minted")
@@ -284,7 +284,7 @@ async def test_a_renewed_certificate(
     signer: Signer, worker: SignerClient, configuration: Configuration, sites_store: Store, blog: InboundSettings
 ) -> None:
     """A new certificate of the same key resets no member; workers are told to look again."""
-    before, generation = pids(signer), (await terms(worker)).generation
+    before, known = pids(signer), await terms(worker)
     certify(sites_store, "blog", blog.certificate, days=90)
     (line,) = await signer.reload()
     assert line.startswith(
@@ -292,18 +292,38 @@ async def test_a_renewed_certificate(
     )
     assert pids(signer) == before
     told = await terms(worker)
-    assert told.generation > generation
+    assert told.terms > known.terms
+    assert told.configuration == known.configuration + 1
     report = await client.ask(configuration.now.run.socket(WORKER_SOCKET), CODEC, Report(1, 0, 0.0, [], 0, []), 10)
     assert isinstance(report, Reported)
-    assert report.generation == told.generation
+    assert report.terms == told.terms
     assert await signs(worker, sites_store, "blog", EC)
 
 
 async def test_every_reload_is_told_to_workers(signer: Signer, worker: SignerClient) -> None:
     """A reload that changes nothing here may change something for workers: they are told of each."""
-    before = (await terms(worker)).generation
+    before = (await terms(worker)).configuration
     assert await signer.reload() == ["nothing changed"]
-    assert (await terms(worker)).generation > before
+    assert (await terms(worker)).configuration == before + 1
+
+
+async def test_a_reload_is_not_forgotten_by_a_restart(configuration: Configuration) -> None:
+    """The number that tells workers of a reload is the same after the signer was killed and started again."""
+    async with serving(configuration.now, configuration.reread) as signer:
+        await signer.reload()
+        told = signer.inbound.configuration
+    assert Signer(configuration.now).inbound.configuration == told == 1
+
+
+async def test_a_reload_that_fails_tells_workers_nothing(
+    signer: Signer, worker: SignerClient, configuration: Configuration, blog: InboundSettings
+) -> None:
+    """A reload that is refused moves no number: workers read no file."""
+    before = await terms(worker)
+    blog.certificate.write_text("broken")
+    with pytest.raises(MisconfiguredError):
+        await signer.reload()
+    assert await terms(worker) == before
 
 
 # --- removed ----------------------------------------------------------------------------------------------------------

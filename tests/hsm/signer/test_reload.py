@@ -199,7 +199,8 @@ async def test_what_workers_do_without_a_member(
     assert "[hsm] now: unavailable queue:3000" in await signer.reload()
     assert signer.group.outage_grace_s == 3
     told = await client.ask(settings.run.socket(WORKER_SOCKET), WORKER_CODEC, Report(1, 0, 0.0, [], 0, []), 10)
-    assert told == Reported(in_service=True, unavailable="queue:3000", generation=signer.inbound.generation)
+    assert isinstance(told, Reported)
+    assert (told.in_service, told.unavailable) == (True, "queue:3000")
 
 
 async def test_what_needs_a_new_start(signer: Signer, configuration: Configuration) -> None:

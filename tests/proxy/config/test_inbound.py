@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from addons.inbound.settings import ListenerSettings, SiteSettings
 from hsm.errors import MisconfiguredError
 from proxy.config.file import Config, parse
-from proxy.config.inbound import ServerAddress
 from proxy.config.section import Address
 
 _HSM = """
@@ -56,20 +56,6 @@ def test_several_certificates() -> None:
     )
     keys = _read(_HSM + _LISTENER + text).inbound_keys()
     assert [(one.certificate.name, one.key.object) for one in keys] == [("ec.pem", "ec"), ("rsa.pem", "rsa")]
-
-
-@pytest.mark.parametrize(
-    ("text", "tls", "host", "port"),
-    [
-        ("https://10.0.0.5:8443", True, "10.0.0.5", 8443),
-        ("https://backend.internal", True, "backend.internal", 443),
-        ("http://backend", False, "backend", 80),
-        ("http://[::1]:8080/", False, "::1", 8080),
-    ],
-)
-def test_an_upstream(text: str, tls: bool, host: str, port: int) -> None:
-    """A server is written as a URL, its port by default that of the scheme."""
-    assert ServerAddress.parse(text) == ServerAddress(tls, host, port)
 
 
 @pytest.mark.parametrize(
@@ -157,3 +143,12 @@ def test_a_key_of_no_member() -> None:
     said = _refusal(_HSM + second + _LISTENER + _SITE.replace("token=partition;", ""))
     assert said.startswith("hsmitm.toml: inbound[0].sites[0].key: ")
     assert "could be on the partition of m1 or m2" in said
+
+
+def test_defaults_are_those_of_the_settings(tmp_path: Path) -> None:
+    """What the file leaves out is what the data path's own settings have."""
+    (section,) = _read(_HSM + _LISTENER + _SITE).file.inbound
+    listener = section.settings(tmp_path)
+    assert listener == ListenerSettings(place="0.0.0.0:443", sites=listener.sites)
+    (site,) = listener.sites
+    assert site == SiteSettings(names=site.names, certificates=site.certificates, server=site.server)

@@ -1,0 +1,82 @@
+"""hsmitm.toml as a worker reads it: what the data path needs, and nothing of members, PINs or keys.
+
+The supervisor and `hsmitm check` validate the whole file (`proxy/config/file.py`), whose sections know the signer's
+settings. A worker loads none of those: here every other table is passed over, whatever it says. What is wrong in a
+worker's part is said in the same words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from addons.inbound.settings import HandshakeSettings, ListenerSettings
+from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
+from proxy.config import messages
+from proxy.config.forward import ForwardSection
+from proxy.config.inbound import InboundSection
+from proxy.config.operation import LogSection, MitmproxySection, ProxySection, RunSection
+
+
+class _Part(Struct, frozen=True, kw_only=True):
+    """Tables of the file; others may stand beside them."""
+
+    forward: ForwardSection | None = None
+    inbound: list[InboundSection] = field(default_factory=list)
+    proxy: ProxySection = field(default_factory=ProxySection)
+    run: RunSection = field(default_factory=RunSection)
+    mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
+    log: LogSection = field(default_factory=LogSection)
+
+
+class WorkerConfig(Struct, frozen=True, kw_only=True):
+    """What a worker starts from.
+
+    `cache_entries` is None where there is no forward proxy. `inbound` are the listeners of our own sites, in the file's
+    order. `upstream_ca` are the roots that servers are verified with; None for Mozilla's (certifi).
+    """
+
+    path: Path
+    proxy: ProxySection
+    mitmproxy: MitmproxySection
+    log: LogSection
+    run: RunDirectory
+    upstream_ca: Path | None
+    cache_entries: int | None
+    inbound: tuple[ListenerSettings, ...]
+
+    @property
+    def base(self) -> Path:
+        """The directory that relative paths start from."""
+        return self.path.parent
+
+    @property
+    def signer(self) -> Path:
+        """The signer's socket. Raises MisconfiguredError where no address can hold its path."""
+        return self.run.socket(WORKER_SOCKET)
+
+    @property
+    def handshakes(self) -> HandshakeSettings:
+        """Of handshakes with clients of our own sites."""
+        return HandshakeSettings(
+            threads=self.proxy.handshake_threads,
+            handshake_s=self.proxy.client_handshake_timeout_s,
+            signature_s=self.proxy.mint_timeout_s,
+        )
+
+
+def load(path: Path) -> WorkerConfig:
+    """Read a worker's part of `path`. Raises MisconfiguredError as `proxy.config.file.load`."""
+    path = path.absolute()
+    part, base = messages.decoded(messages.read(path), _Part, path.name), path.parent
+    return WorkerConfig(
+        path=path,
+        proxy=part.proxy,
+        mitmproxy=part.mitmproxy,
+        log=part.log,
+        run=RunDirectory(base / part.run.directory, part.run.group),
+        upstream_ca=base / part.proxy.upstream_ca if part.proxy.upstream_ca else None,
+        cache_entries=part.forward.cache_entries if part.forward else None,
+        inbound=tuple(one.settings(base) for one in part.inbound),
+    )
