@@ -12,6 +12,7 @@ from addons.inbound import loading
 from addons.inbound.handshakes import Handshakes
 from addons.inbound.inbound import Inbound
 from addons.inbound.signer_keys import SignerKeys
+from addons.revocation.keeper import Keeper
 from addons.revocation.staples import Staples
 from addons.upstream import stated
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -35,6 +36,7 @@ class InboundSites:
         self._signer = signer
         self._keys = SignerKeys(signer, section.mint_timeout_s)
         self._generation = -1
+        self._keeper = Keeper(signer)
         self._staples: Staples | None = None
         self.addon = Inbound([], Handshakes(section.handshake_threads), section.client_handshake_timeout_s, registry)
 
@@ -51,7 +53,7 @@ class InboundSites:
             logger.warning("the signer does not tell its inbound keys yet: %s", error)
             terms = None
         loaded = loading.load(config, self._keys, terms)
-        await self._take(loaded, Staples(loaded.staples), terms)
+        await self._take(loaded, Staples(loaded.staples, self._keeper), terms)
         return self
 
     async def hear(self, told: Reported) -> None:
@@ -67,7 +69,7 @@ class InboundSites:
             ]:
                 raise MisconfiguredError("[[inbound]] listen and transparent take effect when hsmitm is started again")
             loaded = loading.load(config, self._keys, terms)
-            kept_fresh = Staples(loaded.staples)
+            kept_fresh = Staples(loaded.staples, self._keeper)
         except MisconfiguredError as error:
             logger.error("the sites stay as they were: %s", error)  # noqa: TRY400  # an operator's sentence
             self._generation = terms.generation
@@ -79,13 +81,14 @@ class InboundSites:
     async def _terms(self) -> InboundTerms:
         reply = await self._signer.call(InboundKeys(), _TERMS_TIMEOUT_S)
         assert isinstance(reply, InboundTerms)
+        self._keeper.known = reply.keeps_staples
         return reply
 
     async def _take(self, loaded: loading.Loaded, kept_fresh: Staples, terms: InboundTerms | None) -> None:
         before, self._staples = self._staples, kept_fresh
         if before is not None:
             await before.close()
-        self._staples.start()
+        await self._staples.start()  # first: what is served from here on has its staples
         stated.forget()
         self.addon.listeners = loaded.listeners
         self._generation = terms.generation if terms else -1

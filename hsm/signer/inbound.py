@@ -66,7 +66,7 @@ class InboundService:
     def terms(self) -> InboundTerms:
         """What workers may ask for."""
         self._refresh()
-        return InboundTerms(self._schemes, self._ticket_key, self._generation)
+        return InboundTerms(self._schemes, self._ticket_key, self._generation, keeps_staples=True)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._ticket_key_since >= TICKET_KEY_S:

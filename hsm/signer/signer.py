@@ -36,6 +36,7 @@ from hsm.secrets.refusals import Refusals
 from hsm.signer.inbound import InboundService
 from hsm.signer.settings import SignerSettings
 from hsm.signer.sites import Sites, load_sites
+from hsm.signer.staples import KeptStaples
 from hsm.signer.workers import WorkerChannel, Workers
 from hsm.wire import admin, telemetry, worker
 from hsm.wire.admin import (
@@ -58,7 +59,9 @@ from hsm.wire.worker import (
     Authorities,
     Authority,
     Chains,
+    FindStaple,
     InboundKeys,
+    KeepStaple,
     Mint,
     Minted,
     Report,
@@ -107,6 +110,7 @@ class Signer:
         sites = self._load_sites(settings)
         self.group = Group(keys_of(settings, self.issuers) | dict(sites.keys), self.registry, settings.failover)
         self.inbound = InboundService(self.group, sites, spkis_of(self.issuers))
+        self._staples = KeptStaples(settings.state)
         self.group.outage_grace_s = settings.outage_grace_s
         refusals = Refusals(settings.state)
         self._refusals = refusals
@@ -149,6 +153,7 @@ class Signer:
         self._settings.run.prepare()
         self._refusals.prepare()
         self._lock = self._settings.run.lock("signer")
+        self._staples.take(self.inbound.sites)
         for member in self.group.members:
             self._run(member)
         await self._settled()
@@ -231,6 +236,9 @@ class Signer:
             case TlsSign() | TlsDecrypt() | InboundKeys():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
                 return await self.inbound.serve(call.body, call.deadline, refuse)
+            case FindStaple() | KeepStaple():
+                refuse = functools.partial(self._workers.refuse, channel, call.body)
+                return self._staples.serve(channel, self._workers.pid(channel), call.body, refuse)
             case Ready():
                 for name in self.group.authorities:
                     await self.group.wait_for_member(name, call.deadline)
@@ -322,6 +330,7 @@ class Signer:
             self.inbound.expect(sites)
             lines = await self._reload_members(new)
             lines += self.inbound.take(sites, await self.group.learn())
+            self._staples.take(sites)
             group, old = self.group, self._settings
             if new.failover != old.failover or new.outage_grace_s != old.outage_grace_s:
                 group.failover, group.outage_grace_s = new.failover, new.outage_grace_s
