@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections.abc import Callable
 from pathlib import Path
 
 from addons.revocation.keeper import Keeper
@@ -79,3 +80,7 @@ class Site:
 def keeping(time: Time, *sites: Site, keeper: Keeper | None = None) -> Staples:
     """What a worker does for `sites`."""
     return Staples([one.source for one in sites], keeper, clock=time.clock, sleep=time.sleep)
+
+
+Lines = Callable[[], list[tuple[str, str]]]
+"""What was logged since it was last asked: level and text."""
