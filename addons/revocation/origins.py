@@ -25,6 +25,8 @@ LOOK_S = 60.0
 _WAITS = 8
 """While another worker has the turn the signer is asked after 1, 2, 3 ... seconds, so often: more than half a minute,
 and the turn of one that hangs is over twice. Then we fetch, whatever the signer says."""
+_JUST_S = ocsp.SOONEST_S / 2
+"""A responder that another worker asked in vain so short a time ago need not be asked again."""
 _BELIEVED = 2
 """So often in a row it is believed that another worker has just asked the responder in vain; then we ask ourselves."""
 
@@ -145,7 +147,8 @@ class SharedResponder:
         self._certificate = hashlib.sha256(leaf).digest()
         self._seen = b""
         self._waits = self._beliefs = 0
-        self._within_s = ocsp.SOONEST_S / 2
+        self._vain = 0  # what others have asked in vain since there was a response counts as failures of ours
+        self._within_s = _JUST_S
         self.got = ""
 
     async def kept(self, verify: Verify) -> Got | None:
@@ -181,18 +184,19 @@ class SharedResponder:
             logger.warning(f"{self._name}: the OCSP response that the signer keeps is not used: {error}")
             self._within_s = 0.0  # whoever handed that in has not asked for us
             return None
-        self._waits = self._beliefs = 0
+        self._waits = self._beliefs = self._vain = 0
         return Got(response, validity)
 
     def _believe(self, found: StapleFound) -> bool:
         """Whether to leave it at what another worker does or has done."""
         if found.turn == "other":
             self._waits += 1
-            self._within_s = ocsp.SOONEST_S / 2  # what that one does while we wait, it does for us
+            self._within_s = _JUST_S  # what that one does while we wait, it does for us
             return self._waits <= _WAITS
         self._waits = 0
         if found.turn == "tried":
             self._beliefs += 1
+            self._vain += 1
             return self._beliefs <= _BELIEVED
         return False
 
@@ -208,6 +212,7 @@ class SharedResponder:
         except ValueError:
             await self._keeper.keep(self._certificate, b"")
             raise
+        self._vain = 0
         await self._hand_in(response)
         return Got(response, validity)
 
@@ -219,6 +224,9 @@ class SharedResponder:
         """A moment while it is another worker's turn, else as a responder of our own."""
         if self._waits:
             return float(self._waits)
-        pause = self._responder.pause_s(failures, used, now, chance)
-        self._within_s = pause / 2  # who has asked in the second half of our pause has asked for us
+        failing = failures or not used
+        pause = self._responder.pause_s(failures + self._vain if failing else 0, used, now, chance)
+        # Who has got the old response in the second half of our pause has got it for us, too. But a responder that
+        # failed may be back: an hour's pause is not made longer by another worker's failure half an hour ago.
+        self._within_s = _JUST_S if failing else pause / 2
         return pause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -40,11 +40,13 @@ def sites_with(directory: Path, leaves: Sequence[x509.Certificate]) -> Sites:
 
 
 class StapleHost:
-    """A signer that keeps responses and can nothing else. `asked` is what workers said; `now` is its clock, seconds."""
+    """A signer that keeps responses and can nothing else. `asked` is what workers said; `now` is what its clock says,
+    seconds, or another `clock` does."""
 
     def __init__(self, directory: Path, *leaves: x509.Certificate) -> None:
         self.directory = directory
         self.now = 1000.0
+        self.clock: Callable[[], float] = lambda: self.now
         self.asked: list[Request] = []
         self.registry = CollectorRegistry()
         self.answer: Reply | None = None
@@ -55,8 +57,11 @@ class StapleHost:
 
     def restart(self, *leaves: x509.Certificate) -> None:
         """As a signer that is started again with these sites: it knows what is on disk."""
-        self.kept = KeptStaples(self.directory / "state", lambda: self.now)
+        self.kept = KeptStaples(self.directory / "state", self._seconds)
         self.kept.take(sites_with(self.directory, leaves))
+
+    def _seconds(self) -> float:
+        return self.clock()
 
     def file(self, leaf: x509.Certificate) -> Path:
         """Where the response for it is kept."""

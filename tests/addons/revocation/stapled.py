@@ -26,12 +26,20 @@ class Time:
     def clock(self) -> dt.datetime:
         return self.now
 
+    def seconds(self) -> float:
+        """The same, as the signer's."""
+        return self.now.timestamp()
+
     async def sleep(self, seconds: float) -> None:
         assert 0 < seconds <= 60
         waking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append((self.now + dt.timedelta(seconds=seconds), waking))
         self._slept.set()
-        await waking
+        try:
+            await waking
+        except asyncio.CancelledError:
+            self._sleepers = [one for one in self._sleepers if one[1] is not waking]
+            raise
 
     async def asleep(self, number: int = 1) -> None:
         """Return once that many tasks have nothing to do."""
