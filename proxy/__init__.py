@@ -7,9 +7,6 @@ section     what every table of it is made of
 sites       our own sites: configuration and certificate files -> TLS credentials
 inbound_sites  a worker's sites over time
 signer_keys inbound keys as a worker has them
-staples     OCSP responses, kept fresh
-ocsp        which of them may be stapled
-ocsp_http   asks for them
 tls_protocol  versions and ciphers, as an operator chooses them
 supervisor  start, watch and restart signer and workers
 child       one supervised process; its far end watches for the supervisor

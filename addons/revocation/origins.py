@@ -197,7 +197,9 @@ class SharedResponder:
         if found.turn == "tried":
             self._beliefs += 1
             self._vain += 1
-            return self._beliefs <= _BELIEVED
+            if self._beliefs <= _BELIEVED:
+                logger.info(f"{self._name}: another worker has just asked the OCSP responder; there is nothing new")
+                return True
         return False
 
     async def _fetch(self, verify: Verify) -> Got:

@@ -285,6 +285,14 @@ def test_a_signer_of_before_is_understood() -> None:
     assert decoded("admin", framed(msgspec.msgpack.encode(fault))) == [Fault(1, "MemberLostError", "gone", 0)]
 
 
+def test_a_signer_of_before_keeps_no_staples() -> None:
+    """A worker does not ask a signer for what that one cannot decode: it would end the connection."""
+    raw = {"t": "answer", "id": 1, "body": ["inbound-terms", {}, bytes(64), 7]}
+    (answer,) = decoded("worker", framed(msgspec.msgpack.encode(raw)))
+    assert isinstance(answer, Answer)
+    assert not answer.body.keeps_staples
+
+
 @pytest.mark.parametrize(
     ("name", "frame"),
     [
