@@ -83,6 +83,7 @@ class KeptStaples:
         self._directory = state / "staples"
         self._clock = clock
         self._kept: dict[bytes, _Kept] = {}
+        self._left: frozenset[bytes] = frozenset()
 
     def take(self, sites: Sites) -> None:
         """Keep the responses of these sites' certificates from now on, those on disk too, and no others."""
@@ -92,13 +93,17 @@ class KeptStaples:
             digest = site.chain[0].fingerprint(hashes.SHA256())
             path = self._directory / f"{digest.hex()}.der"
             self._kept[digest] = before.get(digest) or _Kept(site.name, path, _read(path))
+        # Workers learn of a reload with their next report: what they ask until then is no sign of an attack.
+        self._left = frozenset(before.keys() - self._kept.keys())
         self._remove_others()
 
     def serve(
         self, channel: WorkerChannel, pid: int, request: FindStaple | KeepStaple, refuse: Refuse
     ) -> StapleFound | Done:
         """Answer a worker. Raises what `refuse` makes of a request that no worker of ours makes, or TryLaterError for a
-        response that comes when it is not the worker's turn."""
+        response that comes when it is not the worker's turn, and for a certificate that was replaced a moment ago."""
+        if request.certificate in self._left:
+            raise TryLaterError("the site has another certificate since the last reload")
         kept = self._kept.get(request.certificate)
         if kept is None:
             raise refuse(f"no site has the certificate {request.certificate[:32].hex()}")

@@ -243,6 +243,10 @@ async def test_removed(host: StapleHost, one: SignerClient) -> None:
     (directory / f"{SHOP.hex()}.new").write_bytes(b"half")
     host.kept.take(sites_with(host.directory, [OTHER]))
     assert sorted(directory.iterdir()) == sorted([host.file(OTHER), directory / "notes.txt"])
+    with pytest.raises(TryLaterError, match="since the last reload"):
+        await find(one)
+    assert host.refused("FindStaple") == 0
+    host.kept.take(sites_with(host.directory, [OTHER]))
     with pytest.raises(RefusedError):
         await find(one)
 
@@ -265,7 +269,7 @@ async def test_the_signer(
             if response:
                 certify(sites_store, "blog", site.certificate)
                 await signer.reload()
-                with pytest.raises(RefusedError):
+                with pytest.raises(TryLaterError, match="since the last reload"):
                     await worker.call(FindStaple(digest, b"", 0), 10)
     assert list((now[0].state / "staples").iterdir()) == []
     assert f"site {site.site}: keeping an OCSP response of 8 bytes from worker process {os.getpid()}" in caplog.text
