@@ -38,6 +38,7 @@ may be signed.
     member_metrics  counters of what members did
     workers    who is connected, what they report, what those that are gone counted
     inbound_service  which inbound keys workers may use and for what; the ticket key that they share
+    staples    OCSP responses of the sites' certificates, kept for all workers
     signer     the service
     client     asyncio client of the signer: for addons and the command line
     telemetry  counters of several processes as one

@@ -41,18 +41,18 @@ class LeanAddons(AddonManager):
         self._changing = False
 
     def add(self, *addons: object) -> None:
-        """As AddonManager's."""
+        """AddonManager's; who handles what is looked up anew."""
         self._handlers.clear()
         super().add(*addons)  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
         self._changing = any(hasattr(one, "addons") for one in self.chain) or "intercept" in self.lookup
 
     def remove(self, addon: object) -> None:
-        """As AddonManager's."""
+        """AddonManager's; who handles what is looked up anew."""
         super().remove(addon)  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
         self._handlers.clear()
 
     def clear(self) -> None:
-        """As AddonManager's."""
+        """AddonManager's; nobody handles anything from here on."""
         super().clear()  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
         self._handlers.clear()
 
@@ -76,7 +76,7 @@ class LeanAddons(AddonManager):
         return True
 
     async def handle_lifecycle(self, event: hooks.Hook) -> None:
-        """As AddonManager's."""
+        """AddonManager's, going on where `at_once` met a handler that has to wait."""
         if self._changing:
             await super().handle_lifecycle(event)
             return
@@ -87,7 +87,7 @@ class LeanAddons(AddonManager):
                 await self.trigger_event(hooks.UpdateHook([message]))
 
     async def trigger_event(self, event: hooks.Hook) -> None:
-        """As AddonManager's."""
+        """AddonManager's, going on where `at_once` met a handler that has to wait."""
         if self._changing:
             await super().trigger_event(event)
             return

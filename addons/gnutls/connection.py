@@ -39,7 +39,7 @@ _uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Connection:
-    """One client's."""
+    """The server's end of a TLS connection with one client, behind the part of pyOpenSSL's interface that is used."""
 
     def __init__(self, credentials: Credentials, alpn: Sequence[bytes] = ()) -> None:
         """`alpn`: what may be spoken, in order of preference. A client that offers protocols, none of them ours, is

@@ -57,7 +57,7 @@ class ClientCertificates(Struct, frozen=True):
 
 
 class Credentials:
-    """One site's."""
+    """What the TLS server of one site presents, and what it demands of clients."""
 
     def __init__(
         self,

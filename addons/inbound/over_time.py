@@ -20,6 +20,7 @@ from addons.inbound.handshakes import Handshakes
 from addons.inbound.inbound import Inbound
 from addons.inbound.settings import HandshakeSettings, ListenerSettings
 from addons.inbound.signer_keys import SignerKeys
+from addons.revocation.keeper import Keeper
 from addons.revocation.staples import Staples
 from addons.upstream import stated
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -56,8 +57,9 @@ class InboundSites:
         self._signer = signer
         self._reread = reread
         self._keys = SignerKeys(signer, settings.signature_s)
+        self._keeper = Keeper(signer)
         self._loaded = loading.load(listeners, self._keys)
-        self._staples = Staples(self._loaded.staples)
+        self._staples = Staples(self._loaded.staples, self._keeper)
         self._configuration: int | None = None
         self._terms: InboundTerms | None = None
         self._not_before = 0.0
@@ -87,7 +89,7 @@ class InboundSites:
         if terms is not None:
             self._apply(terms)
             self._configuration = terms.of_configuration
-        self._staples.start()
+        await self._staples.start()
         return self
 
     async def hear(self, told: Reported) -> None:
@@ -110,6 +112,7 @@ class InboundSites:
 
     def _apply(self, terms: InboundTerms) -> None:
         self._terms = terms
+        self._keeper.known = terms.keeps_staples
         self._loaded.apply(terms)
 
     async def _read_again(self, configuration: int) -> None:
@@ -120,7 +123,7 @@ class InboundSites:
         began = time.thread_time()
         try:
             loaded = loading.load(listeners, self._keys)
-            kept_fresh = Staples(loaded.staples)
+            kept_fresh = Staples(loaded.staples, self._keeper)
         except MisconfiguredError:
             took = time.thread_time() - began
             self._not_before = time.monotonic() + (took * _PAUSE if took > _QUICK_S else 0.0)
@@ -129,7 +132,7 @@ class InboundSites:
             loaded.apply(self._terms)
         before, self._staples, self._loaded = self._staples, kept_fresh, loaded
         await before.close()
-        self._staples.start()
+        await self._staples.start()  # first: what is served from here on has its staples
         stated.forget()
         self.addon.listeners = loaded.listeners
         self._configuration = configuration

@@ -246,7 +246,7 @@ def refresh_s(validity: Validity, now: dt.datetime, chance: float) -> float:
     """Seconds until the responder is asked for the next response after it gave one. `chance`: of [0, 1).
 
     About half of what is left: the half of the validity for a new response; a cache that still gives an old one is
-    asked more often as that one ends. A tenth is left to chance, or all workers would ask together for ever.
+    asked more often as that one ends. A tenth is left to chance, or all hosts would ask together for ever.
     """
     return max(SOONEST_S, (validity.next_update - now).total_seconds() * (0.45 + 0.1 * chance))
 

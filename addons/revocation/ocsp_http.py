@@ -8,8 +8,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import h11
 
-MAX_BYTES = 65536
-"""Of an answer with its headers. Responses have 300 bytes to 3 KiB."""
+from hsm.wire.worker import MAX_STAPLE
+
+MAX_BYTES = MAX_STAPLE
+"""Of an answer with its headers: what is fetched can be kept."""
 _FETCH_S = 10.0
 
 

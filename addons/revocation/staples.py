@@ -9,22 +9,23 @@ import asyncio
 import datetime as dt
 import logging
 import random
-import stat
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from addons.revocation import ocsp, ocsp_http
-from addons.revocation.ocsp_http import MAX_BYTES
+from addons.revocation import ocsp
+from addons.revocation.keeper import Keeper
+from addons.revocation.origins import LOOK_S, File, Got, Origin, Responder, SharedResponder
 from hsm.errors import MisconfiguredError
 
 logger = logging.getLogger("hsmitm.ocsp")
 
-_LOOK_S = 60.0
-"""Files are looked at, and the clock: nothing else notices that it was set or that the machine slept."""
+_BEGIN_S = 3.0
+"""So long a start waits for the signer to say what it keeps."""
 _TOGETHER = 8
 """Fetches at once: a start with a thousand sites is no flood."""
 
@@ -51,25 +52,32 @@ class Staples:
     def __init__(
         self,
         sources: Sequence[Source],
+        keeper: Keeper | None = None,
         *,
         clock: _Clock = lambda: dt.datetime.now(dt.UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Raises MisconfiguredError, with the site, for a source that cannot work."""
+        """`keeper` is where what is fetched is shared with the host's other workers; without it nothing is.
+
+        Raises MisconfiguredError, with the site, for a source that cannot work.
+        """
         together = asyncio.Semaphore(_TOGETHER)
-        self._kept = [_Staple(one, clock, together) for one in sources]
+        self._kept = [_Staple(one, clock, together, keeper) for one in sources]
         self._sleep = sleep
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self.start()
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def start(self) -> None:
-        """Begin; the first responses are there a little later."""
+    async def start(self) -> None:
+        """Begin. Responses that the signer keeps are there at the end of the call, others a little later."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BEGIN_S):
+                await asyncio.gather(*(one.begin() for one in self._kept))
         self._tasks = [asyncio.create_task(one.keep(self._sleep)) for one in self._kept]
 
     async def close(self) -> None:
@@ -84,26 +92,38 @@ async def check(source: Source) -> str:
     """Get the response once and say until when it is valid. Raises MisconfiguredError with what is wrong."""
     staple = _Staple(source, lambda: dt.datetime.now(dt.UTC), asyncio.Semaphore())
     try:
-        validity = staple.verify(await staple.origin.ask(again=True) or b"")
+        got = await staple.origin.ask(staple.verify, again=True)
     except ValueError as error:
         raise MisconfiguredError(f"{staple.name}: {error}") from error
-    return f"{staple.name}: the OCSP response {staple.origin.got} is valid until {ocsp.utc(validity.next_update)}"
+    assert got is not None  # asked again, an origin answers or raises
+    until = ocsp.utc(got.validity.next_update)
+    return f"{staple.name}: the OCSP response {staple.origin.got} is valid until {until}"
 
 
 class _Staple:
     """The response of one certificate."""
 
-    def __init__(self, source: Source, clock: _Clock, together: asyncio.Semaphore) -> None:
+    def __init__(
+        self, source: Source, clock: _Clock, together: asyncio.Semaphore, keeper: Keeper | None = None
+    ) -> None:
         self._leaf, self._issuer = _certificates(source)
         kind = "RSA" if isinstance(self._leaf.public_key(), rsa.RSAPublicKey) else "ECDSA"
         self.name = f"site {source.site}, {kind} certificate"
         self.origin = _origin(source, self._leaf, self._issuer, together)
+        if keeper is not None and isinstance(self.origin, Responder):
+            self.origin = SharedResponder(self.origin, keeper, source.leaf, self.name)
         self._put, self._clock = source.put, clock
         self._due = clock()
         self._used: ocsp.Validity | None = None
         self._newest: dt.datetime | None = None  # of all that was believed, with those that revoked
         self._failures = 0
         self._complaint = ""
+
+    async def begin(self) -> None:
+        """Use what is kept from before, if it is still good; what is not is fetched in its time."""
+        await self._try(self.origin.kept(self.verify))
+        if self._used or self._failures:
+            self._plan()
 
     async def keep(self, sleep: Callable[[float], Awaitable[None]]) -> None:
         while True:
@@ -112,7 +132,7 @@ class _Staple:
                 await self._renew()
             times = [self._due, self._used.next_update] if self._used else [self._due]
             wait = (min(times) - self._clock()).total_seconds()
-            await sleep(min(_LOOK_S, max(1.0, wait)))
+            await sleep(min(LOOK_S, max(1.0, wait)))
 
     def verify(self, response: bytes) -> ocsp.Validity:
         validity = ocsp.verify(response, self._leaf, self._issuer, self._clock())
@@ -130,18 +150,22 @@ class _Staple:
             self._put(None)
 
     async def _renew(self) -> None:
+        await self._try(self.origin.ask(self.verify, again=self._failures > 0))
+        self._plan()
+
+    async def _try(self, asking: Awaitable[Got | None]) -> None:
         try:
-            response = await self.origin.ask(again=self._failures > 0)
-            if response is not None:
-                validity = self.verify(response)
-                self._put(response)
-                self._succeeded(validity)
+            if (got := await asking) is not None:
+                self._put(got.response)
+                self._succeeded(got.validity)
         except ocsp.RevokedError as error:
             self._revoked(error)
         except ValueError as error:
             self._failed(str(error))
         except Exception as error:  # noqa: BLE001  # a fault of ours must not end the renewing unnoticed
             self._failed(f"unexpectedly {error!r}")
+
+    def _plan(self) -> None:
         now, chance = self._clock(), random.random()  # noqa: S311  # no secret
         self._due = now + dt.timedelta(seconds=self.origin.pause_s(self._failures, self._used, now, chance))
 
@@ -197,69 +221,15 @@ def _certificates(source: Source) -> tuple[x509.Certificate, x509.Certificate | 
 
 def _origin(
     source: Source, leaf: x509.Certificate, issuer: x509.Certificate | None, together: asyncio.Semaphore
-) -> _File | _Responder:
+) -> Origin:
     if isinstance(source.where, Path):
-        return _File(source.where)
+        return File(source.where)
     name = f'site {source.site}: ocsp = "fetch"'
     if issuer is None:
         raise MisconfiguredError(
             f"{name}, but the chain ends with the site's certificate; add its issuer's, or name a file that is renewed"
         )
     try:
-        return _Responder(ocsp.responder(leaf), ocsp.request(leaf, issuer), together)
+        return Responder(ocsp.responder(leaf), ocsp.request(leaf, issuer), together)
     except ValueError as error:
         raise MisconfiguredError(f"{name}, but {error}; leave ocsp out, or name a file that is renewed") from error
-
-
-class _File:
-    """Another program's. It is looked at so often that the same complaint is logged only once."""
-
-    repeats = True
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self.got = f"read from {path}"
-
-    async def ask(self, *, again: bool) -> bytes | None:
-        """None where the file is as before, unless `again` is asked. Raises ValueError."""
-        return self._read(again=again)
-
-    def _read(self, *, again: bool) -> bytes | None:
-        try:
-            found = self._path.stat()
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError(f"{self._path} is not a regular file")
-            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if seen == self._seen and not again:
-                return None
-            with self._path.open("rb") as file:
-                response = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise ValueError(f"cannot read {self._path}: {error.strerror or error}") from error
-        self._seen = seen
-        if len(response) > MAX_BYTES:
-            raise ValueError(f"{self._path} has more than {MAX_BYTES // 1024} KiB")
-        return response
-
-    def pause_s(self, failures: int, used: ocsp.Validity | None, now: dt.datetime, chance: float) -> float:
-        return _LOOK_S
-
-
-class _Responder:
-    """The one that the certificate names."""
-
-    repeats = False
-
-    def __init__(self, url: str, request: bytes, together: asyncio.Semaphore) -> None:
-        self._url, self._request, self._together = url, request, together
-        self.got = f"fetched from {url}"
-
-    async def ask(self, *, again: bool) -> bytes:
-        async with self._together:
-            return await ocsp_http.fetch(self._url, self._request)
-
-    def pause_s(self, failures: int, used: ocsp.Validity | None, now: dt.datetime, chance: float) -> float:
-        if failures or not used:
-            return ocsp.retry_s(max(1, failures), used, now, chance)
-        return ocsp.refresh_s(used, now, chance)

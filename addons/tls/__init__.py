@@ -1,7 +1,7 @@
 """TLS in words and in time, for both directions of inspection. It makes no connection and asks for no key.
 
-    client_hello       what a client can verify and speak; no I/O
-    protocol           versions and ciphers of a server of ours, as GnuTLS's priorities; no I/O, no library
-    refusal            a TLS connection that only says no
-    handshake_timeout  a limit in time for handshakes on both sides
+client_hello       what a client can verify and speak; no I/O
+protocol           versions and ciphers of a server of ours, as GnuTLS's priorities; no I/O, no library
+refusal            a TLS connection that only says no
+handshake_timeout  a limit in time for handshakes on both sides
 """

@@ -3,13 +3,15 @@
 It runs in the signer's process, which alone reads PINs. It drives members through their group and never speaks
 PKCS#11; it builds what a CA's key signs itself, and knows nothing of HTTP or of mitmproxy.
 
-    settings  what it needs to know, as types; each field says when a change takes effect
-    signer    the door: open, serve, close; who may ask for what, on which socket
-    minting   names and a worker's public key -> a certificate
-    inbound   which inbound keys workers may use and for what; the ticket key that they share
-    sites     our own sites: certificates read from files, and the keys that they come to
-    members   the members as the signer runs them; the CAs' keys that they hold
-    workers   who is connected, what they report, what those that are gone have counted
-    reload    a configuration that is read again while we serve
-    status    gauges, counters of all processes as one, the report of `hsmitm status`
+    settings       what it needs to know, as types; each field says when a change takes effect
+    signer         the door: open, serve, close; who may ask for what, on which socket
+    minting        names and a worker's public key -> a certificate
+    inbound        which inbound keys workers may use and for what; the ticket key that they share
+    sites          our own sites: certificates read from files, and the keys that they come to
+    members        the members as the signer runs them; the CAs' keys that they hold
+    workers        who is connected, what they report, what those that are gone have counted
+    reload         a configuration that is read again while we serve
+    configuration  how many reloads there were, on disk: by it workers know whether to read their files again
+    staples        OCSP responses that workers share, as bytes, and whose turn it is to fetch one
+    status         gauges, counters of all processes as one, the report of `hsmitm status`
 """

@@ -75,7 +75,7 @@ class InboundService:
     def inbound_terms(self) -> InboundTerms:
         """What workers may ask for."""
         self._refresh()
-        return InboundTerms(self._schemes, self._ticket_key, self._terms, self.configuration)
+        return InboundTerms(self._schemes, self._ticket_key, self._terms, self.configuration, keeps_staples=True)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._ticket_key_since >= TICKET_KEY_S:

@@ -16,6 +16,7 @@ from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members
 from hsm.signer.settings import SignerSettings
 from hsm.signer.sites import Sites, load_sites
+from hsm.signer.staples import KeptStaples
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -37,6 +38,7 @@ class Reloading:
         group: Group,
         members: Members,
         inbound: InboundService,
+        staples: KeptStaples,
     ) -> None:
         """`cas` are the CAs' public keys (DER SPKI), which no site may have."""
         self.settings = settings
@@ -46,6 +48,7 @@ class Reloading:
         self._group = group
         self._members = members
         self._inbound = inbound
+        self._staples = staples
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self) -> list[str]:
@@ -95,7 +98,9 @@ class Reloading:
             case "members":
                 return await self._take_members(new)
             case "inbound":
-                return self._inbound.take(sites, await self._group.learn())
+                lines = self._inbound.take(sites, await self._group.learn())
+                self._staples.take(sites)
+                return lines
             case "failover":
                 failover = self._group.failover = new.failover
                 return [f"[hsm] now: auto_recovery_retry {failover.auto_recovery_retry}, "

@@ -26,6 +26,7 @@ from hsm.signer.minting import Minting
 from hsm.signer.reload import Reloading, Reread
 from hsm.signer.settings import SignerSettings
 from hsm.signer.sites import load_sites
+from hsm.signer.staples import KeptStaples
 from hsm.signer.status import StatusBoard
 from hsm.signer.workers import WorkerChannel, Workers
 from hsm.wire import admin, telemetry, worker
@@ -34,7 +35,18 @@ from hsm.wire.channel import Channel
 from hsm.wire.endpoint import Endpoint
 from hsm.wire.frames import Call, Done, Ready
 from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
-from hsm.wire.worker import Authorities, Chains, InboundKeys, Mint, Report, Reported, TlsDecrypt, TlsSign
+from hsm.wire.worker import (
+    Authorities,
+    Chains,
+    FindStaple,
+    InboundKeys,
+    KeepStaple,
+    Mint,
+    Report,
+    Reported,
+    TlsDecrypt,
+    TlsSign,
+)
 
 AdminChannel = Channel[admin.Request, admin.Reply]
 
@@ -69,7 +81,8 @@ class Signer:
         self._workers = Workers(registry)
         self._minting = Minting(self.issuers, self.group, settings.profile, registry)
         self._board = StatusBoard(registry, self.group, self._workers, self.inbound, self.issuers)
-        self._reloading = Reloading(settings, reread, cas, self.group, self._members, self.inbound)
+        self._staples = KeptStaples(settings.state)
+        self._reloading = Reloading(settings, reread, cas, self.group, self._members, self.inbound, self._staples)
         self._admins: set[AdminChannel] = set()
         self._endpoints: list[Endpoint] = []
         self._changes: set[asyncio.Task[list[str]]] = set()
@@ -87,6 +100,7 @@ class Signer:
         settings.run.prepare()
         self._refusals.prepare()
         self._lock = settings.run.lock("signer")
+        self._staples.take(self.inbound.sites)
         self._members.start(self.group.members)
         await self._members.settled()
         self._members.refuse_bad_world()
@@ -131,6 +145,9 @@ class Signer:
             case TlsSign() | TlsDecrypt() | InboundKeys():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
                 return await self.inbound.serve(call.body, call.deadline, refuse)
+            case FindStaple() | KeepStaple():
+                refuse = functools.partial(self._workers.refuse, channel, call.body)
+                return self._staples.serve(channel, self._workers.pid(channel), call.body, refuse)
             case Ready():
                 for name in self.group.authorities:
                     await self.group.wait_for_member(name, call.deadline)

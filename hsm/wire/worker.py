@@ -12,6 +12,10 @@ MAX_WORKERS = 256
 """Worker indices go up to this; for each one that is gone a last report is kept."""
 
 
+MAX_STAPLE = 65536
+"""Bytes of an OCSP response that is kept. Responses have 300 bytes to 3 KiB."""
+
+
 Authority = Literal["trust", "untrust"]
 
 
@@ -48,12 +52,14 @@ class InboundKeys(Struct, frozen=True, array_like=True, tag="inbound-keys"):
 class InboundTerms(Struct, frozen=True, array_like=True, tag="inbound-terms"):
     """For each inbound key (by `hsm.certificates.files.inbound_name`) the schemes (names of `hsm.schemes`) that it may
     be asked for; the ticket key of all workers (64 bytes); and the numbers `terms` and `configuration` that this is the
-    state of (see `Reported`)."""
+    state of (see `Reported`). `keeps_staples`: the signer knows `FindStaple` and `KeepStaple`; one that does not would
+    end the connection."""
 
     keys: dict[str, list[str]]
     ticket_key: bytes
     terms: int
     configuration: int | None = None
+    keeps_staples: bool = False
 
     def __repr__(self) -> str:
         """Without the ticket key."""
@@ -88,6 +94,37 @@ class TlsDecrypt(Struct, frozen=True, array_like=True, tag="tls-decrypt"):
 
     key: str
     ciphertext: bytes
+
+
+class FindStaple(Struct, frozen=True, array_like=True, tag="find-staple"):
+    """The OCSP response of a site's certificate (SHA-256 of its DER), or the turn to fetch it. -> `StapleFound`.
+
+    `seen` is the SHA-256 of the response that the worker last looked at, which is not sent again; empty for none. A
+    responder that another worker has asked within `within_s` seconds need not be asked again. Without `fetches` the
+    worker only looks: it gets no turn.
+    """
+
+    certificate: bytes
+    seen: bytes
+    within_s: float
+    fetches: bool = True
+
+
+class StapleFound(Struct, frozen=True, array_like=True, tag="staple-found"):
+    """A response that a worker handed in (DER, if that worker was not taken over: verify it), or empty; and whose turn
+    it is to fetch: "yours", "other": ask again in a moment, "tried": another one has just asked, and has nothing new.
+    """
+
+    response: bytes
+    turn: Literal["kept", "yours", "other", "tried"]
+
+
+class KeepStaple(Struct, frozen=True, array_like=True, tag="keep-staple"):
+    """A response that the worker fetched and verified (DER, up to MAX_STAPLE), for the others; empty where it got none:
+    its turn is over. -> `Done`."""
+
+    certificate: bytes
+    response: bytes
 
 
 class Report(Struct, frozen=True, array_like=True, tag="report"):
@@ -134,7 +171,7 @@ class Family(Struct, frozen=True, array_like=True):
     samples: list[tuple[str, dict[str, str], float]]
 
 
-Request = Mint | Authorities | InboundKeys | TlsSign | TlsDecrypt | Ready | Report
-Reply = Minted | Chains | InboundTerms | TlsSigned | Decrypted | Done | Reported
+Request = Mint | Authorities | InboundKeys | TlsSign | TlsDecrypt | FindStaple | KeepStaple | Ready | Report
+Reply = Minted | Chains | InboundTerms | TlsSigned | Decrypted | StapleFound | Done | Reported
 
 CODEC: Codec[Request, Reply] = Codec(Request, Reply)

@@ -4,6 +4,7 @@ A default or a bound that a noun's settings have (`hsm/*/settings.py`) is taken 
 them here, in its table. A test checks the template and the documents against the tables.
 
     file        the whole file, read and checked; and what the signer and the supervisor start from
+    worker      what a worker reads of it, and nothing of the key side
     hsm         [hsm] and its members
     forward     [forward]: the two CAs, and leaves
     inbound     [[inbound]]: listeners for our own sites, and the sites

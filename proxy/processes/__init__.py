@@ -1,8 +1,8 @@
 """The processes of a running hsmitm: each file starts one, wires its parts and ends it in order. Policy is elsewhere.
 
-    supervisor  starts signer and workers, watches them, ends them; holds no key, signs nothing
-    child       one process that is kept running, and what it does itself to be one
-    signer      the signer's process: the service of `hsm.signer`, its status page, its signals
-    worker      a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
-    logs        how log lines look, in each of them
+supervisor  starts signer and workers, watches them, ends them; holds no key, signs nothing
+child       one process that is kept running, and what it does itself to be one
+signer      the signer's process: the service of `hsm.signer`, its status page, its signals
+worker      a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
+logs        how log lines look, in each of them
 """

@@ -4,29 +4,20 @@ test's."""
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import logging
-import os
-import socket
-import ssl
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import ocsp as library
 
 from addons.engine.loop import WorkerLoop
 from addons.gnutls.credentials import Certificate, Credentials
 from addons.gnutls.key import RemoteKey
-from addons.revocation import ocsp, ocsp_http, staples
+from addons.revocation import ocsp, staples
 from addons.revocation.staples import Source, Staples
 from hsm.errors import MisconfiguredError
 from tests.addons.revocation.ocsp_responder import (
@@ -37,112 +28,12 @@ from tests.addons.revocation.ocsp_responder import (
     der,
     private_key,
     respond_with,
-    responding,
     unsuccessful,
 )
+from tests.addons.revocation.stapled import CA, MINUTE, Lines, Site, Time, keeping
 from tests.waiting import until
 
-CA = Authority()
-MINUTE = dt.timedelta(minutes=1)
 REVOKED = library.OCSPCertStatus.REVOKED
-
-
-class Time:
-    """A clock that stands still until the test moves it, and the sleepers on it."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-        self._sleepers: list[tuple[dt.datetime, asyncio.Future[None]]] = []
-        self._slept = asyncio.Event()
-
-    def clock(self) -> dt.datetime:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        assert 0 < seconds <= 60
-        waking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self.now + dt.timedelta(seconds=seconds), waking))
-        self._slept.set()
-        await waking
-
-    async def asleep(self, number: int = 1) -> None:
-        """Return once that many tasks have nothing to do."""
-        async with asyncio.timeout(10):
-            while len(self._sleepers) < number:
-                self._slept.clear()
-                await self._slept.wait()
-
-    async def jump(self, span: dt.timedelta) -> None:
-        """Move the clock at one stroke; who sleeps wakes after his time or, at the latest, now."""
-        self.now += span
-        sleepers, self._sleepers = self._sleepers, []
-        for _, waking in sleepers:
-            waking.set_result(None)
-        await self.asleep(len(sleepers))
-
-    async def pass_by(self, span: dt.timedelta) -> None:
-        """Let time go by, from one sleeper's end to the next."""
-        end, number = self.now + span, len(self._sleepers)
-        while self._sleepers and (first := min(at for at, _ in self._sleepers)) <= end:
-            self.now = first
-            due = [waking for at, waking in self._sleepers if at <= first]
-            self._sleepers = [(at, waking) for at, waking in self._sleepers if at > first]
-            for waking in due:
-                waking.set_result(None)
-            await self.asleep(number)
-        self.now = end
-
-
-class Site:
-    """A certificate and what is stapled to it."""
-
-    def __init__(self, where: Path | str, *, name: str = "shop") -> None:
-        """`where`: the file, or a responder's URL."""
-        self.leaf = CA.leaf(*([where] if isinstance(where, str) else []))
-        self.put: list[bytes | None] = []
-        self.source = Source(
-            name, der(self.leaf), der(CA.certificate), where if isinstance(where, Path) else "fetch", self.put.append
-        )
-
-    @property
-    def stapled(self) -> bytes | None:
-        return self.put[-1] if self.put else None
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def responder() -> Iterator[Responder]:
-    with responding() as one:
-        yield one
-
-
-@pytest.fixture
-def site(responder: Responder) -> Site:
-    return Site(responder.url)
-
-
-@pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]]]:
-    """What was logged since it was last asked: level and text."""
-    caplog.set_level(logging.INFO, "hsmitm.ocsp")
-
-    def taken() -> list[tuple[str, str]]:
-        found = [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "hsmitm.ocsp"]
-        caplog.clear()
-        return found
-
-    return taken
-
-
-Lines = Callable[[], list[tuple[str, str]]]
-
-
-def keeping(time: Time, *sites: Site) -> Staples:
-    return Staples([one.source for one in sites], clock=time.clock, sleep=time.sleep)
 
 
 # the responder
@@ -376,251 +267,6 @@ def test_worker_loop(responder: Responder, site: Site) -> None:
         runner.run(main())
 
 
-# HTTP
-
-
-def raw(data: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
-    """An answer as it stands, then the end of the connection."""
-    return lambda http: http.wfile.write(data) and None
-
-
-def endless(http: BaseHTTPRequestHandler) -> None:
-    http.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        http.wfile.write(b"400\r\n" + bytes(1024) + b"\r\n")
-
-
-def redirect(http: BaseHTTPRequestHandler) -> None:
-    http.send_response(302)
-    http.send_header("Location", "file:///etc/passwd")
-    http.end_headers()
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (respond_with(b"", 500), "answers with HTTP status 500"),
-        (redirect, "answers with HTTP status 302"),
-        (respond_with(bytes(70000)), "answers with more than 64 KiB"),
-        (endless, "answers with more than 64 KiB"),
-        (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20000), "does not speak HTTP|more than 64 KiB"),
-        (raw(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000), "more than 64 KiB"),
-        (raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "breaks off or does not speak HTTP"),
-        (raw(b""), "closes the connection without an answer"),
-        (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), "breaks off"),
-    ],
-)
-async def test_bad_http(responder: Responder, answer: Callable[[BaseHTTPRequestHandler], None], message: str) -> None:
-    """Whatever a responder does instead of answering ends in a sentence that names it, after at most 64 KiB."""
-    responder.answer = answer
-    with pytest.raises(ValueError, match=f"^the OCSP responder {responder.url} .*({message})"):
-        await ocsp_http.fetch(responder.url, b"request")
-
-
-async def test_http_forms(responder: Responder) -> None:
-    """Answers in chunks, or that end with the connection, are read as well; an URL may have a query."""
-    responder.answer = raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\n\r\n")
-    assert await ocsp_http.fetch(responder.url, b"request") == b"yes"
-    responder.answer = raw(b"HTTP/1.0 200 OK\r\n\r\nyes")
-    assert await ocsp_http.fetch(f"{responder.url}?a=b", b"request") == b"yes"
-    assert [path for path, _, _ in responder.asked] == ["/ocsp", "/ocsp?a=b"]
-
-
-async def test_silent_responder(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A responder that sends a byte now and then is left after ten seconds in all (here: a part of one)."""
-    monkeypatch.setattr(ocsp_http, "_FETCH_S", 0.2)
-    stop = threading.Event()
-
-    def trickle(http: BaseHTTPRequestHandler) -> None:
-        for byte in b"HTTP/1.1 200 OK\r\n" * 20:
-            http.wfile.write(bytes([byte]))
-            if stop.wait(0.02):
-                return
-
-    responder.answer = trickle
-    with pytest.raises(ValueError, match=r"cannot be asked: no answer within 0\.2 s"):
-        await ocsp_http.fetch(responder.url, b"request")
-    stop.set()
-
-
-async def test_nobody_there() -> None:
-    """A responder that is down, or whose name does not resolve, is named with the reason."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/"
-        with pytest.raises(ValueError, match=f"the OCSP responder {url} cannot be asked: .*(refused|failed)"):
-            await ocsp_http.fetch(url, b"request")
-    with pytest.raises(ValueError, match="cannot be asked: "):
-        await ocsp_http.fetch(f"http://{'x' * 64}.invalid/", b"request")
-
-
-async def test_no_proxy(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies in the environment are not used: they may be this very one."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    responder.answer = respond_with(b"yes")
-    assert await ocsp_http.fetch(responder.url, b"request") == b"yes"
-
-
-async def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A responder with https is asked if its certificate is of an authority that the system trusts, and not else."""
-    key = private_key("web")
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    certificate = CA.certify("web", key, extensions=[names]).public_bytes(Encoding.PEM)
-    (tmp_path / "web.pem").write_bytes(pem + certificate)
-    (tmp_path / "ca.pem").write_bytes(CA.certificate.public_bytes(Encoding.PEM))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(tmp_path / "web.pem")
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"request")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
-        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        with pytest.raises(ValueError, match=r"cannot be asked: .*CERTIFICATE_VERIFY_FAILED"):
-            await ocsp_http.fetch(url, b"request")
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        assert await ocsp_http.fetch(url, b"request") == b"yes"
-
-
-# files
-
-
-def replace(path: Path, data: bytes) -> None:
-    """As a careful program renews a file: written elsewhere, then moved."""
-    path.with_suffix(".new").write_bytes(data)
-    path.with_suffix(".new").replace(path)
-
-
-async def test_file(tmp_path: Path, time: Time, lines: Lines) -> None:
-    """A file is stapled at once, and again within a minute of being renewed, and is not read for nothing."""
-    site = Site(tmp_path / "shop.der")
-    first, second = CA.respond(site.leaf), CA.respond(site.leaf, this_update=NOW, next_update=NOW + 30 * HOUR)
-    replace(tmp_path / "shop.der", first)
-    async with keeping(time, site):
-        await time.asleep()
-        assert site.put == [first]
-        assert f"OCSP response read from {tmp_path / 'shop.der'}, valid until" in lines()[0][1]
-        await time.pass_by(HOUR)
-        assert site.put == [first]
-        replace(tmp_path / "shop.der", second)
-        await time.pass_by(MINUTE)
-        assert site.put == [first, second]
-
-
-@pytest.mark.parametrize("changed", ["mtime", "size", "inode"])
-async def test_file_renewed(changed: str, tmp_path: Path, time: Time) -> None:
-    """A renewed file is noticed by any one of its time, its size and its inode."""
-    path = tmp_path / "shop.der"
-    site = Site(path)
-    shorter, longer = CA.respond(site.leaf), CA.respond(site.leaf, signer=CA.delegate())
-    same = CA.respond(site.leaf)
-    while len(same) != len(shorter) or same == shorter:
-        same = CA.respond(site.leaf)
-    path.write_bytes(shorter)
-    before = path.stat()
-    async with keeping(time, site):
-        await time.asleep()
-        if changed == "inode":
-            replace(path, same)
-        else:
-            path.write_bytes(longer if changed == "size" else same)
-        if changed == "mtime":
-            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-        else:
-            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        await time.pass_by(MINUTE)
-        assert site.put == [shorter, longer if changed == "size" else same]
-
-
-async def test_bad_file(tmp_path: Path, time: Time, lines: Lines) -> None:
-    """What is wrong with a file is said once; it replaces nothing; and a good one is taken as soon as it is there."""
-    path = tmp_path / "shop.der"
-    site = Site(path)
-    good = CA.respond(site.leaf)
-    async with keeping(time, site):
-        await time.asleep()
-        text = f"cannot read {path}: No such file or directory; nothing is stapled"
-        [(level, line)] = lines()
-        assert level == "WARNING"
-        assert line.endswith(text)
-        replace(path, good)
-        await time.pass_by(MINUTE)
-        assert site.put == [good]
-        lines()
-        for data, message in [
-            (good[:-10], "what came is no OCSP response in DER"),
-            (CA.respond(site.leaf, this_update=NOW - 5 * HOUR), "is older than the one before"),
-            (good + bytes(70000), f"{path} has more than 64 KiB"),
-        ]:
-            replace(path, data)
-            await time.pass_by(10 * MINUTE)
-            [(_, line)] = lines()
-            assert message in line
-            assert "; the old one is used until " in line
-        path.unlink()
-        path.mkdir()
-        await time.pass_by(10 * MINUTE)
-        [(_, line)] = lines()
-        assert f"{path} is not a regular file" in line
-        assert site.put == [good]
-
-
-async def test_file_expires(tmp_path: Path, time: Time, lines: Lines) -> None:
-    """A file that nobody renews ends with one line, in the second in which its response expires."""
-    site = Site(tmp_path / "shop.der")
-    replace(tmp_path / "shop.der", CA.respond(site.leaf, next_update=NOW + 24.5 * MINUTE))
-    async with keeping(time, site):
-        await time.asleep()
-        lines()
-        await time.pass_by(24.4 * MINUTE)
-        assert site.stapled
-        await time.pass_by(0.12 * MINUTE)
-        assert site.stapled is None
-        await time.pass_by(6 * HOUR)
-        assert site.stapled is None
-        [(_, line)] = lines()
-        assert "the OCSP response expired at" in line
-
-
-async def test_file_of_the_future(tmp_path: Path, time: Time) -> None:
-    """A response that is not valid yet is stapled once it is, though the file stays as it was."""
-    site = Site(tmp_path / "shop.der")
-    replace(tmp_path / "shop.der", CA.respond(site.leaf, this_update=NOW + HOUR))
-    async with keeping(time, site):
-        await time.asleep()
-        assert site.put == []
-        await time.pass_by(HOUR)
-        assert site.stapled
-
-
-async def test_revoked_in_file(tmp_path: Path, time: Time, lines: Lines) -> None:
-    """A file that says revoked is an error once, not each minute."""
-    site = Site(tmp_path / "shop.der")
-    replace(tmp_path / "shop.der", CA.respond(site.leaf, status=REVOKED))
-    async with keeping(time, site):
-        await time.asleep()
-        await time.pass_by(HOUR)
-        [(level, line)] = lines()
-        assert level == "ERROR"
-        assert "is revoked since" in line
-        assert site.stapled is None
-
-
-async def test_file_without_issuer(tmp_path: Path, time: Time, lines: Lines) -> None:
-    """A file for a chain without its issuer is used, and the log says what could not be checked."""
-    site = Site(tmp_path / "shop.der")
-    replace(tmp_path / "shop.der", CA.respond(site.leaf))
-    async with Staples([site.source._replace(issuer=None)], clock=time.clock, sleep=time.sleep):
-        await time.asleep()
-        assert site.stapled
-        assert lines()[0][1].endswith("(its signature was not checked: the chain has no issuer)")
-
-
 # configuration
 
 
@@ -668,9 +314,9 @@ async def test_check(responder: Responder, site: Site, tmp_path: Path) -> None:
     other = Site(path)
     with pytest.raises(MisconfiguredError, match=f"cannot read {path}: No such file"):
         await staples.check(other.source)
-    replace(path, CA.respond(other.leaf))
+    path.write_bytes(CA.respond(other.leaf))
     assert (await staples.check(other.source)).endswith(f"read from {path} is valid until {expires}")
-    replace(path, CA.respond(other.leaf, status=REVOKED))
+    path.write_bytes(CA.respond(other.leaf, status=REVOKED))
     with pytest.raises(MisconfiguredError, match="the certificate is revoked"):
         await staples.check(other.source)
     assert site.put == other.put == []

@@ -54,12 +54,15 @@ from hsm.wire.worker import (
     Authorities,
     Chains,
     Family,
+    FindStaple,
     InboundKeys,
     InboundTerms,
+    KeepStaple,
     Mint,
     Minted,
     Report,
     Reported,
+    StapleFound,
     TlsDecrypt,
     TlsSign,
     TlsSigned,
@@ -85,7 +88,7 @@ SLOT = Slot(PARTITION, ["CKM_ECDSA", "0x80000001"], 3, None, 64, 1, 2, None, 4, 
 CERTIFICATE = CertificateStatus("trust", "CN=ca", 9.0, "00:11", "pkcs11:object=ca", "p256", ["m1"], True, {})
 """As a signer of before says it."""
 MEMBER = MemberStatus("m1", "up", 1.0, "", "p11.so", "2.6", PARTITION, 1, 8, 1)
-TERMS = InboundTerms({"inbound-1": ["ecdsa_secp256r1_sha256"]}, b"ticket-key-4711", 7)
+TERMS = InboundTerms({"inbound-1": ["ecdsa_secp256r1_sha256"]}, b"ticket-key-4711", 7, 3, True)
 BODIES: list[Any] = [
     OPEN,
     INITIALISE,
@@ -100,6 +103,8 @@ BODIES: list[Any] = [
     InboundKeys(),
     TlsSign("inbound-1", "ecdsa_secp256r1_sha256", bytes(32)),
     TlsDecrypt("inbound-1", bytes(256)),
+    FindStaple(bytes(32), bytes(32), 150.0, False),
+    KeepStaple(bytes(32), b"response"),
     Ready(),
     Report(1, 0, 2.5, ["127.0.0.1:8080"], 3, [FAMILY]),
     Status(),
@@ -118,6 +123,7 @@ BODIES: list[Any] = [
     Chains({"trust": [b"ca"], "untrust": [b"ca", b"root"]}),
     TERMS,
     TlsSigned(b"signature"),
+    StapleFound(b"response", "kept"),
     Reported(False, "bypass", 7),
     InfoReport({"m1": Inspected("p11.so", "2.6", [SLOT])}, {"m2": "member is down"}),
     Told(["m1: new sessions"]),
@@ -228,7 +234,8 @@ def test_a_socket_carries_its_own_conversation_alone(name: str) -> None:
 def test_what_a_worker_can_say() -> None:
     """The words of a worker that is taken over, one by one: another one is a decision that somebody must have made."""
     said = {kind.__name__ for kind in REQUESTS["worker"]}
-    assert said == {"Mint", "Authorities", "InboundKeys", "TlsSign", "TlsDecrypt", "Ready", "Report"}
+    key = {"Mint", "Authorities", "InboundKeys", "TlsSign", "TlsDecrypt", "Ready"}  # all that comes to a key
+    assert said == key | {"FindStaple", "KeepStaple", "Report"}
 
 
 @given(st.booleans(), st.data())
@@ -280,6 +287,14 @@ def test_a_signer_of_before_is_understood() -> None:
     assert answer == Answer(1, StatusReport([MEMBER], [], [], [CERTIFICATE], {}, GroupStatus()))
     fault = {"t": "fault", "id": 1, "kind": "MemberLostError", "message": "gone"}
     assert decoded("admin", framed(msgspec.msgpack.encode(fault))) == [Fault(1, "MemberLostError", "gone", 0)]
+
+
+def test_a_signer_of_before_keeps_no_staples() -> None:
+    """A worker does not ask a signer for what that one cannot decode: it would end the connection."""
+    raw = {"t": "answer", "id": 1, "body": ["inbound-terms", {}, bytes(64), 7]}
+    (answer,) = decoded("worker", framed(msgspec.msgpack.encode(raw)))
+    assert isinstance(answer, Answer)
+    assert not answer.body.keeps_staples
 
 
 @pytest.mark.parametrize(
