@@ -98,5 +98,8 @@ def _reachable(start: str, out: Mapping[str, list[str]]) -> set[str]:
 
 
 def named_in_map(docstring: str) -> set[str]:
-    """The names that a package's docstring lists: indented by four spaces, then what each holds."""
-    return set(re.findall(r"^ {4}([a-z0-9_]+)\s+\S", docstring, re.MULTILINE))
+    """The names that a package's docstring lists: each begins its line, two spaces or more before what it holds.
+
+    The formatter takes away an indentation that all lines share, so it says nothing.
+    """
+    return set(re.findall(r"^ *([a-z0-9_]+) {2,}\S", docstring, re.MULTILINE))
