@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import os
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from tests.addons.revocation.ocsp_responder import (
 )
 from tests.addons.revocation.stapled import CA, MINUTE, Lines, Site, Time, keeping
 from tests.hsm.staple_host import StapleHost, digest_of
+from tests.waiting import until
 
 REVOKED = library.OCSPCertStatus.REVOKED
 
@@ -235,6 +237,23 @@ async def test_responder_fails(host: StapleHost, responder: Responder, site: Sit
         assert stapled == [[new]] * 3
 
 
+async def test_another_failed_a_while_ago(host: StapleHost, responder: Responder, site: Site, time: Time) -> None:
+    """A worker that asks once an hour is not held up for another one by a failure that is minutes old."""
+    responder.answer = respond_with(unsuccessful(library.OCSPResponseStatus.TRY_LATER))
+    good = CA.respond(site.leaf)
+    async with workers(host, time, site, 1) as [put]:
+        await time.pass_by(3 * HOUR)
+        asked = len(responder.asked)
+        while len(responder.asked) == asked:
+            await time.pass_by(MINUTE)
+        await time.pass_by(40 * MINUTE)
+        async with host.worker() as other:
+            await other.call(KeepStaple(digest_of(site.leaf), b""), 5)
+        responder.answer = respond_with(good)
+        await time.pass_by(21 * MINUTE)
+        assert put == [good]
+
+
 async def test_kept_from_before(host: StapleHost, responder: Responder, site: Site, time: Time) -> None:
     """A worker that starts while there is a good response staples it before it serves its first client, and the
     responder is not asked until it is to be renewed, also by a signer that was started again."""
@@ -305,13 +324,13 @@ async def test_junk(bad: str, host: StapleHost, responder: Responder, site: Site
         "oldest": CA.respond(site.leaf, this_update=NOW - 5 * HOUR),
     }[bad]
     async with workers(host, time, site, 3) as stapled:
-        await time.pass_by(MINUTE)
+        await time.pass_by(24 * HOUR * 0.44)
         async with host.worker() as hostile:
             await hostile.call(KeepStaple(digest_of(site.leaf), junk), 5)
         new = CA.respond(site.leaf, this_update=NOW + 10 * HOUR, next_update=NOW + 72 * HOUR)
         responder.answer = respond_with(new)
         lines()
-        await time.pass_by(24 * HOUR * 0.56)
+        await time.pass_by(24 * HOUR * 0.12)
         assert stapled == [[good, new]] * 3
         assert len(responder.asked) == 2
         assert "the OCSP response that the signer keeps is not used: " in lines()[0][1]
@@ -319,23 +338,33 @@ async def test_junk(bad: str, host: StapleHost, responder: Responder, site: Site
 
 
 @pytest.mark.parametrize(
-    ("answer", "within"),
+    ("answer", "before", "within"),
     [
-        (StapleFound(b"", "other"), MINUTE),
-        (StapleFound(b"", "tried"), 19 * MINUTE),
-        (StapleFound(b"junk", "kept"), MINUTE),
-        (StapleFound(b"junk", "other"), MINUTE),
+        (StapleFound(b"", "other"), 0.5 * MINUTE, MINUTE),
+        (StapleFound(b"", "tried"), 14 * MINUTE, 5 * MINUTE),
+        (StapleFound(b"junk", "kept"), 0 * MINUTE, MINUTE),
+        (StapleFound(b"junk", "other"), 0.5 * MINUTE, MINUTE),
     ],
     ids=["other", "tried", "junk", "junk of the signer"],
 )
 async def test_no_end(
-    answer: StapleFound, within: dt.timedelta, host: StapleHost, responder: Responder, site: Site, time: Time
+    answer: StapleFound,
+    before: dt.timedelta,
+    within: dt.timedelta,
+    host: StapleHost,
+    responder: Responder,
+    site: Site,
+    time: Time,
 ) -> None:
-    """A worker that is told over and over to wait, or given what is no good, fetches for itself before long."""
+    """A worker that is told over and over to wait, or given what is no good, fetches for itself before long,
+    though it waits as long as an honest one may need."""
     good = CA.respond(site.leaf)
     responder.answer = respond_with(good)
     host.answer = answer
     async with workers(host, time, site, 1) as [put]:
+        if before:
+            await time.pass_by(before)
+            assert responder.asked == []
         await time.pass_by(within)
         assert put == [good]
         assert len(responder.asked) == 1
@@ -344,11 +373,24 @@ async def test_no_end(
 async def test_signer_hangs(
     host: StapleHost, responder: Responder, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signer that does not answer holds up the start of a worker for seconds, and stapling no longer."""
-    monkeypatch.setattr(staples, "_BEGIN_S", 0.1)
+    """A signer that does not answer holds up stapling for seconds, and no longer."""
     monkeypatch.setattr(keeper, "_TIMEOUT_S", 0.3)
     good = CA.respond(site.leaf)
     responder.answer = respond_with(good)
     host.hangs = True
     async with workers(host, time, site, 2) as stapled:
         assert stapled == [[good]] * 2
+
+
+async def test_signer_hangs_at_the_start(
+    host: StapleHost, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signer that does not answer does not keep a worker with many sites from serving."""
+    monkeypatch.setattr(staples, "_BEGIN_S", 0.1)
+    monkeypatch.setattr(keeper, "_TIMEOUT_S", 60)
+    host.hangs = True
+    async with host.worker() as client:
+        told = Keeper(client)
+        told.known = True
+        async with asyncio.timeout(10), keeping(time, site, keeper=told):
+            await until(lambda: len(host.asked) == 2, "it goes on to ask for its turn")
