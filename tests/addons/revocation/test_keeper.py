@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,14 @@ async def test_signer_away(tmp_path: Path) -> None:
     async with SignerClient(host.socket) as client:
         told = Keeper(client)
         told.known = True
-        assert await told.find(SHOP, b"", 0) is None
+        async with asyncio.timeout(1):
+            assert await told.find(SHOP, b"", 0) is None
         async with host.listening():
             await until(lambda: client.connected, "a connection")
             assert await told.find(SHOP, b"", 0) is not None
         await until(lambda: not client.connected, "it is gone")
-        await told.keep(SHOP, b"response")
+        async with asyncio.timeout(1):
+            await told.keep(SHOP, b"response")
     assert len(host.asked) == 1
 
 
