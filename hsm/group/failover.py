@@ -16,12 +16,13 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from hsm import codes
+from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import BadSignatureError, DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError
 
 TRIES = 4
 """Attempts for one request over all members, without the retries at one member."""
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.005, 0.4
+_PAUSE = Backoff(0.005, 0.4)
 
 
 class Step(StrEnum):
@@ -67,7 +68,7 @@ class Attempts(Struct):
         recoverable = isinstance(error, MemberLostError) and not ambiguous and not lost_here
         if recoverable and time_left and self.retries_here < retries:
             self.retries_here += 1
-            return Verdict(Step.AGAIN, blame, _pause_s(self.retries_here))
+            return Verdict(Step.AGAIN, blame, _PAUSE.after(self.retries_here))
         self.tried.add(member)
         self.count += 1
         self.retries_here = 0
@@ -77,16 +78,12 @@ class Attempts(Struct):
         condemned = error.code == codes.GENERAL_ERROR and self.ambiguous > 1
         if self.count >= TRIES or condemned:
             return Verdict(Step.GIVE_UP, blame)
-        pause = _pause_s(self.ambiguous + 3) if ambiguous and self.ambiguous > 1 else 0.0
+        pause = _PAUSE.after(self.ambiguous + 3) if ambiguous and self.ambiguous > 1 else 0.0
         return Verdict(Step.ELSEWHERE, blame, pause)
 
     def succeeded(self, member: str) -> list[str]:
         """`member` signed after all. The members that the request's ambiguous failures are now blamed on."""
         return [name for name in self.doubtful if name != member]
-
-
-def _pause_s(attempt: int) -> float:
-    return min(_PAUSE_FIRST_S * 2.0 ** min(attempt - 1, 10), _PAUSE_MAX_S)
 
 
 class RetryBudget:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from hsm import codes
+from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
 from hsm.schemes import SCHEMES
@@ -27,7 +28,7 @@ from hsm.wire.member import Decrypt, Generate, KeyFound, KeysFound, Open, Reply,
 
 Respond = Callable[[Reply | HsmitmError], None]
 
-_ROOM_FIRST_S, _ROOM_MAX_S = 0.25, 5.0
+_ROOM = Backoff(0.25, 5.0)
 """How long a session that the token has no room for waits before it asks again."""
 _WRONG_KEY = frozenset({0x62, 0x63, 0x68})
 """CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_FUNCTION_NOT_PERMITTED: a stale handle may look so."""
@@ -126,7 +127,7 @@ class _Worker:
         self._session = session
         self._keys: dict[str, PrivateKey] = {}
         self._number = number
-        self._room_s = _ROOM_FIRST_S
+        self._rests = 0
         self.busy_since = 0.0
         self.parked = False
         self.replaced = 0
@@ -139,8 +140,8 @@ class _Worker:
         every = self._partition.keep_alive_s
         while True:
             if self.parked:
-                time.sleep(self._room_s)
-                self._room_s = min(2 * self._room_s, _ROOM_MAX_S)
+                self._rests += 1
+                time.sleep(_ROOM.after(self._rests))
                 self._revive()
                 continue
             try:  # not in step with the others
@@ -204,7 +205,7 @@ class _Worker:
         if self._session is None:
             self._keys.clear()
             self._session = self._partition.token.session()
-        self.parked, self._room_s = False, _ROOM_FIRST_S
+        self.parked, self._rests = False, 0
         return self._session
 
     def _park(self) -> bool:
