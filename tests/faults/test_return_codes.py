@@ -10,8 +10,7 @@ import pytest
 
 from hsm import codes
 from hsm.errors import RefusedError
-from hsm.member import member as member_module
-from hsm.member import states
+from hsm.member import examination, states
 from hsm.member.settings import Failover
 from hsm.member.states import State
 from tests.faults.rig import Rig, make_rig, verifies
@@ -113,7 +112,7 @@ async def test_return_codes(
     That one is refused at once. The member logs in once more at most, and is UP with all its sessions afterwards.
     """
     monkeypatch.setattr(states, "BACKOFF_MAX_S", 0.001)
-    monkeypatch.setattr(member_module, "_ASKED_TEST_EVERY_S", 0.0)
+    monkeypatch.setattr(examination, "ASKED_TEST_EVERY_S", 0.0)
     quiet = Failover(keep_alive_s=60)
     async with make_rig(tmp_path, partitions[:2], failover=quiet, sessions=SESSIONS) as rig:
         wrong = [told for code in CODES if (told := await _wrong_after(rig, rule, code))]
