@@ -24,6 +24,7 @@ from hsm.member.standing import Standing
 from hsm.member.starter import Starter
 from hsm.member.states import SERVING, Event, State
 from hsm.member.succession import Succession
+from hsm.member.turn import Turn
 from hsm.secrets.refusals import Refusals
 from hsm.wire.member import Decrypt, Inspect, Inspected, KeyFound, Opened, Sign
 
@@ -33,6 +34,7 @@ class Peers(Protocol):
 
     failover: Failover
     metrics: MemberMetrics
+    turn: Turn
 
     def freed(self) -> None:
         """A slot is free."""
@@ -269,7 +271,8 @@ class Member:
         """New sessions beside the old ones; then requests move, and the old ones are drained. In words, what was done.
 
         `settings` replace the old ones. A member that is down or quarantined is started at once instead. Raises
-        HsmitmError where the new sessions cannot be had: the old ones stay in service then.
+        HsmitmError where the new sessions cannot be had within the start timeout: the old ones stay in service then.
+        The caller holds the group's turn.
         """
         return await self._succession.rebuild(settings, succession.DRAIN_S if drain_s is None else drain_s)
 
@@ -286,7 +289,7 @@ class Member:
 
     async def learn(self) -> None:
         """Have all keys that were assigned looked for, by a new life beside the old one; out of service it does so when
-        it starts. Raises what `reset` raises."""
+        it starts. Raises what `reset` raises; the caller holds the group's turn."""
         if self.ignorant:
             await self.reset()
 

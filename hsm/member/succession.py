@@ -14,7 +14,7 @@ from collections.abc import Callable, Set
 from contextlib import suppress
 from typing import Protocol
 
-from hsm.errors import HsmitmError, MisconfiguredError, TryLaterError
+from hsm.errors import DeadlineError, HsmitmError, MisconfiguredError, TryLaterError
 from hsm.member import states
 from hsm.member.examination import EXAMINE_EVERY_S, Examination
 from hsm.member.life import Life
@@ -23,6 +23,7 @@ from hsm.member.slots import RAMP_S
 from hsm.member.standing import Standing
 from hsm.member.starter import Starter
 from hsm.member.states import SERVING, Event, State
+from hsm.member.turn import Turn
 
 logger = logging.getLogger("hsmitm.member")
 
@@ -36,6 +37,7 @@ class Surroundings(Protocol):
     """What it asks of the group."""
 
     failover: Failover
+    turn: Turn
 
     def freed(self) -> None:
         """A slot is free."""
@@ -203,10 +205,14 @@ class Succession:
         """Sessions of a life hang while others serve: build a new life beside it, or lose it where that fails."""
         if life is not self._standing.life or self._rebuilding.locked():
             return  # it is being replaced already
+        if not self._group.turn.free:  # not waited for: who has the turn may be waiting for this very task
+            self._standing.ask_for_test()  # which looks at the sessions again, and comes here
+            return
         logger.warning("member %s: %s; replacing its process", self._standing.name, reason)
         self._standing.note_error(reason)
         try:
-            await self.rebuild(None, self._group.failover.attempt_timeout_s)
+            async with self._group.turn.taken():
+                await self.rebuild(None, self._group.failover.attempt_timeout_s)
         except HsmitmError as error:
             if life is self._standing.life:
                 self._standing.lose(f"{reason}, and a new process does not start: {error}")
@@ -216,13 +222,14 @@ class Succession:
         async with self._rebuilding:
             standing, before = self._standing, self.settings
             self.settings = settings or before
+            until = asyncio.get_running_loop().time() + self.settings.start_timeout_s  # others wait for their turn
             if not standing.serving:
-                done = await self._start_now()
+                done = await self._start_now(until)
                 if standing.life is not None and standing.life.settings == self.settings:
                     return done
             old = standing.life
             try:
-                life = await self._start()
+                life = await self._start_until(until)
             except BaseException as error:
                 self.settings = before
                 standing.attention.set()
@@ -240,14 +247,22 @@ class Succession:
             standing.attention.set()
             return f"new sessions in process {life.process.pid}, {life.opened.sessions} of them; the old ones are gone"
 
-    async def _start_now(self) -> str:
+    async def _start_until(self, until: float) -> Life:
+        """A new life with its keys proved by `until`, on the loop's clock."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._start()
+        except TimeoutError as error:
+            raise DeadlineError(f"it did not start within {self.settings.start_timeout_s:.1f} s") from error
+
+    async def _start_now(self, until: float) -> str:
         standing = self._standing
         was, errors = standing.state, standing.last_error_at
         standing.settled.clear()
         self._again.set()
         standing.attention.set()
         try:
-            async with asyncio.timeout(self.settings.start_timeout_s):
+            async with asyncio.timeout_at(until):
                 await standing.settled.wait()
         except TimeoutError:
             raise TryLaterError(f"member {standing.name} is {standing.state}: {standing.reason}") from None

@@ -354,7 +354,7 @@ async def test_a_request_that_is_given_up_holds_up_nobody(stores: list[Store]) -
         for end in (0, 1, 3, 4):
             assert verifies(group, await begun[end])
         assert begun[2].cancelled()
-        assert (member.in_flight, group.waiting, group._lines) == (0, 0, {})
+        assert (member.in_flight, group.waiting, group._dispatch._lines) == (0, 0, {})
 
 
 async def test_a_request_that_is_given_up_while_it_waits(stores: list[Store]) -> None:
@@ -369,7 +369,7 @@ async def test_a_request_that_is_given_up_while_it_waits(stores: list[Store]) ->
             await until(lambda: group.waiting == 1, "both have left the line")
         for end in (0, 1, 4):
             assert verifies(group, await begun[end])
-        assert (member.in_flight, group.waiting, group._lines) == (0, 0, {})
+        assert (member.in_flight, group.waiting, group._dispatch._lines) == (0, 0, {})
 
 
 async def test_a_key_that_is_removed_while_requests_wait(stores: list[Store]) -> None:
@@ -389,7 +389,7 @@ async def test_a_key_that_is_removed_while_requests_wait(stores: list[Store]) ->
         for one in begun:
             assert untrust.scheme.verifies(untrust.public, untrust.scheme.digest(MESSAGE), await one)
         assert verifies(group, await other, "trust")
-        assert (group.waiting, group._lines, group.proved_by("untrust")) == (0, {}, [])
+        assert (group.waiting, group._dispatch._lines, group.proved_by("untrust")) == (0, {}, [])
 
 
 async def test_a_key_that_is_removed_while_its_member_is_away(
