@@ -10,6 +10,9 @@ import asyncio
 import time
 from typing import Protocol
 
+from hsm import codes
+from hsm.backoff import Backoff
+from hsm.codes import Kind
 from hsm.errors import BadSignatureError, DeadlineError, HsmitmError, KeyLostError
 from hsm.member.life import Life
 from hsm.member.settings import Failover
@@ -24,6 +27,8 @@ EXAMINE_EVERY_S = 0.02
 _EXAMINATIONS = 5
 """Test signatures of a doubted member: it is cleared by the first that succeeds, lost when all fail. One that is merely
 throttled, or that answered a handful of requests badly, is not restarted."""
+_BUSY = Backoff(EXAMINE_EVERY_S, 0.5)
+"""Between test signatures of a doubted member whose token has no room: that clears nobody, and is no failure."""
 
 
 class Rules(Protocol):
@@ -74,7 +79,7 @@ class Examination:
         """A SUSPECT member signs a test, or is lost. While `decided` is held a new life beside it decides instead."""
         standing, failover = self._standing, self._rules.failover
         until = time.monotonic() + failover.hang_s
-        failed = 0
+        failed = busy = 0
         while life is standing.life and standing.state is State.SUSPECT and not life.lost and not decided.locked():
             try:
                 await life.vital(time.monotonic() + failover.attempt_timeout_s)
@@ -88,6 +93,11 @@ class Examination:
             except HsmitmError as error:
                 if life is not standing.life:
                     return
+                if codes.called_for(error) is Kind.BUSY:
+                    busy += 1
+                    standing.conclude_test(life, error)
+                    await asyncio.sleep(_BUSY.after(busy))
+                    continue
                 failed += 1
                 if failed >= _EXAMINATIONS or isinstance(error, (BadSignatureError, KeyLostError)):
                     standing.conclude_test(life, error)

@@ -96,7 +96,7 @@ class Life:
         try:
             answer = await self._ask(request, deadline)
         except RefusedError as error:
-            if not error.code or codes.kind(error.code) is not Kind.AMBIGUOUS:
+            if not error.code or codes.called_for(error) is not Kind.AMBIGUOUS:
                 raise
             plaintext = None
         else:
@@ -139,7 +139,7 @@ class Life:
             try:
                 problem = await self._disproof(key, self.found[name])
             except MemberLostError as error:
-                if codes.kind(error.code) is not Kind.AMBIGUOUS:
+                if codes.called_for(error) is not Kind.AMBIGUOUS:
                     raise
                 doubtful[name] = error
                 continue
@@ -198,7 +198,7 @@ class Life:
             try:
                 problem = await self._disproof(key, found)
             except MemberLostError as error:
-                if codes.kind(error.code) is not Kind.AMBIGUOUS or not self.proved:
+                if codes.called_for(error) is not Kind.AMBIGUOUS or not self.proved:
                     raise
                 problem = f"it did not sign a challenge: {error}"
             if problem:

@@ -140,6 +140,11 @@ class Member:
         """Whether a request may be sent: in service, and its process not known to be gone."""
         return self._standing.serving
 
+    @property
+    def resting(self) -> bool:
+        """Whether peers come first for a moment: its token has no room."""
+        return self._standing.resting
+
     def serves(self, key: str) -> bool:
         """Whether a request for `key` may be sent."""
         return self.serving and self._life is not None and key in self._life.proved
@@ -242,6 +247,7 @@ class Member:
         finally:
             self._peers.freed()
         life.health.answered(time.monotonic() - started)
+        self._standing.answered()
         return answer
 
     def blame(self, error: HsmitmError) -> None:

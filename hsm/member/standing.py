@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from hsm import codes
+from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import (
     BadSignatureError,
@@ -28,6 +29,9 @@ from hsm.member.states import SERVING, Event, State
 from hsm.wire.member import Opened
 
 logger = logging.getLogger("hsmitm.member")
+
+_REST = Backoff(0.1, 2.0)
+"""How long peers come first once a token has said that it has no room: as long again whenever it says so again."""
 
 
 class Standing:
@@ -54,11 +58,18 @@ class Standing:
         self._metrics = metrics
         self._changed = changed
         self._bad_signatures: list[float] = []
+        self._rests = 0
+        self._rests_until = 0.0
 
     @property
     def serving(self) -> bool:
         """Whether a request may be sent: in service, and its process not known to be gone."""
         return self.state in SERVING and self.life is not None and not self.life.lost
+
+    @property
+    def resting(self) -> bool:
+        """Whether its token said a moment ago that it has no room: peers come first."""
+        return time.monotonic() < self._rests_until
 
     @property
     def gave_bad_signature(self) -> bool:
@@ -114,7 +125,9 @@ class Standing:
         elif isinstance(error, RefusedError):
             if error.code:  # the token's word, not ours: another member, or this one's test signature, may differ
                 self.ask_for_test()
-        elif isinstance(error, MisconfiguredError) or (error.code and codes.kind(error.code) is Kind.PROCESS):
+        elif codes.called_for(error) is Kind.BUSY:
+            self.rest()
+        elif isinstance(error, MisconfiguredError) or (error.code and codes.called_for(error) is Kind.PROCESS):
             self.lose(str(error))
 
     def conclude_test(self, life: Life, error: HsmitmError) -> None:
@@ -126,8 +139,22 @@ class Standing:
             self.condemn(str(error))
         elif isinstance(error, KeyLostError):
             self.lose(str(error))
+        elif codes.called_for(error) is Kind.BUSY:
+            self.rest()
         elif not life.lost:
             self.doubt(f"its test signature failed: {error}")
+
+    def rest(self) -> None:
+        """The token has no room now. Without a rest the member would look quick, be asked by every request first, and
+        use up the group's retries."""
+        now = time.monotonic()
+        if now >= self._rests_until:  # what was in flight then says nothing new
+            self._rests += 1
+            self._rests_until = now + _REST.after(self._rests)
+
+    def answered(self) -> None:
+        """It answered well: the next rest is a short one."""
+        self._rests = 0
 
     def blame(self, error: HsmitmError) -> None:
         """The member failed a request for certain."""

@@ -18,8 +18,9 @@ from collections import deque
 from collections.abc import Callable
 
 from hsm.errors import HsmitmError, RefusedError
+from hsm.token import translation
 from hsm.token.module import Module
-from hsm.token.sessions import Partition
+from hsm.token.sessions import Sessions
 from hsm.wire import frames
 from hsm.wire.frames import Answer, Call, Done, Frame
 from hsm.wire.member import (
@@ -49,7 +50,7 @@ class _MemberProcess:
         self._sending = threading.Lock()
         self._outgoing: deque[bytes] = deque()
         self._module: Module | None = None
-        self._partition: Partition | None = None
+        self._partition: Sessions | None = None
 
     def serve(self) -> None:
         """Read frames until the parent closes the socket or dies."""
@@ -99,11 +100,12 @@ class _MemberProcess:
         return self._module
 
     def _open(self, opening: Open) -> Opened:
+        translation.take(opening.codes)  # before the module is loaded: its C_Initialize may give one of them
         module = self._load(opening.module)
         if opening.pin is None:
             token = module.token(opening.selector)
             return Opened(opening.module, module.description, token.info, 0, {})
-        self._partition = partition = Partition(module, opening)
+        self._partition = partition = Sessions(module, opening)
         keys = partition.describe_keys()
         return Opened(opening.module, module.description, partition.token.info, partition.sessions, keys)
 

@@ -16,8 +16,9 @@ from contextlib import suppress
 import pkcs11
 from pkcs11 import TokenFlag
 
-from hsm import codes
+from hsm import codes, vendor_codes
 from hsm.errors import MisconfiguredError, TryLaterError
+from hsm.token import translation
 from hsm.token.cryptoki import FunctionList
 from hsm.token.token import Token
 from hsm.token.translation import raise_passing, translated, why_not_loaded
@@ -37,6 +38,7 @@ class Module:
             raise_passing(code, path)
             raise MisconfiguredError(why_not_loaded(path, error)) from error
         self._functions: FunctionList | None = None
+        translation.take(vendor_codes.built_in(self._lib.library_description))
         self._lock_for_threads()
 
     @property

@@ -14,11 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from hsm import codes
+from hsm import codes, vendor_codes
 from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
 from hsm.schemes import SCHEMES
+from hsm.token import translation
 from hsm.token.module import Module
 from hsm.token.private_key import PrivateKey
 from hsm.token.token import KeyMissingError, Session, Token
@@ -46,7 +47,7 @@ class _Job:
         self.queued = time.monotonic()
 
 
-class Partition:
+class Sessions:
     """The sessions of one token. Its public methods may be called from any thread."""
 
     def __init__(self, module: Module, opening: Open) -> None:
@@ -58,6 +59,7 @@ class Partition:
         assert opening.pin is not None
         self._module = module
         self.token = module.token(opening.selector)
+        translation.take(vendor_codes.built_in(self.token.info.model))
         self.uris = dict(opening.keys)
         self.token.keys_wanted = len(self.uris)
         self.spkis = dict(opening.spkis)
@@ -122,7 +124,7 @@ class Partition:
 class _Worker:
     """The thread of one session. It replaces its session when a return code says that the session is lost."""
 
-    def __init__(self, partition: Partition, session: Session | None, number: int) -> None:
+    def __init__(self, partition: Sessions, session: Session | None, number: int) -> None:
         self._partition = partition
         self._session = session
         self._keys: dict[str, PrivateKey] = {}
@@ -160,7 +162,7 @@ class _Worker:
             except HsmitmError as error:  # nobody waits for an answer; the signer's test signature finds what lasts
                 if self._inspect(error):
                     continue
-                if error.code == codes.SESSION_COUNT:
+                if _busy(error):
                     self._park()
             break
         self.busy_since = 0.0
@@ -181,7 +183,8 @@ class _Worker:
                 if again and attempt == "first":
                     continue
             break
-        if isinstance(outcome, MemberLostError) and outcome.code == codes.SESSION_COUNT and self._park():
+        parked = isinstance(outcome, HsmitmError) and _busy(outcome) and self._park()
+        if parked and isinstance(outcome, HsmitmError) and outcome.code == codes.SESSION_COUNT:
             self._partition.jobs.put(job)  # a session that exists serves it
         elif isinstance(outcome, Signature):
             finished = time.monotonic()
@@ -194,7 +197,7 @@ class _Worker:
         """End the session where `error` makes it doubtful. Whether a new one may succeed at once."""
         lost = isinstance(error, SessionLostError)
         if self._session is not None and (
-            lost or error.code in _WRONG_KEY or (isinstance(error, MemberLostError) and _unknown(error.code))
+            lost or error.code in _WRONG_KEY or (isinstance(error, MemberLostError) and _unknown(error))
         ):
             self._session.close()
             self._session = None
@@ -209,7 +212,8 @@ class _Worker:
         return self._session
 
     def _park(self) -> bool:
-        """The token has no room for this session. Whether others can do its work meanwhile."""
+        """The token has no room for this session, or for its work: it rests, and is kept. Whether others can do its
+        work meanwhile."""
         with self._partition.parking:  # two threads must not leave each other the work
             if self._partition.sessions - (not self.parked) < 1:
                 return False
@@ -236,8 +240,8 @@ class _Worker:
         except HsmitmError as error:
             if error.code in codes.BAD_CIPHERTEXT:
                 return Decrypted(b"")
-            if codes.kind(error.code) is Kind.AMBIGUOUS:
-                raise RefusedError(str(error), error.code) from error
+            if codes.called_for(error) is Kind.AMBIGUOUS:
+                raise RefusedError(str(error), error.code, error.calls_for) from error
             raise
 
     def _key(self, name: str) -> PrivateKey:
@@ -262,8 +266,13 @@ class _Worker:
         return KeysFound({n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._partition.uris.items()})
 
 
-def _unknown(code: int) -> bool:
-    return codes.kind(code) is Kind.AMBIGUOUS and code not in codes.NAMES
+def _unknown(error: HsmitmError) -> bool:
+    return codes.called_for(error) is Kind.AMBIGUOUS and error.code not in codes.NAMES
+
+
+def _busy(error: HsmitmError) -> bool:
+    """Whether the token has no room, for this session or for what it was to do."""
+    return codes.called_for(error) is Kind.BUSY
 
 
 def _wanted(token: Token, wanted: int) -> int:
@@ -278,7 +287,7 @@ def _open_sessions(token: Token, wanted: int, *, at_once: bool) -> list[Session]
         try:
             sessions.append(token.session())
         except MemberLostError as error:
-            if error.code == codes.SESSION_COUNT and sessions:
+            if _busy(error) and sessions:
                 break
             raise
     return sessions

@@ -94,7 +94,7 @@ class Token:
         except MemberLostError as error:
             if error.code == codes.USER_ALREADY_LOGGED_IN:
                 return self.session()  # some modules share one login among processes; then the PIN was not looked at
-            if codes.kind(error.code) is Kind.AMBIGUOUS and self._counts_a_wrong_pin():
+            if codes.called_for(error) is Kind.AMBIGUOUS and self._counts_a_wrong_pin():
                 raise PinRefusedError(f"{error}, and the token now counts a wrong PIN", error.code) from error
             raise
 

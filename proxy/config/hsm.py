@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from hsm import uri
+from hsm import uri, vendor_codes
 from hsm.secrets.settings import PinSource
 from proxy.config.section import Section
 
@@ -27,8 +27,14 @@ class MemberSection(Section, frozen=True):
     sessions: Annotated[int, Meta(ge=1, le=1024)] = 8
     environment: dict[str, str] = field(default_factory=dict)
     start_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
+    codes: dict[str, vendor_codes.Word] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for code, word in self.codes.items():
+            try:
+                vendor_codes.row(code, word)
+            except ValueError as error:
+                raise ValueError(f"codes: {error}") from None
         if sum(value is not None for value in (self.token, self.serial, self.slot)) != 1:
             raise ValueError("name the partition by exactly one of token (its label), serial, slot")
 

@@ -26,7 +26,7 @@ from hsm.errors import HsmitmError, KeyLostError, MemberLostError, RefusedError,
 from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES
 from hsm.token.module import Module
-from hsm.token.sessions import Partition
+from hsm.token.sessions import Sessions
 from hsm.token.token import Session, Token
 from hsm.uri import KeyURI
 from hsm.wire import frames
@@ -285,7 +285,7 @@ def lose_sessions(label: str, how: str) -> None:
     Token.session = recorded  # type: ignore[method-assign,assignment]
     module = Module(MODULE)
     keys = {"p256": KeyURI(object="p256")}
-    partition = Partition(module, Open(MODULE, Selector(label=label), PIN, 2, keys))
+    partition = Sessions(module, Open(MODULE, Selector(label=label), PIN, 2, keys))
 
     def sign() -> Answers:
         answers: queue.SimpleQueue[Signature | HsmitmError] = queue.SimpleQueue()
@@ -551,7 +551,7 @@ class Roomless:
         return self
 
 
-class Meeting(Partition):
+class Meeting(Sessions):
     """A partition of which two threads that count its sessions at a time do so at the same moment."""
 
     barrier = threading.Barrier(2)
