@@ -43,8 +43,8 @@ _KINDS: dict[Word, Kind] = {
 }
 
 _LUNA: dict[int, Kind] = {
-    # Names and numbers of SafeNet's cryptoki_v2.h as public sources quote it: chevah/safenet-p11sample
-    # (include/cryptoki_v2.h), joelhockey/jacknji11 (CKR.java and its pull request 53). What a name calls for is ours.
+    # Names and numbers: ThalesGroup/pycryptoki, pycryptoki/defines.py (all up to 0x67, and 0x1604);
+    # joelhockey/jacknji11, CKR.java, from Luna's cryptoki_v2.h (from 0x8D on). What a name calls for is our reading.
     0x80000007: Kind.PIN,  # CKR_USER_LOCKED_OUT
     0x8000000C: Kind.DEVICE,  # CKR_ACCEL_DEVICE_ERROR
     0x8000001F: Kind.PROCESS,  # CKR_UNABLE_TO_CONNECT

@@ -37,6 +37,7 @@ class Group:
         self.authorities = [name for name, key in keys.items() if not key.inbound]
         """The CAs' keys: those that forward proxying needs. They stay the same."""
         self.members: Sequence[Member] = ()
+        """Written by the signer, as `failover` and `outage_grace_s` are: at start, and by a reload."""
         self.failover = failover or Failover()
         self.metrics = MemberMetrics(registry)
         self.state = GroupState.OUTAGE

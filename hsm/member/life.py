@@ -42,6 +42,7 @@ class Life:
     ) -> None:
         """`keys` are those that the member may hold."""
         self.settings: MemberSettings | None = None
+        """Those that it was started with. Written by `Starter`."""
         self.process = process
         self.opened = opened
         self.found = dict(opened.keys)
@@ -51,6 +52,8 @@ class Life:
         self.sessions = opened.sessions
         self.up_at = 0.0
         self.ramp_from = 0.0
+        """When it came into service, and from when on its share grows (CLOCK_MONOTONIC). Written by `Succession`, which
+        sets the two callbacks below, too."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.freed: Callable[[], None] = _nothing

@@ -43,7 +43,7 @@ class Starter:
         """`prompted` is the PIN that a prompt got; `on_lost` is called when a process that was started ends."""
         self.starts = 0
         self.keys = keys
-        """The keys that the next life looks for."""
+        """The keys that the next life looks for. `Member.assign` changes them."""
         self._name = name
         self._refusals = refusals
         self._metrics = metrics

@@ -124,8 +124,8 @@ class Sessions:
 class _Worker:
     """The thread of one session. It replaces its session when a return code says that the session is lost."""
 
-    def __init__(self, partition: Sessions, session: Session | None, number: int) -> None:
-        self._partition = partition
+    def __init__(self, pool: Sessions, session: Session | None, number: int) -> None:
+        self._pool = pool
         self._session = session
         self._keys: dict[str, PrivateKey] = {}
         self._number = number
@@ -137,9 +137,9 @@ class _Worker:
     def run(self) -> None:
         """Serve jobs for ever."""
         if self._session is None:
-            time.sleep(self._number * self._partition.pace_s)
+            time.sleep(self._number * self._pool.pace_s)
             self._revive()
-        every = self._partition.keep_alive_s
+        every = self._pool.keep_alive_s
         while True:
             if self.parked:
                 self._rests += 1
@@ -147,7 +147,7 @@ class _Worker:
                 self._revive()
                 continue
             try:  # not in step with the others
-                job = self._partition.jobs.get(timeout=every * random.uniform(0.8, 1.2) if every else None)  # noqa: S311
+                job = self._pool.jobs.get(timeout=every * random.uniform(0.8, 1.2) if every else None)  # noqa: S311
             except queue.Empty:
                 self._revive()
                 continue
@@ -185,7 +185,7 @@ class _Worker:
             break
         parked = isinstance(outcome, HsmitmError) and _busy(outcome) and self._park()
         if parked and isinstance(outcome, HsmitmError) and outcome.code == codes.SESSION_COUNT:
-            self._partition.jobs.put(job)  # a session that exists serves it
+            self._pool.jobs.put(job)  # a session that exists serves it
         elif isinstance(outcome, Signature):
             finished = time.monotonic()
             job.respond(Signature(outcome.signature, started - job.queued, finished - started))
@@ -207,15 +207,15 @@ class _Worker:
     def _open(self) -> Session:
         if self._session is None:
             self._keys.clear()
-            self._session = self._partition.token.session()
+            self._session = self._pool.token.session()
         self.parked, self._rests = False, 0
         return self._session
 
     def _park(self) -> bool:
         """The token has no room for this session, or for its work: it rests, and is kept. Whether others can do its
         work meanwhile."""
-        with self._partition.parking:  # two threads must not leave each other the work
-            if self._partition.sessions - (not self.parked) < 1:
+        with self._pool.parking:  # two threads must not leave each other the work
+            if self._pool.sessions - (not self.parked) < 1:
                 return False
             self.parked = True
         return True
@@ -245,14 +245,14 @@ class _Worker:
             raise
 
     def _key(self, name: str) -> PrivateKey:
-        uri = self._partition.uris.get(name)
+        uri = self._pool.uris.get(name)
         if uri is None:
             raise RefusedError(f"this member was not given a key named '{name}'")
         session = self._open()
         key = self._keys.get(name)
         if key is None:
             try:
-                key = self._keys[name] = session.key(uri, self._partition.spkis.get(name, b""))
+                key = self._keys[name] = session.key(uri, self._pool.spkis.get(name, b""))
             except KeyMissingError as error:
                 # The key was there when the member started. A lost login and a vanished store look just like this: the
                 # signer tells them apart by the other keys.
@@ -261,9 +261,9 @@ class _Worker:
 
     def describe(self) -> KeysFound:
         """Every key of the configuration as the token holds it now."""
-        session, spkis = self._open(), self._partition.spkis
+        session, spkis = self._open(), self._pool.spkis
         session.look_again()
-        return KeysFound({n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._partition.uris.items()})
+        return KeysFound({n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._pool.uris.items()})
 
 
 def _unknown(error: HsmitmError) -> bool:

@@ -1,5 +1,10 @@
 """A token before and after login: what it says of itself, the anchor session, sessions that share its login, keys found
-in them."""
+in them.
+
+A trap of python-pkcs11 (0.10.1) is closed here: `Session.close()` of a session that was opened with a PIN logs every
+session of the process out. So the one session that logs in, the anchor, is never closed; all others are opened without
+a PIN. A failed login leaks a session in it, too: one more reason to try a PIN once.
+"""
 
 from __future__ import annotations
 

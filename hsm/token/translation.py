@@ -1,4 +1,8 @@
-"""The one place where a pkcs11 exception becomes one of ours."""
+"""The one place where a pkcs11 exception becomes one of ours, and where a vendor's own code gets its meaning.
+
+About thirty return codes, every vendor's among them, have no exception class in python-pkcs11 (0.10.1) and arrive as
+text; `hsm.codes.of` reads them.
+"""
 
 from __future__ import annotations
 

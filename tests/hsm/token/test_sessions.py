@@ -533,6 +533,20 @@ async def test_a_session_that_has_its_place_comes_back(behind: Behind) -> None:
         await _until_vital(process, lambda vital: vital.sessions == 2, "both sessions serve again")
 
 
+@pytest.mark.parametrize("code", [0x31, 0x201, 0x80000383], ids=hex)
+async def test_no_room_for_an_operation(behind: Behind, code: int) -> None:
+    """A token that has no room for a signature is believed at once, so that a peer is asked; the session that met it
+    rests, is kept, and signs again."""
+    async with behind.open(2, codes={0x80000383: Kind.BUSY}) as process:
+        with behind.module.fault(f"C_SignInit rv {code:#x} n=1"):
+            error = await _fails(process)
+            assert (type(error), error.code, codes.called_for(error)) == (MemberLostError, code, Kind.BUSY)
+        assert await _counts(process) == (1, 0)
+        assert await _signs(process, behind.store), "the other session signs"
+        await _until_vital(process, lambda vital: vital.sessions == 2, "both sessions serve again")
+        assert behind.opened == 3, "none was opened anew"
+
+
 class Roomless:
     """A module and its token, whose sessions do nothing."""
 
