@@ -203,8 +203,8 @@ class Succession:
 
     async def _replace(self, life: Life, reason: str) -> None:
         """Sessions of a life hang while others serve: build a new life beside it, or lose it where that fails."""
-        if life is not self._standing.life or self._rebuilding.locked():
-            return  # it is being replaced already
+        if life is not self._standing.life or self._rebuilding.locked() or not self._standing.serving:
+            return  # it is being replaced already, or was lost meanwhile: to start it anew is this task's own business
         if not self._group.turn.free:  # not waited for: who has the turn may be waiting for this very task
             self._standing.ask_for_test()  # which looks at the sessions again, and comes here
             return

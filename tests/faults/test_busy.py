@@ -22,7 +22,7 @@ SETTINGS = {name: {"codes": {OWN: Kind.BUSY}} for name in ("m1", "m2")}
 
 @pytest.mark.parametrize("code", BUSY, ids=hex)
 async def test_one_busy_answer(partitions: list[Store], tmp_path: Path, code: int) -> None:
-    """F35: A member that has no room for one request is asked for no test, loses no session, and is not blamed."""
+    """F43: A member that has no room for one request is asked for no test, loses no session, and is not blamed."""
     async with make_rig(tmp_path, partitions[:2], settings=SETTINGS, failover=Failover(keep_alive_s=60)) as rig:
         begun, tests = rig.now(), rig.counted("hsmitm_signatures_total", member="m1", purpose="test")
         with rig.hsm("m1").fault(f"C_SignInit rv {code:#x} n=1"):
@@ -41,7 +41,7 @@ async def test_one_busy_answer(partitions: list[Store], tmp_path: Path, code: in
 
 @pytest.mark.parametrize("code", BUSY, ids=hex)
 async def test_busy_for_long(partitions: list[Store], tmp_path: Path, code: int) -> None:
-    """F35: While one member has no room at all, its peer serves every request; the member stays in service."""
+    """F43: While one member has no room at all, its peer serves every request; the member stays in service."""
     async with make_rig(tmp_path, partitions[:2], settings=SETTINGS) as rig:
         async with rig.load() as load:
             begun = rig.now()
@@ -57,7 +57,7 @@ async def test_busy_for_long(partitions: list[Store], tmp_path: Path, code: int)
 
 @pytest.mark.parametrize("code", BUSY, ids=hex)
 async def test_all_are_busy_for_a_moment(partitions: list[Store], tmp_path: Path, code: int) -> None:
-    """F35: Where every member says that it has no room, a request waits a little and asks again."""
+    """F43: Where every member says that it has no room, a request waits a little and asks again."""
     async with make_rig(tmp_path, partitions[:2], settings=SETTINGS) as rig:
         begun = rig.now()
         with (
@@ -69,7 +69,7 @@ async def test_all_are_busy_for_a_moment(partitions: list[Store], tmp_path: Path
 
 
 async def test_a_doubted_member_that_is_busy_is_not_lost(rig: Rig) -> None:
-    """F35: Busy answers to the test signatures of a doubted member cost it no restart: it is cleared when it signs."""
+    """F43: Busy answers to the test signatures of a doubted member cost it no restart: it is cleared when it signs."""
     member = rig.member("m1")
     with rig.hsm("m1").fault("C_SignInit rv 0x201 n=9"):
         member._standing.doubt("for this test")

@@ -121,6 +121,24 @@ async def test_a_member_that_would_replace_itself_is_reset_meanwhile(stores: lis
         assert second.starts == 1
 
 
+async def test_a_member_that_dies_while_it_is_found_hung(stores: list[Store]) -> None:
+    """A process that ends in the moment when it would be replaced is started again at once, as any other that ends."""
+    async with make_group(stores[:2], QUICK) as group:
+        first = group.members[0]
+        life = first._life
+        assert life is not None
+
+        async def vital(_deadline: float) -> Vital:
+            await life.process.end()
+            await until(lambda: life.lost, "its end is known")
+            return Vital(99.0, 2, 0, 0)
+
+        before = first.pid
+        life.vital = vital  # type: ignore[method-assign]
+        await until(lambda: first.serving and first.pid not in (0, before), "it is started again", 3)
+        assert group.turn.free
+
+
 async def test_a_start_that_hangs_holds_up_the_others_for_a_start_at_most(
     stores: list[Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
