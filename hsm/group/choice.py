@@ -19,7 +19,7 @@ class Candidate(Protocol):
 
     @property
     def name(self) -> str:
-        """The member's name."""
+        """What `tried` calls it."""
 
     @property
     def state(self) -> State:

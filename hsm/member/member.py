@@ -53,7 +53,10 @@ class Peers(Protocol):
 
 
 class Member:
-    """A partition with its processes, one after another."""
+    """A partition with its processes, one after another.
+
+    It has no job of its own but to be the door: most of its length is what others may look at, a line each.
+    """
 
     def __init__(
         self,
