@@ -1,14 +1,16 @@
 """PKCS#11 return codes (PKCS#11 v3.0, section 5.1.6): what each says about the session, the member, the request.
 
-One table. A member process turns a code into an error of ours with `error`; the code travels with the error, and the
-signer asks `kind` what it means for the member. Whom to blame is decided there (`hsm.group.failover`,
-`hsm.member.health`), because one code alone cannot tell: CKR_GENERAL_ERROR is also what SoftHSM says to a client's bad
-input.
+One table for the codes of the standard; vendors' own are in `hsm.vendor_codes`. A member process turns a code into an
+error of ours with `error`, once, where it knows its vendor; the code and what it calls for travel with the error, and
+everybody asks `called_for` what that means for the session and the member. Whom to blame is decided elsewhere
+(`hsm.group.failover`, `hsm.member.health`), because one code alone cannot tell: CKR_GENERAL_ERROR is also what SoftHSM
+says to a client's bad input.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, SessionLostError
@@ -27,10 +29,11 @@ class Kind(StrEnum):
     PLACE = "place"
     """The installation is wrong: an operator must act."""
     BUSY = "busy"
-    """The token has no room now: a peer, later this one, with fewer sessions."""
+    """The token has no room now: a peer at once, later this one, with fewer sessions. Nobody is blamed: it says nothing
+    about health, and others may be using the token."""
     AMBIGUOUS = "ambiguous"
-    """The member or the request: a peer's answer to the same request tells. Codes that are not in the table, every
-    vendor's among them, are taken for this."""
+    """The member or the request: a peer's answer to the same request tells. Codes that are in no table are taken for
+    this."""
     DEVICE = "device"
     """The HSM failed under the request: a peer, and the member is blamed."""
     PROCESS = "process"
@@ -171,19 +174,30 @@ def kind(code: int) -> Kind:
     return _KINDS.get(code, Kind.AMBIGUOUS) if code else Kind.DEVICE
 
 
-def error(code: int, doing: str) -> HsmitmError:
-    """The error of ours for `code`, met while `doing` (a phrase such as "signing")."""
+def called_for(error: HsmitmError) -> Kind:
+    """What the code behind `error` calls for: by its member's word for a vendor's code, else by the table. A word that
+    we do not know is a newer process's, and ambiguous."""
+    if not error.calls_for:
+        return kind(error.code)
+    return next((one for one in Kind if one == error.calls_for), Kind.AMBIGUOUS)
+
+
+def error(code: int, doing: str, vendors: Mapping[int, Kind] | None = None) -> HsmitmError:
+    """The error of ours for `code`, met while `doing` (a phrase such as "signing"). `vendors` are the rows of the
+    module's own codes."""
     message = f"{name(code)} while {doing}"
-    match kind(code):
+    own = vendors.get(code) if vendors and code not in NAMES else None
+    calls_for = own or ""
+    match own or kind(code):
         case Kind.SESSION:
-            return SessionLostError(message, code)
+            return SessionLostError(message, code, calls_for)
         case Kind.PIN:
-            return PinRefusedError(message, code)
+            return PinRefusedError(message, code, calls_for)
         case Kind.REQUEST:
-            return RefusedError(message, code)
+            return RefusedError(message, code, calls_for)
         case Kind.PLACE:
-            return MisconfiguredError(message, code)
-    return MemberLostError(message, code)
+            return MisconfiguredError(message, code, calls_for)
+    return MemberLostError(message, code, calls_for)
 
 
 def of(class_name: str, text: str) -> int:

@@ -1,8 +1,8 @@
 """What went wrong, split by what the caller does next. Builtin exceptions everywhere else.
 
-An instance crosses a process boundary as its class name, its message and its PKCS#11 return code (`wire.Fault`); its
-cause and its traceback stay where it was raised. Messages are written for an operator: what is wrong, and what would be
-right.
+An instance crosses a process boundary as its class name, its message, its PKCS#11 return code and what that calls for
+(`hsm.wire.frames.Fault`); its cause and its traceback stay where it was raised. Messages are written for an operator:
+what is wrong, and what would be right.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 class HsmitmError(Exception):
     """Base of the family; never raised itself."""
 
-    def __init__(self, message: str, code: int = 0) -> None:
-        """`code` is the PKCS#11 return code behind it, 0 where there was none."""
+    def __init__(self, message: str, code: int = 0, calls_for: str = "") -> None:
+        """`code` is the PKCS#11 return code behind it, 0 where there was none. `calls_for` is a `hsm.codes.Kind`, where
+        the member it came from knows better than the standard's table: a vendor's own code."""
         super().__init__(message)
         self.code = code
+        self.calls_for = calls_for
 
 
 class TryLaterError(HsmitmError):
@@ -79,6 +81,6 @@ _FAMILY: dict[str, type[HsmitmError]] = {
 }
 
 
-def from_wire(kind: str, message: str, code: int = 0) -> HsmitmError:
+def from_wire(kind: str, message: str, code: int = 0, calls_for: str = "") -> HsmitmError:
     """The error that a peer process named. A kind of a newer peer that we do not know is a refusal: never retried."""
-    return _FAMILY.get(kind, RefusedError)(message, code)
+    return _FAMILY.get(kind, RefusedError)(message, code, calls_for)

@@ -19,11 +19,15 @@ class Candidate(Protocol):
 
     @property
     def name(self) -> str:
-        """The member's name."""
+        """What `tried` calls it."""
 
     @property
     def state(self) -> State:
         """UP or SUSPECT; others are never chosen."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether its token said a moment ago that it has no room."""
 
     @property
     def latency_s(self) -> float:
@@ -45,13 +49,13 @@ class Candidate(Protocol):
 def choose[T: Candidate](candidates: Iterable[T], tried: Set[str]) -> T | None:
     """The best of `candidates` (all of them serve the key) that has a free slot; None where none has.
 
-    In this order: members that are UP and not `tried` for this request; SUSPECT ones; tried ones. A candidate of an
-    earlier class whose slots are full is waited for, not passed over for a worse class.
+    In this order: members that are UP and not `tried` for this request; SUSPECT and resting ones; tried ones. A
+    candidate of an earlier class whose slots are full is waited for, not passed over for a worse class.
     """
     best: T | None = None
     best_class, best_cost = 3, 0.0
     for one in candidates:
-        place = 2 if one.name in tried else int(one.state is not State.UP)
+        place = 2 if one.name in tried else int(one.state is not State.UP or one.resting)
         cost = one.latency_s * (one.in_flight + 1)
         if place < best_class or (place == best_class and _better(one, cost, best, best_cost)):
             best, best_class, best_cost = one, place, cost

@@ -6,7 +6,9 @@
 * then a peer is asked, four attempts in all;
 * an ambiguous code blames a member only when a peer then succeeds. CKR_GENERAL_ERROR from two attempts condemns the
   request instead: no client can take members down one after another with bad input. CKR_FUNCTION_FAILED and vendors'
-  codes, which busy HSMs answer too, get all four attempts, with a pause.
+  codes, which busy HSMs answer too, get all four attempts, with a pause;
+* a token that says itself that it has no room is not blamed, and a peer is asked at once; with a pause, where that says
+  the same.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from hsm import codes
+from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import BadSignatureError, DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError
 
 TRIES = 4
 """Attempts for one request over all members, without the retries at one member."""
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.005, 0.4
+_PAUSE = Backoff(0.005, 0.4)
 
 
 class Step(StrEnum):
@@ -50,6 +53,7 @@ class Attempts(Struct):
     count: int = 0
     retries_here: int = 0
     ambiguous: int = 0
+    busy: int = 0
 
     @property
     def rejected(self) -> bool:
@@ -60,33 +64,31 @@ class Attempts(Struct):
         """`member` failed with `error`. `retries` is auto_recovery_retry; `time_left` of this attempt's time."""
         if isinstance(error, RefusedError):
             return Verdict(Step.GIVE_UP)
-        ambiguous = type(error) is MemberLostError and codes.kind(error.code) is Kind.AMBIGUOUS
-        full = error.code == codes.SESSION_COUNT  # it says nothing about health, and others may be using the token
-        blame = not ambiguous and not full and not isinstance(error, (DeadlineError, KeyLostError))
+        kind = codes.called_for(error)
+        ambiguous, busy = type(error) is MemberLostError and kind is Kind.AMBIGUOUS, kind is Kind.BUSY
+        blame = not ambiguous and not busy and not isinstance(error, (DeadlineError, KeyLostError))
         lost_here = isinstance(error, (KeyLostError, BadSignatureError))
         recoverable = isinstance(error, MemberLostError) and not ambiguous and not lost_here
         if recoverable and time_left and self.retries_here < retries:
             self.retries_here += 1
-            return Verdict(Step.AGAIN, blame, _pause_s(self.retries_here))
+            return Verdict(Step.AGAIN, blame, _PAUSE.after(self.retries_here))
         self.tried.add(member)
         self.count += 1
         self.retries_here = 0
+        self.busy += busy
         if ambiguous:
             self.ambiguous += 1
             self.doubtful[member] = error
         condemned = error.code == codes.GENERAL_ERROR and self.ambiguous > 1
         if self.count >= TRIES or condemned:
             return Verdict(Step.GIVE_UP, blame)
-        pause = _pause_s(self.ambiguous + 3) if ambiguous and self.ambiguous > 1 else 0.0
+        alike = self.ambiguous if ambiguous else self.busy if busy else 0
+        pause = _PAUSE.after(alike + 3) if alike > 1 else 0.0
         return Verdict(Step.ELSEWHERE, blame, pause)
 
     def succeeded(self, member: str) -> list[str]:
         """`member` signed after all. The members that the request's ambiguous failures are now blamed on."""
         return [name for name in self.doubtful if name != member]
-
-
-def _pause_s(attempt: int) -> float:
-    return min(_PAUSE_FIRST_S * 2.0 ** min(attempt - 1, 10), _PAUSE_MAX_S)
 
 
 class RetryBudget:

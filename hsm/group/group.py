@@ -1,39 +1,31 @@
-"""The members that hold the same keys: choose one for each request, fail over, verify what it signed.
+"""The members that hold the same keys. The door of this room: what is asked of the group, what members tell it, what
+can be said of it and of a key, and what an operator does to it.
 
-`_request` is the only loop over members. What a failure means is decided without I/O in `hsm.group.failover`, who is
-asked next in `hsm.group.choice`; this file does as they say. A request that finds no free slot waits here, not at a
-member: so an attempt's time measures the member and not the queue.
-
-There may be hundreds of inbound keys: what happens at each answer must not walk over all of them.
+The way of one request stands in `hsm.group.dispatch`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 
 from prometheus_client import CollectorRegistry
 
-from hsm.errors import HsmitmError, MisconfiguredError, OverloadedError, RefusedError, UnavailableError
-from hsm.group import choice
-from hsm.group.failover import Attempts, RetryBudget, Step
+from hsm.errors import HsmitmError, MisconfiguredError
+from hsm.group.dispatch import Dispatch
 from hsm.group.states import GroupState, group_state
-from hsm.group.waiting_line import WaitingLine
 from hsm.member.key import Key
 from hsm.member.member import Member
 from hsm.member.metrics import MemberMetrics
-from hsm.member.settings import Failover
+from hsm.member.settings import Failover, MemberSettings
 from hsm.member.slots import RAMP_S
 from hsm.member.states import State
+from hsm.member.turn import Turn
 from hsm.schemes import Scheme
 from hsm.wire.member import Decrypt
 
 logger = logging.getLogger("hsmitm.group")
-
-_TOO_LATE = 1.5
-"""Times a member's average latency: with less time left a request that waited is not begun."""
 
 
 class Group:
@@ -45,6 +37,7 @@ class Group:
         self.authorities = [name for name, key in keys.items() if not key.inbound]
         """The CAs' keys: those that forward proxying needs. They stay the same."""
         self.members: Sequence[Member] = ()
+        """Written by the signer, as `failover` and `outage_grace_s` are: at start, and by a reload."""
         self.failover = failover or Failover()
         self.metrics = MemberMetrics(registry)
         self.state = GroupState.OUTAGE
@@ -53,12 +46,10 @@ class Group:
         """How long a request without a member in service waits for one, if that is longer than its budget."""
         self.changes = 0
         """Grows whenever a member's state or the keys that it proved changed."""
-        self._lines: dict[str, WaitingLine] = {}
-        """The lines that somebody waits in."""
-        self._turn = 0
-        self._retries = RetryBudget()
+        self._dispatch = Dispatch(self, self.metrics)
         self._out_since = dict.fromkeys(self.authorities, time.monotonic())
-        self._resetting = asyncio.Lock()
+        self.turn = Turn()
+        """Of the member whose sessions are built anew. Members take it too, to replace themselves."""
 
     def keys_for(self, member: str) -> dict[str, Key]:
         """The keys that a member may hold."""
@@ -68,11 +59,7 @@ class Group:
 
     def freed(self) -> None:
         """A slot is free."""
-        waiting = [line for line in self._lines.values() if line]
-        if waiting:
-            self._turn += 1  # a free slot goes to each key in turn
-            for place in range(len(waiting)):
-                waiting[(self._turn + place) % len(waiting)].wake()
+        self._dispatch.freed()
 
     def changed(self, member: Member) -> None:
         """A state changed, or the keys that a member proved."""
@@ -127,7 +114,7 @@ class Group:
     @property
     def waiting(self) -> int:
         """Requests that wait for a free slot."""
-        return sum(len(line) for line in self._lines.values())
+        return self._dispatch.waiting
 
     def in_service(self) -> bool:
         """Whether each CA's key has a member in service, or had one within the time that a request may wait for it."""
@@ -159,7 +146,7 @@ class Group:
         Raises UnavailableError, OverloadedError or RefusedError; at the latest when the request's budget is spent.
         """
         request = self.keys[name].request(message, digest, scheme)
-        return await self._request(
+        return await self._dispatch.request(
             name, deadline, lambda member, until, patience_s: member.sign(request, until, purpose, patience_s)
         )
 
@@ -169,139 +156,13 @@ class Group:
         Raises as `sign`. A client's bad ciphertext is one call at one member, and changes nothing there.
         """
         request = Decrypt(name, ciphertext)
-        return await self._request(
+        return await self._dispatch.request(
             name, deadline, lambda member, until, patience_s: member.decrypt(request, until, patience_s)
         )
 
-    async def _request(
-        self, name: str, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]]
-    ) -> bytes:
-        """What `ask` gets of a member: it is given the member, the attempt's deadline and its time in seconds."""
-        now = time.monotonic()
-        patience = self.outage_grace_s if not self.proved_by(name) else 0.0
-        deadline = min(deadline, now + max(self.failover.budget_s, patience))
-        attempts = Attempts()
-        failures: dict[str, HsmitmError] = {}
-        self._retries.request(sum(one.slots for one in self.members))
-        while True:
-            member = await self._free_member(name, attempts.tried, deadline, failures)
-            patience_s = self._attempt_s(member, name, attempts.tried)
-            until = min(deadline, time.monotonic() + patience_s)
-            while True:
-                try:
-                    answer = await ask(member, until, patience_s)
-                except HsmitmError as error:
-                    failures.pop(member.name, None)
-                    failures[member.name] = error  # the newest is the last
-                    left = until - time.monotonic()
-                    verdict = attempts.failed(
-                        member.name, error, retries=self.failover.auto_recovery_retry, time_left=left > 0
-                    )
-                    if verdict.blame:
-                        member.blame(error)
-                else:
-                    self._blame_doubtful(attempts, member.name)
-                    return answer
-                if verdict.step is Step.AGAIN:
-                    self.metrics.retried("same member")
-                    await asyncio.sleep(min(verdict.pause_s, left))
-                    continue
-                break
-            if verdict.step is Step.GIVE_UP or time.monotonic() >= deadline or not self._retries.retry():
-                raise self._given_up(attempts, failures)
-            self.metrics.retried("next member")
-            logger.info("a request failed at member %s and is tried again: %s", member.name, failures[member.name])
-            if verdict.pause_s:
-                await asyncio.sleep(min(verdict.pause_s, max(0.0, deadline - time.monotonic())))
-
-    def _attempt_s(self, member: Member, name: str, tried: set[str]) -> float:
-        """How long an attempt at `member` may take."""
-        peers = (one for one in self.members if one is not member and one.name not in tried)
-        peer = any(one.state is State.UP and one.serves(name) for one in peers)
-        return choice.patience_s(member.latency_s, member.in_flight, self.failover.attempt_timeout_s, peer=peer)
-
-    def _blame_doubtful(self, attempts: Attempts, succeeded: str) -> None:
-        for name in attempts.succeeded(succeeded):
-            for member in self.members:
-                if member.name == name:
-                    member.blame(attempts.doubtful[name])
-
-    def _given_up(self, attempts: Attempts, failures: dict[str, HsmitmError]) -> HsmitmError:
-        """The error of the whole request."""
-        error = list(failures.values())[-1]
-        if isinstance(error, RefusedError):
-            return error
-        for member in self.members:
-            if member.name in attempts.doubtful:
-                member.ask_for_test()  # the request or the member: its own signature tells
-        if attempts.rejected:
-            return RefusedError(f"the request failed alike wherever it was tried: {error}", error.code)
-        return UnavailableError(f"no member of the HSM signed ({_listed(failures)})", error.code)
-
-    async def _free_member(
-        self, name: str, tried: set[str], deadline: float, failures: Mapping[str, HsmitmError]
-    ) -> Member:
-        """The member for the next attempt, as soon as one has a free slot."""
-        woken = False
-        try:
-            while time.monotonic() < deadline:
-                if woken or not self._lines.get(name):
-                    member = choice.choose((one for one in self.members if one.serves(name)), tried)
-                    if member is not None:
-                        if woken and deadline - time.monotonic() < _TOO_LATE * member.latency_s:
-                            break  # it would use a slot and be late: those behind it can still be served in time
-                        return member
-                self._refuse_hopeless(name, deadline, failures)
-                if not woken:
-                    self._refuse_overload(name, deadline)
-                await self._wait(name, deadline, first=woken)
-                woken = True
-        except TimeoutError:
-            pass
-        finally:
-            if woken and name in self._lines:
-                self._lines[name].wake()  # there may be more than one free slot, or no hope for anybody
-        raise self._unavailable(name, failures)
-
-    async def _wait(self, name: str, deadline: float, *, first: bool) -> None:
-        line = self._lines.setdefault(name, WaitingLine())
-        try:
-            await line.wait(deadline, first=first)
-        finally:
-            if not line and self._lines.get(name) is line:
-                del self._lines[name]
-
-    def _refuse_hopeless(self, name: str, deadline: float, failures: Mapping[str, HsmitmError]) -> None:
-        """Raise now what would otherwise be raised at the deadline."""
-        if name not in self.keys:
-            raise RefusedError("the key was removed from the configuration")
-        left_s = deadline - time.monotonic()
-        if all(not one.serves(name) and one.away_for(left_s) for one in self.holders(name)):
-            raise self._unavailable(name, failures)
-
-    def _refuse_overload(self, name: str, deadline: float) -> None:
-        """Raise for a newcomer that would wait in vain."""
-        serving = [one for one in self.members if one.serves(name)]
-        rivals = (key for key, line in self._lines.items() if line and any(one.serves(key) for one in serving))
-        ahead = sum(len(self._lines[key]) for key in rivals)
-        wait_s = choice.wait_s(serving, ahead + 1)
-        signing_s = _TOO_LATE * min((one.latency_s for one in serving), default=0.0)
-        if ahead and wait_s + signing_s > deadline - time.monotonic():
-            raise OverloadedError(
-                f"{ahead} requests wait for the HSM and would take {wait_s:.1f} s; it cannot sign more than it does"
-            )
-
-    def _unavailable(self, name: str, failures: Mapping[str, HsmitmError]) -> UnavailableError:
-        if failures:
-            return UnavailableError(f"no member of the HSM signed in time ({_listed(failures)})")
-        if any(one.serves(name) for one in self.members):
-            return UnavailableError("the HSM is busy: no member had a free session before the request's time was up")
-        why = "; ".join(f"{member}: {problem}" for member, problem in self.problems(name).items())
-        return UnavailableError(f"no member of the HSM is in service ({why})")
-
     async def wait_for_member(self, name: str, deadline: float) -> None:
         """Return once a member serves the key `name`. Raises UnavailableError, saying why there is none."""
-        await self._free_member(name, set(), min(deadline, time.monotonic() + self._patience_s()), {})
+        await self._dispatch.free_member(name, set(), min(deadline, time.monotonic() + self._patience_s()), {})
 
     def _patience_s(self) -> float:
         return max(self.failover.budget_s, self.outage_grace_s)
@@ -320,12 +181,17 @@ class Group:
         old one. For each member that could not, why."""
         failed: dict[str, HsmitmError] = {}
         for member in self.members:
-            async with self._resetting:
+            async with self.turn.taken():
                 try:
                     await member.learn()
                 except HsmitmError as error:
                     failed[member.name] = error
         return failed
+
+    async def change(self, member: Member, settings: MemberSettings) -> str:
+        """`Member.reset` of one of the members with other settings, in its turn."""
+        async with self.turn.taken():
+            return await member.reset(settings)
 
     async def reset(self, name: str | None) -> list[str]:
         """`Member.reset` of one member, or of each in turn: never two at a time."""
@@ -335,7 +201,7 @@ class Group:
             raise MisconfiguredError(f"there is no member '{name}'; known are {known}")
         lines = []
         for member in chosen:
-            async with self._resetting:
+            async with self.turn.taken():
                 try:
                     lines.append(f"{member.name}: {await member.reset()}")
                 except HsmitmError as error:
@@ -343,7 +209,3 @@ class Group:
                         raise
                     lines.append(f"{member.name}: not reset: {error}")
         return lines
-
-
-def _listed(failures: Mapping[str, HsmitmError]) -> str:
-    return "; ".join(f"{member}: {error}" for member, error in failures.items())

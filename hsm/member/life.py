@@ -42,6 +42,7 @@ class Life:
     ) -> None:
         """`keys` are those that the member may hold."""
         self.settings: MemberSettings | None = None
+        """Those that it was started with. Written by `Starter`."""
         self.process = process
         self.opened = opened
         self.found = dict(opened.keys)
@@ -51,6 +52,8 @@ class Life:
         self.sessions = opened.sessions
         self.up_at = 0.0
         self.ramp_from = 0.0
+        """When it came into service, and from when on its share grows (CLOCK_MONOTONIC). Written by `Succession`, which
+        sets the two callbacks below, too."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.freed: Callable[[], None] = _nothing
@@ -96,7 +99,7 @@ class Life:
         try:
             answer = await self._ask(request, deadline)
         except RefusedError as error:
-            if not error.code or codes.kind(error.code) is not Kind.AMBIGUOUS:
+            if not error.code or codes.called_for(error) is not Kind.AMBIGUOUS:
                 raise
             plaintext = None
         else:
@@ -139,7 +142,7 @@ class Life:
             try:
                 problem = await self._disproof(key, self.found[name])
             except MemberLostError as error:
-                if codes.kind(error.code) is not Kind.AMBIGUOUS:
+                if codes.called_for(error) is not Kind.AMBIGUOUS:
                     raise
                 doubtful[name] = error
                 continue
@@ -198,7 +201,7 @@ class Life:
             try:
                 problem = await self._disproof(key, found)
             except MemberLostError as error:
-                if codes.kind(error.code) is not Kind.AMBIGUOUS or not self.proved:
+                if codes.called_for(error) is not Kind.AMBIGUOUS or not self.proved:
                     raise
                 problem = f"it did not sign a challenge: {error}"
             if problem:

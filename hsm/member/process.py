@@ -57,7 +57,7 @@ class MemberProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Its process id, which stays when it has ended."""
         return self._process.pid
 
     async def end(self) -> None:

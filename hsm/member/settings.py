@@ -9,6 +9,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
+from hsm import vendor_codes
+from hsm.codes import Kind
 from hsm.secrets.settings import PinSource
 from hsm.wire.member import Selector
 
@@ -18,6 +20,9 @@ class MemberSettings(Struct, frozen=True, kw_only=True):
 
     `start_timeout_s` is the longest from exec to a logged-in member with its keys found: a network HSM's client may
     take 20 s to set up its TLS.
+
+    `codes` is what return codes of the vendor's own call for, beside and before the rows of `hsm.vendor_codes`.
+    ValueError for a code of the standard.
     """
 
     name: str
@@ -28,6 +33,11 @@ class MemberSettings(Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = field(default_factory=dict)
     base: Path = field(default_factory=Path)
     start_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
+    codes: dict[int, Kind] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for code in self.codes:
+            vendor_codes.check(code)
 
 
 class Failover(Struct, frozen=True, kw_only=True):

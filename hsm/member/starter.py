@@ -43,7 +43,7 @@ class Starter:
         """`prompted` is the PIN that a prompt got; `on_lost` is called when a process that was started ends."""
         self.starts = 0
         self.keys = keys
-        """The keys that the next life looks for."""
+        """The keys that the next life looks for. `Member.assign` changes them."""
         self._name = name
         self._refusals = refusals
         self._metrics = metrics
@@ -78,6 +78,7 @@ class Starter:
             spkis={name: key.spki for name, key in keys.items() if key.members is None},
             keep_alive_s=failover.keep_alive_s,
             session_every_s=0.0 if at_once else _PACE_S,
+            codes=settings.codes,
         )
         try:
             opened = await self._opened(process, opening, secret, settings.start_timeout_s)

@@ -1,4 +1,4 @@
-"""The states of a member and of the group as tables, and how long a member stays away. No I/O, no clock.
+"""The states of a member as a table, and how long a member stays away. No I/O, no clock.
 
 A member:
   STARTING ----opened--> UP                 its keys are proved by signatures
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from hsm.backoff import Backoff
 from hsm.errors import MisconfiguredError, PinRefusedError
 
 
@@ -68,6 +69,8 @@ BACKOFF_MAX_S = 5.0
 BACKOFF_OUTAGE_MAX_S = 1.5
 """A killed member process is replaced at once, a dead HSM is asked twelve times a minute; while *no* member is in
 service, each is asked so often that full service follows the HSM's return within five seconds."""
+_SPREAD = 0.2
+"""Members of one HSM do not come back in step."""
 BACKOFF_RESET_S = 10.0
 _FORGIVE_S = 3.0
 """A member that stayed up this long starts its back-off anew; before that one failure is forgiven for each so long."""
@@ -104,8 +107,7 @@ def failures_after(failures: int, up_s: float) -> int:
 
 
 def backoff_s(failures: int, jitter: float, *, outage: bool = False) -> float:
-    """Seconds to wait after `failures` (1 or more) in a row; `jitter` in [0, 1) spreads it by a fifth either way, so
-    that members of one HSM do not come back in step. `outage`: no member is in service."""
-    limit = BACKOFF_OUTAGE_MAX_S if outage else BACKOFF_MAX_S
-    plain = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16), limit)
-    return plain * (0.8 + 0.4 * jitter)
+    """Seconds to wait after `failures` (1 or more) in a row; `jitter` as in `Backoff.after`. `outage`: no member is in
+    service."""
+    longest_s = BACKOFF_OUTAGE_MAX_S if outage else BACKOFF_MAX_S
+    return Backoff(BACKOFF_FIRST_S, longest_s, _SPREAD).after(failures, jitter)

@@ -138,7 +138,7 @@ class Reloading:
         for name, member in present.items():
             if name in wanted and (wanted[name] != member.settings or member.state is State.QUARANTINED):
                 try:
-                    lines.append(f"member {name}: {await member.reset(wanted[name])}")
+                    lines.append(f"member {name}: {await self._group.change(member, wanted[name])}")
                 except HsmitmError as error:
                     lines.append(f"member {name}: not changed: {error}")
         for name in [one for one in present if one not in wanted]:

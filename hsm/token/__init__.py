@@ -1,0 +1,15 @@
+"""The far end of a member: a process that holds one module, one login and its sessions, and dies with the signer.
+
+Only here is pkcs11 imported, and nothing imports this room but `bench.sign`: a vendor's library that hangs, crashes or
+leaks does so in a process that can be killed. It knows requests of `hsm.wire.member`, and neither groups, states nor
+other members. What a return code means is decided here, once, where the vendor is known.
+
+    main         the process: frames in, answers out; always ends in `os._exit`
+    sessions     a logged-in token: a thread for each session, all fed from one queue; they heal themselves
+    module       a loaded PKCS#11 library, made safe for threads
+    token        one token before and after login: the anchor session, sessions that share its login
+    private_key  a private key of one session: what it can do, its public half, its signatures
+    search       how keys are found on a token, few or many
+    cryptoki     a module's own function list, called with ctypes: what python-pkcs11 does not offer
+    translation  the one place where a pkcs11 exception becomes one of ours
+"""

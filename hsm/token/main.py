@@ -18,8 +18,9 @@ from collections import deque
 from collections.abc import Callable
 
 from hsm.errors import HsmitmError, RefusedError
+from hsm.token import translation
 from hsm.token.module import Module
-from hsm.token.sessions import Partition
+from hsm.token.sessions import Sessions
 from hsm.wire import frames
 from hsm.wire.frames import Answer, Call, Done, Frame
 from hsm.wire.member import (
@@ -49,7 +50,7 @@ class _MemberProcess:
         self._sending = threading.Lock()
         self._outgoing: deque[bytes] = deque()
         self._module: Module | None = None
-        self._partition: Partition | None = None
+        self._sessions: Sessions | None = None
 
     def serve(self) -> None:
         """Read frames until the parent closes the socket or dies."""
@@ -61,19 +62,19 @@ class _MemberProcess:
 
     def _handle(self, call: Call[Request]) -> None:
         body = call.body
-        partition = self._partition
+        sessions = self._sessions
         match body:  # what a session's thread answers
-            case Sign() if partition is not None:
-                partition.sign(call, body, self._responder(call.id))
+            case Sign() if sessions is not None:
+                sessions.sign(call, body, self._responder(call.id))
                 return
-            case Decrypt() if partition is not None:
-                partition.decrypt(call, body, self._responder(call.id))
+            case Decrypt() if sessions is not None:
+                sessions.decrypt(call, body, self._responder(call.id))
                 return
-            case Describe() if partition is not None:
-                partition.describe(call, self._responder(call.id))
+            case Describe() if sessions is not None:
+                sessions.describe(call, self._responder(call.id))
                 return
-            case Inspect() if partition is not None:
-                partition.inspect(call, self._responder(call.id))
+            case Inspect() if sessions is not None:
+                sessions.inspect(call, self._responder(call.id))
                 return
         try:
             self._send(Answer(call.id, self._answer(body)))
@@ -87,10 +88,10 @@ class _MemberProcess:
             case Initialise():
                 self._load(body.module).initialise(body.label, body.so_pin, body.pin)
                 return Done()
-            case Generate() if self._partition is not None:
-                return self._partition.generate(body)
-            case Ping() if self._partition is not None:
-                return self._partition.vital()
+            case Generate() if self._sessions is not None:
+                return self._sessions.generate(body)
+            case Ping() if self._sessions is not None:
+                return self._sessions.vital()
         raise RefusedError(f"a member does not answer {type(body).__name__} now")
 
     def _load(self, path: str) -> Module:
@@ -99,13 +100,14 @@ class _MemberProcess:
         return self._module
 
     def _open(self, opening: Open) -> Opened:
+        translation.take(opening.codes)  # before the module is loaded: its C_Initialize may give one of them
         module = self._load(opening.module)
         if opening.pin is None:
             token = module.token(opening.selector)
             return Opened(opening.module, module.description, token.info, 0, {})
-        self._partition = partition = Partition(module, opening)
-        keys = partition.describe_keys()
-        return Opened(opening.module, module.description, partition.token.info, partition.sessions, keys)
+        self._sessions = sessions = Sessions(module, opening)
+        keys = sessions.describe_keys()
+        return Opened(opening.module, module.description, sessions.token.info, sessions.sessions, keys)
 
     def _responder(self, call_id: int) -> Callable[[Reply | HsmitmError], None]:
         def respond(result: Reply | HsmitmError) -> None:

@@ -1,12 +1,9 @@
-"""A PKCS#11 module, its tokens and sessions. It and `hsm.token.search` import pkcs11, and only a member process them.
+"""A PKCS#11 library: loaded once, made safe for threads, and asked for its tokens.
 
-Three traps of python-pkcs11 (0.10.1) are closed here:
-* It calls C_Initialize(NULL), which promises the module that one thread uses it (PKCS#11 v3.0 section 5.4.1). SoftHSM
-  then drops its locks, and two signing threads corrupt its memory. So the module is finalised and initialised again
-  with CKF_OS_LOCKING_OK through its own function list; `lib.reinitialize()` would undo that and is never called.
-* `Session.close()` of a session that was opened with a PIN logs every session of the process out. So the one session
-  that logs in, the anchor, is never closed; all others are opened without a PIN.
-* About thirty return codes have no exception class and arrive as text; `codes.of` reads them.
+A trap of python-pkcs11 (0.10.1) is closed here: it calls C_Initialize(NULL), which promises the module that one thread
+uses it (PKCS#11 v3.0 section 5.4.1). SoftHSM then drops its locks, and two signing threads corrupt its memory. So the
+module is finalised and initialised again with CKF_OS_LOCKING_OK through its own function list (`hsm.token.cryptoki`);
+`lib.reinitialize()` would undo that and is never called.
 """
 
 from __future__ import annotations
@@ -16,8 +13,9 @@ from contextlib import suppress
 import pkcs11
 from pkcs11 import TokenFlag
 
-from hsm import codes
+from hsm import codes, vendor_codes
 from hsm.errors import MisconfiguredError, TryLaterError
+from hsm.token import translation
 from hsm.token.cryptoki import FunctionList
 from hsm.token.token import Token
 from hsm.token.translation import raise_passing, translated, why_not_loaded
@@ -37,6 +35,7 @@ class Module:
             raise_passing(code, path)
             raise MisconfiguredError(why_not_loaded(path, error)) from error
         self._functions: FunctionList | None = None
+        translation.take(vendor_codes.built_in(self._lib.library_description))
         self._lock_for_threads()
 
     @property

@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from hsm import codes
+from hsm import codes, vendor_codes
+from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
 from hsm.schemes import SCHEMES
+from hsm.token import translation
 from hsm.token.module import Module
 from hsm.token.private_key import PrivateKey
 from hsm.token.token import KeyMissingError, Session, Token
@@ -27,7 +29,7 @@ from hsm.wire.member import Decrypt, Generate, KeyFound, KeysFound, Open, Reply,
 
 Respond = Callable[[Reply | HsmitmError], None]
 
-_ROOM_FIRST_S, _ROOM_MAX_S = 0.25, 5.0
+_ROOM = Backoff(0.25, 5.0)
 """How long a session that the token has no room for waits before it asks again."""
 _WRONG_KEY = frozenset({0x62, 0x63, 0x68})
 """CKR_KEY_SIZE_RANGE, CKR_KEY_TYPE_INCONSISTENT, CKR_KEY_FUNCTION_NOT_PERMITTED: a stale handle may look so."""
@@ -45,7 +47,7 @@ class _Job:
         self.queued = time.monotonic()
 
 
-class Partition:
+class Sessions:
     """The sessions of one token. Its public methods may be called from any thread."""
 
     def __init__(self, module: Module, opening: Open) -> None:
@@ -57,6 +59,7 @@ class Partition:
         assert opening.pin is not None
         self._module = module
         self.token = module.token(opening.selector)
+        translation.take(vendor_codes.built_in(self.token.info.model))
         self.uris = dict(opening.keys)
         self.token.keys_wanted = len(self.uris)
         self.spkis = dict(opening.spkis)
@@ -121,12 +124,12 @@ class Partition:
 class _Worker:
     """The thread of one session. It replaces its session when a return code says that the session is lost."""
 
-    def __init__(self, partition: Partition, session: Session | None, number: int) -> None:
-        self._partition = partition
+    def __init__(self, pool: Sessions, session: Session | None, number: int) -> None:
+        self._pool = pool
         self._session = session
         self._keys: dict[str, PrivateKey] = {}
         self._number = number
-        self._room_s = _ROOM_FIRST_S
+        self._rests = 0
         self.busy_since = 0.0
         self.parked = False
         self.replaced = 0
@@ -134,17 +137,17 @@ class _Worker:
     def run(self) -> None:
         """Serve jobs for ever."""
         if self._session is None:
-            time.sleep(self._number * self._partition.pace_s)
+            time.sleep(self._number * self._pool.pace_s)
             self._revive()
-        every = self._partition.keep_alive_s
+        every = self._pool.keep_alive_s
         while True:
             if self.parked:
-                time.sleep(self._room_s)
-                self._room_s = min(2 * self._room_s, _ROOM_MAX_S)
+                self._rests += 1
+                time.sleep(_ROOM.after(self._rests))
                 self._revive()
                 continue
             try:  # not in step with the others
-                job = self._partition.jobs.get(timeout=every * random.uniform(0.8, 1.2) if every else None)  # noqa: S311
+                job = self._pool.jobs.get(timeout=every * random.uniform(0.8, 1.2) if every else None)  # noqa: S311
             except queue.Empty:
                 self._revive()
                 continue
@@ -159,7 +162,7 @@ class _Worker:
             except HsmitmError as error:  # nobody waits for an answer; the signer's test signature finds what lasts
                 if self._inspect(error):
                     continue
-                if error.code == codes.SESSION_COUNT:
+                if _busy(error):
                     self._park()
             break
         self.busy_since = 0.0
@@ -180,8 +183,9 @@ class _Worker:
                 if again and attempt == "first":
                     continue
             break
-        if isinstance(outcome, MemberLostError) and outcome.code == codes.SESSION_COUNT and self._park():
-            self._partition.jobs.put(job)  # a session that exists serves it
+        parked = isinstance(outcome, HsmitmError) and _busy(outcome) and self._park()
+        if parked and isinstance(outcome, HsmitmError) and outcome.code == codes.SESSION_COUNT:
+            self._pool.jobs.put(job)  # a session that exists serves it
         elif isinstance(outcome, Signature):
             finished = time.monotonic()
             job.respond(Signature(outcome.signature, started - job.queued, finished - started))
@@ -193,7 +197,7 @@ class _Worker:
         """End the session where `error` makes it doubtful. Whether a new one may succeed at once."""
         lost = isinstance(error, SessionLostError)
         if self._session is not None and (
-            lost or error.code in _WRONG_KEY or (isinstance(error, MemberLostError) and _unknown(error.code))
+            lost or error.code in _WRONG_KEY or (isinstance(error, MemberLostError) and _unknown(error))
         ):
             self._session.close()
             self._session = None
@@ -203,14 +207,15 @@ class _Worker:
     def _open(self) -> Session:
         if self._session is None:
             self._keys.clear()
-            self._session = self._partition.token.session()
-        self.parked, self._room_s = False, _ROOM_FIRST_S
+            self._session = self._pool.token.session()
+        self.parked, self._rests = False, 0
         return self._session
 
     def _park(self) -> bool:
-        """The token has no room for this session. Whether others can do its work meanwhile."""
-        with self._partition.parking:  # two threads must not leave each other the work
-            if self._partition.sessions - (not self.parked) < 1:
+        """The token has no room for this session, or for its work: it rests, and is kept. Whether others can do its
+        work meanwhile."""
+        with self._pool.parking:  # two threads must not leave each other the work
+            if self._pool.sessions - (not self.parked) < 1:
                 return False
             self.parked = True
         return True
@@ -235,19 +240,19 @@ class _Worker:
         except HsmitmError as error:
             if error.code in codes.BAD_CIPHERTEXT:
                 return Decrypted(b"")
-            if codes.kind(error.code) is Kind.AMBIGUOUS:
-                raise RefusedError(str(error), error.code) from error
+            if codes.called_for(error) is Kind.AMBIGUOUS:
+                raise RefusedError(str(error), error.code, error.calls_for) from error
             raise
 
     def _key(self, name: str) -> PrivateKey:
-        uri = self._partition.uris.get(name)
+        uri = self._pool.uris.get(name)
         if uri is None:
             raise RefusedError(f"this member was not given a key named '{name}'")
         session = self._open()
         key = self._keys.get(name)
         if key is None:
             try:
-                key = self._keys[name] = session.key(uri, self._partition.spkis.get(name, b""))
+                key = self._keys[name] = session.key(uri, self._pool.spkis.get(name, b""))
             except KeyMissingError as error:
                 # The key was there when the member started. A lost login and a vanished store look just like this: the
                 # signer tells them apart by the other keys.
@@ -256,13 +261,18 @@ class _Worker:
 
     def describe(self) -> KeysFound:
         """Every key of the configuration as the token holds it now."""
-        session, spkis = self._open(), self._partition.spkis
+        session, spkis = self._open(), self._pool.spkis
         session.look_again()
-        return KeysFound({n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._partition.uris.items()})
+        return KeysFound({n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._pool.uris.items()})
 
 
-def _unknown(code: int) -> bool:
-    return codes.kind(code) is Kind.AMBIGUOUS and code not in codes.NAMES
+def _unknown(error: HsmitmError) -> bool:
+    return codes.called_for(error) is Kind.AMBIGUOUS and error.code not in codes.NAMES
+
+
+def _busy(error: HsmitmError) -> bool:
+    """Whether the token has no room, for this session or for what it was to do."""
+    return codes.called_for(error) is Kind.BUSY
 
 
 def _wanted(token: Token, wanted: int) -> int:
@@ -277,7 +287,7 @@ def _open_sessions(token: Token, wanted: int, *, at_once: bool) -> list[Session]
         try:
             sessions.append(token.session())
         except MemberLostError as error:
-            if error.code == codes.SESSION_COUNT and sessions:
+            if _busy(error) and sessions:
                 break
             raise
     return sessions

@@ -1,5 +1,10 @@
 """A token before and after login: what it says of itself, the anchor session, sessions that share its login, keys found
-in them."""
+in them.
+
+A trap of python-pkcs11 (0.10.1) is closed here: `Session.close()` of a session that was opened with a PIN logs every
+session of the process out. So the one session that logs in, the anchor, is never closed; all others are opened without
+a PIN. A failed login leaks a session in it, too: one more reason to try a PIN once.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +99,7 @@ class Token:
         except MemberLostError as error:
             if error.code == codes.USER_ALREADY_LOGGED_IN:
                 return self.session()  # some modules share one login among processes; then the PIN was not looked at
-            if codes.kind(error.code) is Kind.AMBIGUOUS and self._counts_a_wrong_pin():
+            if codes.called_for(error) is Kind.AMBIGUOUS and self._counts_a_wrong_pin():
                 raise PinRefusedError(f"{error}, and the token now counts a wrong PIN", error.code) from error
             raise
 

@@ -1,9 +1,13 @@
-"""The one place where a pkcs11 exception becomes one of ours."""
+"""The one place where a pkcs11 exception becomes one of ours, and where a vendor's own code gets its meaning.
+
+About thirty return codes, every vendor's among them, have no exception class in python-pkcs11 (0.10.1) and arrive as
+text; `hsm.codes.of` reads them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pkcs11
@@ -11,6 +15,16 @@ import pkcs11
 from hsm import codes
 from hsm.codes import Kind
 from hsm.errors import HsmitmError, MemberLostError
+
+_vendors: dict[int, Kind] = {}
+"""What this process's module means by its vendor's own codes. A process has one module, and so one such table; only
+`take` writes it, before there are sessions."""
+
+
+def take(rows: Mapping[int, Kind]) -> None:
+    """What vendors' own codes call for from now on. Rows that were taken before win: the operator's are taken first."""
+    for code, kind in rows.items():
+        _vendors.setdefault(code, kind)
 
 
 @contextmanager
@@ -26,7 +40,7 @@ def ours(error: pkcs11.PKCS11Error, doing: str) -> HsmitmError:
     """`error`, met while `doing`, as an error of `hsm.errors`."""
     code = codes.of(type(error).__name__, str(error))
     if code:
-        return codes.error(code, doing)
+        return codes.error(code, doing, _vendors)
     return MemberLostError(f"{type(error).__name__} while {doing}: {error}")
 
 
@@ -35,9 +49,9 @@ def raise_passing(code: int, path: str) -> None:
 
     CKR_GENERAL_ERROR is not among them: it is what SoftHSM says to a missing configuration file.
     """
-    passing = codes.kind(code) in (Kind.AMBIGUOUS, Kind.DEVICE, Kind.BUSY, Kind.PROCESS)
+    passing = _vendors.get(code, codes.kind(code)) in (Kind.AMBIGUOUS, Kind.DEVICE, Kind.BUSY, Kind.PROCESS)
     if code and code != codes.GENERAL_ERROR and passing:
-        raise MemberLostError(f"{codes.name(code)} at C_Initialize of {path}", code)
+        raise MemberLostError(f"{codes.name(code)} at C_Initialize of {path}", code, _vendors.get(code, ""))
 
 
 def why_not_loaded(path: str, error: pkcs11.PKCS11Error) -> str:

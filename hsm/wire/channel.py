@@ -158,7 +158,7 @@ class Channel[Q, A](asyncio.Protocol):
                         case Answer():
                             self._end(answer.id, answer.body)
                         case Fault():
-                            self._end(answer.id, from_wire(answer.kind, answer.message, answer.code))
+                            self._end(answer.id, from_wire(answer.kind, answer.message, answer.code, answer.calls_for))
         except ValueError as error:
             self.spoilt = str(error)
             logger.warning("closing a connection that sent what is not ours: %s", error)

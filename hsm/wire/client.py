@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from hsm.backoff import Backoff
 from hsm.errors import DeadlineError, MemberLostError, TryLaterError
 from hsm.wire import worker
 from hsm.wire.channel import Channel
@@ -23,7 +24,7 @@ from hsm.wire.worker import Reply, Request
 
 logger = logging.getLogger("hsmitm.client")
 
-RECONNECT_FIRST_S, RECONNECT_MAX_S = 0.02, 0.5
+_RECONNECT = Backoff(0.02, 0.5)
 WAIT_FOR_SIGNER_S = 3.0
 """How long a call waits for the signer to come back; a restarted signer serves within a second."""
 
@@ -61,7 +62,7 @@ class SignerClient:
         return self._connected.is_set()
 
     async def _keep(self) -> None:
-        delay = RECONNECT_FIRST_S
+        failures = 0
         loop = asyncio.get_running_loop()
         while True:
             lost = asyncio.Event()
@@ -70,10 +71,10 @@ class SignerClient:
                 await loop.create_unix_connection(functools.partial(_itself, channel), str(self._path))
             except OSError as error:
                 self._why = f"cannot connect to {self._path}: {error.strerror or error}"
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, RECONNECT_MAX_S)
+                failures += 1
+                await asyncio.sleep(_RECONNECT.after(failures))
                 continue
-            delay = RECONNECT_FIRST_S
+            failures = 0
             self._channel = channel
             self.generation += 1
             self._connected.set()
@@ -81,7 +82,7 @@ class SignerClient:
             self._connected.clear()
             self._why = "the signer closed the connection"
             logger.warning("lost the signer; connecting again")
-            await asyncio.sleep(delay)  # a signer that admits and then closes at once must not be spun on
+            await asyncio.sleep(_RECONNECT.first_s)  # a signer that admits and then closes at once must not be spun on
 
     async def call(self, body: Request, timeout_s: float) -> Reply:
         """Ask the signer; at most `timeout_s` seconds in all.

@@ -61,17 +61,19 @@ class Answer[A](Struct, frozen=True, tag="answer", tag_field="t"):
 
 
 class Fault(Struct, frozen=True, tag="fault", tag_field="t"):
-    """The call failed: a class name of `hsm.errors`, its message, and the PKCS#11 return code behind it or 0."""
+    """The call failed: a class name of `hsm.errors`, its message, the PKCS#11 return code behind it or 0, and what that
+    calls for where its member knows better than the standard's table (a `hsm.codes.Kind`)."""
 
     id: int
     kind: str
     message: str
     code: int = 0
+    calls_for: str = ""
 
 
 def fault(call_id: int, error: HsmitmError) -> Fault:
     """`error` as the answer to a call."""
-    return Fault(call_id, type(error).__name__, str(error), error.code)
+    return Fault(call_id, type(error).__name__, str(error), error.code, error.calls_for)
 
 
 Frame = Call[Any] | Cancel | Answer[Any] | Fault

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from hsm.codes import Kind
 from hsm.uri import KeyURI
 from hsm.wire.frames import Codec, Decrypted, Done
 
@@ -32,6 +33,7 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     `spkis` (DER, by key) has a key that the URI does not find looked for by its public half. Idle sessions prove
     themselves alive each `keep_alive_s` seconds (0: never). `session_every_s` opens the sessions behind the first one
     after another at that pace (0: all at once): an HSM that just came back is not met by a herd.
+    `codes` is what the operator says that vendors' own return codes call for.
     """
 
     module: str
@@ -43,6 +45,7 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     spkis: dict[str, bytes] = {}
     keep_alive_s: float = 0.0
     session_every_s: float = 0.0
+    codes: dict[int, Kind] = {}
 
     def __repr__(self) -> str:
         """Without the PIN: a repr may reach a log."""

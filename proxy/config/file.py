@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Struct, field
 
-from hsm import uri
+from hsm import uri, vendor_codes
 from hsm.certificates.settings import LeafProfile
 from hsm.effect import AtReload, AtStart, SaidElsewhere, marked
 from hsm.errors import MisconfiguredError
@@ -132,6 +132,7 @@ class Config(Struct, frozen=True):
                 environment=one.environment,
                 base=self.base,
                 start_timeout_s=one.start_timeout_s,
+                codes=dict(vendor_codes.row(code, word) for code, word in one.codes.items()),
             )
             for one in self.file.hsm.members
         ]

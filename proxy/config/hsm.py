@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from hsm import unavailable, uri
+from hsm import unavailable, uri, vendor_codes
 from hsm.member.settings import Failover, MemberSettings
 from hsm.secrets.settings import PinSource
 from hsm.signer.settings import SignerSettings
@@ -36,8 +36,14 @@ class MemberSection(Section, frozen=True):
     start_timeout_s: Annotated[float, bounds(MemberSettings, "start_timeout_s")] = default(
         MemberSettings, "start_timeout_s"
     )
+    codes: dict[str, vendor_codes.Word] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for code, word in self.codes.items():
+            try:
+                vendor_codes.row(code, word)
+            except ValueError as error:
+                raise ValueError(f"codes: {error}") from None
         if sum(value is not None for value in (self.token, self.serial, self.slot)) != 1:
             raise ValueError("name the partition by exactly one of token (its label), serial, slot")
 

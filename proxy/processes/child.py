@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from hsm.backoff import Backoff
 from hsm.errors import MisconfiguredError
 from hsm.wire.endpoint import peer
 
@@ -28,7 +29,7 @@ logger = logging.getLogger("hsmitm.supervisor")
 
 EX_CONFIG = os.EX_CONFIG
 """The child found its configuration wrong. It is not started again."""
-_BACKOFF_FIRST_S, _BACKOFF_MAX_S, _BACKOFF_RESET_S = 0.1, 5.0, 30.0
+_BACKOFF, _BACKOFF_RESET_S = Backoff(0.1, 5.0), 30.0
 _GUARD_POLL_S = 0.2
 
 
@@ -60,7 +61,7 @@ class Child:
                 return
             lived = time.monotonic() - started
             failures = 1 if lived > _BACKOFF_RESET_S else failures + 1
-            pause = min(_BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10), _BACKOFF_MAX_S)
+            pause = _BACKOFF.after(failures)
             logger.warning("%s %s; starting it again in %.1f s", self.name, _how(status), pause)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

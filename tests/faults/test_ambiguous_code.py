@@ -6,7 +6,7 @@ import pytest
 
 from hsm import codes
 from hsm.errors import RefusedError, UnavailableError
-from hsm.member import member as member_module
+from hsm.member import examination
 from tests.faults.rig import Rig, module_rules
 from tests.hsm.members import sign
 from tests.waiting import until
@@ -30,7 +30,7 @@ async def test_one_member_says_it(rig: Rig, code: int) -> None:
 @pytest.mark.parametrize(("code", "attempts"), [(0x05, 2), (0x06, 4)])
 async def test_every_member_says_it(rig: Rig, monkeypatch: pytest.MonkeyPatch, code: int, attempts: int) -> None:
     """F15: A request that fails alike everywhere is refused, and no member is blamed for it."""
-    monkeypatch.setattr(member_module, "_ASKED_TEST_EVERY_S", 60)  # a test signature would meet the fault, too
+    monkeypatch.setattr(examination, "ASKED_TEST_EVERY_S", 60)  # a test signature would meet the fault, too
     begun = rig.now()
     for _ in range(10):  # five in a row would make a blamed member doubtful
         with module_rules(rig, "m1", "m2", rules=[f"C_SignInit rv 0x{code:x}"]):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm.member import member as member_module
+from hsm.member import examination
 from hsm.member.settings import Failover
 from tests.faults.rig import make_rig
 from tests.hsm.members import copy_of, note_change, objects_of
@@ -40,7 +40,7 @@ async def test_key_deleted(
 ) -> None:
     """F26: A member that loses one key goes on with its others, no request fails, and once the key is back the member
     serves it again: without a restart, without a login, without an operator."""
-    monkeypatch.setattr(member_module, "_LOOK_FOR_KEYS_EVERY_S", LOOK_S)
+    monkeypatch.setattr(examination, "LOOK_FOR_KEYS_EVERY_S", LOOK_S)
     own, other = copy_of(partitions[0], tmp_path / "own"), {"trust": "untrust", "untrust": "trust"}[label]
     failover = Failover(keep_alive_s=0.2)
     async with make_rig(tmp_path, [own, partitions[1]], failover=failover) as rig, rig.load() as load:
@@ -73,7 +73,7 @@ async def test_key_deleted(
 async def test_all_keys_deleted(partitions: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F26: A member that loses every key looks like one that lost its login: it starts again once, with one login, is
     asked for nothing while it has no key, and serves when they are back."""
-    monkeypatch.setattr(member_module, "_LOOK_FOR_KEYS_EVERY_S", LOOK_S)
+    monkeypatch.setattr(examination, "LOOK_FOR_KEYS_EVERY_S", LOOK_S)
     own = copy_of(partitions[0], tmp_path / "own")
     failover = Failover(keep_alive_s=0.2)
     async with make_rig(tmp_path, [own, partitions[1]], failover=failover) as rig, rig.load() as load:

@@ -26,12 +26,12 @@ async def test_module_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     async with rig.load() as load:
         allowed, begun = rig.longest_s(), rig.now()
         with rig.hsm("m1").fault("* hang"):
-            first.settings = structs.replace(settings, start_timeout_s=FIRST_S)
+            first._succession.settings = structs.replace(settings, start_timeout_s=FIRST_S)
             for cycle in range(1, CYCLES + 1):
                 await _until_given_up(first, cycle)
-                first.settings = structs.replace(settings, start_timeout_s=NEXT_S)
+                first._succession.settings = structs.replace(settings, start_timeout_s=NEXT_S)
                 found.append(leftovers())
-            first.settings = settings
+            first._succession.settings = settings
         await rig.until_up("m1")
         await load.more(60)
     assert load.slowest_s < allowed

@@ -21,6 +21,7 @@ class One:
 
     name: str
     state: State = State.UP
+    resting: bool = False
     latency_s: float = 0.001
     quickest_s: float = 0.001
     in_flight: int = 0
@@ -34,6 +35,7 @@ MEMBERS = st.lists(
         One,
         name=st.sampled_from(NAMES),
         state=st.sampled_from([UP, SUSPECT]),
+        resting=st.booleans(),
         latency_s=st.sampled_from([0.001, 0.002, 0.01, 0.2]),
         in_flight=st.integers(0, 6),
         slots=st.integers(1, 6),
@@ -48,7 +50,7 @@ def group_of(member: One, tried: set[str]) -> int:
     """0 for members to ask first, 2 for those to ask last."""
     if member.name in tried:
         return 2
-    return 0 if member.state is UP else 1
+    return 0 if member.state is UP and not member.resting else 1
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,9 @@ def group_of(member: One, tried: set[str]) -> int:
         ([One("a", in_flight=1), One("b")], "ab", "b"),
         ([One("a", SUSPECT), One("b", in_flight=1)], "ab", "a"),
         ([One("a")], "a", "a"),
+        ([One("a", resting=True), One("b", latency_s=9)], "", "b"),
+        ([One("a", resting=True)], "", "a"),
+        ([One("a", resting=True), One("b")], "b", "a"),
     ],
 )
 def test_choice(members: list[One], tried: str, chosen: str | None) -> None:

@@ -14,8 +14,7 @@ from hsm.errors import HsmitmError, OverloadedError, RefusedError, UnavailableEr
 from hsm.group.group import Group
 from hsm.group.states import GroupState
 from hsm.group.waiting_line import MAX_WAITING
-from hsm.member import member as member_module
-from hsm.member import states
+from hsm.member import examination, states
 from hsm.member.health import Health
 from hsm.member.key import Key
 from hsm.member.process import MemberProcess
@@ -115,7 +114,7 @@ async def test_a_key_that_was_replaced_under_its_label(stores: list[Store], tmp_
 
 async def test_a_key_that_comes_back(stores: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was put on a partition again is served without a restart, and a request that waits gets it."""
-    monkeypatch.setattr(member_module, "_LOOK_FOR_KEYS_EVERY_S", 0.1)
+    monkeypatch.setattr(examination, "LOOK_FOR_KEYS_EVERY_S", 0.1)
     own = copy_of(stores[0], tmp_path / "own")
     away = [(path, path.rename(tmp_path / path.name)) for path in objects_of(own, "untrust")]
     async with make_group([own], Failover(budget_s=5, keep_alive_s=0.1)) as group:
@@ -355,7 +354,7 @@ async def test_a_request_that_is_given_up_holds_up_nobody(stores: list[Store]) -
         for end in (0, 1, 3, 4):
             assert verifies(group, await begun[end])
         assert begun[2].cancelled()
-        assert (member.in_flight, group.waiting, group._lines) == (0, 0, {})
+        assert (member.in_flight, group.waiting, group._dispatch._lines) == (0, 0, {})
 
 
 async def test_a_request_that_is_given_up_while_it_waits(stores: list[Store]) -> None:
@@ -370,7 +369,7 @@ async def test_a_request_that_is_given_up_while_it_waits(stores: list[Store]) ->
             await until(lambda: group.waiting == 1, "both have left the line")
         for end in (0, 1, 4):
             assert verifies(group, await begun[end])
-        assert (member.in_flight, group.waiting, group._lines) == (0, 0, {})
+        assert (member.in_flight, group.waiting, group._dispatch._lines) == (0, 0, {})
 
 
 async def test_a_key_that_is_removed_while_requests_wait(stores: list[Store]) -> None:
@@ -390,7 +389,7 @@ async def test_a_key_that_is_removed_while_requests_wait(stores: list[Store]) ->
         for one in begun:
             assert untrust.scheme.verifies(untrust.public, untrust.scheme.digest(MESSAGE), await one)
         assert verifies(group, await other, "trust")
-        assert (group.waiting, group._lines, group.proved_by("untrust")) == (0, {}, [])
+        assert (group.waiting, group._dispatch._lines, group.proved_by("untrust")) == (0, {}, [])
 
 
 async def test_a_key_that_is_removed_while_its_member_is_away(
@@ -525,7 +524,7 @@ async def test_the_groups_states(stores: list[Store], tmp_path: Path, caplog: py
         for store in own:
             (store.directory / "away").rename(store.pin_file)
         await until(lambda: group.state is GroupState.HEALTHY, "all members are back")
-        first.doubt("for this test")
+        first._standing.doubt("for this test")
         await until(lambda: group.state is GroupState.HEALTHY and first.state is State.UP, "it is trusted again")
         told = [
             (record.levelname, *record.message.split(": ")[1:]) for record in caplog.records if "group" in record.name

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from hsm.errors import KeyLostError, MemberLostError, MisconfiguredError, PinRefusedError, TryLaterError
 from hsm.group.group import Group
-from hsm.member import member as member_module
+from hsm.member import succession
 from hsm.member.life import Life
 from hsm.member.member import Member
 from hsm.member.process import MemberProcess
@@ -150,7 +150,7 @@ async def test_the_old_sessions_say_nothing_about_the_new(stores: list[Store]) -
 
         channel.call = lose_the_key  # type: ignore[method-assign]
         begun = await begin(group, 1, member)
-        member.doubt("so that the old sessions are examined")
+        member._standing.doubt("so that the old sessions are examined")
         await until(lambda: member.in_flight == 2, "the test signature is asked for")
         resetting = asyncio.create_task(member.reset())
         await until(lambda: member.pid != first, "requests move")
@@ -426,7 +426,7 @@ async def test_a_drained_member_answers_what_it_has(
 
 async def test_a_drained_member_that_hangs(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
     """A member that hangs is not waited for without end when it is taken out."""
-    monkeypatch.setattr(member_module, "_DRAIN_S", 0.2)
+    monkeypatch.setattr(succession, "DRAIN_S", 0.2)
     async with make_group(stores[:1], PATIENT) as group:
         (member,) = group.members
         with hung(member.pid):

@@ -319,3 +319,23 @@ async def test_two_reloads_at_once(signer: Signer, configuration: Configuration,
     ]
     assert second == ["nothing changed"]
     assert names(signer) == ["m1", "m2", "m3"]
+
+
+async def test_a_reload_and_a_reset_take_turns(signer: Signer, configuration: Configuration) -> None:
+    """While a reload gives one member other sessions, a reset leaves the other alone, and the other way round."""
+    members = signer.group.members
+    at_once: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            at_once.append(sum(one._starter.pid > 0 for one in members))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    configuration.change(members=[structs.replace(one, sessions=3) for one in configuration.now.members])
+    lines, told = await asyncio.gather(signer.reload(), signer.group.reset(None))
+    watching.cancel()
+    assert max(at_once) == 1
+    assert len(lines) == len(told) == 2
+    assert [member.settings.sessions for member in members] == [3, 3]
+    assert [member.starts for member in members] == [3, 3]

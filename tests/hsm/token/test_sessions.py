@@ -26,7 +26,7 @@ from hsm.errors import HsmitmError, KeyLostError, MemberLostError, RefusedError,
 from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES
 from hsm.token.module import Module
-from hsm.token.sessions import Partition
+from hsm.token.sessions import Sessions
 from hsm.token.token import Session, Token
 from hsm.uri import KeyURI
 from hsm.wire import frames
@@ -285,7 +285,7 @@ def lose_sessions(label: str, how: str) -> None:
     Token.session = recorded  # type: ignore[method-assign,assignment]
     module = Module(MODULE)
     keys = {"p256": KeyURI(object="p256")}
-    partition = Partition(module, Open(MODULE, Selector(label=label), PIN, 2, keys))
+    partition = Sessions(module, Open(MODULE, Selector(label=label), PIN, 2, keys))
 
     def sign() -> Answers:
         answers: queue.SimpleQueue[Signature | HsmitmError] = queue.SimpleQueue()
@@ -533,6 +533,20 @@ async def test_a_session_that_has_its_place_comes_back(behind: Behind) -> None:
         await _until_vital(process, lambda vital: vital.sessions == 2, "both sessions serve again")
 
 
+@pytest.mark.parametrize("code", [0x31, 0x201, 0x80000383], ids=hex)
+async def test_no_room_for_an_operation(behind: Behind, code: int) -> None:
+    """A token that has no room for a signature is believed at once, so that a peer is asked; the session that met it
+    rests, is kept, and signs again."""
+    async with behind.open(2, codes={0x80000383: Kind.BUSY}) as process:
+        with behind.module.fault(f"C_SignInit rv {code:#x} n=1"):
+            error = await _fails(process)
+            assert (type(error), error.code, codes.called_for(error)) == (MemberLostError, code, Kind.BUSY)
+        assert await _counts(process) == (1, 0)
+        assert await _signs(process, behind.store), "the other session signs"
+        await _until_vital(process, lambda vital: vital.sessions == 2, "both sessions serve again")
+        assert behind.opened == 3, "none was opened anew"
+
+
 class Roomless:
     """A module and its token, whose sessions do nothing."""
 
@@ -551,7 +565,7 @@ class Roomless:
         return self
 
 
-class Meeting(Partition):
+class Meeting(Sessions):
     """A partition of which two threads that count its sessions at a time do so at the same moment."""
 
     barrier = threading.Barrier(2)

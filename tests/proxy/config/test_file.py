@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hsm.codes import Kind
 from hsm.errors import MisconfiguredError
 from hsm.wire.member import Selector
 from hsm.wire.worker import MAX_WORKERS
@@ -132,6 +133,29 @@ def test_sixteen_members_are_possible(read: Callable[[str], Config]) -> None:
     members = "".join(_MEMBER.replace("m1", f"m{number}") for number in range(16))
     config = read(f"[hsm]\nhigh_availability = true\n{members}{_FORWARD}")
     assert [member.name for member in config.members()] == [f"m{number}" for number in range(16)]
+
+
+def test_a_members_vendor_codes(read: Callable[[str], Config]) -> None:
+    """What a vendor's own return codes mean stands in a table of the member, in words; without it nothing is listed."""
+    codes = '[hsm.members.codes]\n"0x80000383" = "busy"\n"0xCE000001" = "lost"\n'
+    listed = read(_changed("[forward]", f"{codes}[forward]")).members()[0]
+    assert listed.codes == {0x80000383: Kind.BUSY, 0xCE000001: Kind.PROCESS}
+    assert read(_MINIMAL).members()[0].codes == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ('"0x30" = "busy"', "hsm.members[0]: codes: 0x30 is no code of a vendor's own; those begin at 0x80000000"),
+        ('"CKR_BUSY" = "busy"', "hsm.members[0]: codes: 'CKR_BUSY' is no return code; write it as the vendor's header"),
+        ('"0x80000383" = "later"', "hsm.members[0].codes[...]: invalid enum value 'later'; one of "),
+        ('"0x80000383" = 1', "hsm.members[0].codes[...]: expected `str`"),
+    ],
+)
+def test_wrong_vendor_codes_are_refused(read: Callable[[str], Config], row: str, expected: str) -> None:
+    """A code of the standard, what is no code, and a word that is none are named, with what would be right."""
+    message = _refusal(read, _changed("[forward]", f"[hsm.members.codes]\n{row}\n[forward]"))
+    assert message.startswith(f"hsmitm.toml: {expected}")
 
 
 @pytest.mark.parametrize("name", ["a", "HSM-1.rack_2", "9", "m" * 31])

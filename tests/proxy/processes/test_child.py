@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import pytest
 
+from hsm.backoff import Backoff
 from hsm.errors import MisconfiguredError
 from proxy.processes import child
 from proxy.processes.child import EX_CONFIG, Child, Guard
@@ -128,7 +129,7 @@ async def test_a_child_that_keeps_ending_is_started_less_and_less_often(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that crashes at once is tried again after longer and longer pauses, up to a limit."""
-    monkeypatch.setattr(child, "_BACKOFF_MAX_S", 0.3)
+    monkeypatch.setattr(child, "_BACKOFF", Backoff(0.1, 0.3))
     one = _child("raise SystemExit(3)")
     with caplog.at_level(logging.WARNING, "hsmitm"):
         async with _running(one):
@@ -174,7 +175,7 @@ async def test_lives_leave_nothing_open(
     at_once: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A supervisor that starts a crashing child a thousand times keeps no descriptor of it, however soon it ends."""
-    monkeypatch.setattr(child, "_BACKOFF_FIRST_S", 0.0)
+    monkeypatch.setattr(child, "_BACKOFF", Backoff(0.0, 5.0))
     really = asyncio.create_subprocess_exec
 
     async def start(*argv: Any, **more: Any) -> asyncio.subprocess.Process:
@@ -189,7 +190,7 @@ async def test_lives_leave_nothing_open(
     with caplog.at_level(logging.WARNING, "hsmitm"):
         async with _running(one):
             await until(lambda: len(caplog.messages) >= 20, "it was not started again", timeout_s=30)
-            monkeypatch.setattr(child, "_BACKOFF_FIRST_S", 5.0)
+            monkeypatch.setattr(child, "_BACKOFF", Backoff(5.0, 5.0))
             await until(lambda: caplog.messages[-1].endswith("in 5.0 s"), "it did not end once more")
             await until(lambda: _open_pipes() <= before + of_one_life, "pipes of ended lives stay open", timeout_s=2)
 

@@ -1,0 +1,204 @@
+"""The way of one request over the members: choose one, ask, fail over, wait for a slot.
+
+`Dispatch.request` is the only loop over members for a request. What a failure means is decided without I/O in
+`hsm.group.failover`, who is asked next in `hsm.group.choice`; this file does as they say. A request that finds no free
+slot waits here, not at a member: so an attempt's time measures the member and not the queue.
+
+There may be hundreds of inbound keys: what happens at each answer must not walk over all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from hsm.errors import HsmitmError, OverloadedError, RefusedError, UnavailableError
+from hsm.group import choice
+from hsm.group.failover import Attempts, RetryBudget, Step
+from hsm.group.waiting_line import WaitingLine
+from hsm.member.key import Key
+from hsm.member.member import Member
+from hsm.member.metrics import MemberMetrics
+from hsm.member.settings import Failover
+from hsm.member.states import State
+
+logger = logging.getLogger("hsmitm.group")
+
+_TOO_LATE = 1.5
+"""Times a member's average latency: with less time left a request that waited is not begun."""
+
+
+class Roster(Protocol):
+    """What it asks of the group; all of it may change between two attempts."""
+
+    keys: dict[str, Key]
+    members: Sequence[Member]
+    failover: Failover
+    outage_grace_s: float
+
+    def proved_by(self, key: str) -> list[str]:
+        """Names of the members that proved `key` and are in service."""
+
+    def problems(self, key: str) -> dict[str, str]:
+        """For each member that should serve `key` and does not, why not."""
+
+    def holders(self, key: str) -> list[Member]:
+        """The members that should serve `key`."""
+
+
+class Dispatch:
+    """The requests of a group: those at members, and those that wait for a slot."""
+
+    def __init__(self, group: Roster, metrics: MemberMetrics) -> None:
+        self._group = group
+        self._metrics = metrics
+        self._lines: dict[str, WaitingLine] = {}
+        """The lines that somebody waits in."""
+        self._turn = 0
+        self._retries = RetryBudget()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a free slot."""
+        return sum(len(line) for line in self._lines.values())
+
+    def freed(self) -> None:
+        """A slot is free: whoever waits for one looks again, and who waits for a key that is gone is told."""
+        waiting = [line for line in self._lines.values() if line]
+        if waiting:
+            self._turn += 1  # a free slot goes to each key in turn
+            for place in range(len(waiting)):
+                waiting[(self._turn + place) % len(waiting)].wake()
+
+    async def request(
+        self, name: str, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]]
+    ) -> bytes:
+        """What `ask` gets of a member: it is given the member, the attempt's deadline and its time in seconds."""
+        now = time.monotonic()
+        patience = self._group.outage_grace_s if not self._group.proved_by(name) else 0.0
+        deadline = min(deadline, now + max(self._group.failover.budget_s, patience))
+        attempts = Attempts()
+        failures: dict[str, HsmitmError] = {}
+        self._retries.request(sum(one.slots for one in self._group.members))
+        while True:
+            member = await self.free_member(name, attempts.tried, deadline, failures)
+            patience_s = self._attempt_s(member, name, attempts.tried)
+            until = min(deadline, time.monotonic() + patience_s)
+            while True:
+                try:
+                    answer = await ask(member, until, patience_s)
+                except HsmitmError as error:
+                    failures.pop(member.name, None)
+                    failures[member.name] = error  # the newest is the last
+                    left = until - time.monotonic()
+                    verdict = attempts.failed(
+                        member.name, error, retries=self._group.failover.auto_recovery_retry, time_left=left > 0
+                    )
+                    if verdict.blame:
+                        member.blame(error)
+                else:
+                    self._blame_doubtful(attempts, member.name)
+                    return answer
+                if verdict.step is Step.AGAIN:
+                    self._metrics.retried("same member")
+                    await asyncio.sleep(min(verdict.pause_s, left))
+                    continue
+                break
+            if verdict.step is Step.GIVE_UP or time.monotonic() >= deadline or not self._retries.retry():
+                raise self._given_up(attempts, failures)
+            self._metrics.retried("next member")
+            logger.info("a request failed at member %s and is tried again: %s", member.name, failures[member.name])
+            if verdict.pause_s:
+                await asyncio.sleep(min(verdict.pause_s, max(0.0, deadline - time.monotonic())))
+
+    def _attempt_s(self, member: Member, name: str, tried: set[str]) -> float:
+        """How long an attempt at `member` may take."""
+        peers = (one for one in self._group.members if one is not member and one.name not in tried)
+        peer = any(one.state is State.UP and one.serves(name) for one in peers)
+        return choice.patience_s(member.latency_s, member.in_flight, self._group.failover.attempt_timeout_s, peer=peer)
+
+    def _blame_doubtful(self, attempts: Attempts, succeeded: str) -> None:
+        for name in attempts.succeeded(succeeded):
+            for member in self._group.members:
+                if member.name == name:
+                    member.blame(attempts.doubtful[name])
+
+    def _given_up(self, attempts: Attempts, failures: dict[str, HsmitmError]) -> HsmitmError:
+        """The error of the whole request."""
+        error = list(failures.values())[-1]
+        if isinstance(error, RefusedError):
+            return error
+        for member in self._group.members:
+            if member.name in attempts.doubtful:
+                member.ask_for_test()  # the request or the member: its own signature tells
+        if attempts.rejected:
+            return RefusedError(f"the request failed alike wherever it was tried: {error}", error.code)
+        return UnavailableError(f"no member of the HSM signed ({_listed(failures)})", error.code)
+
+    async def free_member(
+        self, name: str, tried: set[str], deadline: float, failures: Mapping[str, HsmitmError]
+    ) -> Member:
+        """The member for the next attempt, as soon as one has a free slot."""
+        woken = False
+        try:
+            while time.monotonic() < deadline:
+                if woken or not self._lines.get(name):
+                    member = choice.choose((one for one in self._group.members if one.serves(name)), tried)
+                    if member is not None:
+                        if woken and deadline - time.monotonic() < _TOO_LATE * member.latency_s:
+                            break  # it would use a slot and be late: those behind it can still be served in time
+                        return member
+                self._refuse_hopeless(name, deadline, failures)
+                if not woken:
+                    self._refuse_overload(name, deadline)
+                await self._wait(name, deadline, first=woken)
+                woken = True
+        except TimeoutError:
+            pass
+        finally:
+            if woken and name in self._lines:
+                self._lines[name].wake()  # there may be more than one free slot, or no hope for anybody
+        raise self._unavailable(name, failures)
+
+    async def _wait(self, name: str, deadline: float, *, first: bool) -> None:
+        line = self._lines.setdefault(name, WaitingLine())
+        try:
+            await line.wait(deadline, first=first)
+        finally:
+            if not line and self._lines.get(name) is line:
+                del self._lines[name]
+
+    def _refuse_hopeless(self, name: str, deadline: float, failures: Mapping[str, HsmitmError]) -> None:
+        """Raise now what would otherwise be raised at the deadline."""
+        if name not in self._group.keys:
+            raise RefusedError("the key was removed from the configuration")
+        left_s = deadline - time.monotonic()
+        if all(not one.serves(name) and one.away_for(left_s) for one in self._group.holders(name)):
+            raise self._unavailable(name, failures)
+
+    def _refuse_overload(self, name: str, deadline: float) -> None:
+        """Raise for a newcomer that would wait in vain."""
+        serving = [one for one in self._group.members if one.serves(name)]
+        rivals = (key for key, line in self._lines.items() if line and any(one.serves(key) for one in serving))
+        ahead = sum(len(self._lines[key]) for key in rivals)
+        wait_s = choice.wait_s(serving, ahead + 1)
+        signing_s = _TOO_LATE * min((one.latency_s for one in serving), default=0.0)
+        if ahead and wait_s + signing_s > deadline - time.monotonic():
+            raise OverloadedError(
+                f"{ahead} requests wait for the HSM and would take {wait_s:.1f} s; it cannot sign more than it does"
+            )
+
+    def _unavailable(self, name: str, failures: Mapping[str, HsmitmError]) -> UnavailableError:
+        if failures:
+            return UnavailableError(f"no member of the HSM signed in time ({_listed(failures)})")
+        if any(one.serves(name) for one in self._group.members):
+            return UnavailableError("the HSM is busy: no member had a free session before the request's time was up")
+        why = "; ".join(f"{member}: {problem}" for member, problem in self._group.problems(name).items())
+        return UnavailableError(f"no member of the HSM is in service ({why})")
+
+
+def _listed(failures: Mapping[str, HsmitmError]) -> str:
+    return "; ".join(f"{member}: {error}" for member, error in failures.items())
