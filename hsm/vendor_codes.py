@@ -5,7 +5,7 @@ by what a module says of itself (CK_INFO, CK_TOKEN_INFO), in its member process;
 before them. A code without a row is ambiguous, as everywhere: a peer's answer to the same request tells.
 
 A row stands here only where the vendor's header or documentation is public and says so. There are none for
-* nShield: its guide "PKCS11" (nshielddocs.entrust.com) names codes of the standard only;
+* nShield: no list of codes of its own was found in public documents;
 * AWS CloudHSM: "HSM throttling" (docs.aws.amazon.com/cloudhsm) has a busy HSM answer CKR_FUNCTION_FAILED (SDK 5) or
   CKR_OPERATION_ACTIVE (SDK 3), which also mean other things: a peer is asked, or a new session, and nobody is blamed;
 * Utimaco: no public list of its codes was found.

@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from hsm.certificates.settings import LeafProfile
+from hsm.codes import Kind
 from hsm.effect import AtReload, AtStart, EachAtStart, Effect, effect_of, marked
 from hsm.secrets.settings import PinSource
 from hsm.signer import reload as reload_module
@@ -36,6 +37,7 @@ def changes(directory: Path, serial: str) -> dict[str, Any]:
         "members.environment": lambda old: old | {"ANOTHER": "value"},
         "members.base": directory,
         "members.start_timeout_s": 30.0,
+        "members.codes": {0x80000383: Kind.BUSY},
         "inbound.site": "another.example.com",
         "inbound.certificate": lambda old: old.rename(directory / "renamed.pem"),
         "inbound.key": KeyURI(token="tests", object="blog"),

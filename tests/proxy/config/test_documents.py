@@ -13,6 +13,7 @@ import pytest
 
 from addons.forward.leaf_cache import RENEW_AT
 from hsm.certificates.settings import MAX_VALIDITY
+from hsm.codes import Kind
 from hsm.signer.settings import SignerSettings
 from proxy.commands import init
 from proxy.config.file import Config, parse
@@ -160,13 +161,16 @@ def test_the_template_without_comment_signs_is_a_configuration() -> None:
 
 
 def test_the_blocks_of_readme_are_configurations() -> None:
-    """README's first block is a configuration, also with the inbound block behind it; the group's is one of [hsm]."""
-    first, inbound, group = _BLOCKS
+    """README's first block is a configuration, also with the inbound block behind it; the group's is one of [hsm],
+    and that of return codes belongs to its member."""
+    first, inbound, group, codes = _BLOCKS
     assert _parsed(first).file.forward
     assert _parsed(first + inbound).file.inbound
     second = first.replace('"hsm1"', '"hsm2"').partition("[forward")[0]
     both = _parsed(f"{group.partition('[[')[0]}{first}{second}")
     assert (both.file.hsm.high_availability, len(both.members())) == (True, 2)
+    alone, others, rest = first.partition("[forward")
+    assert _parsed(alone + codes + others + rest).members()[0].codes == {0x80000383: Kind.BUSY}
 
 
 def _sentence(document: str, pattern: str) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ def at_reload(directory: Path, serial: str, slot: int) -> dict[str, Any]:
         "hsm.members.sessions": 3,
         "hsm.members.environment": lambda old: old | {"ANOTHER": "value"},
         "hsm.members.start_timeout_s": 30.0,
+        "hsm.members.codes": {"0x80000383": "busy"},
         "hsm.auto_recovery_retry": 7,
         "hsm.attempt_timeout_ms": 250,
         "hsm.request_budget_ms": 2000,
