@@ -62,6 +62,7 @@ def test_log(tmp_path: Path) -> None:
 
 async def test_rates_and_measurement(softhsm_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rates, and an HSM that is measured on the spot: a throw-away one, and the report says so."""
+    monkeypatch.setattr(hsm_numbers, "_SESSIONS", (1, 4))
     monkeypatch.setattr(hsm_numbers, "_SIGN_S", 0.2)
     monkeypatch.setattr(hsm_numbers, "_MINT_S", 0.3)
     report = await _plan(connections=50, hosts=5, signatures_per_s=None)
