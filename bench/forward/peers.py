@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
-from bench.rig.nginx import free_port
 from bench.rig.peer import Program
+from bench.rig.port import free_port
 from hsm.errors import MisconfiguredError
 
 _HELPERS = ("/usr/lib/squid/security_file_certgen", "/usr/lib64/squid/security_file_certgen")

@@ -14,5 +14,6 @@ It imports report alone of bench, and is not installed.
     visits          a client that opens ever new connections through the proxy, and what it met
     tunnel          a client's connection, with or without a proxy in between, checked
     tunnel_load     the load generator that has many of them, a process of its own
+    port            a port for a program that is told where to listen
     server          a server's turn under that load, its memory, and the sum of its turns
 """

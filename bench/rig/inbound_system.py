@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Self
 
 from bench.rig.faulty_module import FaultyModule
-from bench.rig.nginx import Token, free_port
+from bench.rig.nginx import Token
 from bench.rig.nginx_origin import NginxOrigin
 from bench.rig.plain_origin import PlainOrigin
+from bench.rig.port import free_port
 from bench.rig.site import Site, token_sites
 from bench.rig.system import System
 from proxy.config import edit

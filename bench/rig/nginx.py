@@ -11,13 +11,13 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import Self
 
 from bench.report.processes import tree
+from bench.rig.port import free_port
 from bench.rig.site import Site
 from hsm.errors import MisconfiguredError
 
@@ -99,13 +99,6 @@ def version() -> str:
     assert program is not None
     told = subprocess.run([program, "-V"], capture_output=True, text=True, check=False).stderr
     return "; ".join(re.findall(r"nginx/\S+|OpenSSL \S+", told)[:2])
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Nginx:

@@ -73,6 +73,7 @@ async def test_bad_padding(site: Rig) -> None:
     assert rig.replaced("m1") == rig.replaced("m2") == 0
 
 
+@pytest.mark.alone
 async def test_bad_padding_takes_as_long_as_good(site: Rig) -> None:
     """F20: The time of an answer tells no client whether its padding was right."""
     rig, key = site, name(site)

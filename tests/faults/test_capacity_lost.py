@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from hsm.errors import OverloadedError, UnavailableError
 from tests.faults.rig import CROWDED_S, Rig, make_rig
 from tests.softhsm import Store
 from tests.waiting import until
+
+pytestmark = pytest.mark.alone
 
 SESSIONS = 4
 SIGNING_MS = 40

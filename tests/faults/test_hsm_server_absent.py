@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from hsm.member.states import BACKOFF_MAX_S, State
 from tests.faults.hsm_server import served
 from tests.softhsm import Store
 from tests.waiting import until
+
+pytestmark = pytest.mark.alone
 
 
 async def test_hsm_server_absent(partitions: list[Store], tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from tests.faults.rig import member_killed, until_gone
 from tests.softhsm import Store
 from tests.waiting import until
 
+pytestmark = pytest.mark.alone
+
 
 async def test_hsm_server_hung(partitions: list[Store], tmp_path: Path) -> None:
     """F40: A network HSM that stops answering costs each request that it holds a tenth of a second; the process that

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from hsm.member.settings import Failover
 from tests.faults.hsm_server import Network, served
 from tests.softhsm import Store
 from tests.waiting import until
+
+pytestmark = pytest.mark.alone
 
 
 @contextmanager

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 
+import pytest
+
 from hsm.member import states
 from tests.faults.rig import Rig, member_killed
+
+pytestmark = pytest.mark.alone
 
 EVERY_S, FOR_S = 0.5, 8.0
 

@@ -18,6 +18,8 @@ from tests.hsm.members import sign
 from tests.softhsm import Store
 from tests.waiting import until
 
+pytestmark = pytest.mark.alone
+
 
 @contextmanager
 def attempts_noted(

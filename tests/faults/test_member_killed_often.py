@@ -13,6 +13,8 @@ import pytest
 from hsm.member import states
 from tests.faults.rig import Rig, member_killed
 
+pytestmark = pytest.mark.alone
+
 KILLS = 50
 RSS_GROWTH = 8 * 2**20
 

@@ -23,6 +23,8 @@ from tests.faults.rig import Rig, make_rig
 from tests.hsm.members import copy_of, key_of, keys_of
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 
+pytestmark = pytest.mark.alone
+
 ROUNDS, ROUND_S = 334, 0.008
 _MAKE_SHORT_KEY = """
 import sys

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.rig import ATTEMPT_S, CROWDED_S, Rig, make_rig, module_rules
 from tests.softhsm import Store
 from tests.waiting import until
+
+pytestmark = pytest.mark.alone
 
 DELAY_S = 0.2
 ALL_DELAY_S = 0.3

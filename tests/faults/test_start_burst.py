@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from bench.rig.faulty_module import FaultyModule
 from hsm.member.slots import RAMP_S
 from tests.faults.rig import Rig, make_rig, member_killed, verifies
 from tests.hsm.members import key_of, sign
 from tests.softhsm import Store
 from tests.waiting import until
+
+pytestmark = pytest.mark.alone
 
 REQUESTS = 110
 

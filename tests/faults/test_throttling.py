@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults.rig import Rig, module_rules
+
+pytestmark = pytest.mark.alone
 
 SHARE = 0.05
 

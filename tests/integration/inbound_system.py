@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import socket
 import subprocess
 import tempfile
 import threading
@@ -31,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from bench.rig.port import free_port
 from hsm.member.process import MemberProcess
 from hsm.wire.member import Generate, KeyFound, KeyType, Open
 from tests.integration.harness import System
@@ -170,8 +170,7 @@ class InboundSystem(System):
 
     def listener(self, **settings: Any) -> int:
         """A [[inbound]] on a free port, which is returned."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port: int = free.getsockname()[1]
+        port = free_port()
         self._append("[[inbound]]", {"listen": f"127.0.0.1:{port}"} | settings)
         self.ports.append(port)
         return port

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Message, Request, TextMessage
 
+from bench.rig.port import free_port
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
 
@@ -193,8 +194,7 @@ def listener(answer: bytes | None) -> Iterator[int]:
 
 def test_upstream_that_refuses(system: System) -> None:
     """Nobody listens there: the CONNECT gets a 502."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     reply = system.curl(f"https://refuses.test:{port}/")
     assert reply.exit == 56
     assert "response 502" in reply.errors

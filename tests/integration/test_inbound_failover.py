@@ -99,6 +99,7 @@ def test_a_member_dies_in_the_middle_of_a_hundred_handshakes(group: Group) -> No
     group.system.until_up("m1", "m2")
 
 
+@pytest.mark.alone
 def test_handshakes_that_wait_hold_up_nobody(group: Group) -> None:
     """While a hundred handshakes wait for a slow HSM, a client that is connected already is served at once."""
     with (

@@ -13,6 +13,8 @@ from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 HOSTS = 1000
 CONNECTIONS = 5000
 PARALLEL = 24

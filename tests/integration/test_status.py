@@ -10,6 +10,7 @@ from urllib.error import HTTPError
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.rig.port import free_port
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System, hsmitm, status_json
 from tests.waiting import wait_until
@@ -18,10 +19,7 @@ from tests.waiting import wait_until
 @pytest.fixture(scope="module")
 def watched(softhsm_module: str, origin_ca: OriginCA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system of two workers with a status page."""
-    import socket  # noqa: PLC0415
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     made = System.make(tmp_path_factory.mktemp("watched") / "s", upstream_ca=origin_ca.pem, workers="2")
     made.toml.write_text(made.toml.read_text().replace('listen = ""', f'listen = "{address}"'))
     with made:

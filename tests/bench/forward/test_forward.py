@@ -17,7 +17,7 @@ from bench.rig.server import Idle, Row, Turn
 from hsm.errors import MisconfiguredError
 from tests.bench.test_commands import bench
 
-QUICK = ("--seconds", "0.7", "--rounds", "1", "--clients", "4", "--hosts", "4", "--tunnels", "150", "--body-mb", "5")
+QUICK = ("--seconds", "0.4", "--rounds", "1", "--clients", "4", "--hosts", "4", "--tunnels", "100", "--body-mb", "5")
 
 
 def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
@@ -50,22 +50,24 @@ def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
     assert "CPU per new connection" in (tmp_path / "f.svg").read_text()
 
 
-def plan() -> Plan:
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     """As short as it can be."""
+    monkeypatch.setattr("bench.forward.forward._WARM_UP_S", 0.2)
     return Plan(
-        seconds=0.3, rounds=1, seed=1, clients=2, generators=1, hosts=2, tunnels=10, body_mb=0.5, sessions=2,
+        seconds=0.2, rounds=1, seed=1, clients=2, generators=1, hosts=2, tunnels=10, body_mb=0.5, sessions=2,
         hsm_latency_ms=0,
     )  # fmt: skip
 
 
-async def test_peers_missing(softhsm_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_peers_missing(softhsm_module: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any peer hsmitm is measured alone, no ratio is made up, and the report names each that is missing."""
 
     def gone(_setting: peers.Setting, _directory: Path) -> Any:
         raise MisconfiguredError("it is not installed")
 
     monkeypatch.setattr(peers, "PEERS", dict.fromkeys(peers.PEERS, gone))
-    report = await forward(plan(), lambda _text, _share: None)
+    report = await forward(plan, lambda _text, _share: None)
     assert report.errors == []
     assert report.figures["cpu_ms_per_connection"] > 0
     assert not any("mitmdump" in name for name in report.figures)
@@ -74,14 +76,14 @@ async def test_peers_missing(softhsm_module: str, monkeypatch: pytest.MonkeyPatc
     assert any(note.startswith("target unknown: warm_cpu_over_mitmdump") for note in report.notes)
 
 
-async def test_no_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_origin(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nginx is missing, which is the origin, the message says what to install."""
     monkeypatch.setattr(nginx, "executable", lambda: None)
     with pytest.raises(MisconfiguredError, match="apt-get install nginx-light"):
-        await forward(plan(), lambda _text, _share: None)
+        await forward(plan, lambda _text, _share: None)
 
 
-async def test_errors_are_counted(softhsm_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_errors_are_counted(softhsm_module: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer whose leaves do not verify is not a fast peer: its failures are counted and told."""
     prepare = peers.mitmdump
 
@@ -89,7 +91,7 @@ async def test_errors_are_counted(softhsm_module: str, monkeypatch: pytest.Monke
         return structs.replace(prepare(setting, directory), ca=setting.roots)
 
     monkeypatch.setattr(peers, "PEERS", {"mitmdump": wrong})
-    report = await forward(plan(), lambda _text, _share: None)
+    report = await forward(plan, lambda _text, _share: None)
     assert report.figures["failed_requests"] > 0
     assert any("mitmdump, warm: w" in error and "unable to get" in error for error in report.errors)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.inbound import apache_bench
 from bench.report.processes import cpu_s, difference, others_s
-from bench.rig.nginx import free_port
+from bench.rig.port import free_port
 from bench.rig.site import host
 from tests.bench.front import Rig
 

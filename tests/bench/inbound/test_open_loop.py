@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.inbound import open_loop
-from bench.rig.nginx import free_port
+from bench.rig.port import free_port
 from proxy.demo.origin import OriginCA
 from tests.bench.front import Rig
 

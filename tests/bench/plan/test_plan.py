@@ -62,16 +62,20 @@ def test_log(tmp_path: Path) -> None:
     assert "2 members, one away" in drawn.read_text()
 
 
-def test_rates_and_measurement(softhsm_module: str, tmp_path: Path) -> None:
+async def test_rates_and_measurement(softhsm_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rates, and an HSM that is measured on the spot: a throw-away one, and the report says so."""
-    result = bench(tmp_path, "plan", "--connections", "50", "--hosts", "5", "--workers", "2", "--seed", "7")
-    figures = result["figures"]
+    monkeypatch.setattr(hsm_numbers, "_SESSIONS", (1, 4))
+    monkeypatch.setattr(hsm_numbers, "_SIGN_S", 0.2)
+    monkeypatch.setattr(hsm_numbers, "_MINT_S", 0.3)
+    report = await _plan(connections=50, hosts=5, signatures_per_s=None)
+    assert report.errors == []
+    figures = report.figures
     assert figures["hit_rate"] == pytest.approx(0.8)
     assert 0 < figures["signatures_per_s"] <= figures["signatures_p99_per_s"] <= figures["signatures_peak_per_s"]
     assert figures["hsm_per_s"] > 50
     assert figures["signer_per_s"] > 50
     assert figures["members"] >= 2
-    assert any("throw-away SoftHSM" in note for note in result["notes"])
+    assert any("throw-away SoftHSM" in note for note in report.notes)
 
 
 async def test_measurement_of_a_far_hsm(softhsm_module: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.forward.tls_origin import COLD, WARM, TlsOrigin
-from bench.rig import nginx
+from bench.rig.port import free_port
 from bench.rig.tunnel import Route, Tunnel, TunnelError
 from bench.rig.tunnel_load import Generator, Job, Kind
 from proxy.demo.origin import OriginCA
@@ -87,6 +87,6 @@ def test_nobody_listens(tmp_path: Path) -> None:
     """A proxy that is not there is an error like any other."""
     ca = OriginCA()
     (tmp_path / "ca.pem").write_text(ca.pem)
-    route = Route(f"127.0.0.1:{nginx.free_port()}", 1, str(tmp_path / "ca.pem"))
+    route = Route(f"127.0.0.1:{free_port()}", 1, str(tmp_path / "ca.pem"))
     with pytest.raises(ConnectionRefusedError):
         Tunnel(route, route.tls(), "w0.bench.test")

@@ -33,6 +33,7 @@ P256 = KINDS["p256"]
 # --- the measurement as a whole ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
     """A short run: each depth signs without an error, the deeper the dearer, and the figures are there."""
     drawn = tmp_path / "sign.svg"

@@ -110,6 +110,7 @@ async def test_requests_that_a_member_takes_with_it(stores: list[Store], caplog:
     ] * int(lost)
 
 
+@pytest.mark.alone
 async def test_a_hung_member_costs_no_request(stores: list[Store], caplog: pytest.LogCaptureFixture) -> None:
     """A member that hangs under load costs a few requests a fraction of a second, is doubted, killed and replaced."""
     caplog.set_level("INFO", "hsmitm.member")
