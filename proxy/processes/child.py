@@ -70,6 +70,7 @@ class Child:
 
     async def _one_life(self) -> int:
         reading, writing = os.pipe()
+        os.set_blocking(reading, False)
         self.process = await asyncio.create_subprocess_exec(
             *self._argv, "--supervised", "--ready-fd", str(writing),
             stdin=asyncio.subprocess.PIPE,
@@ -87,15 +88,16 @@ class Child:
                 self.process.terminate()
             return await self.process.wait()
         finally:
-            loop.remove_reader(reading)
+            self._note_ready(reading)  # it may have ended before the loop has looked
             os.close(reading)
             self.ready.clear()
 
     def _note_ready(self, descriptor: int) -> None:
         asyncio.get_running_loop().remove_reader(descriptor)
-        if os.read(descriptor, 1):
-            self._was_ready = True
-            self.ready.set()
+        with suppress(BlockingIOError):
+            if os.read(descriptor, 1):
+                self._was_ready = True
+                self.ready.set()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to a child that is ready for it; one that is starting reads everything afresh anyway."""

@@ -170,6 +170,25 @@ async def test_a_configuration_that_became_wrong_does_not(caplog: pytest.LogCapt
             assert not one.ended_for_good.done()
 
 
+async def test_a_child_that_ended_at_once_had_served(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a child may have ended before anybody looks; what it said before counts all the same."""
+    start = asyncio.create_subprocess_exec
+
+    async def start_late(*argv: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*argv, **options)
+        await process.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_late)
+    one = _child(_READY + f"raise SystemExit({EX_CONFIG})")
+    with caplog.at_level(logging.WARNING, "hsmitm"):
+        async with _running(one) as running:
+            await until(lambda: caplog.messages or running.done(), "its end was not noticed")
+    assert caplog.messages[0] == f"worker 1 ended with status {EX_CONFIG}; starting it again in 0.1 s"
+
+
 @pytest.mark.parametrize("at_once", [False, True], ids=["soon", "at once"])
 async def test_lives_leave_nothing_open(
     at_once: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
