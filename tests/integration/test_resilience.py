@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.rig.port import free_port
 from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import HSMITM, OriginThread, System, alive, hsmitm, killed_at_end
@@ -20,8 +21,9 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def own(softhsm_module: str, origin_ca: OriginCA, tmp_path: Path) -> Iterator[System]:
-    """A system of two workers that a test may break."""
-    with System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="2") as running:
+    """A system of two workers that a test may break, on a fixed port as an operator's is."""
+    listen = f'"127.0.0.1:{free_port()}"'
+    with System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="2", listen=listen) as running:
         yield running
 
 
@@ -71,7 +73,6 @@ def test_killed_supervisor_stops_no_traffic(own: System, origin: OriginThread) -
         own.process.wait()
         wait_until(lambda: "the supervisor is gone" in own.log, "the orphans notice")
         assert own.curl(f"https://after-supervisor.test:{origin.port}/", proxy=proxy).ok
-        own.edit(listen=f'"{proxy}"')  # as an operator's configuration would have it: a fixed port
         own.start(wait=False)
         wait_until(lambda: not any(alive(pid) for pid in orphans), "the orphans leave")
         own.wait_ready()
