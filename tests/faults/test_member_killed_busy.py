@@ -48,6 +48,8 @@ async def test_member_killed_busy(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
     """F2: The requests that a killed member takes with it are asked of its peer within 50 ms; none fails."""
     with attempts_noted(rig, monkeypatch) as (lost, again):
         async with rig.load() as load:
+            for name in rig.hsms:
+                seem(rig, name, 0.03)  # so that an attempt may take half a second: none is given up before the kill
             with rig.hsm("m1").fault("C_Sign stall"):
                 await until(lambda: rig.hsm("m1").fired() > 1, "several requests are in flight")
                 begun = rig.now()
