@@ -119,6 +119,16 @@ def settings_know_no_service(house: House) -> Iterator[str]:
                 yield f"{one} imports {other}"
 
 
+def settings_say_when_they_change(house: House) -> Iterator[str]:
+    """Each field of the signer's settings is marked "at start" or "at reload", and a reload goes by that alone."""
+    tree = house.modules.get("hsm.signer.settings", ast.Module([], []))
+    for node in (one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == "SignerSettings"):
+        for field in (one for one in node.body if isinstance(one, ast.AnnAssign)):
+            marks = [one.id for one in ast.walk(field.annotation) if isinstance(one, ast.Name)]
+            if not any(mark.endswith(("AtStart", "AtReload")) for mark in marks):
+                yield f"SignerSettings.{ast.unparse(field.target)} does not say when a change of it takes effect"
+
+
 def the_rest_is_absolute(house: House) -> Iterator[str]:
     """A path says where a module stands; a relative import hides it."""
     for one, imported in house.imports.items():
@@ -186,6 +196,7 @@ RULES: list[Rule] = [
     measurements_stand_alone,
     only_the_token_room_knows_pkcs11,
     settings_know_no_service,
+    settings_say_when_they_change,
     the_rest_is_absolute,
     no_module_reaches_itself,
     no_room_reaches_itself,
@@ -214,6 +225,7 @@ FAULTS: list[tuple[Rule, dict[str, str]]] = [
     (only_the_token_room_knows_pkcs11, {"hsm/member/life.py": "from pkcs11.util import ec"}),
     (settings_know_no_service, {"hsm/signer/settings.py": "from hsm.group import group", "hsm/group/group.py": ""}),
     (settings_know_no_service, {"hsm/signer/settings.py": "import asyncio"}),
+    (settings_say_when_they_change, {"hsm/signer/settings.py": "class SignerSettings:\n    unavailable: str = ''"}),
     (the_rest_is_absolute, {"hsm/wire/client.py": "from . import frames"}),
     (no_module_reaches_itself, {"addons/a.py": "import addons.b", "addons/b.py": "def f():\n    import addons.a"}),
     (
