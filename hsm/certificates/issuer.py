@@ -235,3 +235,20 @@ def spkis_of(issuers: Iterable[Issuer]) -> frozenset[bytes]:
     """The public keys (DER SPKI) of the CAs and of those above them: no inbound site may have one."""
     public = [certificate.public_key() for issuer in issuers for certificate in issuer.chain]
     return frozenset(_spki(key) for key in public if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey))
+
+
+def refuse_trusted(trust: Issuer, untrust: Issuer) -> None:
+    """Raise MisconfiguredError where a client that trusts what stands in or above `trust` would believe `untrust`, too:
+    with a key in common, or with a CA in common above them, whether its certificate is in the files or not."""
+    keys = spkis_of([trust]) & spkis_of([untrust])
+    names = _superiors(trust) | {trust.certificate.subject}
+    if keys or names & _superiors(untrust) or untrust.certificate.subject in _superiors(trust):
+        raise MisconfiguredError(
+            f"forward.untrust, '{untrust.certificate.subject.rfc4514_string()}', and forward.trust, "
+            f"'{trust.certificate.subject.rfc4514_string()}', are the same CA or have one in common: clients would "
+            "trust servers that did not verify. Give forward.untrust a self-signed CA with a key of its own"
+        )
+
+
+def _superiors(issuer: Issuer) -> set[x509.Name]:
+    return {one.issuer for one in issuer.chain if one.issuer != one.subject}

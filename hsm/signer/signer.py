@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client import CollectorRegistry
 
-from hsm.certificates.issuer import load_issuer, spkis_of
+from hsm.certificates.issuer import load_issuer, refuse_trusted, spkis_of
 from hsm.errors import HsmitmError, MisconfiguredError, TryLaterError
 from hsm.group.group import Group
 from hsm.secrets.refusals import Refusals
@@ -69,6 +69,8 @@ class Signer:
             raise MisconfiguredError("there is neither a CA ([forward.trust]) nor an inbound site: nothing to sign")
         registry = CollectorRegistry()
         self.issuers = {name: load_issuer(one.certificate) for name, one in settings.authorities.items()}
+        if {"trust", "untrust"} <= self.issuers.keys():
+            refuse_trusted(self.issuers["trust"], self.issuers["untrust"])
         cas = spkis_of(self.issuers.values())
         names = [one.name for one in settings.members]
         sites = load_sites(settings.inbound, cas, names, anywhere=bool(settings.group))

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from addons.engine import stock_addons
 from addons.upstream.tls import UpstreamTls
-from hsm.certificates.issuer import Issuer, load_issuer, spkis_of
+from hsm.certificates.issuer import Issuer, load_issuer, refuse_trusted, spkis_of
 from hsm.errors import MisconfiguredError
 from hsm.group.group import Group
 from hsm.member.member import Member
@@ -108,6 +108,9 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
             findings.wrong(f"forward.{name}: {error}")
         else:
             _say_certificate(name, issuers[name], findings)
+    if {"trust", "untrust"} <= issuers.keys():
+        apart = functools.partial(refuse_trusted, issuers["trust"], issuers["untrust"])
+        findings.attempt("forward.trust and forward.untrust: nobody who trusts the one trusts the other", apart)
     keys = keys_of(settings, issuers)
     try:
         members = [one.name for one in settings.members]

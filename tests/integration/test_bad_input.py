@@ -97,6 +97,10 @@ CASES: dict[str, tuple[Callable[[System], object], str]] = {
         lambda s: s.toml.write_text(s.toml.read_text().replace("object=hsmitm-forward-trust", "object=gone")),
         "no private key pkcs11:token=hsmitm;object=gone",
     ),
+    "one CA for both": (
+        lambda s: s.toml.write_text(s.toml.read_text().replace("forward-untrust", "forward-trust")),
+        "clients would trust servers that did not verify. Give forward.untrust a self-signed CA",
+    ),
     "another key's certificate": (certificate(software_ca()), "their public keys differ"),
     "not a CA": (certificate(software_ca(ca=False)), "is not a CA certificate"),
     "expired CA": (certificate(software_ca(days=-1)), "expired on"),
