@@ -168,11 +168,21 @@ async def test_a_ca_file_that_is_none(settings: SignerSettings, tmp_path: Path) 
 async def test_a_ca_of_another_key(settings: SignerSettings) -> None:
     """A CA certificate beside the key of another CA keeps the signer from starting."""
     untrust = settings.authorities["untrust"].certificate
-    message = await why_not(with_trust(settings, untrust, key="p256"))
+    swapped = with_trust(settings, untrust, key="p256").authorities["trust"]
+    message = await why_not(structs.replace(settings, authorities={"trust": swapped}))
     assert message == (
         "the forward-trust key is on no member: m1: pkcs11:object=p256;type=private is not the key of the certificate: "
         "their public keys differ"
     )
+
+
+async def test_one_ca_for_both(settings: SignerSettings, spawned: list[dict[str, str]]) -> None:
+    """A forward-untrust CA that is the trusted one keeps the signer from starting, before anybody logs in."""
+    both = settings.authorities | {"untrust": settings.authorities["trust"]}
+    assert "clients would trust servers that did not verify" in await why_not(
+        structs.replace(settings, authorities=both)
+    )
+    assert spawned == []
 
 
 async def test_a_ca_key_that_is_missing(settings: SignerSettings) -> None:
