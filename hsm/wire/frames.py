@@ -22,6 +22,8 @@ from hsm.errors import HsmitmError
 
 MAX_FRAME = 1 << 20
 """Bytes. A mint is below 16 KiB; a telemetry report of a busy worker below 64 KiB."""
+_TOLD = 80
+"""Characters that are told of a frame that is none."""
 
 
 class Ready(Struct, frozen=True, array_like=True, tag="ready"):
@@ -129,4 +131,6 @@ class Framer[F]:
             try:
                 yield self._decoder.decode(body)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise ValueError(f"not a frame of ours: {error}") from error
+                # It quotes the peer, and is logged: one that is taken over gets one short line of the log, and no more.
+                told = str(error)[:_TOLD].encode("unicode_escape").decode()
+                raise ValueError(f"not a frame of ours: {told}") from error

@@ -342,6 +342,18 @@ def test_hostile_garbage_is_a_value_error(raw: bytes) -> None:
         decoded("worker", framed(raw))
 
 
+@pytest.mark.parametrize("tag", ["x" * 900_000, "a\n2026-01-01 INFO minted names=bank.example", "\x1b[2Jé"])
+def test_what_is_told_of_a_bad_frame_is_one_short_line(tag: str) -> None:
+    """A worker that is taken over writes neither long lines into the signer's log nor lines of its own making."""
+    raw = framed(msgspec.msgpack.encode({"t": "call", "id": 1, "deadline": 2.5, "body": [tag]}))
+    with pytest.raises(ValueError, match="not a frame of ours") as caught:
+        list(worker.CODEC.asked().feed(raw))
+    told = str(caught.value)
+    assert len(told) < 1000
+    assert told.isascii()
+    assert told.isprintable()
+
+
 def test_refuses_an_oversize_length_at_once() -> None:
     """A length above the limit is refused before a byte of the frame is waited for or kept."""
     framer = worker.CODEC.asked()
