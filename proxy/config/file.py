@@ -26,7 +26,7 @@ from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection
 from proxy.config.hsm import HsmSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
 from proxy.config.section import Address, Section, named
 
 
@@ -37,6 +37,7 @@ class File(Section, frozen=True):
     forward: ForwardSection | None = None
     inbound: list[InboundSection] = field(default_factory=list)
     proxy: Annotated[ProxySection, AtStart("[proxy]")] = field(default_factory=ProxySection)
+    limits: Annotated[LimitsSection, AtStart("[limits]")] = field(default_factory=LimitsSection)
     status: Annotated[StatusSection, AtStart("[status]")] = field(default_factory=StatusSection)
     run: Annotated[RunSection, SaidElsewhere()] = field(default_factory=RunSection)
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)

@@ -1,4 +1,4 @@
-"""[proxy], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs.
+"""[proxy], [limits], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs.
 
 Their defaults and bounds are owned here: what they are about has no settings of its own.
 """
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
+from addons.edge.settings import Bounds
 from hsm.wire.worker import MAX_WORKERS
 from proxy.config.section import Address, Section, named
 
@@ -41,6 +42,10 @@ class ProxySection(Section, frozen=True):
     def worker_count(self) -> int:
         """How many workers: what is asked for, else one for each core we may use, as far as workers are counted."""
         return self.workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+class LimitsSection(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[limits]: what one client or server may ask for; names, defaults and bounds are those of the edge."""
 
 
 class StatusSection(Section, frozen=True):

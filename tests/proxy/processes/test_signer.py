@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from addons.edge.settings import Bounds
 from hsm.secrets.settings import PinSource
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, File
@@ -152,7 +153,7 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "mitmproxy.scripts": ("[mitmproxy]", ["script.py"]),
         "mitmproxy.options": ("[mitmproxy]", {"http2": False}),
         "log.level": ("[log]", "debug"),
-    }
+    } | {f"limits.{one.name}": ("[limits]", one.default * 2 or 1) for one in structs.fields(Bounds)}
 
 
 def changed(file: File, path: str, new: Any) -> File:

@@ -1,0 +1,22 @@
+"""Our classes stand in for mitmproxy's in the versions that they were tested with, and in no other."""
+
+from __future__ import annotations
+
+import pytest
+from mitmproxy import version
+
+from addons.edge import seam
+from addons.edge.settings import Bounds
+from hsm.errors import MisconfiguredError
+
+
+def test_the_installed_mitmproxy_is_one_that_was_tested() -> None:
+    """What requirements.txt pins is what the edge was tested with."""
+    seam.put_in(Bounds())
+
+
+def test_another_mitmproxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade of mitmproxy alone stops a worker at its start, with what to do, instead of half working."""
+    monkeypatch.setattr(version, "VERSION", "12.9.0")
+    with pytest.raises(MisconfiguredError, match=r"12\.9\.0 is installed.* pip install mitmproxy==12\.2\.3"):
+        seam.put_in(Bounds())
