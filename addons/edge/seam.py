@@ -7,8 +7,12 @@ through, and nothing else; until that was done, a worker does not start with it.
 
 from __future__ import annotations
 
-from mitmproxy import version
+from types import SimpleNamespace
 
+from mitmproxy import version
+from mitmproxy.proxy.layers import http
+
+from addons.edge.next_layer import upgraded
 from addons.edge.settings import Bounds
 from hsm.errors import MisconfiguredError
 
@@ -23,4 +27,5 @@ def put_in(bounds: Bounds) -> None:
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
+    http.tcp = SimpleNamespace(TCPLayer=upgraded)  # type: ignore[assignment, attr-defined]  # what follows a 101
     del bounds

@@ -23,6 +23,7 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons.edge import seam
+from addons.edge.next_layer import NextLayer
 from addons.edge.refusal import Refusals
 from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
@@ -107,6 +108,7 @@ class Worker:
         chosen = stock_addons.choose(
             self._addons(), mitmproxy.options, block=Block(), scripts=bool(scripts),
             upstream=section.mode.startswith("upstream"),
+            decision=NextLayer(self._config.limits, section.passing, self._metrics.registry),
         )  # fmt: skip
         try:
             master.addons.add(*chosen)
