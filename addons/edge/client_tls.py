@@ -58,8 +58,8 @@ class ClientTls(layers.ClientTLSLayer):
         if greeting.ignore_connection:  # a script's wish; rare enough for mitmproxy to ask it again
             return (yield from super().receive_handshake_data(data))
         self.client_hello_parsed = True
-        first = greeting.establish_server_tls_first or self._begun
-        if first and not self.context.server.tls_established:
+        first = greeting.establish_server_tls_first and not self.context.server.tls_established
+        if first or self._begun:
             error = yield from self.start_server_tls()
             if error and self._begun:
                 yield EdgeRefusedHook(

@@ -64,11 +64,11 @@ class NextLayer:
             return None
         if len(made.layers) == 1 and isinstance(made.layers[0], _EXPLICIT):
             return self._explicit(made, tls=data.startswith(_TLS))
+        decrypted = _decrypted(made)
         if data.startswith(_TLS):
             server_tls = layers.ServerTLSLayer(made)
-            server_tls.child_layer = ClientTls(made, self._bounds)
+            server_tls.child_layer = ClientTls(made, self._bounds, begun=decrypted)
             return server_tls
-        decrypted = _decrypted(made)
         http = (decrypted and made.client.alpn in HTTP_ALPNS) or (looks_like_http(data) if not greeted else False)
         if http is None:
             return None

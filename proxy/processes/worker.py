@@ -131,6 +131,7 @@ class Worker:
         ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry)]
         if self._sites is not None:
             ours.append(self._sites.addon)
+        ours.append(UpstreamTls())
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -141,7 +142,7 @@ class Worker:
                     mint_timeout_s=section.mint_timeout_s,
                 )
             )
-        return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+        return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
