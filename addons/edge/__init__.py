@@ -2,6 +2,10 @@
 
     settings    how much of anything one client or server may ask for: types, defaults and bounds; no I/O
     refusal     what is refused at the edge, by its class: one counter, one hook, one line that is bounded in number
+    account     on whose account something goes: clients are told apart by address; no I/O
+    limits      how many connections and handshakes there may be, in all and of one client; no I/O
+    listeners   who is connected, how busy each client is, and whom to let go
+    handler     the handler of a connection: its door, its back-pressure, its turns
     hello       a ClientHello, read once and bounded, or found within a stream; no I/O
     client_tls  TLS with a client, from its ClientHello on
     next_layer  what a client speaks, decided on enough bytes; closed where it is neither TLS nor HTTP

@@ -6,6 +6,9 @@ once and handed on; what is no hello, or too much of one, gets an alert and a cl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from mitmproxy import connection
 from mitmproxy.proxy import commands, context, layer, layers
 from mitmproxy.proxy.layers.tls import TlsClienthelloHook, TLSLayer
 from mitmproxy.tls import ClientHello, ClientHelloData
@@ -14,6 +17,14 @@ from addons.edge.hello import HelloError, HelloReader
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.tls.refusal import INTERNAL_ERROR, alert
+
+
+@dataclass
+class HelloBegunHook(commands.StartHook):
+    """The first bytes of a ClientHello are here, or of what should be one. Not blocking."""
+
+    client: connection.Client
+    blocking = False
 
 
 class ClientTls(layers.ClientTLSLayer):
@@ -37,6 +48,8 @@ class ClientTls(layers.ClientTLSLayer):
         """As ClientTLSLayer, which would read the ClientHello anew at each call."""
         if self.client_hello_parsed:
             return (yield from super().receive_handshake_data(data))
+        if data and not self._reader.raw:
+            yield HelloBegunHook(self.context.client)
         if self._hello is None:
             try:
                 self._hello = self._reader.feed(data)

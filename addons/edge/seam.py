@@ -10,8 +10,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from mitmproxy import version
+from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers import http
 
+from addons.edge.handler import EdgeHandler
 from addons.edge.next_layer import upgraded
 from addons.edge.settings import Bounds
 from hsm.errors import MisconfiguredError
@@ -27,5 +29,6 @@ def put_in(bounds: Bounds) -> None:
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
+    mode_servers.ProxyConnectionHandler = EdgeHandler  # type: ignore[misc]
     http.tcp = SimpleNamespace(TCPLayer=upgraded)  # type: ignore[assignment, attr-defined]  # what follows a 101
     del bounds

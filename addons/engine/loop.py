@@ -18,6 +18,9 @@ except ImportError:  # not a platform that uvloop is built for
     _BaseLoop = asyncio.SelectorEventLoop  # type: ignore[assignment,misc]
 
 
+_BACKLOG = 1024
+
+
 class WorkerLoop(_BaseLoop):
     """An event loop for one worker."""
 
@@ -27,8 +30,8 @@ class WorkerLoop(_BaseLoop):
         self._connect_timeout_s = connect_timeout_s
 
     async def create_server(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class, with SO_REUSEPORT."""
-        return await super().create_server(*args, **(kwargs | {"reuse_port": True}))
+        """As the base class, with SO_REUSEPORT, and a line in front of the door for those who come all at once."""
+        return await super().create_server(*args, **(kwargs | {"reuse_port": True, "backlog": _BACKLOG}))
 
     async def create_connection(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class, with a limit in time. Raises TimeoutError, an OSError, with a sentence."""

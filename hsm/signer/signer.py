@@ -163,6 +163,11 @@ class Signer:
                     self.inbound.configuration,
                 )
 
+    @property
+    def full(self) -> bool:
+        """Whether no worker takes another client."""
+        return self._workers.full
+
     def check_ready(self) -> None:
         """Raise TryLaterError unless each CA's key, or where there is no CA any inbound key, is served by a member."""
         group = self.group

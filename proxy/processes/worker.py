@@ -23,6 +23,7 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons.edge import seam
+from addons.edge.listeners import Listeners
 from addons.edge.next_layer import NextLayer
 from addons.edge.refusal import Refusals
 from addons.engine import stock_addons
@@ -65,6 +66,7 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
+        self._listeners = Listeners(config.limits, self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
@@ -128,7 +130,7 @@ class Worker:
 
     def _addons(self) -> list[object]:
         section, cache_entries = self._config.proxy, self._config.cache_entries
-        ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry)]
+        ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry), self._listeners]
         if self._sites is not None:
             ours.append(self._sites.addon)
         ours.append(UpstreamTls())
@@ -172,6 +174,7 @@ class Worker:
                 listeners=[str(Address(*address[:2])) for address in proxyserver.listen_addrs()],
                 connections=self._metrics.connections,
                 metrics=telemetry.collect(self._metrics.registry),
+                full=self._listeners.limits.full,
             )
             try:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)

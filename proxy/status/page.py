@@ -55,6 +55,10 @@ class _Readyz(_Handler):
             self.set_status(503)
             self.write("no worker listens yet\n")
             return
+        if self.signer.full:
+            self.set_status(503)
+            self.write("every worker has as many connections as it may\n")
+            return
         self.write("ready\n")
 
 
