@@ -33,7 +33,7 @@ class Activity(TimeoutWatchdog):
         self.blocker = 0
 
     def register_activity(self) -> None:
-        """Something happened."""
+        """Something was read, or a hook has come to its end."""
         self.last_activity = time.monotonic()
 
     async def watch(self) -> None:
@@ -54,7 +54,7 @@ class EdgeHandler(LeanConnectionHandler):
     """Stands in for ProxyConnectionHandler."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
         self.timeout_watchdog: TimeoutWatchdog = Activity()
         self._listeners: Listeners = ctx.master.addons.get("listeners")
         self.unopened = False
@@ -112,8 +112,8 @@ class EdgeHandler(LeanConnectionHandler):
     async def drain_writers(self) -> None:
         """As mitmproxy's: called after each read, before the next. Others have their turn before what is here
         already, and what comes too early stays in the kernel's buffers, beyond a little."""
-        await super().drain_writers()
-        while self._early > _EARLY_BYTES and self._too_early():
+        await super().drain_writers()  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
+        while self._early > _EARLY_BYTES and self._too_early():  # noqa: ASYNC110  # of those who send too much
             await asyncio.sleep(_LOOK_AGAIN_S)
         await asyncio.sleep(0)
 

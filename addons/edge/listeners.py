@@ -51,7 +51,7 @@ class Handler(Protocol):
 
 
 class _Occupant:
-    """One client."""
+    """A client that was let in, and what it is busy with."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler

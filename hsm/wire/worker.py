@@ -128,8 +128,8 @@ class KeepStaple(Struct, frozen=True, array_like=True, tag="keep-staple"):
 
 
 class Report(Struct, frozen=True, array_like=True, tag="report"):
-    """What a worker tells of itself, each second. `metrics` is `hsm.wire.telemetry.collect`'s; `full` is whether it turns
-    clients away for want of room. -> `Reported`."""
+    """What a worker tells of itself, each second. `metrics` is `hsm.wire.telemetry.collect`'s; `full` is whether it
+    turns clients away for want of room. -> `Reported`."""
 
     pid: int
     index: int
