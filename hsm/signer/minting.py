@@ -10,11 +10,14 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter
 
+from hsm import names
 from hsm.certificates.issuer import Issuer
 from hsm.certificates.leaf import SERIAL_BITS
+from hsm.certificates.leaf_key import leaf_key, secret_of
 from hsm.certificates.settings import LeafProfile
 from hsm.errors import HsmitmError, RefusedError
 from hsm.group.group import Group
+from hsm.member.key import Key
 from hsm.wire.worker import Authority, Mint, Minted
 
 logger = logging.getLogger("hsmitm.signer")
@@ -26,8 +29,12 @@ class Minting:
     def __init__(
         self, issuers: Mapping[Authority, Issuer], group: Group, profile: LeafProfile, registry: CollectorRegistry
     ) -> None:
-        """`group` has the keys of `issuers`; `registry` gets the counter."""
+        """`group` has the keys of `issuers`, and those of inbound sites; `registry` gets the counter."""
+        names.public_suffixes()  # now, and not while somebody waits for a leaf
         self._issuers = issuers
+        self._above = {secret_of(key) for issuer in issuers.values() for key in issuer.keys_above}
+        self._keys: Mapping[str, Key] = {}
+        self._taken: frozenset[tuple[str, int]] = frozenset()
         self._group = group
         self._profile = profile
         self._mints = Counter("hsmitm_mints", "Leaf certificates asked for", ("authority", "result"), registry=registry)
@@ -55,9 +62,18 @@ class Minting:
         issuer = self._issuers.get(request.authority)
         if issuer is None:
             raise RefusedError(f"no forward-{request.authority} CA is configured")
+        if secret_of(leaf_key(request.spki)) in self._secrets():
+            raise RefusedError("a leaf with a key of this machine's partitions: a CA's, or an inbound site's")
         serial = secrets.randbits(SERIAL_BITS) | 1 << (SERIAL_BITS - 1)
         approved = issuer.approve(request.names, request.spki, self._profile, dt.datetime.now(dt.UTC), serial)
         key = self._group.keys[request.authority]
         signature = await self._group.sign(key.name, approved.tbs, approved.digest, deadline, "mint")
         begins, ends = approved.not_before.timestamp(), approved.not_after.timestamp()
         return Minted(approved.certificate(signature, key.public), begins, ends), approved.serial
+
+    def _secrets(self) -> frozenset[tuple[str, int]]:
+        """Of all keys that no leaf may have: an inbound key signs what a worker asks for, and a CA's signs leaves."""
+        if self._keys is not self._group.keys:  # a reload puts other ones in their place
+            self._keys = self._group.keys
+            self._taken = frozenset(self._above | {secret_of(key.public) for key in self._keys.values()})
+        return self._taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -19,6 +20,8 @@ from hsm.wire.client import SignerClient
 from hsm.wire.run_directory import WORKER_SOCKET
 from hsm.wire.worker import Authority, Mint, Minted
 from tests.hsm.signers import leaf_spki, mint, serving
+from tests.hsm.sites import site_of
+from tests.softhsm import Store
 from tests.waiting import until
 
 # --- what a worker gets ----------------------------------------------------------------------------------------------
@@ -76,7 +79,42 @@ async def test_a_leaf_that_may_not_be(signer: Signer, worker: SignerClient) -> N
     with pytest.raises(RefusedError, match="a name that no leaf may carry"):
         await mint(worker, "*.com")
     ca_key = signer.issuers["trust"].key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(RefusedError, match="a leaf with the CA's own key"):
+    with pytest.raises(RefusedError, match="a leaf with a key of this machine's partitions"):
         await worker.call(Mint("trust", ["a.example"], ca_key), 10)
     assert signer.totals().value("hsmitm_signatures_total") == before
     assert signer.status().counters["mint_errors"] == 2
+
+
+async def test_a_leaf_for_everybodys_names(signer: Signer, worker: SignerClient) -> None:
+    """A worker that is taken over gets no leaf for a top-level domain, nor for all of a public suffix."""
+    for name in ("com", "*.co.uk", "*.github.io", "*.any.kawasaki.jp"):
+        with pytest.raises(RefusedError, match="a name that no leaf may carry"):
+            await mint(worker, "good.example", name)
+    assert await mint(worker, "intranet", "*.corp.internal", "github.io", "192.0.2.1")
+
+
+async def test_a_leaf_for_a_key_of_ours(sites_settings: SignerSettings, sites_store: Store, tmp_path: Path) -> None:
+    """No leaf says that a key of a partition is a server's: not of either CA, whichever signs, and not of a site, also
+    not of one that a reload brought."""
+    settings = structs.replace(sites_settings, inbound=[site_of(sites_store, "blog", tmp_path)])
+    now = settings
+    async with serving(settings, lambda: now) as signer, SignerClient(settings.run.socket(WORKER_SOCKET)) as worker:
+        await until(lambda: worker.connected, "the worker is connected")
+
+        async def refused(label: str, authority: Authority) -> None:
+            with pytest.raises(RefusedError, match="a leaf with a key of this machine's partitions"):
+                await worker.call(Mint(authority, ["a.example"], sites_store.keys[label].spki), 10)
+
+        before = signer.totals().value("hsmitm_signatures_total")
+        authorities: tuple[Authority, ...] = ("trust", "untrust")
+        for authority in authorities:
+            for label in ("trust", "untrust", "blog"):
+                await refused(label, authority)
+        assert signer.totals().value("hsmitm_signatures_total") == before
+        assert await worker.call(Mint("trust", ["a.example"], sites_store.keys["shop"].spki), 10)
+        now = structs.replace(settings, inbound=[*settings.inbound, site_of(sites_store, "shop", tmp_path)])
+        await signer.reload()
+        await refused("shop", "trust")
+        now = settings
+        await signer.reload()
+        await refused("shop", "trust")  # it still serves handshakes that were begun

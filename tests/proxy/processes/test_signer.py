@@ -132,7 +132,7 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "forward.trust.key": (cas, "pkcs11:token=tests;object=another"),
         "forward.untrust.certificate": (cas, "another.pem"),
         "forward.untrust.key": (cas, "pkcs11:token=tests;object=another"),
-        "forward.leaf_days": ("[forward] leaf_days", 7),
+        "forward.leaf_days": ("[forward] leaf_days", 8),
         "forward.cache_entries": ("[forward] cache_entries", 7),
         "inbound.listen": ("[[inbound]] listen or transparent", "127.0.0.1:8444"),
         "inbound.transparent": ("[[inbound]] listen or transparent", ("inbound", transparent)),
