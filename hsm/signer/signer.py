@@ -23,6 +23,7 @@ from hsm.secrets.refusals import Refusals
 from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members, keys_of
 from hsm.signer.minting import Minting
+from hsm.signer.quotas import Allowance
 from hsm.signer.reload import Reloading, Reread
 from hsm.signer.settings import SignerSettings
 from hsm.signer.sites import load_sites
@@ -76,15 +77,18 @@ class Signer:
         sites = load_sites(settings.inbound, cas, names, anywhere=bool(settings.group))
         self.group = Group(keys_of(settings, self.issuers) | dict(sites.keys), registry, settings.failover)
         self.group.outage_grace_s = settings.outage_grace_s
-        self.inbound = InboundService(self.group, sites, cas, settings.state)
         self._refusals = Refusals(settings.state)
         self._members = Members(self.group, self._refusals, dict(prompted or {}))
         self._members.make(settings.members)
         self._workers = Workers(registry)
-        self._minting = Minting(self.issuers, self.group, settings.profile, registry)
+        self._allowance = Allowance(settings.quotas, registry, self._workers.name)
+        self.inbound = InboundService(self.group, sites, cas, settings.state, self._allowance)
+        self._minting = Minting(self.issuers, self.group, settings.profile, self._allowance, registry)
         self._board = StatusBoard(registry, self.group, self._workers, self.inbound, self.issuers)
         self._staples = KeptStaples(settings.state)
-        self._reloading = Reloading(settings, reread, cas, self.group, self._members, self.inbound, self._staples)
+        self._reloading = Reloading(
+            settings, reread, cas, self.group, self._members, self.inbound, self._staples, self._allowance
+        )
         self._admins: set[AdminChannel] = set()
         self._endpoints: list[Endpoint] = []
         self._changes: set[asyncio.Task[list[str]]] = set()
@@ -146,13 +150,13 @@ class Signer:
                 return Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
             case TlsSign() | TlsDecrypt() | InboundKeys():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
-                return await self.inbound.serve(call.body, call.deadline, refuse)
+                return await self.inbound.serve(self._workers.pid(channel), call.body, call.deadline, refuse)
             case FindStaple() | KeepStaple():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
                 return self._staples.serve(channel, self._workers.pid(channel), call.body, refuse)
             case Ready():
                 for name in self.group.authorities:
-                    await self.group.wait_for_member(name, call.deadline)
+                    await self.group.wait_for_member(name, call.deadline, self._workers.pid(channel))
                 return Done()
             case Report():
                 self._workers.take(channel, call.body)

@@ -74,6 +74,12 @@ class Workers:
         """The process at the other end."""
         return self._connected[channel].pid
 
+    def name(self, pid: int) -> str:
+        """What a process is called in metrics: the index that it reports, or "unknown"."""
+        return next(
+            (str(one.report.index) for one in self._connected.values() if one.pid == pid and one.report), "unknown"
+        )
+
     def refuse(self, channel: WorkerChannel, request: Request, why: str) -> RefusedError:
         """Note a request that no worker of ours makes: a worker is broken, or taken over. The error to answer with.
 

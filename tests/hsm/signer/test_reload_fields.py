@@ -49,6 +49,8 @@ def changes(directory: Path, serial: str) -> dict[str, Any]:
         "failover.keep_alive_s": 3.0,
         "unavailable": "cached-only",
         "outage_grace_s": 3.0,
+        "quotas.mints_per_s": 300.0,
+        "quotas.decryptions_per_s": 30.0,
         "for_workers": "a site",
         "group": "other",
         "authorities.certificate": directory / "ca.pem",

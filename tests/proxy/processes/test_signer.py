@@ -103,6 +103,8 @@ def at_reload(directory: Path, serial: str, slot: int) -> dict[str, Any]:
         "hsm.request_budget_ms": 2000,
         "hsm.keep_alive_s": 3.0,
         "hsm.unavailable": "queue:3000",
+        "hsm.mints_per_s": 300.0,
+        "hsm.decryptions_per_s": 30.0,
         "inbound.sites.names": ["news.example"],
         "inbound.sites.certificate": "renewed.pem",
         "inbound.sites.key": f"pkcs11:token={TWIN};object=blog",
