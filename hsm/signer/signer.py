@@ -30,11 +30,12 @@ from hsm.signer.sites import load_sites
 from hsm.signer.staples import KeptStaples
 from hsm.signer.status import StatusBoard
 from hsm.signer.workers import WorkerChannel, Workers
-from hsm.wire import admin, telemetry, worker
+from hsm.wire import admin, census, telemetry, worker
 from hsm.wire.admin import Info, InfoReport, Reload, Reset, Status, StatusReport, Told
 from hsm.wire.channel import Channel
 from hsm.wire.endpoint import Endpoint
 from hsm.wire.frames import Call, Done, Ready
+from hsm.wire.pressure import Intake
 from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
 from hsm.wire.worker import (
     Authorities,
@@ -92,6 +93,7 @@ class Signer:
         self._admins: set[AdminChannel] = set()
         self._endpoints: list[Endpoint] = []
         self._changes: set[asyncio.Task[list[str]]] = set()
+        self._intake = Intake()
         self._lock = -1
 
     async def open(self) -> None:
@@ -111,9 +113,12 @@ class Signer:
         await self._members.settled()
         self._members.refuse_bad_world()
         self._endpoints = [
-            await Endpoint(settings.run, WORKER_SOCKET, settings.users, self._worker_channel).open(),
-            await Endpoint(settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel).open(),
-        ]
+            await Endpoint(
+                settings.run, WORKER_SOCKET, settings.users, self._worker_channel, census.WORKERS,
+                self._workers.turn_away,
+            ).open(),
+            await Endpoint(settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel, census.COMMANDS).open(),
+        ]  # fmt: skip
 
     async def close(self) -> None:
         """Stop listening, let calls in flight end (at most a second), then end the members."""
@@ -138,7 +143,7 @@ class Signer:
     # what workers may ask
 
     def _worker_channel(self, pid: int) -> WorkerChannel:
-        channel = WorkerChannel(worker.CODEC, self._serve_worker, self._workers.leave)
+        channel = WorkerChannel(worker.CODEC, self._serve_worker, self._workers.leave, intake=self._intake)
         self._workers.join(channel, pid)
         return channel
 
