@@ -160,6 +160,7 @@ class Config(Struct, frozen=True):
             failover=hsm.failover,
             unavailable=hsm.unavailable,
             outage_grace_s=hsm.queue_s,
+            quotas=hsm.quotas,
         )
 
     def _at_start(self) -> dict[str, str]:
