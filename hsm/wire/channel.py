@@ -69,6 +69,12 @@ class Channel[Q, A](asyncio.Protocol):
         return len(self._pending)
 
     @property
+    def unread(self) -> int:
+        """Bytes for the peer that it has not taken from us yet."""
+        assert self._transport is not None
+        return self._transport.get_write_buffer_size() + sum(map(len, self._outgoing))
+
+    @property
     def serving(self) -> int:
         """Calls received and not answered."""
         return len(self._serving)
