@@ -6,6 +6,7 @@ be right. Relative paths start from the file's directory.
 
 from __future__ import annotations
 
+import os
 import pwd
 from pathlib import Path
 from typing import Annotated
@@ -101,6 +102,12 @@ class Config(Struct, frozen=True):
         return Address.parse(self.file.status.listen) if self.file.status.listen else None
 
     @property
+    def status_elsewhere(self) -> bool:
+        """Whether the status page is another user's process, which we have no right to start."""
+        user = self.file.status.user
+        return user is not None and os.geteuid() != 0 and _uid("status.user", user) != os.geteuid()
+
+    @property
     def workers(self) -> int:
         """How many workers there are."""
         return self.file.proxy.worker_count
@@ -154,7 +161,8 @@ class Config(Struct, frozen=True):
             profile=LeafProfile(days=self.file.forward.leaf_days) if self.file.forward else LeafProfile(),
             run=self.run,
             state=self.base / self.file.run.state,
-            users=frozenset(_uid(user) for user in self.file.run.users),
+            users=frozenset(_uid("run.users", user) for user in self.file.run.users),
+            monitors=frozenset([_uid("status.user", self.file.status.user)] if self.file.status.user else []),
             group=hsm.group if hsm.high_availability else "",
             holders={} if hsm.high_availability else {str(name): hsm.holder(key) for name, key in keys.items()},
             failover=hsm.failover,
@@ -196,11 +204,11 @@ def _text(part: object) -> str:
     return msgspec.json.encode(part).decode()
 
 
-def _uid(user: str) -> int:
+def _uid(field: str, user: str) -> int:
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
-        raise MisconfiguredError(f"run.users: there is no user '{user}' on this machine") from None
+        raise MisconfiguredError(f"{field}: there is no user '{user}' on this machine") from None
 
 
 def load(path: Path) -> Config:

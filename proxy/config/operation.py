@@ -49,13 +49,19 @@ class LimitsSection(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class StatusSection(Section, frozen=True):
-    """[status]: where the status page is; nowhere if empty."""
+    """[status]: where the status page is, nowhere if empty; the names that it may be asked for by, beside addresses;
+    and whose process it is, where not the signer's own user's."""
 
     listen: str = "127.0.0.1:9797"
+    hosts: list[str] = field(default_factory=list)
+    user: str | None = None
 
     def __post_init__(self) -> None:
         if self.listen:
             named("listen", Address.parse, self.listen)
+        for host in self.hosts:
+            if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?", host):
+                raise ValueError(f"hosts: '{host}' is no host name; write names without scheme and port")
 
 
 class RunSection(Section, frozen=True):

@@ -148,6 +148,8 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "proxy.handshake_threads": ("[proxy]", 3),
         "proxy.grace_s": ("[proxy]", 3.0),
         "status.listen": ("[status]", ""),
+        "status.hosts": ("[status]", ["hsmitm.example"]),
+        "status.user": ("[status]", pwd.getpwuid(os.getuid()).pw_name),
         "run.directory": (run, "elsewhere"),
         "run.state": (run, "elsewhere"),
         "run.group": (run, "root"),
