@@ -12,8 +12,11 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, field
 
 from addons.edge.settings import Bounds
+from hsm.effect import AtStart, SaidElsewhere
 from hsm.wire.worker import MAX_WORKERS
 from proxy.config.section import Address, Section, named
+
+_RUN = AtStart("[run]")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -65,12 +68,18 @@ class StatusSection(Section, frozen=True):
 
 
 class RunSection(Section, frozen=True):
-    """[run]: what processes leave on this machine, and who else may use the sockets."""
+    """[run]: what processes leave on this machine, who else may use the sockets, and what workers may do.
 
-    directory: str = "run"
-    state: str = "state"
-    group: str | None = None
-    users: list[str] = field(default_factory=list)
+    `hang_timeout_s` is how long a worker or the signer may give no sign of life before it is killed and started again;
+    0: never.
+    """
+
+    directory: Annotated[str, SaidElsewhere()] = "run"
+    state: Annotated[str, SaidElsewhere()] = "state"
+    group: Annotated[str | None, SaidElsewhere()] = None
+    users: Annotated[list[str], SaidElsewhere()] = field(default_factory=list)
+    worker_environment: Annotated[list[str], _RUN] = field(default_factory=list)
+    hang_timeout_s: Annotated[float, Meta(ge=0, le=3600), _RUN] = 10.0
 
 
 class MitmproxySection(Section, frozen=True):

@@ -41,7 +41,7 @@ from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load
-from proxy.processes import child, logs
+from proxy.processes import child, limits, logs, supervised
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -87,7 +87,7 @@ class Worker:
             await self._wait_until_listening(running, proxyserver)
             addresses = [self._listen] * (self._listen is not None) + self._inbound
             logger.info("worker %d listens on %s", self._index, ", ".join(map(str, addresses)))
-            child.tell_ready(ready_fd)
+            supervised.tell_ready(ready_fd)
             reporting = asyncio.create_task(self._report(proxyserver))
             await self.leave.wait()
             await self._drain(proxyserver)
@@ -204,7 +204,7 @@ async def _serve(config: WorkerConfig, arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, worker.leave.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the signer's; it tells us what we need to know
     if arguments.supervised:
-        await child.orphaned(config.path, worker.leave.set)
+        await supervised.begin(arguments.ready_fd)
     await worker.serve(arguments.ready_fd)
 
 
@@ -221,6 +221,7 @@ def main() -> int:
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")
+        limits.raise_descriptors()
         loop = WorkerLoop(config.proxy.connect_timeout_s)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(_serve(config, arguments))

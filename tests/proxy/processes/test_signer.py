@@ -154,6 +154,8 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "run.state": (run, "elsewhere"),
         "run.group": (run, "root"),
         "run.users": (run, [pwd.getpwuid(os.getuid()).pw_name]),
+        "run.worker_environment": (run, ["MINE"]),
+        "run.hang_timeout_s": (run, 0.0),
         "mitmproxy.scripts": ("[mitmproxy]", ["script.py"]),
         "mitmproxy.options": ("[mitmproxy]", {"http2": False}),
         "log.level": ("[log]", "debug"),
