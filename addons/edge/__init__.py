@@ -10,6 +10,7 @@
     client_tls  TLS with a client, from its ClientHello on
     next_layer  what a client speaks, decided on enough bytes; closed where it is neither TLS nor HTTP
     tunnel      a stream that is passed all the same, watched for TLS that begins later
+    websocket   messages that are counted, and frames that go on as they come
     seam        the one place where classes of ours stand in for mitmproxy's, and for which of its versions that is true
 
 Whatever comes from the network has a bound in bytes, time and number here before it is read on. User scripts see what
