@@ -8,7 +8,11 @@ through, and nothing else; until that was done, a worker does not start with it.
 from __future__ import annotations
 
 from mitmproxy import version
+from mitmproxy.proxy.layers import http as layers
 
+from addons.edge.http1_client import Http1Client
+from addons.edge.http1_connection import Http1Connection
+from addons.edge.http1_server import Http1Server
 from addons.edge.settings import Bounds
 from hsm.errors import MisconfiguredError
 
@@ -23,4 +27,6 @@ def put_in(bounds: Bounds) -> None:
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
-    del bounds
+    Http1Connection.bounds = bounds
+    layers.Http1Server = Http1Server  # type: ignore[attr-defined,assignment]
+    layers.Http1Client = Http1Client  # type: ignore[attr-defined,assignment]

@@ -32,7 +32,6 @@ from OpenSSL import SSL
 
 from addons.gnutls.connection import Connection
 from addons.inbound.handshakes import Step
-from addons.inbound.patient_http import PatientHttp
 from addons.inbound.sites import Site
 from addons.modes import InboundMode, InboundTransparentMode
 from addons.tls import client_hello
@@ -286,7 +285,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         if err is None and self.tls is not None:  # else a script lets the connection through unopened
             http = not self.conn.alpn or self.conn.alpn in HTTP_ALPNS
             self.child_layer = (
-                PatientHttp(self.context, HTTPMode.transparent) if http else layers.TCPLayer(self.context)
+                layers.HttpLayer(self.context, HTTPMode.transparent) if http else layers.TCPLayer(self.context)
             )
         yield from super()._handshake_finished(err)
         yield from self._end_if_broken()
