@@ -25,17 +25,20 @@ _NAMES = frozenset(
     )
 )  # fmt: skip
 _BEGINS = (
-    b":", b"proxy-", b"if-", b"content-", b"x-forwarded-", b"x-client-", b"x-ssl-", b"access-control-", b"sec-",
+    b"-", b"proxy-", b"if-", b"content-", b"x-forwarded-", b"x-client-", b"x-ssl-", b"access-control-", b"sec-",
     b"accept-", b"cross-origin-", b"strict-transport-",
 )  # fmt: skip
+_READ_AS = bytes(byte if chr(byte).isascii() and chr(byte).isalnum() else ord("-") for byte in range(256))
+"""How a server reads names that makes variables of them (RFC 3875 section 4.1.18): whatever is no letter or digit is all
+one there. A name that begins so, as HTTP/2's pseudo-fields do, is no trailer's."""
 _YET = frozenset((b"content-digest",))
 """Of those, what is meant to come as a trailer (RFC 9530 section 6.5)."""
 
 
 def may_pass(name: bytes) -> bool:
-    """Whether a trailer of this name may go on. "_" counts as "-": CGI and its like cannot tell them apart."""
-    name = name.lower().replace(b"_", b"-")
-    return name in _YET or not (name in _NAMES or name.startswith(_BEGINS))
+    """Whether a trailer of this name may go on."""
+    read = name.lower().translate(_READ_AS)
+    return read in _YET or not (read in _NAMES or read.startswith(_BEGINS))
 
 
 def passing(fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
