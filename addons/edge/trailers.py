@@ -29,8 +29,8 @@ _BEGINS = (
     b"accept-", b"cross-origin-", b"strict-transport-",
 )  # fmt: skip
 _READ_AS = bytes(byte if chr(byte).isascii() and chr(byte).isalnum() else ord("-") for byte in range(256))
-"""How a server reads names that makes variables of them (RFC 3875 section 4.1.18): whatever is no letter or digit is all
-one there. A name that begins so, as HTTP/2's pseudo-fields do, is no trailer's."""
+"""How a server reads names that makes variables of them (RFC 3875 section 4.1.18): whatever is no letter or digit is
+all one there. A name that begins so, as HTTP/2's pseudo-fields do, is no trailer's."""
 _YET = frozenset((b"content-digest",))
 """Of those, what is meant to come as a trailer (RFC 9530 section 6.5)."""
 

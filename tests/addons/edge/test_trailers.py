@@ -13,7 +13,8 @@ from addons.edge import trailers
         b"Transfer-Encoding", b"content-length", b"Host", b"HOST", b"Content-Type", b"Content_Type", b"Authorization",
         b"Cookie", b"Set-Cookie", b"Connection", b"Keep-Alive", b"TE", b"Trailer", b"Upgrade", b"Proxy-Authorization",
         b"Client-Cert", b"client-cert", b"Client_Cert", b"CLIENT-CERT_CHAIN", b"Client-Cert-Chain", b"X-Forwarded-For",
-        b"X_Forwarded_For", b"Client.Cert", b"X-Forwarded.For", b"Forwarded", b"If-Match", b"Range", b"Expect", b"Cache-Control", b"Max-Forwards",
+        b"X_Forwarded_For", b"Client.Cert", b"X-Forwarded.For", b"Forwarded",
+        b"If-Match", b"Range", b"Expect", b"Cache-Control", b"Max-Forwards",
         b":authority", b"Content-Encoding", b"Content-Range", b"X-HTTP-Method-Override", b"WWW-Authenticate",
     ],
 )  # fmt: skip
