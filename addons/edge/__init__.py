@@ -6,7 +6,8 @@
     trailers          which fields may come behind the content, in HTTP/1 and HTTP/2; pure
     http1_server      HTTP/1 towards the client
     http1_client      HTTP/1 towards the server
-    http1_connection  what these two have in common
+    http1_parent      a parent proxy's answer to our CONNECT
+    http1_connection  what server and client have in common
     http1_sections    heads and trailer sections as they arrive, within bounds; pure, as are those below
     http1_heads       request line, status line and fields
     http1_framing     where a message ends, and whether its connection goes on

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from mitmproxy import version
 from mitmproxy.proxy.layers import http as layers
+from mitmproxy.proxy.layers.http import _upstream_proxy
 
 from addons.edge.http1_client import Http1Client
 from addons.edge.http1_connection import Http1Connection
+from addons.edge.http1_parent import ParentProxy
 from addons.edge.http1_server import Http1Server
 from addons.edge.settings import Bounds
 from hsm.errors import MisconfiguredError
@@ -27,6 +29,7 @@ def put_in(bounds: Bounds) -> None:
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
-    Http1Connection.bounds = bounds
+    Http1Connection.bounds = ParentProxy.bounds = bounds
     layers.Http1Server = Http1Server  # type: ignore[attr-defined,assignment]
     layers.Http1Client = Http1Client  # type: ignore[attr-defined,assignment]
+    _upstream_proxy.HttpUpstreamProxy = ParentProxy  # type: ignore[misc]
