@@ -9,16 +9,15 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import DropStream, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._events import RequestHeaders, ResponseData, ResponseEndOfMessage, ResponseHeaders
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.inbound.authority import stranger
-from addons.inbound.patient_http import PatientHttp
 from addons.inbound.sites import Site, Sites
 
 
-class SiteHttp(PatientHttp):
+class SiteHttp(HttpLayer):
     """Stands where HttpLayer would, behind the TLS of `site`, one of `sites`."""
 
     def __init__(self, context: Context, site: Site, sites: Sites) -> None:
