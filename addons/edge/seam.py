@@ -8,8 +8,11 @@ through, and nothing else; until that was done, a worker does not start with it.
 from __future__ import annotations
 
 from mitmproxy import version
+from mitmproxy.proxy.layers import http, modes
 
 from addons.edge.settings import Bounds
+from addons.edge.socks import Socks5
+from addons.edge.stream import EdgeStream
 from hsm.errors import MisconfiguredError
 
 TESTED = ("12.2.3",)
@@ -24,3 +27,5 @@ def put_in(bounds: Bounds) -> None:
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
     del bounds
+    http.HttpStream = EdgeStream  # type: ignore[misc]
+    modes.Socks5Proxy = Socks5  # type: ignore[misc]

@@ -98,6 +98,7 @@ class System:
             listen="127.0.0.1:0",
             status_listen="",
             upstream_ca="roots.pem",
+            allow_destinations=("127.0.0.0/8",),  # the origin
         )
         await init.initialise(wanted, lambda _: None, lambda _: True)
         path = self.directory / "hsmitm.toml"

@@ -42,7 +42,7 @@ def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, sys
 def test_a_server_that_speaks_first(softhsm_module: str, origin_ca: OriginCA, tmp_path: Path) -> None:
     """A protocol whose server begins. While nobody has said anything the client, whose handshake is complete, has its
     tickets already; and the server has our Finished, for its greeting comes although the client stays silent."""
-    made = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", options='{ tcp_hosts = [".*"] }')
+    made = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1")
     begin = threading.Event()
     with made as system, socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         server.settimeout(10)
