@@ -7,6 +7,7 @@ comes behind a name look-up. What is needed is to connect to addresses that were
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -70,7 +71,8 @@ async def _attempt(family: int, address: tuple[Any, ...], local: tuple[Any, ...]
         await asyncio.get_running_loop().sock_connect(made, address)
     except OSError as error:
         made.close()
-        raise type(error)(error.errno, f"{_place(address)}: {error.strerror or error}") from None
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise type(error)(error.errno, f"{_place(address)}: {reason}") from None
     except BaseException:
         made.close()
         raise
