@@ -34,6 +34,7 @@ from addons.engine.master import LeanMaster
 from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
+from addons.forward.new_names import NewNames
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
@@ -129,7 +130,7 @@ class Worker:
         return master
 
     def _addons(self) -> list[object]:
-        section, cache_entries = self._config.proxy, self._config.cache_entries
+        section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [self._metrics, ConnectionLog(), refusals, self._connecting(refusals)]
         if self._sites is not None:
@@ -142,6 +143,7 @@ class Worker:
                     self._availability,
                     cache_entries=cache_entries,
                     mint_timeout_s=section.mint_timeout_s,
+                    new_names=NewNames(limits.new_names_per_s, limits.new_names_burst, refusals),
                 )
             )
         return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
