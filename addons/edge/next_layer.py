@@ -182,9 +182,9 @@ def looks_like_http(received: bytes) -> bool | None:
 
 
 def upgraded(made: context.Context) -> layer.Layer:
-    """The layer of what follows a 101 that is no WebSocket."""
-    asked: NextLayer = ctx.master.addons.get(NextLayer.name)
-    return asked.upgraded(made)
+    """The layer of what follows a 101 that is no WebSocket. A tunnel where no worker runs, as in tests of layers."""
+    asked = ctx.master.addons.get(NextLayer.name)
+    return asked.upgraded(made) if isinstance(asked, NextLayer) else Tunnel(made, Bounds())
 
 
 def _decrypted(made: context.Context) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable
 
 from cryptography import x509
 from mitmproxy import certs, connection, ctx, http, tls
-from mitmproxy.addons.tlsconfig import AppData, _default_ciphers, alpn_select_callback
+from mitmproxy.addons.tlsconfig import AppData, _default_ciphers
 from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
@@ -28,9 +28,11 @@ from OpenSSL import SSL
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
+from addons.forward.contexts import ecdsa_suites, make_context
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
+from addons.forward.new_names import NewNames
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
 from addons.tls.refusal import Refusal
@@ -43,6 +45,9 @@ from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted
 logger = logging.getLogger("hsmitm.forward")
 
 _RESTARTS_PER_MINT = 3
+_UNTRUSTED_PART = 10
+_RETRY_S = 1
+"""What a client that brings too many new names is told to wait, in Retry-After (RFC 9110 section 10.2.3)."""
 
 
 class _Facts(Struct):
@@ -66,19 +71,25 @@ class Forward:
         *,
         cache_entries: int,
         mint_timeout_s: float,
+        new_names: NewNames | None = None,
     ) -> None:
-        """`mint_timeout_s` is how long a client may wait for a new leaf."""
+        """`mint_timeout_s` is how long a client may wait for a new leaf. `cache_entries` are leaves of the trusted CA;
+        a tenth of that is for the other's, of which any name of a stranger's server makes one."""
         self._signer = signer
         self._availability = availability
         self._timeout_s = mint_timeout_s
         self._keys = LeafKeys()
-        self._cache = LeafCache(self._mint, cache_entries, metrics.count_lookup)
+        self._caches: dict[Authority, LeafCache] = {
+            "trust": LeafCache(self._mint, cache_entries, metrics.count_lookup),
+            "untrust": LeafCache(self._mint, max(1, cache_entries // _UNTRUSTED_PART), metrics.count_lookup),
+        }
+        self._new_names = new_names
         self._metrics = metrics
         self._facts: dict[str, _Facts] = {}
         self._chains: dict[Authority, tuple[certs.Cert, ...]] = {}
         self._authorities: dict[Authority, list[bytes]] = {}
         self._learned = -1
-        self._context = functools.lru_cache(maxsize=64)(_make_context)
+        self._context = functools.lru_cache(maxsize=64)(make_context)
 
     # what happens before the client's handshake
 
@@ -89,7 +100,12 @@ class Forward:
         except ValueError as error:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return None
-        if not self._cache.covers(host):
+        if not any(cache.covers(host) for cache in self._caches.values()):
+            if self._new_names is not None and not self._new_names.has(flow.client_conn):
+                self._new_names.refuse(flow.client_conn, host)
+                flow.response = _page(429, f"{host} is not inspected now: this client asks for too many new names")
+                flow.response.headers["Retry-After"] = str(_RETRY_S)
+                return None
             # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
             well = self._availability.in_service and self._signer.connected
             return None if well else self._await_signer(flow, host)
@@ -109,7 +125,7 @@ class Forward:
         """Choose the kind of leaf that this client can verify."""
         ours = net_tls.Version[ctx.options.tls_version_client_max]
         speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
-        suites = _ecdsa_suites(ctx.options.ciphers_client, net_tls.Version[ctx.options.tls_version_client_min])
+        suites = ecdsa_suites(ctx.options.ciphers_client, net_tls.Version[ctx.options.tls_version_client_min])
         ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
         self._facts[data.context.client.id] = _Facts("p256" if ecdsa else "rsa-2048")
 
@@ -157,20 +173,31 @@ class Forward:
         host = ""
         try:
             host, key = self._wanted(data.context, facts)
-            private = self._keys.known(key.kind)
-            if key in self._cache:
+            private, cache = self._keys.known(key.kind), self._caches[key.authority]
+            if key in cache:
                 self._availability.check_cached()
-            if private is None or (found := self._cache.take(key)) is None:
+            if private is None or (found := cache.take(key)) is None:
                 return self._start_client(data, host, key)
             data.ssl_conn = self._connection(found, private, key, data)
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
         return None
 
+    def _may_mint(self, client: connection.Client, key: LeafKey, host: str) -> bool:
+        """Take a new name for `client` from its budget, unless its leaf is here or is being minted already."""
+        cache = self._caches[key.authority]
+        if self._new_names is None or key in cache or cache.mints(key) or self._new_names.take(client):
+            return True
+        self._new_names.refuse(client, host)
+        return False
+
     async def _start_client(self, data: tls.TlsData, host: str, key: LeafKey) -> None:
+        if not self._may_mint(data.context.client, key, host):
+            data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
+            return
         try:
-            found = await self._cache.leaf(key)
-            self._metrics.set_leaves(len(self._cache))
+            found = await self._caches[key.authority].leaf(key)
+            self._metrics.set_leaves(self._leaves)
             data.ssl_conn = self._connection(found, await self._keys.key(key.kind), key, data)
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
@@ -188,6 +215,10 @@ class Forward:
         if trusted and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
             upstream = server.certificate_list[0]
         return host, LeafKey("trust" if trusted else "untrust", facts.kind, leaf_names(host, upstream))
+
+    @property
+    def _leaves(self) -> int:
+        return sum(map(len, self._caches.values()))
 
     async def _mint(self, key: LeafKey) -> Leaf:
         try:
@@ -218,8 +249,9 @@ class Forward:
         reply = await self._signer.call(Authorities(), self._timeout_s)
         assert isinstance(reply, Chains)
         if self._authorities and reply.chains != self._authorities:
-            logger.warning("the signer has other CAs than before; forgetting %d leaves", len(self._cache))
-            self._cache.clear()
+            logger.warning("the signer has other CAs than before; forgetting %d leaves", self._leaves)
+            for cache in self._caches.values():
+                cache.clear()
         self._authorities = reply.chains
         for name, chain in reply.chains.items():
             loaded = [x509.load_der_x509_certificate(der) for der in chain]
@@ -271,50 +303,6 @@ def _outermost(made: context.Context) -> bool:
     """Whether this TLS is that of the proxy itself, reached over TLS: there is no server whose leaf it could be."""
     explicit = bool(made.layers) and isinstance(made.layers[0], modes.HttpProxy | modes.HttpUpstreamProxy)
     return explicit and not any(isinstance(one, HttpStream) for one in made.layers)
-
-
-@functools.cache
-def _ecdsa_suites(ciphers: str | None, minimum: net_tls.Version) -> frozenset[int]:
-    """Those of ECDSA_SUITES that we offer to clients."""
-    made = SSL.Context(SSL.TLS_SERVER_METHOD)
-    made.set_cipher_list((ciphers or ":".join(_default_ciphers(minimum))).encode())
-    offered = SSL.Connection(made).get_cipher_list()
-    return frozenset(number for name, number in client_hello.ECDSA_SUITES.items() if name in offered)
-
-
-def _make_context(  # noqa: PLR0917  # a cache's key
-    authority: Authority,
-    key: object,
-    method: net_tls.Method,
-    minimum: net_tls.Version,
-    maximum: net_tls.Version,
-    ciphers: tuple[str, ...],
-    curve: str | None,
-    request_client_cert: bool,  # a cache's key
-    chain: tuple[certs.Cert, ...],
-) -> SSL.Context:
-    """A TLS context with the leaf key in it. Connections share it and set their certificate alone: parsing the key
-    again for every connection costs more than the rest of the set-up.
-
-    mitmproxy's own cache is passed by: its contexts hold no key and would be shared by both kinds of leaf.
-    """
-    made: SSL.Context = net_tls.create_client_proxy_context.__wrapped__(
-        method=method,
-        min_version=minimum,
-        max_version=maximum,
-        cipher_list=ciphers,
-        ecdh_curve=net_tls.get_curve(curve),
-        chain_file=None,
-        alpn_select_callback=alpn_select_callback,
-        request_client_cert=request_client_cert,
-        extra_chain_certs=chain,
-        dhparams=None,
-    )
-    # A context for each authority: a session resumed shows no certificate, and must not carry a client that was served
-    # as trusted past an untrusted leaf. The id is needed where client certificates are asked for (SSL_VERIFY_PEER).
-    made.set_session_id(f"hsmitm-{authority}".encode())
-    made.use_privatekey(key)  # type: ignore[arg-type]
-    return made
 
 
 def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
