@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from typing import Literal
 
 from hsm.wire.measures import MEASURES, Measure
+from hsm.wire.telemetry import SampleKey, Totals
 from hsm.wire.worker import Family
 
 Why = Literal["unknown metric", "unknown label", "too many", "backwards", "absurd"]
-Labels = tuple[tuple[str, str], ...]
-Series = dict[tuple[str, Labels], float]
+Series = dict[SampleKey, float]
+"""By sample and labels, which stand in the list's order."""
 
 _AT_ONCE_S = 10.0
 """A counter may have grown for so long between two reports of one moment: clocks and reports have their pauses."""
@@ -47,32 +48,36 @@ class Ledger:
             measure = MEASURES.get(family.name)
             if measure is None:
                 refused["unknown metric"] += 1
-                continue
-            if family.name in seen or len(family.samples) > measure.series * _SAMPLES:
+            elif family.name in seen or len(family.samples) > measure.series * _SAMPLES:
                 refused["too many"] += 1  # unread: to look at each would take its time
-                continue
-            seen.add(family.name)
-            cumulative = measure.kind != "gauge"
-            series = (self._counted if cumulative else self._shown).setdefault(family.name, {})
-            names = measure.samples(family.name)
-            for sample, labels, value in family.samples:
-                key = sample, tuple(sorted(labels.items()))
-                why = _fault(measure, names, sample, labels)
-                why = why or _excess(measure, series, key, value, grown_s)
-                if why:
-                    refused[why] += 1
-                else:
-                    series[key] = value
+            else:
+                seen.add(family.name)
+                self._take(measure, family, grown_s, refused)
         return refused
 
-    def families(self, *, gone: bool = False) -> list[Family]:
+    def _take(self, measure: Measure, family: Family, grown_s: float, refused: Counter[Why]) -> None:
+        cumulative = measure.kind != "gauge"
+        series = (self._counted if cumulative else self._shown).setdefault(family.name, {})
+        names, most = measure.samples(family.name), measure.most * grown_s
+        for sample, labels, value in family.samples:
+            key = sample, tuple(labels.items())
+            before = series.get(key)
+            if before is not None and cumulative and before <= value <= before + most:
+                series[key] = value  # a worker with hundreds of sites has thousands of these
+                continue
+            why = _fault(measure, names, sample, labels)
+            if not why:
+                key = sample, tuple((name, labels[name]) for name in (*measure.labels, "le") if name in labels)
+                why = _excess(measure, series, key, value, most)
+            if why:
+                refused[why] += 1
+            else:
+                series[key] = value
+
+    def add_to(self, totals: Totals, *, gone: bool = False) -> None:
         """What it has reported; of a worker that is `gone` what it counted: its gauges end with it."""
-        found = self._counted if gone else self._counted | self._shown
-        return [
-            Family(name, MEASURES[name].kind, MEASURES[name].help,
-                   [(sample, dict(labels), value) for (sample, labels), value in series.items()])
-            for name, series in found.items()
-        ]  # fmt: skip
+        for name, series in (self._counted if gone else self._counted | self._shown).items():
+            totals.add_sums(name, MEASURES[name].kind, MEASURES[name].help, series)
 
     def fold(self, gone: Ledger) -> None:
         """Add what a worker that is gone has counted. This ledger stays bounded, however many of them there were."""
@@ -92,7 +97,7 @@ def _fault(measure: Measure, names: tuple[str, ...], sample: str, labels: dict[s
     return None if measure.allows(sample, labels) else "unknown label"
 
 
-def _excess(measure: Measure, series: Series, key: tuple[str, Labels], value: float, grown_s: float) -> Why | None:
+def _excess(measure: Measure, series: Series, key: SampleKey, value: float, most: float) -> Why | None:
     if not math.isfinite(value) or value < 0:
         return "absurd"
     if key not in series and len(series) >= measure.series * (_SAMPLES if measure.kind == "histogram" else 1):
@@ -102,4 +107,4 @@ def _excess(measure: Measure, series: Series, key: tuple[str, Labels], value: fl
     before = series.get(key, 0.0)
     if value < before:
         return "backwards"
-    return "absurd" if value - before > measure.most * grown_s else None
+    return "absurd" if value > before + most else None

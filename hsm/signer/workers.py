@@ -150,13 +150,13 @@ class Workers:
 
     def add_to(self, totals: telemetry.Totals) -> None:
         """Add what all workers counted, those that are gone too."""
-        totals.add(self._retired.families(gone=True))
+        self._retired.add_to(totals, gone=True)
         for gone in self._gone.values():
             if gone.ledger is not None:
-                totals.add(gone.ledger.families(gone=True))
+                gone.ledger.add_to(totals, gone=True)
         for one in self._connected.values():
             if one.ledger is not None:
-                totals.add(one.ledger.families())
+                one.ledger.add_to(totals)
 
     def status(self) -> list[WorkerStatus]:
         """Those that report, by index."""

@@ -8,7 +8,7 @@ the signer reads, and workers may be another user's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
@@ -40,6 +40,12 @@ class Totals:
             for name, labels, value in family.samples:
                 key = (name, tuple(sorted(labels.items())))
                 values[key] = values.get(key, 0.0) + value
+
+    def add_sums(self, name: str, kind: str, text: str, sums: Mapping[SampleKey, float]) -> None:
+        """Add to the family `name`, whose labels stand in the same order each time."""
+        _, _, values = self._families.setdefault(name, (kind, text, {}))
+        for key, value in sums.items():
+            values[key] = values.get(key, 0.0) + value
 
     def value(self, sample: str, **labels: str) -> float:
         """The sum of the samples of this name whose labels include `labels`."""

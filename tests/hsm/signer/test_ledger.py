@@ -8,6 +8,7 @@ import pytest
 
 from hsm.signer.ledger import OTHER, RETIRED_SERIES, Ledger
 from hsm.wire.measures import MEASURES, Measure
+from hsm.wire.telemetry import Totals
 from hsm.wire.worker import Family
 
 MOST = MEASURES["hsmitm_requests"].most
@@ -30,11 +31,18 @@ def opened(value: float) -> Family:
     return Family("hsmitm_connections_open", "gauge", "", [("hsmitm_connections_open", {}, value)])
 
 
+def shown(ledger: Ledger, *, gone: bool = False) -> list[Family]:
+    """What the signer adds up of it."""
+    totals = Totals()
+    ledger.add_to(totals, gone=gone)
+    return totals.families()
+
+
 def values(ledger: Ledger, *, gone: bool = False) -> dict[str, float]:
     """What it shows, by the sample's name and its labels' values."""
     return {
         " ".join([sample, *labels.values()]): value
-        for family in ledger.families(gone=gone)
+        for family in shown(ledger, gone=gone)
         for sample, labels, value in family.samples
     }
 
@@ -50,7 +58,7 @@ def test_counters_grow() -> None:
         "hsmitm_connections_open": 1,
     }
     assert values(ledger, gone=True) == {"hsmitm_requests_total": 5, "hsmitm_edge_refused_total idle": 4}
-    assert {one.help for one in ledger.families()} == {
+    assert {one.help for one in shown(ledger)} == {
         MEASURES[name].help for name in ("hsmitm_requests", "hsmitm_edge_refused", "hsmitm_connections_open")
     }
 
@@ -115,6 +123,18 @@ def test_the_dead_are_folded() -> None:
     assert shown[f"hsmitm_edge_refused_total {OTHER}"] == (20 - RETIRED_SERIES) * most
 
 
+def test_labels_in_any_order() -> None:
+    """A worker that tells the same labels in another order, now and then, has one series of them."""
+    ledger = Ledger(0.0)
+    for number, names in enumerate((("side", "class"), ("class", "side")), 1):
+        labels = {name: {"side": "client", "class": "closed"}[name] for name in names}
+        family = Family("hsmitm_handshake_failures", "", "", [("hsmitm_handshake_failures_total", labels, number)])
+        assert ledger.take([family], 1) == {}
+    assert values(ledger) == {"hsmitm_handshake_failures_total client closed": 2}
+    back = Family("hsmitm_handshake_failures", "", "", [("hsmitm_handshake_failures_total", labels, 1)])
+    assert ledger.take([back], 1) == {"backwards": 1}
+
+
 def test_gauges_come_anew() -> None:
     """A gauge that a worker reports no more is not shown any more."""
     ledger = Ledger(0.0)
@@ -133,5 +153,5 @@ def test_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     ledger = Ledger(0.0)
     assert ledger.take([Family("hsmitm_waits", "gauge", "", samples)], 0) == {}
-    assert [one.kind for one in ledger.families(gone=True)] == ["histogram"]
+    assert [one.kind for one in shown(ledger, gone=True)] == ["histogram"]
     assert values(ledger) == {"hsmitm_waits_bucket +Inf": 2, "hsmitm_waits_count": 2, "hsmitm_waits_sum": 0.5}
