@@ -28,6 +28,8 @@ MAX_SERVED = 1024
 """Calls of one peer that are served at a time. A worker has at most one mint in flight for each new name set; beyond
 this it is told to try later instead of growing a queue."""
 _PARTING_S = 1.0
+_LONGEST_S = 86400.0
+"""Until a deadline: whatever an operator asks for is done sooner."""
 
 
 class Channel[Q, A](asyncio.Protocol):
@@ -240,6 +242,8 @@ class Channel[Q, A](asyncio.Protocol):
             if call.id in self._serving:  # otherwise its answer is on the way
                 self._serving[call.id].cancel()
             return
+        if not call.deadline < time.monotonic() + _LONGEST_S:  # not a number, too: no timer could be set by it
+            raise ValueError("a deadline that is none")
         if call.id in self._serving:
             raise ValueError(f"a second call {call.id} while the first is being served")
         if len(self._serving) >= MAX_SERVED:
