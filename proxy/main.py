@@ -84,12 +84,13 @@ def signer(
     config: ConfigOption = CONFIG,
     supervised: Annotated[bool, typer.Option(hidden=True)] = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    workers_as: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Run the signer alone: the half that holds the PIN."""
     from proxy.config.file import load  # noqa: PLC0415
     from proxy.processes import signer as signing  # noqa: PLC0415
 
-    signing.run(load(config), is_child=supervised, ready_fd=ready_fd)
+    signing.run(load(config, workers_as), is_child=supervised, ready_fd=ready_fd)
 
 
 @app.command()

@@ -12,6 +12,7 @@ PKCS#11; it builds what a CA's key signs itself, and knows nothing of HTTP or of
     workers        who is connected, what they report, what those that are gone have counted
     reload         a configuration that is read again while we serve
     configuration  how many reloads there were, on disk: by it workers know whether to read their files again
+    admission      who may use the admin socket: a token beside it that a caged worker cannot read
     staples        OCSP responses that workers share, as bytes, and whose turn it is to fetch one
     status         gauges, counters of all processes as one, the report of `hsmitm status`
 """

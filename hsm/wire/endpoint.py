@@ -31,17 +31,24 @@ class Endpoint:
     """A listening UNIX socket that admits some users only, and that comes back when its file is deleted."""
 
     def __init__(
-        self, directory: RunDirectory, name: str, users: frozenset[int], make: Callable[[int], Channel[Any, Any]]
+        self,
+        directory: RunDirectory,
+        name: str,
+        users: frozenset[int],
+        make: Callable[[int], Channel[Any, Any]],
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """`users` are the uids that may connect beside our own and root's; `make(pid)` makes a connection's channel.
 
-        A socket that admits others belongs to the directory's group; one that does not is closed to it.
+        A socket that admits others belongs to the directory's group; one that does not is closed to it. `before` puts
+        into the directory what must stand there before anybody connects, each time that the socket is made.
         """
         self._directory = directory
         self._group = directory.group if users else None
         self._path = directory.socket(name)
         self._users = users | {0, os.geteuid()}
         self._make = make
+        self._before = before
         self._server: asyncio.Server | None = None
         self._inode = 0
         self._watcher: asyncio.Task[None] | None = None
@@ -55,6 +62,7 @@ class Endpoint:
     async def _listen(self) -> None:
         self._directory.prepare()
         self._path.unlink(missing_ok=True)
+        self._before()
         loop = asyncio.get_running_loop()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

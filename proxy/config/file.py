@@ -20,7 +20,7 @@ from hsm.errors import MisconfiguredError
 from hsm.member.settings import MemberSettings
 from hsm.signer.settings import AuthoritySettings, InboundSettings, SignerSettings
 from hsm.wire.member import Selector
-from hsm.wire.run_directory import RunDirectory
+from hsm.wire.run_directory import RunDirectory, group_of
 from hsm.wire.worker import Authority
 from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection
@@ -82,10 +82,14 @@ class File(Section, frozen=True):
 
 
 class Config(Struct, frozen=True):
-    """A file that was read, with its path: what each process starts from."""
+    """A file that was read, with its path: what each process starts from.
+
+    `workers_as` is the user whom the supervisor has given to workers; empty where it is our own.
+    """
 
     path: Path
     file: File
+    workers_as: str = ""
 
     @property
     def base(self) -> Path:
@@ -115,7 +119,8 @@ class Config(Struct, frozen=True):
     @property
     def run(self) -> RunDirectory:
         """The directory of the sockets."""
-        return RunDirectory(self.base / self.file.run.directory, self.file.run.group)
+        group = self.file.run.group or (group_of(self.workers_as) if self.workers_as else None)
+        return RunDirectory(self.base / self.file.run.directory, group)
 
     @property
     def upstream_ca(self) -> Path | None:
@@ -161,7 +166,7 @@ class Config(Struct, frozen=True):
             profile=LeafProfile(days=self.file.forward.leaf_days) if self.file.forward else LeafProfile(),
             run=self.run,
             state=self.base / self.file.run.state,
-            users=frozenset(_uid(user) for user in self.file.run.users),
+            users=frozenset(_uid(user) for user in (*self.file.run.users, *filter(None, [self.workers_as]))),
             group=hsm.group if hsm.high_availability else "",
             holders={} if hsm.high_availability else {str(name): hsm.holder(key) for name, key in keys.items()},
             failover=hsm.failover,
@@ -209,12 +214,12 @@ def _uid(user: str) -> int:
         raise MisconfiguredError(f"run.users: there is no user '{user}' on this machine") from None
 
 
-def load(path: Path) -> Config:
+def load(path: Path, workers_as: str = "") -> Config:
     """Read and check `path`. Raises MisconfiguredError: the file, the field, what is wrong, what would be right."""
     path = path.absolute()
-    return parse(messages.read(path), path)
+    return parse(messages.read(path), path, workers_as)
 
 
-def parse(raw: bytes, path: Path) -> Config:
+def parse(raw: bytes, path: Path, workers_as: str = "") -> Config:
     """The configuration that stands, or would stand, at the absolute `path`. Raises MisconfiguredError as `load`."""
-    return Config(path, messages.decoded(raw, File, path.name))
+    return Config(path, messages.decoded(raw, File, path.name), workers_as)

@@ -9,13 +9,16 @@ import asyncio
 import getpass
 import json
 import logging
+import os
 import signal
 import sys
+
+from msgspec import structs
 
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
-from proxy.processes import limits, logs, notify, supervised
+from proxy.processes import limits, logs, notify, rights, supervised
 from proxy.status.page import StatusPage
 
 logger = logging.getLogger("hsmitm.signer")
@@ -41,7 +44,7 @@ async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_f
     if is_child:
         first = await supervised.begin(ready_fd)
         pins = json.loads(first) if first else {}
-    signer = Signer(config.signer(), pins, lambda: load(config.path).signer())
+    signer = Signer(config.signer(), pins, lambda: load(config.path, config.workers_as).signer())
     loop.add_signal_handler(signal.SIGHUP, _reload, signer)
     page = StatusPage(signer)
     leaving = asyncio.create_task(leave.wait())
@@ -86,6 +89,9 @@ def run(config: Config, *, is_child: bool = False, ready_fd: int | None = None) 
     logs.configure(config.file.log.level, "signer")
     limits.no_core()  # PINs pass through here
     limits.raise_descriptors()
+    rights.seal()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    if not is_child and os.geteuid() == 0 and config.file.run.worker_user:
+        config = structs.replace(config, workers_as=config.file.run.worker_user)
     pins = {} if is_child else prompt_pins(config)
     asyncio.run(serve(config, pins, is_child=is_child, ready_fd=ready_fd))
