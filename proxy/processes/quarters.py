@@ -101,7 +101,7 @@ def _cage(config: Config, environment: dict[str, str]) -> Cage:
         lists=found.lists,
         writes=writes,
         reaches=[str(config.run.path)],
-        low_ports=any(one.port < _LOW for one in listening),
+        low_ports=any(0 < one.port < _LOW for one in listening),
         confined=landlock.abi() > 0,
     )
 
