@@ -47,6 +47,9 @@ def init(
     token: Annotated[str | None, typer.Option(help="The label of a partition that exists already.")] = None,
     env: EnvironmentOption = None,
     pin_file: Annotated[Path | None, typer.Option(help="A file of mode 0600 with the partition's PIN.")] = None,
+    so_pin_file: Annotated[
+        Path | None, typer.Option(help="Where the new partition's SO PIN goes; best on another medium.")
+    ] = None,
     key_type: Annotated[str, typer.Option(help=f"{KEY_TYPES}.")] = KEY_TYPE,
     listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = _PROXY.listen,
     status_listen: Annotated[str, typer.Option(help="Where /metrics is served; empty: nowhere.")] = _STATUS.listen,
@@ -61,6 +64,8 @@ def init(
         token=token,
         environment=tuple(env or ()),
         pin_file=pin_file,
+        so_pin_file=so_pin_file,
+        on_terminal=sys.stdout.isatty(),
         key_type=key_type,
         listen=listen,
         status_listen=status_listen,
