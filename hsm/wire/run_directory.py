@@ -20,6 +20,9 @@ ADMIN_SOCKET = "admin.sock"
 ADMIN_TOKEN = "admin.token"  # noqa: S105  # a file's name
 
 
+STATUS_SOCKET = "status.sock"
+
+
 class RunDirectory(Struct, frozen=True):
     """The directory of the sockets. `group` lets workers of another user reach the signer: 0710, not 0700."""
 

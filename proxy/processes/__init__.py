@@ -15,7 +15,8 @@ files        files that the configuration names, opened for a worker by its supe
 line         a worker's end of that
 limits       descriptors and core files
 notify       what systemd is told: ready, alive, stopping
-signer       the signer's process: the service of `hsm.signer`, its status page, its signals
+signer       the signer's process: the service of `hsm.signer`, its signals, and alone its status page
+status_page  the status page's process: it meets monitors and asks the signer; no PIN, no PKCS#11
 worker       a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
 logs         how log lines look, in each of them
 """

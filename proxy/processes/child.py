@@ -14,10 +14,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hsm.backoff import Backoff
-from proxy.processes.files import Desk
 from proxy.processes.supervised import ALIVE, EX_CONFIG, READY
+
+if TYPE_CHECKING:
+    from proxy.processes.files import Desk  # it reads the whole configuration, which the processes never do
 
 logger = logging.getLogger("hsmitm.supervisor")
 

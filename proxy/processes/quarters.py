@@ -80,6 +80,25 @@ def _candidates(config: Config, environment: dict[str, str], user: pwd.struct_pa
     yield Quarters(plain, f"the signer's user, no new privileges, {known}", strong=False)
 
 
+def of_page(config: Config, environment: dict[str, str], workers: Cage | None = None) -> Cage:
+    """The cage of the status page's process: as `[status] user`, else as the user of `workers`, if we may choose."""
+    found = reach.of_page(config, environment)
+    cage = Cage(
+        reads=sorted(reach.through(found.reads)),
+        lists=found.lists,
+        reaches=[str(config.run.path)],
+        low_ports=config.status_listen is not None and 0 < config.status_listen.port < _LOW,
+        confined=landlock.abi() > 0,
+    )
+    if workers is not None and workers.uid is not None:
+        cage = structs.replace(cage, uid=workers.uid, gid=workers.gid, groups=workers.groups)
+    if config.file.status.user is not None and os.geteuid() == 0:
+        user = pwd.getpwnam(config.file.status.user)  # looked up when the configuration was read
+        groups = [gid_of(config.run.group)] if config.run.group else []
+        cage = structs.replace(cage, uid=user.pw_uid, gid=user.pw_gid, groups=groups)
+    return structs.replace(cage, confined=False) if _try(cage, environment) else cage
+
+
 def worker_user(config: Config) -> pwd.struct_passwd | None:
     """Whom workers become when we are root; None where that is root itself. Raises MisconfiguredError."""
     for name in (config.file.run.worker_user,) if config.file.run.worker_user else (PACKAGE_USER, ANYBODY):

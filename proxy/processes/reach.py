@@ -63,6 +63,16 @@ def of_worker(config: Config, environment: Mapping[str, str]) -> Reach:
     return Reach(sorted(set(map(str, reads))), sorted(set(map(str, lists))))
 
 
+def of_page(config: Config, environment: Mapping[str, str]) -> Reach:
+    """What the status page's process may read."""
+    hidden = {Path(os.path.realpath(one)) for one in secrets(config)}
+    reads: list[Path] = []
+    lists: list[Path] = []
+    for path in (*_python(), *_of_environment(environment), config.path, Path(os.path.realpath(config.path))):
+        _around(path, hidden, reads, lists)
+    return Reach(sorted(set(map(str, reads))), sorted(set(map(str, lists))))
+
+
 def named(config: Config) -> list[Path]:
     """The files that hsmitm.toml names for workers, and itself."""
     found = [config.path] + ([config.upstream_ca] if config.upstream_ca else [])

@@ -1,4 +1,5 @@
-"""The signer's process: the service (`hsm.signer.signer`), its status page, its signals. Wiring only.
+"""The signer's process: the service (`hsm.signer.signer`), its signals, and the status page that it keeps where nobody
+supervises it. Wiring only.
 
 PINs that a prompt asks for come through here: from the terminal, or from the supervisor's first line.
 """
@@ -6,6 +7,7 @@ PINs that a prompt asks for come through here: from the terminal, or from the su
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import json
 import logging
@@ -18,8 +20,7 @@ from msgspec import structs
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
-from proxy.processes import limits, logs, notify, rights, supervised
-from proxy.status.page import StatusPage
+from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page, supervised
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -46,7 +47,7 @@ async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_f
         pins = json.loads(first) if first else {}
     signer = Signer(config.signer(), pins, lambda: load(config.path, config.workers_as).signer())
     loop.add_signal_handler(signal.SIGHUP, _reload, signer)
-    page = StatusPage(signer)
+    beside = contextlib.AsyncExitStack()
     leaving = asyncio.create_task(leave.wait())
     try:
         opening = asyncio.create_task(signer.open())
@@ -55,15 +56,17 @@ async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_f
             opening.cancel()
             return
         await opening
-        if config.status_listen:
-            page.listen(config.status_listen)
+        if not is_child and config.status_listen and not config.status_elsewhere:
+            given = environment.of_worker(os.environ, [], config.secret_variables)
+            cage = quarters.of_page(config, given)
+            await beside.enter_async_context(status_page.beside(config.path, cage, given, leave))
         logger.info("signer serves at %s", config.run.path)
         supervised.tell_ready(ready_fd)
         await leaving
     finally:
         notify.tell("STOPPING=1")
         leaving.cancel()
-        page.close()
+        await beside.aclose()
         await signer.close()
 
 

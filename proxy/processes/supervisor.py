@@ -1,6 +1,7 @@
-"""Start signer and workers, watch them, start them again, end them in order. Holds no key and signs nothing.
+"""Start signer, workers and status page, watch them, start them again, end them in order. Holds no key, signs nothing.
 
-`hsmitm run` supervises a signer and workers; `hsmitm proxy` workers alone, with the signer elsewhere on the machine.
+`hsmitm run` supervises a signer, workers and the status page; `hsmitm proxy` workers alone, with the signer elsewhere
+on the machine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hsm.errors import MisconfiguredError
 from proxy import listening
 from proxy.config.file import Config, load
 from proxy.config.section import Address
-from proxy.processes import environment, limits, logs, notify, quarters, rights
+from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page
 from proxy.processes.child import Child
 from proxy.processes.files import Desk
 from proxy.processes.guard import Guard
@@ -122,7 +123,8 @@ class Supervisor:
         logger.log(logging.INFO if self._quarters.strong else logging.WARNING, "workers: %s", self._quarters.words)
         if self._with_signer:
             await self._start([self._signer()])
-        await self._start([self._worker(index, addresses) for index in range(1, self._config.workers + 1)])
+        workers = [self._worker(index, addresses) for index in range(1, self._config.workers + 1)]
+        await self._start([*workers, *self._status_page()])
         if not self._leave.is_set():
             count = f"{self._config.workers} worker" + ("s" if self._config.workers > 1 else "")
             serving = [f"{self._config.file.proxy.mode} proxy on {addresses.listen}"] if addresses.listen else []
@@ -173,6 +175,15 @@ class Supervisor:
             argv += ["--workers-as", self._quarters.user]
         run = self._config.file.run
         return Child("signer", argv, environment.of_signer(os.environ), json.dumps(self._pins), run.hang_timeout_s)
+
+    def _status_page(self) -> list[Child]:
+        wanted = self._with_signer and self._config.status_listen and not self._config.status_elsewhere
+        if not wanted:
+            return []
+        given = environment.of_worker(os.environ, [], self._config.secret_variables)
+        cage = quarters.of_page(self._config, given, self._quarters.cage)
+        hang_s = self._config.file.run.hang_timeout_s
+        return [status_page.made(self._config.path, cage, environment=given, hang_s=hang_s, desk=self._desk)]
 
     def _worker(self, index: int, addresses: _Addresses) -> Child:
         argv = [
