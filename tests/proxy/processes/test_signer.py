@@ -158,6 +158,8 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "run.state": (run, "elsewhere"),
         "run.group": (run, "root"),
         "run.users": (run, [pwd.getpwuid(os.getuid()).pw_name]),
+        "run.worker_user": (run, "root"),
+        "run.worker_paths": (run, ["flows"]),
         "run.worker_environment": (run, ["MINE"]),
         "run.hang_timeout_s": (run, 0.0),
         "mitmproxy.scripts": ("[mitmproxy]", ["script.py"]),
