@@ -120,6 +120,7 @@ class System:
         text = text.replace("new_names_per_s = 20.0", "new_names_per_s = 100000.0")
         text = text.replace("new_names_burst = 200", "new_names_burst = 1000000")
         text = text.replace("\nworkers = 0\n", f"\nworkers = {self._workers}\n")
+        text = text.replace('\n# worker_environment = ["NAME"]\n', '\nworker_environment = ["LD_PRELOAD"]\n')
         edit.write(path, text)
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
