@@ -14,7 +14,7 @@ from addons.edge import this_machine
 from addons.edge.destinations import Listener
 
 _LOOK = """
-import ipaddress, subprocess, sys
+import ipaddress, subprocess, sys, time
 from addons.edge.this_machine import is_local
 
 def ip(*words):
@@ -26,6 +26,9 @@ ip("link", "set", "v0", "up")
 for address in ("192.0.2.5/24", "192.0.2.6/24", "2001:db8::5/64"):
     ip("addr", "add", address, "dev", "v0", *(["nodad"] if ":" in address else []))
 ip("route", "add", "local", "198.51.100.0/24", "dev", "lo")
+until = time.monotonic() + 10
+while not is_local(ipaddress.ip_address("2001:db8::5")) and time.monotonic() < until:
+    time.sleep(0.01)  # the kernel adds its route in the background
 print(*(is_local(ipaddress.ip_address(one)) for one in sys.argv[1:]))
 """
 
