@@ -28,6 +28,7 @@ Connect = Callable[[str, int, tuple[Any, ...] | None, Create], Awaitable[Any]]
 """Create a connection to host and port, from a local address. Raises OSError."""
 CONNECT: ContextVar[Connect | None] = ContextVar("connect", default=None)
 """How the next connection of this task is made."""
+_BACKLOG = 1024
 
 
 class WorkerLoop(_BaseLoop):
@@ -39,8 +40,8 @@ class WorkerLoop(_BaseLoop):
         self._connect_timeout_s = connect_timeout_s
 
     async def create_server(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class, with SO_REUSEPORT."""
-        return await super().create_server(*args, **(kwargs | {"reuse_port": True}))
+        """As the base class, with SO_REUSEPORT, and a line in front of the door for those who come all at once."""
+        return await super().create_server(*args, **(kwargs | {"reuse_port": True, "backlog": _BACKLOG}))
 
     async def create_connection(self, protocol_factory: Any, *args: Any, **kwargs: Any) -> Any:
         """As the base class, with a limit in time. Raises TimeoutError, an OSError, with a sentence."""

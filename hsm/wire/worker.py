@@ -129,7 +129,8 @@ class KeepStaple(Struct, frozen=True, array_like=True, tag="keep-staple"):
 
 
 class Report(Struct, frozen=True, array_like=True, tag="report"):
-    """What a worker tells of itself, each second. `metrics` is `hsm.wire.telemetry.collect`'s. -> `Reported`."""
+    """What a worker tells of itself, each second. `metrics` is `hsm.wire.telemetry.collect`'s; `full` is whether it
+    turns clients away for want of room. -> `Reported`."""
 
     pid: int
     index: int
@@ -137,6 +138,7 @@ class Report(Struct, frozen=True, array_like=True, tag="report"):
     listeners: list[str]
     connections: int
     metrics: list[Family]
+    full: bool = False
 
 
 class Reported(Struct, frozen=True, array_like=True, tag="reported"):

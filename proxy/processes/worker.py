@@ -24,6 +24,8 @@ from prometheus_client import Counter
 from addons.edge import seam
 from addons.edge.connecting import Connecting
 from addons.edge.destinations import Destinations
+from addons.edge.listeners import Listeners
+from addons.edge.next_layer import NextLayer
 from addons.edge.proxyserver import Proxyserver
 from addons.edge.refusal import Refusals
 from addons.edge.resolver import Resolver
@@ -70,6 +72,7 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
+        self._listeners = Listeners(config.limits, self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
@@ -113,6 +116,7 @@ class Worker:
         chosen = stock_addons.choose(
             self._addons(), mitmproxy.options, instead=(Block(), Proxyserver()), scripts=bool(scripts),
             upstream=section.mode.startswith("upstream"),
+            decision=NextLayer(self._config.limits, section.passing, self._metrics.registry),
         )  # fmt: skip
         try:
             master.addons.add(*chosen)
@@ -133,9 +137,17 @@ class Worker:
     def _addons(self) -> list[object]:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
         refusals = Refusals(self._metrics.registry)
-        ours: list[object] = [self._metrics, ConnectionLog(), refusals, self._connecting(refusals), Turns()]
+        ours: list[object] = [
+            self._metrics,
+            ConnectionLog(),
+            refusals,
+            Turns(),
+            self._listeners,
+            self._connecting(refusals),
+        ]
         if self._sites is not None:
             ours.append(self._sites.addon)
+        ours.append(UpstreamTls())
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -147,7 +159,7 @@ class Worker:
                     new_names=NewNames(limits.new_names_per_s, limits.new_names_burst, refusals),
                 )
             )
-        return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+        return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
     def _connecting(self, refusals: Refusals) -> Connecting:
         section, limits = self._config.proxy, self._config.limits
@@ -188,6 +200,7 @@ class Worker:
                 listeners=[str(Address(*address[:2])) for address in proxyserver.listen_addrs()],
                 connections=self._metrics.connections,
                 metrics=telemetry.collect(self._metrics.registry),
+                full=self._listeners.limits.full,
             )
             try:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)

@@ -149,6 +149,8 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "proxy.mint_timeout_s": ("[proxy]", 3.0),
         "proxy.handshake_threads": ("[proxy]", 3),
         "proxy.grace_s": ("[proxy]", 3.0),
+        "proxy.not_tls": ("[proxy]", "pass"),
+        "proxy.not_tls_ports": ("[proxy]", [25]),
         "status.listen": ("[status]", ""),
         "status.hosts": ("[status]", ["hsmitm.example"]),
         "status.user": ("[status]", pwd.getpwuid(os.getuid()).pw_name),
