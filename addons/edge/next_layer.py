@@ -34,6 +34,7 @@ _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 """RFC 9110 section 9.1: a token; the longest that is registered has 17 characters."""
 _VERSION = re.compile(rb" HTTP/[0-9.]*[ \t\r]*\Z")
 _EMPTY_LINES = 4
+_UNDECIDED_S = 1.0
 _LINE = 512
 """Bytes within which a line that has not ended tells what it is: by then it is a request with a long target."""
 _DNS_PORTS = {53, 5353}
@@ -64,15 +65,25 @@ class NextLayer:
             return None
         if len(made.layers) == 1 and isinstance(made.layers[0], _EXPLICIT):
             return self._explicit(made, tls=data.startswith(_TLS))
-        decrypted = _decrypted(made)
         if data.startswith(_TLS):
             server_tls = layers.ServerTLSLayer(made)
-            server_tls.child_layer = ClientTls(made, self._bounds, begun=decrypted)
+            server_tls.child_layer = ClientTls(made, self._bounds, begun=_decrypted(made))
             return server_tls
-        http = (decrypted and made.client.alpn in HTTP_ALPNS) or (looks_like_http(data) if not greeted else False)
-        if http is None:
+        decided = self.plain(made, data, greeted=greeted)
+        return decided or (Undecided(made, self) if self._may_pass(made) else None)
+
+    def plain(self, made: context.Context, data: bytes, *, greeted: bool, late: bool = False) -> layer.Layer | None:
+        """The layer of what is no TLS; None while more bytes must tell, unless it is `late`."""
+        alpn = made.client.alpn in HTTP_ALPNS and _decrypted(made)
+        http = alpn or (False if greeted else looks_like_http(data))
+        if http is None and not late:
             return None
-        return layers.HttpLayer(made, HTTPMode.transparent) if http else self._other(made, decrypted=decrypted)
+        return layers.HttpLayer(made, HTTPMode.transparent) if http else self._other(made)
+
+    def _may_pass(self, made: context.Context) -> bool:
+        address = made.server.address
+        passes = bool(ctx.options.rawtcp) and self._not_tls.passes(address[:2] if address else None)
+        return passes or _decrypted(made)
 
     def _explicit(self, made: context.Context, *, tls: bool) -> layer.Layer:
         """A client that knows the proxy: HTTP, with TLS around it or without. What is neither is told so in HTTP."""
@@ -83,12 +94,12 @@ class NextLayer:
         stack /= layers.HttpLayer(made, HTTPMode.upstream if upstream else HTTPMode.regular)
         return stack[0]
 
-    def _other(self, made: context.Context, *, decrypted: bool) -> layer.Layer:
+    def _other(self, made: context.Context) -> layer.Layer:
         address = made.server.address
         place = f"{address[0]}:{address[1]}" if address else "unknown"
-        if not decrypted:
-            if not ctx.options.rawtcp or not self._not_tls.passes(address[:2] if address else None):
-                return Closed(made, f"neither TLS nor HTTP to {place}")
+        if not self._may_pass(made):
+            return Closed(made, f"neither TLS nor HTTP to {place}")
+        if not _decrypted(made):
             self._passed.inc()
             logger.info(
                 "client %s: neither TLS nor HTTP to %s, passed", human.format_address(made.client.peername), place
@@ -99,7 +110,41 @@ class NextLayer:
 
     def upgraded(self, made: context.Context) -> layer.Layer:
         """What follows a 101 that is no WebSocket (RFC 9110 section 7.8)."""
-        return self._other(made, decrypted=_decrypted(made))
+        return self._other(made)
+
+
+class Undecided(layer.Layer):
+    """A client that may speak what it wants, and whose first bytes could be the beginning of a request: it is asked
+    again with each byte, and taken at its word after a while. Who waits for an answer to them sends no more."""
+
+    def __init__(self, made: context.Context, decision: NextLayer) -> None:
+        super().__init__(made)
+        self._decision = decision
+        self._timer = commands.RequestWakeup(_UNDECIDED_S)
+        self._events: list[events.Event] = []
+        self._data = b""
+        self._child: layer.Layer | None = None
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        ours = isinstance(event, events.Wakeup) and event.command is self._timer
+        if self._child is not None:
+            if not ours:
+                yield from self._child.handle_event(event)
+            return
+        greeted = False
+        if isinstance(event, events.Start):
+            yield self._timer
+        elif isinstance(event, events.DataReceived):
+            greeted = event.connection is not self.context.client
+            self._data += b"" if greeted else event.data
+        if not ours:
+            self._events.append(event)
+        late = ours or isinstance(event, events.ConnectionClosed)
+        if self._data or greeted or late:
+            self._child = self._decision.plain(self.context, self._data, greeted=greeted, late=late)
+        waiting = self._events if self._child is not None else []
+        while waiting and self._child is not None:
+            yield from self._child.handle_event(waiting.pop(0))
 
 
 class Closed(layer.Layer):

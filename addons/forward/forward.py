@@ -22,6 +22,7 @@ from mitmproxy.addons.tlsconfig import AppData, _default_ciphers
 from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
+from mitmproxy.proxy.layers.http import HttpStream
 from msgspec import Struct
 from OpenSSL import SSL
 
@@ -300,7 +301,8 @@ def _verified(data: tls.TlsData) -> bool:
 
 def _outermost(made: context.Context) -> bool:
     """Whether this TLS is that of the proxy itself, reached over TLS: there is no server whose leaf it could be."""
-    return len(made.layers) == 2 and isinstance(made.layers[0], modes.HttpProxy | modes.HttpUpstreamProxy)
+    explicit = bool(made.layers) and isinstance(made.layers[0], modes.HttpProxy | modes.HttpUpstreamProxy)
+    return explicit and not any(isinstance(one, HttpStream) for one in made.layers)
 
 
 def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:

@@ -37,12 +37,12 @@ def narrow(softhsm_module: str, origin_ca: OriginCA, tmp_path_factory: pytest.Te
         yield system
 
 
-def _connect(system: System, source: str = "127.0.0.1") -> socket.socket:
+def connect(system: System, source: str = "127.0.0.1") -> socket.socket:
     host, _, port = system.proxy.rpartition(":")
     return socket.create_connection((host, int(port)), timeout=15, source_address=(source, 0))
 
 
-def _ended(connection: socket.socket, timeout_s: float = 0) -> bool:
+def ended(connection: socket.socket, timeout_s: float = 0) -> bool:
     """Whether the other end has closed, within so many seconds."""
     if not select.select([connection], [], [], timeout_s)[0]:
         return False
@@ -74,8 +74,8 @@ def _readyz(system: System) -> tuple[int, str]:
 def test_one_address_has_its_share_of_connections(narrow: System, origin: OriginThread) -> None:
     """Who opens more than it may is closed at once, counted and named, and another client does not notice."""
     with ExitStack() as stack:
-        opened = [stack.enter_context(_connect(narrow, "127.0.0.2")) for _ in range(_PER_CLIENT + 20)]
-        wait_until(lambda: sum(map(_ended, opened)) == 20, "those beyond the bound are closed", 5)
+        opened = [stack.enter_context(connect(narrow, "127.0.0.2")) for _ in range(_PER_CLIENT + 20)]
+        wait_until(lambda: sum(map(ended, opened)) == 20, "those beyond the bound are closed", 5)
         reply = narrow.curl(f"https://beside.test:{origin.port}/")
         assert reply.ok, reply.errors
     assert "refused (too-many-of-client)" in narrow.log
@@ -87,13 +87,13 @@ def test_one_address_has_its_share_of_connections(narrow: System, origin: Origin
 def test_handshakes_in_progress_are_bounded(narrow: System, origin: OriginThread) -> None:
     """Who begins handshakes and does not go on has so many of them; its next ones are closed, others' go on."""
     with ExitStack() as stack:
-        opened = [stack.enter_context(_connect(narrow, "127.0.0.3")) for _ in range(_HANDSHAKES + 10)]
+        opened = [stack.enter_context(connect(narrow, "127.0.0.3")) for _ in range(_HANDSHAKES + 10)]
         for one in opened:
             one.sendall(hello()[:100])
         reply = narrow.curl(f"https://beside.test:{origin.port}/")
         assert reply.ok, reply.errors
         wait_until(lambda: "refused (too-many-handshakes)" in narrow.log, "it is told", 5)
-        wait_until(lambda: all(map(_ended, opened)), "the others take too long for their ClientHello", 5)
+        wait_until(lambda: all(map(ended, opened)), "the others take too long for their ClientHello", 5)
     assert "refused (slow-hello)" in narrow.log
 
 
@@ -103,7 +103,7 @@ def test_a_hello_that_never_ends_is_closed(narrow: System, origin: OriginThread,
     begin = time.monotonic()
     with tunnel(narrow, "slow.test", origin.port) as connection:
         connection.sendall(first)
-        while not _ended(connection, 0.2):
+        while not ended(connection, 0.2):
             with suppress(OSError):
                 connection.sendall(b"\x00" if len(first) > 4 else b"")
             assert time.monotonic() - begin < 10
@@ -113,9 +113,9 @@ def test_a_hello_that_never_ends_is_closed(narrow: System, origin: OriginThread,
 def test_a_client_without_a_request_is_let_go(narrow: System, data: bytes) -> None:
     """Nothing, or a head that comes byte by byte, is no request: the time for it is over in any case."""
     begin = time.monotonic()
-    with _connect(narrow) as connection:
+    with connect(narrow) as connection:
         connection.sendall(data)
-        while not _ended(connection, 0.2):
+        while not ended(connection, 0.2):
             with suppress(OSError):
                 connection.sendall(b"x" if data else b"")
             assert time.monotonic() - begin < 8
@@ -153,7 +153,7 @@ def test_a_silent_tunnel_is_let_go_and_a_busy_one_stays(narrow: System) -> None:
             silent.sendall(b"\x00hello")
             busy.sendall(b"\x00")
             begin = time.monotonic()
-            while not _ended(silent, 0.3):
+            while not ended(silent, 0.3):
                 busy_end.sendall(b"x")
                 assert busy.recv(10)
                 assert time.monotonic() - begin < 12
@@ -185,8 +185,8 @@ def test_a_full_worker_says_so(
     system = made.start()
     try:
         with ExitStack() as stack, tunnel(system, "in.test", origin.port) as early:
-            opened = [stack.enter_context(_connect(system)) for _ in range(most + 10)]
-            wait_until(lambda: sum(map(_ended, opened)) == 11, "those beyond the bound are closed", 10)
+            opened = [stack.enter_context(connect(system)) for _ in range(most + 10)]
+            wait_until(lambda: sum(map(ended, opened)) == 11, "those beyond the bound are closed", 10)
             wait_until(lambda: _readyz(system)[0] == 503, "it is not ready", 5)
             assert "as many connections as it may" in _readyz(system)[1]
             assert _metric(system, "hsmitm_connections_limit") == most

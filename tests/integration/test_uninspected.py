@@ -150,7 +150,7 @@ STARTTLS: dict[str, Dialogue] = {
 
 
 @contextmanager
-def _service(ca: OriginCA, dialogue: Dialogue, name: str) -> Iterator[tuple[int, Future[bytes]]]:
+def service(ca: OriginCA, dialogue: Dialogue, name: str, port: int = 0) -> Iterator[tuple[int, Future[bytes]]]:
     """A server that speaks its part of `dialogue`, then TLS; what it heard there."""
 
     def serve() -> bytes:
@@ -160,18 +160,18 @@ def _service(ca: OriginCA, dialogue: Dialogue, name: str) -> Iterator[tuple[int,
                 if side == "server":
                     connection.sendall(text)
                 else:
-                    _heard(connection, text)
+                    heard(connection, text)
             with ca.context((name,), ()).wrap_socket(connection, server_side=True) as tls:
                 data = tls.recv(4096)
                 tls.sendall(b"hello " + data)
                 return data
 
-    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+    with socket.create_server(("127.0.0.1", port)) as server, ThreadPoolExecutor(1) as pool:
         server.settimeout(10)
         yield server.getsockname()[1], pool.submit(serve)
 
 
-def _heard(connection: socket.socket, text: bytes) -> None:
+def heard(connection: socket.socket, text: bytes) -> None:
     got = b""
     while len(got) < len(text):
         data = connection.recv(len(text) - len(got))
@@ -185,26 +185,26 @@ def _heard(connection: socket.socket, text: bytes) -> None:
 def test_tls_that_begins_later_is_inspected(passing: System, origin_ca: OriginCA, protocol: str, shape: str) -> None:
     """A stream that was passed and turns to TLS gets a leaf of ours from there on, whatever was said before."""
     name = f"{protocol.lower()}.test"
-    with _service(origin_ca, STARTTLS[protocol], name) as (port, heard), tunnel(passing, name, port) as connection:
+    with service(origin_ca, STARTTLS[protocol], name) as (port, got), tunnel(passing, name, port) as connection:
         for side, text in STARTTLS[protocol]:
             if side == "client":
                 connection.sendall(text)
             else:
-                _heard(connection, text)
+                heard(connection, text)
         tls = Shaped(connection, passing.ca, name, SHAPES[shape])
         tls.handshake()
         assert tls.ask(b"NOOP\r\n") == b"hello NOOP\r\n"
-        assert heard.result(10) == b"NOOP\r\n"
+        assert got.result(10) == b"NOOP\r\n"
 
 
 def test_tls_right_behind_plain_text_is_inspected(passing: System, origin_ca: OriginCA) -> None:
     """A client that does not wait for the answer to its STARTTLS, in one segment with its ClientHello, is inspected."""
     dialogue = (("server", b"220\r\n"), ("client", b"STARTTLS\r\n"), ("server", b"220 go\r\n"))
     with (
-        _service(origin_ca, dialogue, "quick.test") as (port, heard),
+        service(origin_ca, dialogue, "quick.test") as (port, got),
         tunnel(passing, "quick.test", port) as connection,
     ):
-        _heard(connection, b"220\r\n")
+        heard(connection, b"220\r\n")
         first = [b"STARTTLS\r\n"]
 
         def behind(data: bytes) -> Sequence[bytes]:
@@ -214,7 +214,7 @@ def test_tls_right_behind_plain_text_is_inspected(passing: System, origin_ca: Or
             tls = Shaped(answered, passing.ca, "quick.test", behind)
             tls.handshake()
             assert tls.ask(b"NOOP\r\n") == b"hello NOOP\r\n"
-        assert heard.result(10) == b"NOOP\r\n"
+        assert got.result(10) == b"NOOP\r\n"
 
 
 class _WithoutPrefix(socket.socket):
@@ -234,7 +234,7 @@ class _WithoutPrefix(socket.socket):
         return super().recv(size, flags)
 
 
-def _closed(connection: socket.socket) -> bytes:
+def closed(connection: socket.socket) -> bytes:
     """What comes until the other end closes."""
     got = b""
     while True:
@@ -248,9 +248,9 @@ def _closed(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def _cooperating(first: bytes = b"", *, asked: bool = False) -> Iterator[tuple[int, list[bytes]]]:
+def cooperating(first: bytes = b"", *, asked: bool = False) -> Iterator[tuple[int, list[bytes]]]:
     """A server that says `first`, after a request where it is `asked`, and notes what it hears then."""
-    heard: list[bytes] = []
+    got: list[bytes] = []
 
     def serve() -> None:
         try:
@@ -262,12 +262,12 @@ def _cooperating(first: bytes = b"", *, asked: bool = False) -> Iterator[tuple[i
             if asked:
                 connection.recv(65536)
             connection.sendall(first)
-            heard.append(_closed(connection))
+            got.append(closed(connection))
 
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         server.settimeout(10)
         pool.submit(serve)
-        yield server.getsockname()[1], heard
+        yield server.getsockname()[1], got
         server.shutdown(socket.SHUT_RDWR)
 
 
@@ -286,46 +286,46 @@ NO_HTTP = {
 def test_what_is_neither_tls_nor_http_is_closed(system: System, what: str) -> None:
     """By default nothing passes that nobody looks into: it is closed, logged and counted, and the server hears none."""
     before = system.log.count("refused (not-tls)")
-    with _cooperating() as (port, heard), tunnel(system, "odd.test", port) as connection:
+    with cooperating() as (port, got), tunnel(system, "odd.test", port) as connection:
         connection.sendall(NO_HTTP[what])
-        assert _closed(connection) == b""
-        wait_until(lambda: bool(heard), "the server is let go", 10)
-        assert heard == [b""]
+        assert closed(connection) == b""
+        wait_until(lambda: bool(got), "the server is let go", 10)
+        assert got == [b""]
     assert system.log.count("refused (not-tls)") == before + 1
     assert f"neither TLS nor HTTP to odd.test:{port}" in system.log
 
 
 def test_a_server_that_speaks_first_is_closed(system: System) -> None:
     """A server's greeting is no TLS and no HTTP: the client does not even see it."""
-    with _cooperating(b"220 mail ESMTP\r\n") as (port, _), tunnel(system, "mail.test", port) as connection:
-        assert _closed(connection) == b""
+    with cooperating(b"220 mail ESMTP\r\n") as (port, _), tunnel(system, "mail.test", port) as connection:
+        assert closed(connection) == b""
 
 
 def test_an_upgrade_to_another_protocol_is_closed(system: System) -> None:
     """A 101 is no way out of HTTP: what follows is neither TLS nor HTTP."""
     answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n"
-    with _cooperating(answer, asked=True) as (port, heard), tunnel(system, "odd.test", port) as connection:
+    with cooperating(answer, asked=True) as (port, got), tunnel(system, "odd.test", port) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: odd.test\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n")
-        got = b""
-        while not got.endswith(b"\r\n\r\n"):
-            got += connection.recv(1)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += connection.recv(1)
         with suppress(ConnectionError):
             connection.sendall(b"\x00not HTTP")
-        assert _closed(connection) == b""
-        wait_until(lambda: bool(heard), "the server is let go", 10)
-        assert heard == [b""]
+        assert closed(connection) == b""
+        wait_until(lambda: bool(got), "the server is let go", 10)
+        assert got == [b""]
 
 
 def test_a_passed_stream_passes_whole(passing: System) -> None:
     """Where an operator lets other protocols pass, every byte of them does, also ones like the first of TLS."""
     said = b"\x16"
-    with _cooperating(b"ready\x16") as (port, heard), tunnel(passing, "raw.test", port) as connection:
-        _heard(connection, b"ready\x16")
+    with cooperating(b"ready\x16") as (port, got), tunnel(passing, "raw.test", port) as connection:
+        heard(connection, b"ready\x16")
         connection.sendall(said)
         connection.sendall(more := b"\x16\x03\x16\x03\x01" + bytes(range(256)) * 300 + b"\x16\x03\x01")
         connection.shutdown(socket.SHUT_WR)
-        wait_until(lambda: bool(heard), "the server heard all", 10)
-        assert heard == [said + more]
+        wait_until(lambda: bool(got), "the server heard all", 10)
+        assert got == [said + more]
 
 
 REVERSED = {
@@ -339,10 +339,10 @@ REVERSED = {
 def test_tls_that_cannot_be_inspected_is_refused(passing: System, what: str) -> None:
     """In a passed stream, too, TLS passes inspected or not at all."""
     server_says, client_says = REVERSED[what]
-    with _cooperating(server_says) as (port, heard), tunnel(passing, "raw.test", port) as connection:
+    with cooperating(server_says) as (port, got), tunnel(passing, "raw.test", port) as connection:
         if client_says:
-            _heard(connection, server_says)
+            heard(connection, server_says)
             connection.sendall(client_says)
-        assert b"\x16" not in _closed(connection)[:1]
-        wait_until(lambda: bool(heard), "the server is let go", 10)
-        assert client_says[:11] not in heard[0] or not client_says
+        assert b"\x16" not in closed(connection)[:1]
+        wait_until(lambda: bool(got), "the server is let go", 10)
+        assert client_says[:11] not in got[0] or not client_says
