@@ -2,6 +2,7 @@
 
     settings          how much of anything one client or server may ask for: types, defaults and bounds; no I/O
     refusal           what is refused at the edge, by its class: one counter, one hook, one bounded line
+    websocket         messages that are counted, and frames that go on as they come
     seam              the one place where classes of ours stand in for mitmproxy's, and for which versions that is true
     trailers          which fields may come behind the content, in HTTP/1 and HTTP/2; pure
     http1_server      HTTP/1 towards the client

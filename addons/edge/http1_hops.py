@@ -57,9 +57,9 @@ def sent(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
     return _each(kept, b"connection", lambda one: one in _GO_ON and one not in gone)
 
 
-def offered(fields: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a head that goes out offers another protocol."""
-    return any(name.lower() == b"upgrade" for name, _ in fields)
+def offered(fields: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """The protocols that a head which goes out offers, in lower case."""
+    return tokens(value for name, value in fields if name.lower() == b"upgrade")
 
 
 def _each(fields: Fields, name: bytes, keep: Callable[[bytes], bool]) -> Fields:

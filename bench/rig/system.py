@@ -116,6 +116,7 @@ class System:
         text = edit.without_member(text, first.name)
         text = text.replace("high_availability = false", f"high_availability = {str(len(self.names) > 1).lower()}")
         text = text.replace("\nworkers = 0\n", f"\nworkers = {self._workers}\n")
+        text = text.replace('\n# worker_environment = ["NAME"]\n', '\nworker_environment = ["LD_PRELOAD"]\n')
         edit.write(path, text)
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:

@@ -24,6 +24,7 @@ from prometheus_client import Counter
 
 from addons.edge import seam
 from addons.edge.refusal import Refusals
+from addons.edge.websocket import Turns
 from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
@@ -40,7 +41,7 @@ from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load
-from proxy.processes import child, logs
+from proxy.processes import child, limits, logs, supervised
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -86,7 +87,7 @@ class Worker:
             await self._wait_until_listening(running, proxyserver)
             addresses = [self._listen] * (self._listen is not None) + self._inbound
             logger.info("worker %d listens on %s", self._index, ", ".join(map(str, addresses)))
-            child.tell_ready(ready_fd)
+            supervised.tell_ready(ready_fd)
             reporting = asyncio.create_task(self._report(proxyserver))
             await self.leave.wait()
             await self._drain(proxyserver)
@@ -99,7 +100,7 @@ class Worker:
     def _master(self) -> Master:
         section, mitmproxy = self._config.proxy, self._config.mitmproxy
         master = LeanMaster(stock_addons.LeanOptions(), asyncio.get_running_loop())
-        seam.put_in(self._config.limits)
+        seam.put_in(self._config.limits, watched=bool(mitmproxy.scripts or mitmproxy.options))
         scripts = [str(self._config.base / script) for script in mitmproxy.scripts]
         for script in scripts:
             if not Path(script).is_file():
@@ -126,7 +127,7 @@ class Worker:
 
     def _addons(self) -> list[object]:
         section, cache_entries = self._config.proxy, self._config.cache_entries
-        ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry)]
+        ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry), Turns()]
         if self._sites is not None:
             ours.append(self._sites.addon)
         if cache_entries is not None:
@@ -203,7 +204,7 @@ async def _serve(config: WorkerConfig, arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, worker.leave.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the signer's; it tells us what we need to know
     if arguments.supervised:
-        await child.orphaned(config.path, worker.leave.set)
+        await supervised.begin(arguments.ready_fd)
     await worker.serve(arguments.ready_fd)
 
 
@@ -220,6 +221,7 @@ def main() -> int:
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")
+        limits.raise_descriptors()
         loop = WorkerLoop(config.proxy.connect_timeout_s)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(_serve(config, arguments))

@@ -126,7 +126,7 @@ class System:
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
         system = cls(directory)
-        system.edit(**edits)
+        system.edit(**{"worker_environment": '["LD_PRELOAD"]'} | edits)
         if upstream_ca:
             (directory / "origin-ca.pem").write_text(upstream_ca)
             system.edit(upstream_ca='"origin-ca.pem"')
