@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy.http import Headers, HTTPFlow, Response
-from mitmproxy.proxy import commands
-from mitmproxy.proxy.events import DataReceived, Event
-from mitmproxy.proxy.layers.http import HTTPMode, ReceiveHttp
-from mitmproxy.proxy.layers.http._events import RequestEndOfMessage, ResponseEndOfMessage, ResponseHeaders
+from mitmproxy.proxy.layers.http import HTTPMode
 
 from addons.edge.settings import Bounds
 from tests.addons.edge.talk import Talk, script
@@ -162,27 +157,6 @@ def test_a_thousand_requests_at_once_that_need_no_server_give_others_their_turn(
     assert talk.to_client.count(b"HTTP/1.1 299") == 1000
     assert turns > 40
     assert talk.closed == (["client"] if mode == "inbound:0" else [])
-
-
-def test_requests_that_are_answered_at_once_do_not_pile_up() -> None:
-    """However many come together: none waits in the stack of the one before it."""
-    talk = Talk()
-    server = talk.layer.connections[talk.context.client]
-    depths = set()
-
-    def answered(command: commands.Command) -> None:
-        if isinstance(command, ReceiveHttp) and isinstance(command.event, RequestEndOfMessage):
-            depths.add(len(inspect.stack()))
-            stream_id = command.event.stream_id
-            drive(ResponseHeaders(stream_id, Response.make(299)))
-            drive(ResponseEndOfMessage(stream_id))
-
-    def drive(event: Event) -> None:
-        for command in server.handle_event(event):
-            answered(command)
-
-    drive(DataReceived(talk.context.client, GET * 16))
-    assert len(depths) == 1
 
 
 def test_a_client_far_ahead_is_not_kept_in_memory() -> None:
