@@ -109,7 +109,7 @@ def test_our_addons_run_behind_scripts_and_before_the_rest() -> None:
         "Core", "Block", "Proxyserver", "ScriptLoader", "NextLayer", "_Ours", "_Ours", "ModifyHeaders",
         "UpstreamAuth", "ErrorCheck",
     ]  # fmt: skip
-    assert chosen[6:8] == [first, second]
+    assert chosen[5:7] == [first, second]
 
 
 def test_who_may_use_the_proxy_is_decided_by_what_is_handed_in() -> None:
