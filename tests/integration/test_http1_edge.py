@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import System
+from tests.integration.harness import OriginThread, System
 from tests.waiting import wait_until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -106,6 +106,13 @@ def asking(server: Server, *lines: bytes, method: bytes = b"GET") -> bytes:
     return b"\r\n".join([method + b" http://" + where + b"/ HTTP/1.1", b"Host: " + where, *lines, b"", b""])
 
 
+def _fields(tmp_path: Path, length: int) -> Path:
+    """A file with header fields of so many bytes."""
+    path = tmp_path / "fields"
+    path.write_text("".join(f"X-{number}: {'y' * 8000}\n" for number in range(length // 8000)))
+    return path
+
+
 def test_a_request_head_without_end_is_refused(system: System) -> None:
     """A client that sends one for as long as it can gets a 431; the worker does not grow by it, and says so once."""
     before, lines = largest_mb(system), system.log.count("(oversized-head)")
@@ -117,6 +124,16 @@ def test_a_request_head_without_end_is_refused(system: System) -> None:
         assert read(connection, b"</html>").startswith(b"HTTP/1.1 431 ")
     wait_until(lambda: system.log.count("(oversized-head)") == lines + 1, "a line about it", 5)
     assert largest_mb(system) - before < TAKES_MB
+
+
+def test_a_head_too_large_within_tls_is_refused(system: System, origin: OriginThread, tmp_path: Path) -> None:
+    """curl is told why, and does not lose the answer to a reset, however much of its request is still unread."""
+    for length in (80_000, 600_000):
+        reply = system.curl(
+            f"https://large-head.test:{origin.port}/", "--http1.1", "--header", f"@{_fields(tmp_path, length)}"
+        )
+        assert reply.status == 431, reply
+        assert "bytes" in reply.body
 
 
 @pytest.mark.parametrize("line", [b"X: " + b"y" * 8000 + b"\r\n", b"y" * 8000])
@@ -145,7 +162,7 @@ def test_what_comes_too_early_is_not_kept(system: System) -> None:
 
     with serving(answer) as server, client(system) as connection:
         ask = asking(server)
-        connection.settimeout(2)
+        connection.settimeout(1)
         with contextlib.suppress(OSError):  # it is not read any more, or closed
             for _ in range(1000):
                 connection.sendall(ask * 500)
