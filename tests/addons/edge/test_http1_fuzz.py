@@ -16,14 +16,14 @@ _PARTS = [
     b"HTTP/1.1 101 Switching Protocols\r\n", b"HTTP/1.1 304 \r\n", b"Host: a.test\r\n", b"Content-Length: 5\r\n",
     b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n",
     b"Connection: X, Upgrade\r\n", b"Upgrade: websocket\r\n", b"Expect: 100-continue\r\n", b"X: y\r\n", b"\r\n",
-    b"\r\n", b"\r\n", b"hello", b"5\r\nhello\r\n", b"0\r\n\r\n",
-    b"0\r\nSum: 1\r\n\r\n", b"\r", b"\n", b"\x00", b" ", b"5;a=b\r\nhello\r\n",
+    b"\r\n", b"\r\n", b"[ello", b"5\r\n[ello\r\n", b"0\r\n\r\n",
+    b"0\r\nSum: 1\r\n\r\n", b"\r", b"\n", b"\x00", b" ", b"5;a=b\r\n[ello\r\n",
 ]  # fmt: skip
 _GOOD = [
-    b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello",
-    b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"HTTP/1.1 100 Continue\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nSum: 1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n[ello",
+    b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n[ello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[ello", b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n[ello\r\n0\r\nSum: 1\r\n\r\n",
 ]  # fmt: skip
 _SENT = st.lists(st.sampled_from(_GOOD + _PARTS), max_size=12).map(b"".join)
 
