@@ -2,6 +2,16 @@
 
     settings          how much of anything one client or server may ask for: types, defaults and bounds; no I/O
     refusal           what is refused at the edge, by its class: one counter, one hook, one bounded line
+    account           on whose account something goes: clients told apart by address; no I/O
+    destinations      which addresses a client may have us connect to; pure
+    this_machine      whether an address is this machine's, and what our listeners are reached by
+    resolver          names to addresses: remembered, bounded, with a limit for each client
+    turns             whose look-up is next
+    racing            one of several addresses (Happy Eyeballs)
+    connecting        connections to servers on behalf of clients: looked up, judged, made
+    proxyserver       mitmproxy's Proxyserver without its own guess at connections to itself
+    stream            mitmproxy's HTTP stream, with an answer of its own to a client that may not have a connection
+    socks             SOCKS5 with the reply that a denied destination has
     websocket         messages that are counted, and frames that go on as they come
     seam              the one place where classes of ours stand in for mitmproxy's, and for which versions that is true
     trailers          which fields may come behind the content, in HTTP/1 and HTTP/2; pure

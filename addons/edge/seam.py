@@ -9,7 +9,7 @@ with it.
 from __future__ import annotations
 
 from mitmproxy import version
-from mitmproxy.proxy.layers import http, websocket
+from mitmproxy.proxy.layers import http, modes, websocket
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
@@ -18,6 +18,8 @@ from addons.edge.http1_connection import Http1Connection
 from addons.edge.http1_parent import ParentProxy
 from addons.edge.http1_server import Http1Server
 from addons.edge.settings import Bounds
+from addons.edge.socks import Socks5
+from addons.edge.stream import EdgeStream
 from addons.edge.websocket import Connection, Deflate, Websocket
 from hsm.errors import MisconfiguredError
 
@@ -33,8 +35,14 @@ def put_in(bounds: Bounds, *, watched: bool = True) -> None:
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
+    _put_in_streams()
     _put_in_http1(bounds)
     _put_in_websockets(bounds, watched=watched)
+
+
+def _put_in_streams() -> None:
+    http.HttpStream = EdgeStream  # type: ignore[misc]
+    modes.Socks5Proxy = Socks5  # type: ignore[misc]
 
 
 def _put_in_websockets(bounds: Bounds, *, watched: bool) -> None:

@@ -147,6 +147,8 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "proxy.mint_timeout_s": ("[proxy]", 3.0),
         "proxy.handshake_threads": ("[proxy]", 3),
         "proxy.grace_s": ("[proxy]", 3.0),
+        "proxy.deny_destinations": ("[proxy]", ["loopback"]),
+        "proxy.allow_destinations": ("[proxy]", ["127.0.0.1:8443"]),
         "status.listen": ("[status]", ""),
         "status.hosts": ("[status]", ["hsmitm.example"]),
         "status.user": ("[status]", pwd.getpwuid(os.getuid()).pw_name),
