@@ -115,7 +115,8 @@ class Http1Client(Http1Connection):
         head = heads.read_response(lines)
         length = framing.response_length(self.request.data.method, head)
         response = head.response
-        response.headers.fields = tuple(hops.received(list(response.headers.fields), head.named))
+        if b"connection" in head.named:
+            response.headers.fields = tuple(hops.received(list(response.headers.fields), head.named))
         status = response.data.status_code
         if status <= 199 and status != 101:
             yield from self._pass_interim(ResponseHeaders(self.stream_id, response))

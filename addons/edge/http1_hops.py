@@ -35,10 +35,7 @@ def tokens(values: Iterable[bytes]) -> list[bytes]:
 
 def received(fields: Fields, named: Named) -> Fields:
     """A received head's fields, without those that its sender names as its connection's alone."""
-    connection = named.get(b"connection")
-    if connection is None:
-        return fields
-    dropped = {one for one in tokens(connection) if one not in _OWN_RULES and one not in _FOR_ALL}
+    dropped = {one for one in tokens(named.get(b"connection", [])) if one not in _OWN_RULES and one not in _FOR_ALL}
     return [field for field in fields if field[0].lower() not in dropped] if dropped else fields
 
 

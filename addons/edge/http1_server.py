@@ -70,7 +70,7 @@ class Http1Server(Http1Connection):
         if isinstance(event, events.Wakeup):
             if self._lingering:
                 yield commands.CloseConnection(self.conn)
-            elif self.phase is Phase.WAITING:
+            elif self.phase is Phase.WAITING and self.request is None:
                 self._in_turn = 0
                 yield from self._take_turn()
         else:
@@ -100,7 +100,8 @@ class Http1Server(Http1Connection):
         length = framing.request_length(head)
         request = head.request
         self._ends = framing.ends_connection(request)
-        request.headers.fields = tuple(hops.received(list(request.headers.fields), head.named))
+        if b"connection" in head.named:
+            request.headers.fields = tuple(hops.received(list(request.headers.fields), head.named))
         self.request = request
         self.phase = Phase.BODY
         yield ReceiveHttp(RequestHeaders(self.stream_id, request, end_stream=length == 0))
