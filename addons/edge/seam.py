@@ -8,7 +8,12 @@ through, and nothing else; until that was done, a worker does not start with it.
 from __future__ import annotations
 
 from mitmproxy import version
+from mitmproxy.proxy.layers import http
 
+from addons.edge import nghttp2
+from addons.edge.http2_client import Http2Client
+from addons.edge.http2_connection import Http2Connection
+from addons.edge.http2_server import Http2Server
 from addons.edge.settings import Bounds
 from hsm.errors import MisconfiguredError
 
@@ -23,4 +28,11 @@ def put_in(bounds: Bounds) -> None:
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
-    del bounds
+    _put_in_http2(bounds)
+
+
+def _put_in_http2(bounds: Bounds) -> None:
+    nghttp2.load()
+    Http2Connection.bounds = bounds
+    http.Http2Server = Http2Server  # type: ignore[assignment,attr-defined]  # mitmproxy's own name for it
+    http.Http2Client = Http2Client  # type: ignore[assignment,attr-defined]  # mitmproxy's own name for it

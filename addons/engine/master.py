@@ -24,6 +24,8 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer, mode_servers
 
+from addons.edge import backpressure
+from addons.edge.backpressure import Turns
 from addons.engine.outgoing import Outgoing
 
 _Handler = Callable[..., Any]
@@ -142,12 +144,13 @@ class HookShortcut:
         self.context = outermost.context
         self._addons = addons
         self._outgoing = Outgoing(outermost.context.client)
+        self.turns = Turns()
 
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         """As the layer's own, without those hooks; what they let go on goes on behind the commands that came first."""
         waiting: deque[events.Event] = deque((event,))
-        outgoing = self._outgoing
-        while waiting:
+        outgoing, turns = self._outgoing, self.turns
+        while waiting or turns.next(waiting):
             for command in self.outermost.handle_event(waiting.popleft()):
                 if isinstance(command, commands.SendData):
                     ready = outgoing.send(command)
@@ -157,7 +160,7 @@ class HookShortcut:
                     outgoing.established(command)
                     if command.blocking:
                         waiting.append(events.HookCompleted(command))
-                else:
+                elif not turns.take(command):
                     yield from outgoing.before(command)
                     yield command
         yield from outgoing.after(event)
@@ -174,6 +177,18 @@ class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):
     @layer.setter
     def layer(self, outermost: layer.Layer) -> None:
         self._shortcut = HookShortcut(outermost, cast(LeanAddons, ctx.master.addons))
+
+    async def drain_writers(self) -> None:
+        """mitmproxy's, for the connection that was read from; it is read on when nobody has too much of it."""
+        reading = backpressure.whose(self.transports, self.client)
+        await backpressure.written(self.transports, reading)
+        await self._shortcut.turns.readable(reading)
+
+    async def wakeup(self, request: commands.RequestWakeup) -> None:
+        """mitmproxy's; some wait for a socket instead of a clock."""
+        if isinstance(request, backpressure.WhenDrained):
+            await backpressure.drained(self.transports.get(request.connection))
+        await super().wakeup(request)
 
 
 class LeanMaster(Master):
