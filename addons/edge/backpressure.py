@@ -5,7 +5,7 @@ mitmproxy reads, lets its layers run, and waits until what they wrote has gone. 
 they came in. HTTP/2 keeps what a peer's window does not let through; so whoever received them holds them back too:
 
 * an HTTP/2 connection gives its own window back when the other side has taken the bytes (`WhenTaken`);
-* any other is not read for as long as the other side has enough to do (`Stop`).
+* any other is not read for as long as the other side has enough to do (`Stop`), which the other side says.
 
 Layers yield these commands; `Turns`, in front of the outermost layer, answers them when nothing else is left to do, so
 that what one read brings about is sent, counted and given back once. A layer that wants to know how much waits for a
@@ -92,6 +92,16 @@ def held(around: http.HttpLayer | None, stream_id: int, *, towards_client: bool)
         return 0
     innermost = outermost.context.layers[-1]
     return innermost.waiting(stream_id) if isinstance(innermost, Keeps) else 0
+
+
+def source(around: http.HttpLayer | None, stream_id: int, *, towards_client: bool) -> Connection | None:
+    """The connection that a stream's bytes come from, where that one keeps nothing back by itself."""
+    stream = around.streams.get(stream_id) if around is not None else None
+    if around is None or stream is None:
+        return None
+    origin: Connection = stream.context.server if towards_client else around.context.client
+    outermost = around.connections.get(origin)
+    return None if outermost is None or isinstance(outermost.context.layers[-1], Keeps) else origin
 
 
 class Turns:

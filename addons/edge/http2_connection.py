@@ -28,12 +28,14 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.utils import human
 
-from addons.edge import nghttp2
+from addons.edge import backpressure, nghttp2
 from addons.edge.http2_events import Body, Ended, Event, GoAway, Head, Ignored, Invalid, Oversized, Reset, Settings
 from addons.edge.http2_paced import Paced
 from addons.edge.http2_session import parting
 from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
 
+ONE_READ = 65535
+"""Bytes that mitmproxy reads at a time."""
 _CONNECTION_FIELDS = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"}
 
 
@@ -153,6 +155,8 @@ class Http2Connection(Paced):
         session = self.session
         if isinstance(event, RequestData | ResponseData):
             session.send(ours, event.data)
+            if self._full(ours):
+                yield from self._stop(ours, event.stream_id)
         elif isinstance(event, RequestTrailers | ResponseTrailers):
             session.end(ours, _as_trailers(event.trailers.fields))
         elif isinstance(event, RequestEndOfMessage | ResponseEndOfMessage):
@@ -163,6 +167,24 @@ class Http2Connection(Paced):
         else:
             raise TypeError(f"unexpected event: {event!r}")
         yield from self._settle()
+
+    def _full(self, ours: int) -> bool:
+        """Whether another read would be more than may be kept for the peer."""
+        session, bounds = self.session, self.bounds
+        return (
+            session.waits(ours) > bounds.stream_window_bytes - ONE_READ
+            or session.backlog > bounds.connection_window_bytes - ONE_READ
+        )
+
+    def _stop(self, ours: int, stream_id: int) -> layer.CommandGenerator[None]:
+        """Have the other side not read where it would go on in spite of a full buffer."""
+        origin = backpressure.source(self._around, stream_id, towards_client=not self.client_side)
+        if origin is not None:
+            outgoing = self.session.outgoing
+            body = outgoing[ours]
+            yield backpressure.Stop(
+                origin, lambda: body.ended or outgoing.get(ours) is not body or not self._full(ours)
+            )
 
     def _send_error(
         self, ours: int, event: RequestProtocolError | ResponseProtocolError
