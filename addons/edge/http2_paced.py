@@ -7,12 +7,15 @@ read that holds many frames is dealt with in steps, between which others have th
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
+from dataclasses import dataclass
 from typing import ClassVar
 
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import HttpLayer, SendHttp
 from mitmproxy.proxy.layers.http._base import HttpConnection, HttpEvent
 
 from addons.edge import backpressure, nghttp2
@@ -27,6 +30,35 @@ _ONE_PULL = 131_072
 """Bytes that are written before the socket is asked whether it has taken them."""
 
 
+@dataclass
+class Flush(HttpEvent):
+    """From one connection's layer to another's: all that I have for you came before this."""
+
+
+class Meanwhile:
+    """Which connections have something to send while one of an HTTP layer's deals with what it has read.
+
+    They are told by that one, through the HTTP layer alone: the end of a turn comes through all layers, which takes as
+    long as the bytes themselves.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.touched: set[Connection] = set()
+
+    def begin(self) -> bool:
+        """Whether nobody else has begun."""
+        first, self.begun = not self.begun, True
+        return first
+
+    def end(self) -> None:
+        """From here on connections look after themselves."""
+        self.begun = False
+
+
+_meanwhiles: weakref.WeakKeyDictionary[HttpLayer, Meanwhile] = weakref.WeakKeyDictionary()
+
+
 class Paced(HttpConnection):
     """A connection's layer, without what messages and errors mean."""
 
@@ -36,6 +68,7 @@ class Paced(HttpConnection):
     def __init__(self, context: Context, conn: Connection) -> None:
         super().__init__(context, conn)
         self._around = backpressure.around(context)
+        self._meanwhile = Meanwhile() if self._around is None else _meanwhiles.setdefault(self._around, Meanwhile())
         self.session = Session(self.bounds, client=self.client_side, validate=context.options.validate_inbound_headers)
         self._told: set[int] = set()
         """Streams whose message HttpLayer knows of and which has not ended: they hear when the connection breaks."""
@@ -64,7 +97,9 @@ class Paced(HttpConnection):
         return 0 if ours is None else self.session.waits(ours)
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, HttpEvent):
+        if isinstance(event, Flush):
+            yield from self._flush()
+        elif isinstance(event, HttpEvent):
             yield from self._send(event)
         elif isinstance(event, events.DataReceived):
             yield from self._receive(event.data)
@@ -127,11 +162,16 @@ class Paced(HttpConnection):
 
     def _work(self) -> layer.CommandGenerator[None]:
         """Deal with what has come, up to a turn's worth."""
-        came = self._came
-        for _ in range(EVENTS_A_TURN):
-            if not came:
-                break
-            yield from self._handle(came.popleft())
+        came, meanwhile = self._came, self._meanwhile
+        first = meanwhile.begin()
+        try:
+            for _ in range(EVENTS_A_TURN):
+                if not came:
+                    break
+                yield from self._handle(came.popleft())
+        finally:
+            if first:
+                meanwhile.end()
         if came:
             if self._later is None:
                 self._later = commands.RequestWakeup(0)
@@ -142,12 +182,25 @@ class Paced(HttpConnection):
             return
         elif len(self._told) > len(self.session.streams) + EVENTS_A_TURN:
             self._told &= self.session.streams
+        if not first:
+            yield from self._hold()
+            yield from self._settle()
+            return
+        while meanwhile.touched:
+            connection = meanwhile.touched.pop()
+            if connection is not self.conn:
+                yield SendHttp(Flush(0), connection)
+        self._give_back()
         yield from self._hold()
-        yield from self._settle()
+        yield from self._flush()
 
     def _settle(self) -> layer.CommandGenerator[None]:
         """Have what is to be sent go out at the end of the turn."""
-        if self._end_of_turn is None and self._when_drained is None:
+        if self._end_of_turn is not None or self._when_drained is not None:
+            return
+        if self._meanwhile.begun:
+            self._meanwhile.touched.add(self.conn)
+        else:
             self._end_of_turn = backpressure.EndOfTurn()
             yield self._end_of_turn
 
