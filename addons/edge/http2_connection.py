@@ -31,7 +31,6 @@ from mitmproxy.utils import human
 from addons.edge import backpressure, nghttp2
 from addons.edge.http2_events import Body, Ended, Event, GoAway, Head, Ignored, Invalid, Oversized, Reset, Settings
 from addons.edge.http2_paced import Paced
-from addons.edge.http2_session import parting
 from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
 
 ONE_READ = 65535
@@ -206,9 +205,9 @@ class Http2Connection(Paced):
         session = self.session
         why = session.failed or ""
         last = session.pull(1 << 30)
-        code, told = parting(last)
         if last:
             yield commands.SendData(self.conn, last)
+        code, told = session.said
         why = told or session.why or why
         if session.flooded:
             yield self._refused("http2-flood", why)

@@ -31,9 +31,10 @@ class Session(Reception):
         self._library = nghttp2.load()
         self.failed: str | None = None
         """Why the connection cannot go on, if so."""
+        self.said = (0, "")
+        """Code and words of the GOAWAY that ended it; code 0: it ended as it should."""
         self.broken = False
         """Whether that is the peer's doing, and nghttp2 has no words of its own for it on the wire."""
-        self._parted = False
         self._block_raw = 0
         self._leaving: list[Outgoing] = []
         self._out = ffi.new("const char **")
@@ -70,8 +71,6 @@ class Session(Reception):
             self.terminate(nghttp2.ENHANCE_YOUR_CALM, "too much was asked for")
         elif taken < 0:
             self.failed, self.broken = nghttp2.reason(taken), True
-        elif not self._library.nghttp2_session_want_read(self._session):
-            self.failed = self.why or "the connection is ended"
         elif self.block is None or self.block != spanning:
             self._block_raw = 0
         else:  # CONTINUATION frames without end, which need not hold one field
@@ -154,7 +153,6 @@ class Session(Reception):
 
     def leave(self) -> None:
         """Say that no further stream is taken; those that are open go on (RFC 9113 section 6.8)."""
-        self._parted = True
         last = self._library.nghttp2_session_get_last_proc_stream_id(self._session)
         self._library.nghttp2_submit_goaway(self._session, 0, last, nghttp2.NO_ERROR, ffi.NULL, 0)
 
@@ -178,9 +176,11 @@ class Session(Reception):
                 break
             parts.append(ffi.unpack(out[0], length))
             size += length
-        if (self.away or self._parted) and self.failed is None and not library.nghttp2_session_want_read(session):
-            self.failed = "the connection is done with"
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        pulled = parts[0] if len(parts) == 1 else b"".join(parts)
+        if not library.nghttp2_session_want_read(session):
+            self.said = parting(pulled) if pulled else self.said
+            self.failed = self.failed or self.said[1] or "the connection is done with"
+        return pulled
 
     def session_pointer(self) -> Any:
         """The pointer that nghttp2 knows this session by."""
