@@ -210,6 +210,7 @@ class Http2Connection(Paced):
         code, told = session.said
         why = told or session.why or why
         if session.flooded:
+            why = session.failed or why
             yield self._refused("http2-flood", why)
         elif code or session.broken:
             yield self._refused("http2-error", why)
