@@ -69,6 +69,7 @@ def test_in_http2_it_is_the_streams_answer() -> None:
     for stream in (1, 3):
         client.send_headers(stream, head, end_stream=True)
     talk.client(client.data_to_send())
+    talk.later()
     came = client.receive_data(talk.to_client)
     answers = [one for one in came if isinstance(one, h2.events.ResponseReceived)]
     assert [dict(one.headers)[b":status"] for one in answers if one.headers] == [b"403", b"403"]
