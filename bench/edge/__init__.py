@@ -10,7 +10,8 @@ It imports rig and report, and is not installed. Each attack runs in a process o
     echo_origin    the server behind our own sites, a process
     name_server    a name server that does not answer for some names, a process
     attacker       one attack, a process
-    attack         what an attack is, what it is aimed at, what it saw: types
+    attack         what an attack is
+    target         what attackers are aimed at, and what they saw: types
     scene          what all attackers do
     server         the attackers' own servers
     frames         HTTP/2 as attackers write it

@@ -14,7 +14,8 @@ from contextlib import suppress
 
 import msgspec
 
-from bench.edge.attack import Attack, Seen, Target
+from bench.edge.attack import Attack
+from bench.edge.target import Seen, Target
 
 _NICE = 10
 _LATE_S = 25.0

@@ -15,7 +15,7 @@ from typing import Literal, Self
 import msgspec
 from msgspec import Struct, structs
 
-from bench.edge.attack import CLIENT_B
+from bench.edge.target import CLIENT_B
 from bench.rig.tls_origin import COLD, WARM
 from bench.rig.tunnel import Route, Tunnel, TunnelError
 
@@ -54,7 +54,7 @@ class Bystander:
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Start it."""
+        """Start it, and read what it tells."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "bench.edge.bystander", msgspec.json.encode(self._errand).decode(),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,

@@ -8,13 +8,13 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from bench.edge.attack import NAME
 from bench.edge.scene import Scene
 from bench.edge.server import Serve, Server, over_tls
+from bench.edge.target import NAME
 
 
 def _closes(_connection: socket.socket) -> None:
-    """At once."""
+    """It says nothing and closes."""
 
 
 def _closes_later(connection: socket.socket) -> None:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from bench.edge.attack import CLIENT_B
 from bench.edge.scene import Scene, answer, status
+from bench.edge.target import CLIENT_B
 
 _MOST = 4000
 

@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from msgspec import Struct, structs, to_builtins
 
 from bench.edge import bystander, name_server, watch
-from bench.edge.attack import NAME, Attack, Target
+from bench.edge.attack import Attack
 from bench.edge.attacker import Attacker
 from bench.edge.bystander import NEW_HOSTS, WARM_HOSTS, Bystander
 from bench.edge.echo_origin import EchoOrigin
 from bench.edge.name_server import NameServer
 from bench.edge.system import EdgeSystem, Setting
+from bench.edge.target import NAME, Target
 from bench.edge.verdict import Verdict, Waits, figures
 from bench.edge.watch import Lines, Watch
 from bench.report.report import Progress, Report

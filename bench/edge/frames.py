@@ -20,7 +20,7 @@ _ERRORS = (
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """The bytes of one frame."""
     return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
 
 
@@ -59,7 +59,7 @@ class Peer:
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, *frames: bytes) -> None:
-        """Send frames."""
+        """Send frames, all at once."""
         self.connection.sendall(b"".join(frames))
 
     def until(self, limit_s: float, *, data: int = 0, heads: int = 0) -> bool:

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from bench.edge.attack import CLIENT_B, NAME
 from bench.edge.scene import Scene, answer, status
 from bench.edge.server import Server, echoing, over_tls, request_of
+from bench.edge.target import CLIENT_B, NAME
 
 _HEAD = b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n"
 

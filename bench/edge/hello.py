@@ -11,9 +11,9 @@ from functools import partial
 
 from cryptography import x509
 
-from bench.edge.attack import CLIENT_B, NAME, Target
 from bench.edge.scene import Scene
 from bench.edge.server import Serve, Server, over_tls
+from bench.edge.target import CLIENT_B, NAME, Target
 
 Open = Callable[[str, int], socket.socket]
 _PAUSE_S = 0.05

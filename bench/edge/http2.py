@@ -7,10 +7,10 @@ import socket
 from collections.abc import Callable, Iterator
 
 from bench.edge import frames
-from bench.edge.attack import CLIENT_B, NAME
 from bench.edge.frames import ACK, END_HEADERS, END_STREAM, Peer, frame, request
 from bench.edge.scene import Scene
 from bench.edge.server import Server, over_tls
+from bench.edge.target import CLIENT_B, NAME
 from bench.rig.nghttpd import BODY, HOST
 
 Opened = Callable[[], tuple[socket.socket, str]]

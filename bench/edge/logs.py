@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.edge.attack import NAME
 from bench.edge.scene import Scene, head_of, status
+from bench.edge.target import NAME
 
 
 def burst(scene: Scene) -> None:

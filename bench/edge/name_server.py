@@ -1,5 +1,5 @@
 """A name server for the measurement: `python -m bench.edge.name_server ADDRESS`. All of .test is this machine (an A
-record of 127.0.0.1), but names below `attack.SILENT`, for which no answer comes.
+record of 127.0.0.1), but names below `target.SILENT`, for which no answer comes.
 
 A process that is to ask it gets a mount namespace of its own, in which /etc/resolv.conf is another file: so it is met
 by whatever hsmitm looks names up with, and the machine's own settings stay.
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from bench.edge.attack import SILENT
+from bench.edge.target import SILENT
 from bench.report.processes import ended
 
 _PORT = 53

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 
-from bench.edge.attack import SILENT
 from bench.edge.hello import Client
 from bench.edge.scene import Scene, head_of, status
+from bench.edge.target import SILENT
 
 
 def silent(scene: Scene) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from bench.edge.attack import Seen, Target
+from bench.edge.target import Seen, Target
 
 _PATIENCE_S = 2.0
 """An attacker's wait for an answer."""

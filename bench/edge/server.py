@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from bench.edge.attack import Target
+from bench.edge.target import Target
 
 Serve = Callable[[socket.socket], None]
 

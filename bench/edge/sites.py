@@ -8,10 +8,10 @@ from functools import partial
 from hpack import Decoder
 
 from bench.edge import frames
-from bench.edge.attack import CLIENT_A, CLIENT_B
 from bench.edge.frames import ACK, END_HEADERS, END_STREAM, Peer, frame
 from bench.edge.scene import Scene, answer, status
 from bench.edge.server import Server, over_tls
+from bench.edge.target import CLIENT_A, CLIENT_B
 from bench.rig.nghttpd import SMALL
 
 _A, _B = CLIENT_A.encode(), CLIENT_B.encode()

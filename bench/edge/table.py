@@ -16,6 +16,7 @@ from bench.edge import (
     worker_socket,
 )
 from bench.edge.attack import Attack
+from bench.edge.scene import Scene
 from bench.edge.worker_socket import as_worker
 
 _FLOODS = [
@@ -27,6 +28,7 @@ _FLOODS = [
 _SERVERS = [Attack(f"http2-server-{kind}", "B.1, B.2", http2.from_servers(kind)) for kind in http2.SERVERS]
 
 ATTACKS: list[Attack] = [
+    Attack("nothing", "-", Scene.wait),
     Attack("hello-split", "A.1", hello.split_connect),
     Attack("hello-after-words", "A.1", hello.words_connect),
     Attack("hello-split-socks5", "A.1", hello.split_socks, "socks"),

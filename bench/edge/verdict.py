@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from bench.edge.attack import Seen
 from bench.edge.bystander import Wait
+from bench.edge.target import Seen
 from bench.report.percentiles import percentile
 
 ADDED_MS, GROWTH_MB, LOG_LINES_PER_S, LINE_BYTES = 250.0, 64.0, 100.0, 4096

@@ -8,9 +8,9 @@ import re
 import socket
 import zlib
 
-from bench.edge.attack import NAME
 from bench.edge.scene import RefusedError, Scene, answer, head_of, status
 from bench.edge.server import Server, over_tls, request_of
+from bench.edge.target import NAME
 
 _INSIDE = 600_000_000
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
