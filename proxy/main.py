@@ -102,6 +102,14 @@ def proxy(config: ConfigOption = CONFIG) -> None:
 
 
 @app.command()
+def status_page(config: ConfigOption = CONFIG) -> None:
+    """Run the status page alone, where [status] user says that it is another user's."""
+    from proxy.processes import status_page as serving  # noqa: PLC0415
+
+    serving.alone(config)
+
+
+@app.command()
 def status(
     config: ConfigOption = CONFIG,
     as_json: JsonOption = False,

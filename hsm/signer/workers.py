@@ -40,6 +40,10 @@ class Workers:
         self._refused = Counter(
             "hsmitm_refused_requests", "Requests that no worker may make", ("request",), registry=registry
         )
+        self._ended = Counter(
+            "hsmitm_worker_connections_ended", "Connections of workers refused or ended, by the bound exceeded",
+            ("bound",), registry=registry,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._connected)
@@ -64,15 +68,27 @@ class Workers:
         if channel.spoilt:  # no worker of ours says such a thing: it is broken, or taken over
             self._refused.labels("unknown").inc()
             logger.warning("refused worker process %d, which sent what no worker may: %s", gone.pid, channel.spoilt)
+        if channel.exceeded:
+            self._ended.labels(channel.exceeded).inc()
         report = gone.report
         if report is not None:
             if before := self._gone.get(report.index):
                 self._retired.add(before.metrics, kinds=telemetry.CUMULATIVE)
             self._gone[report.index] = report
 
+    def turn_away(self, why: str) -> None:
+        """A connection was not admitted: another "user"'s, or one beyond a "limit"."""
+        self._ended.labels(why).inc()
+
     def pid(self, channel: WorkerChannel) -> int:
         """The process at the other end."""
         return self._connected[channel].pid
+
+    def name(self, pid: int) -> str:
+        """What a process is called in metrics: the index that it reports, or "unknown"."""
+        return next(
+            (str(one.report.index) for one in self._connected.values() if one.pid == pid and one.report), "unknown"
+        )
 
     def refuse(self, channel: WorkerChannel, request: Request, why: str) -> RefusedError:
         """Note a request that no worker of ours makes: a worker is broken, or taken over. The error to answer with.

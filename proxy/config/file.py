@@ -6,6 +6,7 @@ be right. Relative paths start from the file's directory.
 
 from __future__ import annotations
 
+import os
 import pwd
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection
 from proxy.config.hsm import HsmSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
 from proxy.config.section import Address, Section, named
 
 
@@ -37,6 +38,7 @@ class File(Section, frozen=True):
     forward: ForwardSection | None = None
     inbound: list[InboundSection] = field(default_factory=list)
     proxy: Annotated[ProxySection, AtStart("[proxy]")] = field(default_factory=ProxySection)
+    limits: Annotated[LimitsSection, AtStart("[limits]")] = field(default_factory=LimitsSection)
     status: Annotated[StatusSection, AtStart("[status]")] = field(default_factory=StatusSection)
     run: Annotated[RunSection, SaidElsewhere()] = field(default_factory=RunSection)
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
@@ -100,6 +102,12 @@ class Config(Struct, frozen=True):
         return Address.parse(self.file.status.listen) if self.file.status.listen else None
 
     @property
+    def status_elsewhere(self) -> bool:
+        """Whether the status page is another user's process, which we have no right to start."""
+        user = self.file.status.user
+        return user is not None and os.geteuid() != 0 and _uid("status.user", user) != os.geteuid()
+
+    @property
     def workers(self) -> int:
         """How many workers there are."""
         return self.file.proxy.worker_count
@@ -153,12 +161,14 @@ class Config(Struct, frozen=True):
             profile=LeafProfile(days=self.file.forward.leaf_days) if self.file.forward else LeafProfile(),
             run=self.run,
             state=self.base / self.file.run.state,
-            users=frozenset(_uid(user) for user in self.file.run.users),
+            users=frozenset(_uid("run.users", user) for user in self.file.run.users),
+            monitors=frozenset([_uid("status.user", self.file.status.user)] if self.file.status.user else []),
             group=hsm.group if hsm.high_availability else "",
             holders={} if hsm.high_availability else {str(name): hsm.holder(key) for name, key in keys.items()},
             failover=hsm.failover,
             unavailable=hsm.unavailable,
             outage_grace_s=hsm.queue_s,
+            quotas=hsm.quotas,
         )
 
     def _at_start(self) -> dict[str, str]:
@@ -194,11 +204,11 @@ def _text(part: object) -> str:
     return msgspec.json.encode(part).decode()
 
 
-def _uid(user: str) -> int:
+def _uid(field: str, user: str) -> int:
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
-        raise MisconfiguredError(f"run.users: there is no user '{user}' on this machine") from None
+        raise MisconfiguredError(f"{field}: there is no user '{user}' on this machine") from None
 
 
 def load(path: Path) -> Config:

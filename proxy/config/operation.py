@@ -1,4 +1,4 @@
-"""[proxy], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs.
+"""[proxy], [limits], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs.
 
 Their defaults and bounds are owned here: what they are about has no settings of its own.
 """
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
+from addons.edge.settings import Bounds
 from hsm.wire.worker import MAX_WORKERS
 from proxy.config.section import Address, Section, named
 
@@ -43,14 +44,24 @@ class ProxySection(Section, frozen=True):
         return self.workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
+class LimitsSection(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[limits]: what one client or server may ask for; names, defaults and bounds are those of the edge."""
+
+
 class StatusSection(Section, frozen=True):
-    """[status]: where the status page is; nowhere if empty."""
+    """[status]: where the status page is, nowhere if empty; the names that it may be asked for by, beside addresses;
+    and whose process it is, where not the signer's own user's."""
 
     listen: str = "127.0.0.1:9797"
+    hosts: list[str] = field(default_factory=list)
+    user: str | None = None
 
     def __post_init__(self) -> None:
         if self.listen:
             named("listen", Address.parse, self.listen)
+        for host in self.hosts:
+            if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?", host):
+                raise ValueError(f"hosts: '{host}' is no host name; write names without scheme and port")
 
 
 class RunSection(Section, frozen=True):

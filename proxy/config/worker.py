@@ -11,12 +11,13 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from addons.edge.settings import Bounds
 from addons.inbound.settings import HandshakeSettings, ListenerSettings
 from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 from proxy.config import messages
 from proxy.config.forward import ForwardSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LogSection, MitmproxySection, ProxySection, RunSection
+from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection
 
 
 class _Part(Struct, frozen=True, kw_only=True):
@@ -25,6 +26,7 @@ class _Part(Struct, frozen=True, kw_only=True):
     forward: ForwardSection | None = None
     inbound: list[InboundSection] = field(default_factory=list)
     proxy: ProxySection = field(default_factory=ProxySection)
+    limits: LimitsSection = field(default_factory=LimitsSection)
     run: RunSection = field(default_factory=RunSection)
     mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
     log: LogSection = field(default_factory=LogSection)
@@ -39,6 +41,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
 
     path: Path
     proxy: ProxySection
+    limits: Bounds
     mitmproxy: MitmproxySection
     log: LogSection
     run: RunDirectory
@@ -73,6 +76,7 @@ def load(path: Path) -> WorkerConfig:
     return WorkerConfig(
         path=path,
         proxy=part.proxy,
+        limits=part.limits,
         mitmproxy=part.mitmproxy,
         log=part.log,
         run=RunDirectory(base / part.run.directory, part.run.group),

@@ -2,7 +2,8 @@
 
 supervisor  starts signer and workers, watches them, ends them; holds no key, signs nothing
 child       one process that is kept running, and what it does itself to be one
-signer      the signer's process: the service of `hsm.signer`, its status page, its signals
+signer      the signer's process: the service of `hsm.signer`, its signals, and alone its status page
+status_page  the status page's process: it meets monitors and asks the signer; no PIN, no PKCS#11
 worker      a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
 logs        how log lines look, in each of them
 """

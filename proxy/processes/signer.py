@@ -1,4 +1,5 @@
-"""The signer's process: the service (`hsm.signer.signer`), its status page, its signals. Wiring only.
+"""The signer's process: the service (`hsm.signer.signer`), its signals, and the status page that it keeps where nobody
+supervises it. Wiring only.
 
 PINs that a prompt asks for come through here: from the terminal, or from the supervisor's first line.
 """
@@ -6,6 +7,7 @@ PINs that a prompt asks for come through here: from the terminal, or from the su
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import json
 import logging
@@ -16,8 +18,7 @@ import sys
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
-from proxy.processes import child, logs
-from proxy.status.page import StatusPage
+from proxy.processes import child, logs, status_page
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -44,7 +45,7 @@ async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready
         pins = json.loads(first) if first else {}
     signer = Signer(config.signer(), pins, lambda: load(config.path).signer())
     loop.add_signal_handler(signal.SIGHUP, _reload, signer)
-    page = StatusPage(signer)
+    beside = contextlib.AsyncExitStack()
     leaving = asyncio.create_task(leave.wait())
     try:
         opening = asyncio.create_task(signer.open())
@@ -53,14 +54,14 @@ async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready
             opening.cancel()
             return
         await opening
-        if config.status_listen:
-            page.listen(config.status_listen)
+        if not supervised and config.status_listen and not config.status_elsewhere:
+            await beside.enter_async_context(status_page.beside(config.path, leave))
         logger.info("signer serves at %s", config.run.path)
         child.tell_ready(ready_fd)
         await leaving
     finally:
         leaving.cancel()
-        page.close()
+        await beside.aclose()
         await signer.close()
 
 

@@ -1,6 +1,7 @@
-"""Start signer and workers, watch them, start them again, end them in order. Holds no key and signs nothing.
+"""Start signer, workers and status page, watch them, start them again, end them in order. Holds no key, signs nothing.
 
-`hsmitm run` supervises a signer and workers; `hsmitm proxy` workers alone, with the signer elsewhere on the machine.
+`hsmitm run` supervises a signer, workers and the status page; `hsmitm proxy` workers alone, with the signer elsewhere
+on the machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hsm.errors import MisconfiguredError
 from proxy import listening
 from proxy.config.file import Config
 from proxy.config.section import Address
-from proxy.processes import child, logs
+from proxy.processes import child, logs, status_page
 from proxy.processes.child import Child, Guard
 
 logger = logging.getLogger("hsmitm.supervisor")
@@ -93,7 +94,8 @@ class Supervisor:
     async def _start_all(self, addresses: _Addresses) -> None:
         if self._with_signer:
             await self._start([self._signer()])
-        await self._start([self._worker(index, addresses) for index in range(1, self._config.workers + 1)])
+        workers = [self._worker(index, addresses) for index in range(1, self._config.workers + 1)]
+        await self._start([*workers, *self._status_page()])
         if not self._leave.is_set():
             count = f"{self._config.workers} worker" + ("s" if self._config.workers > 1 else "")
             serving = [f"{self._config.file.proxy.mode} proxy on {addresses.listen}"] if addresses.listen else []
@@ -139,6 +141,10 @@ class Supervisor:
     def _signer(self) -> Child:
         argv = [sys.executable, "-P", "-m", "proxy.main", "signer", "--config", str(self._config.path)]
         return Child("signer", argv, dict(os.environ), json.dumps(self._pins))
+
+    def _status_page(self) -> list[Child]:
+        wanted = self._with_signer and self._config.status_listen and not self._config.status_elsewhere
+        return [status_page.made(self._config.path)] if wanted else []
 
     def _worker(self, index: int, addresses: _Addresses) -> Child:
         argv = [

@@ -22,6 +22,9 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.master import Master
 from prometheus_client import Counter
 
+from addons.edge import seam
+from addons.edge.refusal import Refusals
+from addons.edge.websocket import Turns
 from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
@@ -97,6 +100,7 @@ class Worker:
     def _master(self) -> Master:
         section, mitmproxy = self._config.proxy, self._config.mitmproxy
         master = LeanMaster(stock_addons.LeanOptions(), asyncio.get_running_loop())
+        seam.put_in(self._config.limits, watched=bool(mitmproxy.scripts or mitmproxy.options))
         scripts = [str(self._config.base / script) for script in mitmproxy.scripts]
         for script in scripts:
             if not Path(script).is_file():
@@ -123,7 +127,7 @@ class Worker:
 
     def _addons(self) -> list[object]:
         section, cache_entries = self._config.proxy, self._config.cache_entries
-        ours: list[object] = [self._metrics, ConnectionLog()]
+        ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry), Turns()]
         if self._sites is not None:
             ours.append(self._sites.addon)
         if cache_entries is not None:
