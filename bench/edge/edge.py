@@ -167,6 +167,7 @@ class _Rig:
         with Watch(system.pids[0], give_up) as watched:
             with system.unread_log() if attack.needs == "stalled log" else nullcontext():
                 await attacker.start()
+                asking = asyncio.create_task(self._status(attack))
                 seen, trouble = await attacker.end()
                 over = time.monotonic()
                 await asyncio.sleep(_SETTLED_S)
@@ -181,7 +182,7 @@ class _Rig:
             longest_line=lines.longest,
             metrics=sorted(watch.risen(counters[1], after) - watch.risen(counters[0], counters[1]))[:12],
             lines=lines.without(Lines.of(system.log, quiet_at, at)), page=page is not None,
-            trouble=watched.exceeded or trouble,
+            status=await asking, trouble=watched.exceeded or trouble,
         )  # fmt: skip
         if attack.needs == "slow hsm":
             system.module.latency(0)
@@ -189,6 +190,13 @@ class _Rig:
             await self._anew(system)
         self._bystander.forget()
         return verdict
+
+    async def _status(self, attack: Attack) -> bool | None:
+        """Whether an operator who asks in the midst of it gets an answer, where the signer is what is attacked."""
+        if attack.point not in ("D", "E.2"):
+            return None
+        await asyncio.sleep(self._target.seconds / 2)
+        return await self._watched.tells_status()
 
     async def _quiet(self, system: EdgeSystem) -> _Quiet:
         """The client's waits in a quiet moment, and the counters before and after it."""

@@ -205,8 +205,8 @@ def _endless_hello() -> Iterator[bytes]:
 
 
 def _tiny_records() -> Iterator[bytes]:
-    """A ClientHello of 54 kB in records of one byte, and then it begins again."""
-    body = b"\x01\x00\xd2\xf0\x03\x03" + bytes(54_000)
+    """54 kB of a ClientHello that has 16 more, in records of one byte."""
+    body = b"\x01\x01\x11\x70\x03\x03" + bytes(54_000)
     for place in range(0, len(body), 100):
         yield b"".join(b"\x16\x03\x01\x00\x01" + body[at : at + 1] for at in range(place, min(place + 100, len(body))))
 
@@ -223,12 +223,12 @@ def huge_inbound(scene: Scene) -> None:
 
 def tiny_forward(scene: Scene) -> None:
     """Records of one byte after CONNECT."""
-    scene.again(lambda: _flooded(scene, scene.tunnel(NAME, scene.target.tls_port), _tiny_records()))
+    scene.again(lambda: _flooded(scene, scene.tunnel(NAME, scene.target.tls_port), _tiny_records()), threads=8)
 
 
 def tiny_inbound(scene: Scene) -> None:
     """Records of one byte at our own sites."""
-    scene.again(lambda: _flooded(scene, scene.dial(scene.target.inbound), _tiny_records()))
+    scene.again(lambda: _flooded(scene, scene.dial(scene.target.inbound), _tiny_records()), threads=8)
 
 
 def half_inbound(scene: Scene) -> None:

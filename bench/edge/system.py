@@ -32,7 +32,7 @@ from proxy.demo.origin import OriginCA
 
 _READY_S, _END_S = 60.0, 10.0
 _SOFT_LIMIT = 1024
-_ASK_S = 3.0
+_ASK_S, _STATUS_S = 3.0, 10.0
 
 
 class Setting(Struct, frozen=True, kw_only=True):
@@ -182,6 +182,20 @@ class EdgeSystem:
     async def ask(self, path: str) -> str | None:
         """A page of its status server; None where it does not answer, or with an error."""
         return await asyncio.to_thread(_page, f"http://{self.page}{path}")
+
+    async def tells_status(self) -> bool:
+        """Whether `hsmitm status` ends well and soon."""
+        asked = await asyncio.create_subprocess_exec(
+            *self._setting.command, "status", "--config", str(self.directory / "hsmitm.toml"),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(_STATUS_S):
+                return await asked.wait() == 0
+        except TimeoutError:
+            asked.kill()
+            await asked.wait()
+            return False
 
     def _copy(self, reading: int) -> None:
         with os.fdopen(reading, "rb", buffering=0) as source, self.log.open("ab") as log:

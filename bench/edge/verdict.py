@@ -35,8 +35,8 @@ class Waits(Struct, frozen=True):
 class Verdict(Struct, frozen=True, kw_only=True):
     """One attack: what the attacker `seen`, the other client's waits `before` and `during` it, how much memory each
     process grew by, descriptors of the one that grew most, lines of the log for each second and the longest, the
-    counters that rose and the lines that came and had not in a quiet moment, whether the status page answered, and
-    what the measurement itself met (`trouble`)."""
+    counters that rose and the lines that came and had not in a quiet moment, whether the status page answered, whether
+    `hsmitm status` did meanwhile (None where it was not tried), and what the measurement itself met (`trouble`)."""
 
     name: str
     point: str
@@ -50,6 +50,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     metrics: list[str]
     lines: list[str]
     page: bool
+    status: bool | None = None
     trouble: str = ""
 
     @property
@@ -77,9 +78,9 @@ class Verdict(Struct, frozen=True, kw_only=True):
             found.append(f"{self.log_lines_per_s:.0f} lines of log a second")
         if self.longest_line > LINE_BYTES:
             found.append(f"a line of {self.longest_line} bytes")
-        return (
-            found + ([] if self.page else ["the status page did not answer"]) + ([self.trouble] if self.trouble else [])
-        )
+        found += [] if self.page else ["the status page did not answer"]
+        found += ["'hsmitm status' did not answer"] if self.status is False else []
+        return [*found, self.trouble] if self.trouble else found
 
     def shown(self) -> dict[str, str | float]:
         """As a line of the report's table."""
@@ -87,8 +88,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
             "attack": self.name,
             "point": self.point,
             "held": "NO" if self.reasons else "yes",
-            "worst ms": round(self.during.worst_ms),
-            "added": round(self.added_ms),
+            "added ms": round(self.added_ms),
             "failed": self.during.failed,
             "MB": round(self.growth_max_mb),
             "lines/s": round(self.log_lines_per_s),

@@ -18,6 +18,7 @@ from hsm.wire.frames import Call, encode
 from hsm.wire.worker import Authorities, Family, Mint, Report
 
 _LATER_S = 30.0
+_numbers = itertools.count()
 
 
 def as_worker(attack: Callable[[Scene], None]) -> Callable[[Scene], None]:
@@ -45,8 +46,8 @@ def _dial(scene: Scene) -> socket.socket:
     return made
 
 
-def _call(number: int, body: object) -> bytes:
-    return encode(Call(number, time.monotonic() + _LATER_S, body))
+def _call(body: object) -> bytes:
+    return encode(Call(next(_numbers), time.monotonic() + _LATER_S, body))
 
 
 def _spki() -> bytes:
@@ -59,9 +60,8 @@ def unread(scene: Scene) -> None:
 
     def one() -> None:
         with _dial(scene) as connection:
-            asked = b"".join(_call(number, Authorities()) for number in range(200))
             try:
-                scene.flood(connection, itertools.repeat(asked))
+                scene.flood(connection, (b"".join(_call(Authorities()) for _ in range(50)) for _ in itertools.count()))
             except TimeoutError:
                 scene.saw("not read any more")
                 scene.wait()
@@ -116,11 +116,9 @@ def made_up(scene: Scene) -> None:
 def _reports(scene: Scene, report: Callable[[], Report]) -> None:
     def one() -> None:
         with _dial(scene) as connection:
-            for number in itertools.count():
-                scene.flood(connection, [_call(number, report())])
+            while not scene.over:
+                scene.flood(connection, [_call(report())])
                 scene.saw("answered" if connection.recv(65536) else "closed")
-                if scene.over:
-                    return
 
     scene.again(one, threads=2)
 
@@ -141,13 +139,14 @@ def _mints(scene: Scene, names: Callable[[], list[str]]) -> None:
     def one() -> None:
         with _dial(scene) as connection:
             connection.setblocking(False)
-            asked = b"".join(_call(number, Mint("trust", names(), spki)) for number in range(20))
+            asked = b""
             answered = 0
             while not scene.over:
+                asked = asked or b"".join(_call(Mint("trust", names(), spki)) for _ in range(3))
                 try:
                     sent = connection.send(asked)
                     scene.seen.sent_mb += sent / 1e6
-                    asked = asked[sent:] or b"".join(_call(n, Mint("trust", names(), spki)) for n in range(20))
+                    asked = asked[sent:]
                 except BlockingIOError:
                     time.sleep(0.001)
                 try:

@@ -37,6 +37,7 @@ def test_held() -> None:
         ({"log_lines_per_s": 101.0}, "101 lines of log a second"),
         ({"longest_line": 5000}, "a line of 5000 bytes"),
         ({"page": False}, "the status page did not answer"),
+        ({"status": False}, "'hsmitm status' did not answer"),
         ({"trouble": "worker 1 was ended at 1501 MB"}, "worker 1 was ended at 1501 MB"),
     ],
 )
