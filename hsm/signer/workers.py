@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -16,6 +17,9 @@ from hsm.wire.worker import MAX_WORKERS, Reply, Report, Request
 logger = logging.getLogger("hsmitm.workers")
 
 
+_SILENT_S = 5.0
+"""A worker reports each second. One that has not for so long hangs, and is none that serves."""
+
 WorkerChannel = Channel[Request, Reply]
 
 
@@ -24,6 +28,12 @@ class _Worker(Struct):
 
     pid: int
     report: Report | None = None
+    heard: float = 0.0
+
+    @property
+    def reports(self) -> bool:
+        """Whether it still does, so that it can be counted on."""
+        return self.report is not None and time.monotonic() - self.heard < _SILENT_S
 
 
 class Workers:
@@ -105,12 +115,18 @@ class Workers:
         if not 0 <= report.index <= MAX_WORKERS:
             raise RefusedError(f"a worker of index {report.index}; they go up to {MAX_WORKERS}")
         self._connected[channel].report = report
+        self._connected[channel].heard = time.monotonic()
         gone = self._gone.get(report.index)
         if gone and (gone.pid, gone.started) == (report.pid, report.started):
             del self._gone[report.index]  # only its connection was lost; it still counts what it counted
 
-    def _reports(self) -> list[tuple[int, Report]]:
-        return [(one.pid, one.report) for one in self._connected.values() if one.report is not None]
+    def _reports(self, *, serving: bool = True) -> list[tuple[int, Report]]:
+        """Of workers that go on reporting; without `serving` also of those that hang."""
+        return [
+            (one.pid, one.report)
+            for one in self._connected.values()
+            if one.report is not None and (one.reports or not serving)
+        ]
 
     def set_gauges(self) -> None:
         """Bring the gauges up to date, before they are collected."""
@@ -124,7 +140,7 @@ class Workers:
         totals.add(self._retired.families())
         for gone in self._gone.values():
             totals.add(gone.metrics, kinds=telemetry.CUMULATIVE)
-        for _, report in self._reports():
+        for _, report in self._reports(serving=False):
             totals.add(report.metrics)
 
     def status(self) -> list[WorkerStatus]:

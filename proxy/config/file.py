@@ -40,7 +40,7 @@ class File(Section, frozen=True):
     proxy: Annotated[ProxySection, AtStart("[proxy]")] = field(default_factory=ProxySection)
     limits: Annotated[LimitsSection, AtStart("[limits]")] = field(default_factory=LimitsSection)
     status: Annotated[StatusSection, AtStart("[status]")] = field(default_factory=StatusSection)
-    run: Annotated[RunSection, SaidElsewhere()] = field(default_factory=RunSection)
+    run: RunSection = field(default_factory=RunSection)
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
     log: Annotated[LogSection, AtStart("[log]")] = field(default_factory=LogSection)
 
@@ -57,6 +57,9 @@ class File(Section, frozen=True):
         for place, address in enumerate(taken):
             if address.port and address in taken[:place]:
                 raise ValueError(f"inbound: two listeners have the address {address}")
+        for name in self.run.worker_environment:
+            if name in self.secret_variables:
+                raise ValueError(f"run.worker_environment: {name} leads to a PIN, which is not for workers")
         if not self.hsm.high_availability:
             self._check_holders()
 
@@ -68,6 +71,11 @@ class File(Section, frozen=True):
                 for key in site.keys:
                     where = f"inbound[{number}].sites[{place}].key"
                     named(where, lambda text: self.hsm.holder(uri.parse(text)), key)
+
+    @property
+    def secret_variables(self) -> frozenset[str]:
+        """Environment variables that lead to a PIN."""
+        return frozenset({one.pin.env for one in self.hsm.members if one.pin.env} | {"CREDENTIALS_DIRECTORY"})
 
     @property
     def authorities(self) -> dict[Authority, AuthoritySection]:
@@ -124,9 +132,9 @@ class Config(Struct, frozen=True):
         return self.base / given if given else None
 
     @property
-    def secret_variables(self) -> set[str]:
-        """Environment variables that hold a PIN: no worker gets them."""
-        return {member.pin.env for member in self.file.hsm.members if member.pin.env} | {"CREDENTIALS_DIRECTORY"}
+    def secret_variables(self) -> frozenset[str]:
+        """Environment variables that lead to a PIN: no worker gets them."""
+        return self.file.secret_variables
 
     def members(self) -> list[MemberSettings]:
         """The members, for the signer. Values of `environment` are taken as they stand."""
