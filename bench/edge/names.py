@@ -35,4 +35,4 @@ def random_names(scene: Scene) -> None:
             came = connection.recv(7)
             scene.saw("a leaf" if came[:1] == b"\x16" else f"alert {came[6:7].hex()}" if came else "closed")
 
-    scene.again(one, threads=16, pause_s=0)
+    scene.again(one, threads=64, pause_s=0)
