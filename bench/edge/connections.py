@@ -1,4 +1,4 @@
-"""Connections that do nothing, and connections that lead the proxy to itself."""
+"""Connections that do nothing, and connections that lead the proxy to itself or where nobody outside should be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from bench.edge.scene import Scene, status
+from bench.edge.scene import Scene, answer, status
 from bench.edge.target import CLIENT_B
 
 _MOST = 4000
@@ -96,6 +96,43 @@ def _told(connection: socket.socket) -> str:
 
 ITSELF = ("Localhost", "localhost", "127.1", "127.0.0.1", "[::ffff:127.0.0.1]", "0", "0x7f000001", "me.edge.test")
 """Names of this machine: the last one by a name server."""
+
+
+def destinations(scene: Scene) -> None:
+    """The status page by the names of this machine, and the clouds' metadata service, through the proxy."""
+    port = scene.target.status.rpartition(":")[2]
+
+    def tried(name: str, way: str) -> str:
+        here = f"{name}:{port}"
+        with scene.dial(scene.target.proxy) as connection:
+            if way == "CONNECT":
+                connection.sendall(f"CONNECT {here} HTTP/1.1\r\nHost: {here}\r\n\r\n".encode())
+                if (told := _told(connection)) != "status 200":
+                    return told
+                connection.sendall(f"GET /metrics HTTP/1.1\r\nHost: {scene.target.status}\r\n\r\n".encode())
+            else:
+                connection.sendall(f"GET http://{here}/metrics HTTP/1.1\r\nHost: {here}\r\n\r\n".encode())
+            came = answer(connection)
+            if b"hsmitm_" in came:
+                scene.passed(f"{way} {name}")
+            return status(came) if came else "no answer"
+
+    ways = ("absolute", "CONNECT")
+    scene.each((f"{way} {name}", partial(tried, name, way)) for name in ITSELF for way in ways)
+
+
+def metadata(scene: Scene) -> None:
+    """CONNECT to addresses that nobody outside should reach: what is told at once is a refusal."""
+
+    def tried(address: str) -> str:
+        with scene.dial(scene.target.proxy) as connection:
+            connection.sendall(f"CONNECT {address}:80 HTTP/1.1\r\nHost: {address}:80\r\n\r\n".encode())
+            told = _told(connection)
+            if told == "no answer":
+                scene.passed(f"{address} is tried")
+            return told
+
+    scene.each((one, partial(tried, one)) for one in ("169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"))
 
 
 def itself(scene: Scene) -> None:

@@ -107,8 +107,9 @@ class EdgeSystem:
             "environment": member["environment"] | self.module.environment(member["module"]),
         }
         text = edit.without_member(edit.with_member(text, changed), member["name"])
-        allowed = '\nallow_destinations = ["127.0.0.0/8"]' if "allow_destinations" in text else ""
-        text = text.replace("\nworkers = 0\n", f'\nworkers = 1\nupstream_ca = "{self._setting.roots}"{allowed}\n')
+        text = text.replace("\nworkers = 0\n", f'\nworkers = 1\nupstream_ca = "{self._setting.roots}"\n')
+        # Servers of the measurement are on this machine. An older version has no such line, and lets everybody.
+        text = text.replace("\nallow_destinations = []\n", '\nallow_destinations = ["127.0.0.0/8"]\n')
         if self._mode == "regular":
             sites = await token_sites(
                 self._setting.ca, self.directory, module=member["module"], token=member["token"],

@@ -43,6 +43,8 @@ ATTACKS: list[Attack] = [
     Attack("trailers-http2", "B.8", http2.trailers),
     Attack("status-foreign-host", "D", status.foreign_host),
     Attack("itself", "B.7", connections.itself),
+    Attack("destinations", "C", connections.destinations),
+    Attack("metadata-service", "C", connections.metadata),
     Attack("silent-names", "B.3", names.silent, "names"),
     Attack("random-names", "B.6", names.random_names, "slow hsm", times=3),
     Attack("idle-forward", "B.4", connections.idle_forward, times=4),
