@@ -8,6 +8,8 @@ NAME = "evil.edge.test"
 """The attackers' own server: it leads to this machine, and has a certificate that verifies."""
 SILENT = "silent.edge.test"
 """Nobody answers questions for names below it."""
+MADE_UP = "hsmitm_made_up"
+"""How metrics begin that a worker that is taken over makes up."""
 CLIENT_A, CLIENT_B = "rsa-2048.example.com", "p256.example.com"
 """Our own sites: the first demands a certificate of its clients, the second none."""
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bench.edge.scene import Scene
+from bench.edge.target import MADE_UP
 from hsm.wire.frames import Call, encode
 from hsm.wire.worker import Authorities, Family, Mint, Report
 
@@ -105,7 +106,7 @@ def made_up(scene: Scene) -> None:
 
     def report() -> Report:
         first = random.randrange(1 << 30)  # noqa: S311
-        names = [f"hsmitm_made_up_{first + number}" for number in range(3000)]
+        names = [f"{MADE_UP}_{first + number}" for number in range(3000)]
         families = [Family(name, "counter", "", [(f"{name}_total", {"a": "b"}, 1.0)]) for name in names]
         families.append(Family("hsmitm_mints", "counter", "", [("hsmitm_mints_total", {}, -1e9)]))
         return Report(os.getpid(), 201, 0.0, [], 0, families)
