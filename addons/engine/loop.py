@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
@@ -22,8 +22,10 @@ except ImportError:  # not a platform that uvloop is built for
     _BaseLoop = asyncio.SelectorEventLoop  # type: ignore[assignment,misc]
 
 
-Connect = Callable[[str, int, tuple[Any, ...] | None], Awaitable[socket.socket]]
-"""A connected socket, from host, port and local address. Raises OSError."""
+Create = Callable[..., Awaitable[Any]]
+"""The base class's `create_connection`, with its protocol."""
+Connect = Callable[[str, int, tuple[Any, ...] | None, Create], Awaitable[Any]]
+"""Create a connection to host and port, from a local address. Raises OSError."""
 CONNECT: ContextVar[Connect | None] = ContextVar("connect", default=None)
 """How the next connection of this task is made."""
 _BACKLOG = 1024
@@ -50,16 +52,13 @@ class WorkerLoop(_BaseLoop):
             async with limit:
                 if connect is None:
                     return await super().create_connection(protocol_factory, *args, **kwargs)
-                connected = await connect(args[0], args[1], kwargs.pop("local_addr", None))
+                local = kwargs.pop("local_addr", None)
+                create = functools.partial(super().create_connection, protocol_factory, **kwargs)
+                return await connect(args[0], args[1], local, create)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise TimeoutError(f"no connection within {self._connect_timeout_s:g} s") from error
-        try:
-            return await super().create_connection(protocol_factory, sock=connected, **kwargs)
-        except BaseException:
-            connected.close()
-            raise
 
     def set_task_factory(self, factory: Callable[..., Any] | None) -> None:
         """As the base class; asyncio's eager factory is wrapped."""

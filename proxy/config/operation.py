@@ -88,6 +88,8 @@ class StatusSection(Section, frozen=True):
 class RunSection(Section, frozen=True):
     """[run]: what processes leave on this machine, who else may use the sockets, and what workers may do.
 
+    `worker_user` is whom workers become when hsmitm is started as root; None: hsmitm-proxy where there is such a user,
+    else nobody. `worker_paths` are directories where they may read and write, as far as that user may.
     `hang_timeout_s` is how long a worker or the signer may give no sign of life before it is killed and started again;
     0: never.
     """
@@ -96,6 +98,8 @@ class RunSection(Section, frozen=True):
     state: Annotated[str, SaidElsewhere()] = "state"
     group: Annotated[str | None, SaidElsewhere()] = None
     users: Annotated[list[str], SaidElsewhere()] = field(default_factory=list)
+    worker_user: Annotated[str | None, _RUN] = None
+    worker_paths: Annotated[list[str], _RUN] = field(default_factory=list)
     worker_environment: Annotated[list[str], _RUN] = field(default_factory=list)
     hang_timeout_s: Annotated[float, Meta(ge=0, le=3600), _RUN] = 10.0
 

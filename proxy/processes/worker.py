@@ -42,13 +42,14 @@ from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
 from addons.upstream.tls import UpstreamTls
+from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load
-from proxy.processes import child, limits, logs, supervised
+from proxy.processes import limits, line, logs, supervised
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -122,7 +123,7 @@ class Worker:
             master.addons.add(*chosen)
             master.options.update(
                 mode=self._modes(),
-                ssl_verify_upstream_trusted_ca=str(self._config.upstream_ca) if self._config.upstream_ca else None,
+                ssl_verify_upstream_trusted_ca=_for_openssl(self._config.upstream_ca),
             )
             if not scripts:  # nobody looks at bodies: they need not be whole before they go on
                 master.options.update(stream_large_bodies=_STREAM_FROM)
@@ -222,6 +223,10 @@ class Worker:
             logger.warning("worker %d cuts %d flows that did not end in time", self._index, self._metrics.flows)
 
 
+def _for_openssl(roots: Path | None) -> str | None:
+    return str(reading.for_libraries(roots)) if roots else None
+
+
 def _place(address: Address) -> str:
     """As mitmproxy's modes have it: the last colon ends the host, which has no brackets."""
     return f"{address.host}:{address.port}"
@@ -248,7 +253,10 @@ def main() -> int:
     parser.add_argument("--inbound", action="append", default=[])
     parser.add_argument("--supervised", action="store_true")
     parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--files-fd", type=int)
     arguments = parser.parse_args()
+    if arguments.files_fd is not None:
+        reading.use(line.asking(arguments.files_fd))
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")
@@ -258,10 +266,10 @@ def main() -> int:
             runner.run(_serve(config, arguments))
     except MisconfiguredError as error:
         logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
-        return child.EX_CONFIG
+        return supervised.EX_CONFIG
     except SystemExit:  # mitmproxy's errorcheck: something was logged as an error before serving began
         logger.error("mitmproxy could not start; the lines above say why")  # noqa: TRY400
-        return child.EX_CONFIG
+        return supervised.EX_CONFIG
     return 0
 
 
