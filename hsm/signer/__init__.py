@@ -6,6 +6,7 @@ PKCS#11; it builds what a CA's key signs itself, and knows nothing of HTTP or of
     settings       what it needs to know, as types; each field says when a change takes effect
     signer         the door: open, serve, close; who may ask for what, on which socket
     minting        names and a worker's public key -> a certificate
+    records        where the record of a leaf goes, and how it looks
     inbound        which inbound keys workers may use and for what; the ticket key that they share
     sites          our own sites: certificates read from files, and the keys that they come to
     members        the members as the signer runs them; the CAs' keys that they hold

@@ -24,6 +24,7 @@ from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members, keys_of
 from hsm.signer.minting import Minting
 from hsm.signer.monitors import Monitors
+from hsm.signer.records import Records
 from hsm.signer.reload import Reloading, Reread
 from hsm.signer.settings import SignerSettings
 from hsm.signer.sites import load_sites
@@ -63,12 +64,13 @@ class Signer:
         settings: SignerSettings,
         prompted: Mapping[str, str] | None = None,
         reread: Reread | None = None,
+        records: Records | None = None,
     ) -> None:
         """`prompted` are PINs that were asked for on a terminal, by member. `reread` gives the settings as the
-        configuration has them now. Raises MisconfiguredError."""
+        configuration has them now. `records` are of leaves; the log without. Raises MisconfiguredError."""
         if not settings.authorities and not settings.inbound:
             raise MisconfiguredError("there is neither a CA ([forward.trust]) nor an inbound site: nothing to sign")
-        registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.issuers = {name: load_issuer(one.certificate) for name, one in settings.authorities.items()}
         if {"trust", "untrust"} <= self.issuers.keys():
             refuse_trusted(self.issuers["trust"], self.issuers["untrust"])
@@ -82,7 +84,7 @@ class Signer:
         self._members = Members(self.group, self._refusals, dict(prompted or {}))
         self._members.make(settings.members)
         self._workers = Workers(registry)
-        self._minting = Minting(self.issuers, self.group, settings.profile, registry)
+        self._minting = Minting(self.issuers, self.group, settings.profile, registry, records or Records())
         self._board = StatusBoard(registry, self.group, self._workers, self.inbound, self.issuers)
         self._monitors = Monitors(lambda: self._board.seen(self.check_ready))
         self._staples = KeptStaples(settings.state)

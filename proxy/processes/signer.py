@@ -16,9 +16,11 @@ import signal
 import sys
 
 from hsm.errors import HsmitmError, MisconfiguredError
+from hsm.signer.records import Records
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
 from proxy.processes import child, logs, status_page
+from proxy.processes.mint_records import WrittenRecords
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -34,7 +36,9 @@ def prompt_pins(config: Config) -> dict[str, str]:
     return pins
 
 
-async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready_fd: int | None) -> None:
+async def serve(
+    config: Config, pins: dict[str, str], records: Records, *, supervised: bool, ready_fd: int | None
+) -> None:
     """Run the signer until SIGTERM or SIGINT. Raises MisconfiguredError where it cannot begin."""
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -43,7 +47,8 @@ async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready
     if supervised:
         first = await child.orphaned(config.path, leave.set)
         pins = json.loads(first) if first else {}
-    signer = Signer(config.signer(), pins, lambda: load(config.path).signer())
+    signer = Signer(config.signer(), pins, lambda: load(config.path).signer(), records)
+    logs.count_in(signer.registry)
     loop.add_signal_handler(signal.SIGHUP, _reload, signer)
     beside = contextlib.AsyncExitStack()
     leaving = asyncio.create_task(leave.wait())
@@ -84,8 +89,8 @@ def _reload(signer: Signer) -> None:
 
 def run(config: Config, *, supervised: bool = False, ready_fd: int | None = None) -> None:
     """The signer in this process. Raises MisconfiguredError."""
-    logs.configure(config.file.log.level, "signer")
+    records = WrittenRecords(logs.configure(config.file.log.level, "signer"))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # PINs pass through here
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     pins = {} if supervised else prompt_pins(config)
-    asyncio.run(serve(config, pins, supervised=supervised, ready_fd=ready_fd))
+    asyncio.run(serve(config, pins, records, supervised=supervised, ready_fd=ready_fd))

@@ -62,6 +62,7 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
+        logs.count_in(self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
