@@ -2,6 +2,7 @@
 
     modes       the proxy modes of our own sites, beside mitmproxy's
     engine      mitmproxy, quick: its master, its event loop, its writes, the few of its addons that are needed
+    edge        the network's side: listeners and HTTP connections of our own, and a bound for everything
     tls         what TLS clients can and want, and what is said to those that get nothing
     gnutls      TLS with clients of our own sites, whose keys live elsewhere
     upstream    TLS to servers, and how they prove themselves

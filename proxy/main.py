@@ -90,7 +90,7 @@ def signer(
     from proxy.config.file import load  # noqa: PLC0415
     from proxy.processes import signer as signing  # noqa: PLC0415
 
-    signing.run(load(config), supervised=supervised, ready_fd=ready_fd)
+    signing.run(load(config), is_child=supervised, ready_fd=ready_fd)
 
 
 @app.command()

@@ -17,7 +17,6 @@ from typing import Literal, Protocol, cast
 
 from mitmproxy import connection, ctx
 from mitmproxy.proxy import commands, context, events, layer, layers, tunnel
-from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
     ClientTLSLayer,
@@ -32,8 +31,8 @@ from OpenSSL import SSL
 
 from addons.gnutls.connection import Connection
 from addons.inbound.handshakes import Step
-from addons.inbound.patient_http import PatientHttp
-from addons.inbound.sites import Site
+from addons.inbound.site_http import SiteHttp
+from addons.inbound.sites import Site, Sites
 from addons.modes import InboundMode, InboundTransparentMode
 from addons.tls import client_hello
 from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
@@ -53,8 +52,8 @@ class Guide(Protocol):
     handshake_s: float
     """How long a client may take from its connection to the end of its handshake."""
 
-    def find(self, listener: int, sni: str | None) -> Site | None:
-        """The site of that listener that the client means."""
+    def sites(self, listener: int) -> Sites:
+        """The sites of that listener, as they are now."""
 
     def refused(self, client: connection.Client, why: Refused, sni: str) -> None:
         """The client gets an alert and no more."""
@@ -112,6 +111,7 @@ class InboundListener(layer.Layer):
         """`listener` is its number in the configuration."""
         super().__init__(context)
         self.site: Site | None = None
+        self.sites: Sites | None = None
         self.server_address: connection.Address | None = None
         self.deadline = time.monotonic() + guide.handshake_s
         self.guide = guide
@@ -120,6 +120,11 @@ class InboundListener(layer.Layer):
         self._refused = False
         self._tls: InboundTls | None = None
         self._outer: layer.Layer | None = None
+
+    @property
+    def stated(self) -> connection.Address | None:
+        """The server that the operator has configured for this client's site; None where the client chose it."""
+        return self.site.upstream.address if self.site is not None else None
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Start):
@@ -152,7 +157,8 @@ class InboundListener(layer.Layer):
             if len(self._hello) > _MAX_HELLO:
                 yield from self._refuse("malformed", _DECODE_ERROR)
             return
-        self.site = self.guide.find(self._listener, hello.sni)
+        self.sites = self.guide.sites(self._listener)
+        self.site = self.sites.find(hello.sni)
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
@@ -285,9 +291,10 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         self.listener.guide.unwatch(self.listener)
         if err is None and self.tls is not None:  # else a script lets the connection through unopened
             http = not self.conn.alpn or self.conn.alpn in HTTP_ALPNS
-            self.child_layer = (
-                PatientHttp(self.context, HTTPMode.transparent) if http else layers.TCPLayer(self.context)
-            )
+            site, sites = self.listener.site, self.listener.sites
+            assert site is not None
+            assert sites is not None
+            self.child_layer = SiteHttp(self.context, site, sites) if http else layers.TCPLayer(self.context)
         yield from super()._handshake_finished(err)
         yield from self._end_if_broken()
 

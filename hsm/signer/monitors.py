@@ -1,7 +1,7 @@
 """The status page's process, as far as the signer is concerned: few connections, seldom answered.
 
 It stands beside the network, so that whatever becomes of it must not cost a signature: who is admitted here can have
-two answers a second on each of four connections, and what it does not read ends its connection.
+two answers a second on each of four connections; what it does not read ends its connection (`hsm.wire.pressure`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ MAX_CONNECTIONS = 4
 """One for the status page; one more while it is replaced; and who looks at the socket by hand."""
 EVERY_S = 0.5
 """The page asks once a second at most."""
-_UNREAD = 2 * status.MAX_FAMILIES
 
 
 class Monitors:
@@ -63,9 +62,6 @@ class Monitors:
         now = time.monotonic()
         if now < self._answered.get(channel, now + 1):
             raise TryLaterError(f"asked again within {EVERY_S} s")
-        if channel.unread > _UNREAD:
-            channel.close()
-            raise TryLaterError("the answers before were not read")
         self._answered[channel] = now + EVERY_S
         if self._seen is None or now >= self._fresh_until:
             self._seen, self._fresh_until = self._look(), now + EVERY_S

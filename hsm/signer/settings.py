@@ -36,6 +36,18 @@ class AuthoritySettings(Struct, frozen=True):
     key: KeyURI
 
 
+class Quotas(Struct, frozen=True, kw_only=True):
+    """What each worker's process may have in a second, and ten times as much at once; it is told to try later beyond.
+
+    A worker accepts some 250 new TLS connections a second on a core, most of them for names that it knows, so 200 new
+    leaves a second are more than it can use: one that was taken over asked for 29,069 names a second. RSA key exchange
+    is for clients that can nothing else; an attack on it needs tens of thousands of answers and more.
+    """
+
+    mints_per_s: Annotated[float, Meta(ge=1, le=100_000)] = 200.0
+    decryptions_per_s: Annotated[float, Meta(ge=1, le=100_000)] = 50.0
+
+
 class SignerSettings(Struct, frozen=True, kw_only=True):
     """All that the signer needs to know. Each field says when a change takes effect; a reload goes by that alone.
 
@@ -52,6 +64,7 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     failover: Annotated[Failover, AtReload("[hsm]")] = field(default_factory=Failover)
     unavailable: Annotated[str, AtReload("[hsm] unavailable")] = FAIL
     outage_grace_s: Annotated[float, AtReload("[hsm] unavailable")] = 0.0
+    quotas: Annotated[Quotas, AtReload("[hsm] mints_per_s or decryptions_per_s")] = field(default_factory=Quotas)
     for_workers: Annotated[str, AtReload("[[inbound]]")] = ""
     group: Annotated[str, AtStart("[hsm] high_availability or group")] = ""
     authorities: Annotated[dict[Authority, AuthoritySettings], AtStart("[forward.trust] or [forward.untrust]")]

@@ -24,6 +24,7 @@ from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members, keys_of
 from hsm.signer.minting import Minting
 from hsm.signer.monitors import Monitors
+from hsm.signer.quotas import Allowance
 from hsm.signer.records import Records
 from hsm.signer.reload import Reloading, Reread
 from hsm.signer.settings import SignerSettings
@@ -31,11 +32,12 @@ from hsm.signer.sites import load_sites
 from hsm.signer.staples import KeptStaples
 from hsm.signer.status import StatusBoard
 from hsm.signer.workers import WorkerChannel, Workers
-from hsm.wire import admin, telemetry, worker
+from hsm.wire import admin, census, telemetry, worker
 from hsm.wire.admin import Info, InfoReport, Reload, Reset, Status, StatusReport, Told
 from hsm.wire.channel import Channel
 from hsm.wire.endpoint import Endpoint
 from hsm.wire.frames import Call, Done, Ready
+from hsm.wire.pressure import Intake
 from hsm.wire.run_directory import ADMIN_SOCKET, STATUS_SOCKET, WORKER_SOCKET
 from hsm.wire.worker import (
     Authorities,
@@ -79,19 +81,25 @@ class Signer:
         sites = load_sites(settings.inbound, cas, names, anywhere=bool(settings.group))
         self.group = Group(keys_of(settings, self.issuers) | dict(sites.keys), registry, settings.failover)
         self.group.outage_grace_s = settings.outage_grace_s
-        self.inbound = InboundService(self.group, sites, cas, settings.state)
         self._refusals = Refusals(settings.state)
         self._members = Members(self.group, self._refusals, dict(prompted or {}))
         self._members.make(settings.members)
         self._workers = Workers(registry)
-        self._minting = Minting(self.issuers, self.group, settings.profile, registry, records or Records())
+        self._allowance = Allowance(settings.quotas, registry, self._workers.name)
+        self.inbound = InboundService(self.group, sites, cas, settings.state, self._allowance)
+        self._minting = Minting(
+            self.issuers, self.group, settings.profile, self._allowance, registry, records or Records()
+        )
         self._board = StatusBoard(registry, self.group, self._workers, self.inbound, self.issuers)
         self._monitors = Monitors(lambda: self._board.seen(self.check_ready))
         self._staples = KeptStaples(settings.state)
-        self._reloading = Reloading(settings, reread, cas, self.group, self._members, self.inbound, self._staples)
+        self._reloading = Reloading(
+            settings, reread, cas, self.group, self._members, self.inbound, self._staples, self._allowance
+        )
         self._admins: set[AdminChannel] = set()
         self._endpoints: list[Endpoint] = []
         self._changes: set[asyncio.Task[list[str]]] = set()
+        self._intake = Intake()
         self._lock = -1
 
     async def open(self) -> None:
@@ -111,10 +119,13 @@ class Signer:
         await self._members.settled()
         self._members.refuse_bad_world()
         self._endpoints = [
-            await Endpoint(settings.run, WORKER_SOCKET, settings.users, self._worker_channel).open(),
-            await Endpoint(settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel).open(),
-            await Endpoint(settings.run, STATUS_SOCKET, settings.monitors, self._monitors.join).open(),
-        ]
+            await Endpoint(
+                settings.run, WORKER_SOCKET, settings.users, self._worker_channel, census.WORKERS,
+                self._workers.turn_away,
+            ).open(),
+            await Endpoint(settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel, census.COMMANDS).open(),
+            await Endpoint(settings.run, STATUS_SOCKET, settings.monitors, self._monitors.join, census.MONITORS).open(),
+        ]  # fmt: skip
 
     async def close(self) -> None:
         """Stop listening, let calls in flight end (at most a second), then end the members."""
@@ -140,7 +151,7 @@ class Signer:
     # what workers may ask
 
     def _worker_channel(self, pid: int) -> WorkerChannel:
-        channel = WorkerChannel(worker.CODEC, self._serve_worker, self._workers.leave)
+        channel = WorkerChannel(worker.CODEC, self._serve_worker, self._workers.leave, intake=self._intake)
         self._workers.join(channel, pid)
         return channel
 
@@ -152,13 +163,13 @@ class Signer:
                 return Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
             case TlsSign() | TlsDecrypt() | InboundKeys():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
-                return await self.inbound.serve(call.body, call.deadline, refuse)
+                return await self.inbound.serve(self._workers.pid(channel), call.body, call.deadline, refuse)
             case FindStaple() | KeepStaple():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
                 return self._staples.serve(channel, self._workers.pid(channel), call.body, refuse)
             case Ready():
                 for name in self.group.authorities:
-                    await self.group.wait_for_member(name, call.deadline)
+                    await self.group.wait_for_member(name, call.deadline, self._workers.pid(channel))
                 return Done()
             case Report():
                 self._workers.take(channel, call.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -16,6 +17,9 @@ from hsm.wire.worker import MAX_WORKERS, Reply, Report, Request
 logger = logging.getLogger("hsmitm.workers")
 
 
+_SILENT_S = 5.0
+"""A worker reports each second. One that has not for so long hangs, and is none that serves."""
+
 WorkerChannel = Channel[Request, Reply]
 
 
@@ -24,6 +28,12 @@ class _Worker(Struct):
 
     pid: int
     report: Report | None = None
+    heard: float = 0.0
+
+    @property
+    def reports(self) -> bool:
+        """Whether it still does, so that it can be counted on."""
+        return self.report is not None and time.monotonic() - self.heard < _SILENT_S
 
 
 class Workers:
@@ -40,6 +50,10 @@ class Workers:
         self._refused = Counter(
             "hsmitm_refused_requests", "Requests that no worker may make", ("request",), registry=registry
         )
+        self._ended = Counter(
+            "hsmitm_worker_connections_ended", "Connections of workers refused or ended, by the bound exceeded",
+            ("bound",), registry=registry,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._connected)
@@ -64,15 +78,27 @@ class Workers:
         if channel.spoilt:  # no worker of ours says such a thing: it is broken, or taken over
             self._refused.labels("unknown").inc()
             logger.warning("refused worker process %d, which sent what no worker may: %s", gone.pid, channel.spoilt)
+        if channel.exceeded:
+            self._ended.labels(channel.exceeded).inc()
         report = gone.report
         if report is not None:
             if before := self._gone.get(report.index):
                 self._retired.add(before.metrics, kinds=telemetry.CUMULATIVE)
             self._gone[report.index] = report
 
+    def turn_away(self, why: str) -> None:
+        """A connection was not admitted: another "user"'s, or one beyond a "limit"."""
+        self._ended.labels(why).inc()
+
     def pid(self, channel: WorkerChannel) -> int:
         """The process at the other end."""
         return self._connected[channel].pid
+
+    def name(self, pid: int) -> str:
+        """What a process is called in metrics: the index that it reports, or "unknown"."""
+        return next(
+            (str(one.report.index) for one in self._connected.values() if one.pid == pid and one.report), "unknown"
+        )
 
     def refuse(self, channel: WorkerChannel, request: Request, why: str) -> RefusedError:
         """Note a request that no worker of ours makes: a worker is broken, or taken over. The error to answer with.
@@ -89,12 +115,18 @@ class Workers:
         if not 0 <= report.index <= MAX_WORKERS:
             raise RefusedError(f"a worker of index {report.index}; they go up to {MAX_WORKERS}")
         self._connected[channel].report = report
+        self._connected[channel].heard = time.monotonic()
         gone = self._gone.get(report.index)
         if gone and (gone.pid, gone.started) == (report.pid, report.started):
             del self._gone[report.index]  # only its connection was lost; it still counts what it counted
 
-    def _reports(self) -> list[tuple[int, Report]]:
-        return [(one.pid, one.report) for one in self._connected.values() if one.report is not None]
+    def _reports(self, *, serving: bool = True) -> list[tuple[int, Report]]:
+        """Of workers that go on reporting; without `serving` also of those that hang."""
+        return [
+            (one.pid, one.report)
+            for one in self._connected.values()
+            if one.report is not None and (one.reports or not serving)
+        ]
 
     def set_gauges(self) -> None:
         """Bring the gauges up to date, before they are collected."""
@@ -108,7 +140,7 @@ class Workers:
         totals.add(self._retired.families())
         for gone in self._gone.values():
             totals.add(gone.metrics, kinds=telemetry.CUMULATIVE)
-        for _, report in self._reports():
+        for _, report in self._reports(serving=False):
             totals.add(report.metrics)
 
     def status(self) -> list[WorkerStatus]:

@@ -90,7 +90,8 @@ class TlsSigned(Struct, frozen=True, array_like=True, tag="tls-signed"):
 
 
 class TlsDecrypt(Struct, frozen=True, array_like=True, tag="tls-decrypt"):
-    """A premaster secret under an inbound key whose site turns on RSA key exchange. -> `Decrypted`."""
+    """A premaster secret of TLS 1.2 under an inbound key whose site turns on RSA key exchange. -> `Decrypted`, always
+    with 48 bytes: made up where there is no such secret (RFC 5246 section 7.4.7.1)."""
 
     key: str
     ciphertext: bytes

@@ -27,7 +27,7 @@ from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection
 from proxy.config.hsm import HsmSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
 from proxy.config.section import Address, Section, named
 
 
@@ -38,8 +38,9 @@ class File(Section, frozen=True):
     forward: ForwardSection | None = None
     inbound: list[InboundSection] = field(default_factory=list)
     proxy: Annotated[ProxySection, AtStart("[proxy]")] = field(default_factory=ProxySection)
+    limits: Annotated[LimitsSection, AtStart("[limits]")] = field(default_factory=LimitsSection)
     status: Annotated[StatusSection, AtStart("[status]")] = field(default_factory=StatusSection)
-    run: Annotated[RunSection, SaidElsewhere()] = field(default_factory=RunSection)
+    run: RunSection = field(default_factory=RunSection)
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
     log: Annotated[LogSection, AtStart("[log]")] = field(default_factory=LogSection)
 
@@ -56,6 +57,9 @@ class File(Section, frozen=True):
         for place, address in enumerate(taken):
             if address.port and address in taken[:place]:
                 raise ValueError(f"inbound: two listeners have the address {address}")
+        for name in self.run.worker_environment:
+            if name in self.secret_variables:
+                raise ValueError(f"run.worker_environment: {name} leads to a PIN, which is not for workers")
         if not self.hsm.high_availability:
             self._check_holders()
 
@@ -67,6 +71,11 @@ class File(Section, frozen=True):
                 for key in site.keys:
                     where = f"inbound[{number}].sites[{place}].key"
                     named(where, lambda text: self.hsm.holder(uri.parse(text)), key)
+
+    @property
+    def secret_variables(self) -> frozenset[str]:
+        """Environment variables that lead to a PIN."""
+        return frozenset({one.pin.env for one in self.hsm.members if one.pin.env} | {"CREDENTIALS_DIRECTORY"})
 
     @property
     def authorities(self) -> dict[Authority, AuthoritySection]:
@@ -123,9 +132,9 @@ class Config(Struct, frozen=True):
         return self.base / given if given else None
 
     @property
-    def secret_variables(self) -> set[str]:
-        """Environment variables that hold a PIN: no worker gets them."""
-        return {member.pin.env for member in self.file.hsm.members if member.pin.env} | {"CREDENTIALS_DIRECTORY"}
+    def secret_variables(self) -> frozenset[str]:
+        """Environment variables that lead to a PIN: no worker gets them."""
+        return self.file.secret_variables
 
     def members(self) -> list[MemberSettings]:
         """The members, for the signer. Values of `environment` are taken as they stand."""
@@ -167,6 +176,7 @@ class Config(Struct, frozen=True):
             failover=hsm.failover,
             unavailable=hsm.unavailable,
             outage_grace_s=hsm.queue_s,
+            quotas=hsm.quotas,
         )
 
     def _at_start(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""[proxy], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs.
+"""[proxy], [limits], [status], [run], [mitmproxy] and [log] of hsmitm.toml: how hsmitm runs.
 
 Their defaults and bounds are owned here: what they are about has no settings of its own.
 """
@@ -11,8 +11,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
+from addons.edge.destinations import DENIED, Exemption, check_denied
+from addons.edge.settings import Bounds
+from hsm.effect import AtStart, SaidElsewhere
 from hsm.wire.worker import MAX_WORKERS
 from proxy.config.section import Address, Section, named
+
+_RUN = AtStart("[run]")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -24,6 +29,8 @@ class ProxySection(Section, frozen=True):
     mode: str = "regular"
     workers: Annotated[int, Meta(ge=0, le=MAX_WORKERS)] = 0
     upstream_ca: str | None = None
+    deny_destinations: list[str] = field(default_factory=lambda: list(DENIED))
+    allow_destinations: list[str] = field(default_factory=list)
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
     client_handshake_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
     mint_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
@@ -32,6 +39,10 @@ class ProxySection(Section, frozen=True):
 
     def __post_init__(self) -> None:
         named("listen", Address.parse, self.listen)
+        for one in self.deny_destinations:
+            named("deny_destinations", check_denied, one)
+        for one in self.allow_destinations:
+            named("allow_destinations", Exemption.parse, one)
         if not re.fullmatch(r"regular|transparent|socks5|upstream:https?://.+", self.mode):
             raise ValueError(
                 f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
@@ -41,6 +52,10 @@ class ProxySection(Section, frozen=True):
     def worker_count(self) -> int:
         """How many workers: what is asked for, else one for each core we may use, as far as workers are counted."""
         return self.workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+class LimitsSection(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[limits]: what one client or server may ask for; names, defaults and bounds are those of the edge."""
 
 
 class StatusSection(Section, frozen=True):
@@ -60,12 +75,18 @@ class StatusSection(Section, frozen=True):
 
 
 class RunSection(Section, frozen=True):
-    """[run]: what processes leave on this machine, and who else may use the sockets."""
+    """[run]: what processes leave on this machine, who else may use the sockets, and what workers may do.
 
-    directory: str = "run"
-    state: str = "state"
-    group: str | None = None
-    users: list[str] = field(default_factory=list)
+    `hang_timeout_s` is how long a worker or the signer may give no sign of life before it is killed and started again;
+    0: never.
+    """
+
+    directory: Annotated[str, SaidElsewhere()] = "run"
+    state: Annotated[str, SaidElsewhere()] = "state"
+    group: Annotated[str | None, SaidElsewhere()] = None
+    users: Annotated[list[str], SaidElsewhere()] = field(default_factory=list)
+    worker_environment: Annotated[list[str], _RUN] = field(default_factory=list)
+    hang_timeout_s: Annotated[float, Meta(ge=0, le=3600), _RUN] = 10.0
 
 
 class MitmproxySection(Section, frozen=True):

@@ -11,7 +11,6 @@ import contextlib
 import getpass
 import json
 import logging
-import resource
 import signal
 import sys
 
@@ -19,7 +18,7 @@ from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer.records import Records
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
-from proxy.processes import child, logs, status_page
+from proxy.processes import limits, logs, notify, status_page, supervised
 from proxy.processes.mint_records import WrittenRecords
 
 logger = logging.getLogger("hsmitm.signer")
@@ -37,15 +36,15 @@ def prompt_pins(config: Config) -> dict[str, str]:
 
 
 async def serve(
-    config: Config, pins: dict[str, str], records: Records, *, supervised: bool, ready_fd: int | None
+    config: Config, pins: dict[str, str], records: Records, *, is_child: bool, ready_fd: int | None
 ) -> None:
     """Run the signer until SIGTERM or SIGINT. Raises MisconfiguredError where it cannot begin."""
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave.set)
-    if supervised:
-        first = await child.orphaned(config.path, leave.set)
+    if is_child:
+        first = await supervised.begin(ready_fd)
         pins = json.loads(first) if first else {}
     signer = Signer(config.signer(), pins, lambda: load(config.path).signer(), records)
     logs.count_in(signer.registry)
@@ -59,12 +58,13 @@ async def serve(
             opening.cancel()
             return
         await opening
-        if not supervised and config.status_listen and not config.status_elsewhere:
+        if not is_child and config.status_listen and not config.status_elsewhere:
             await beside.enter_async_context(status_page.beside(config.path, leave))
         logger.info("signer serves at %s", config.run.path)
-        child.tell_ready(ready_fd)
+        supervised.tell_ready(ready_fd)
         await leaving
     finally:
+        notify.tell("STOPPING=1")
         leaving.cancel()
         await beside.aclose()
         await signer.close()
@@ -87,10 +87,11 @@ def _reload(signer: Signer) -> None:
     task.add_done_callback(_reloads.discard)
 
 
-def run(config: Config, *, supervised: bool = False, ready_fd: int | None = None) -> None:
+def run(config: Config, *, is_child: bool = False, ready_fd: int | None = None) -> None:
     """The signer in this process. Raises MisconfiguredError."""
     records = WrittenRecords(logs.configure(config.file.log.level, "signer"))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # PINs pass through here
+    limits.no_core()  # PINs pass through here
+    limits.raise_descriptors()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    pins = {} if supervised else prompt_pins(config)
-    asyncio.run(serve(config, pins, records, supervised=supervised, ready_fd=ready_fd))
+    pins = {} if is_child else prompt_pins(config)
+    asyncio.run(serve(config, pins, records, is_child=is_child, ready_fd=ready_fd))

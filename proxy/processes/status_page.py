@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -26,7 +25,7 @@ from prometheus_client import CollectorRegistry
 from hsm.errors import MisconfiguredError
 from proxy.config import status
 from proxy.config.status import StatusConfig
-from proxy.processes import child, logs
+from proxy.processes import child, limits, logs, supervised
 from proxy.processes.child import Child
 from proxy.status.hosts import Hosts
 from proxy.status.page import Page
@@ -41,11 +40,11 @@ _NICE = 10
 """Whoever floods the page burns what nobody else wants; a monitor that asks each second finds enough that is left."""
 
 
-def made(config: Path, *arguments: str) -> Child:
-    """The process, not started yet, for the configuration at `config`."""
+def made(config: Path, *arguments: str, hang_s: float = 0.0) -> Child:
+    """The process, not started yet, for the configuration at `config`; `hang_s` as in `Child`."""
     argv = [sys.executable, "-P", "-m", "proxy.processes.status_page", "--config", str(config), *arguments]
     inherited = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("PYTHON")}
-    return Child("status page", argv, inherited)
+    return Child("status page", argv, inherited, hang_s=hang_s)
 
 
 @asynccontextmanager
@@ -88,14 +87,14 @@ async def _serve(config: StatusConfig, arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, leave.set)
     ending = asyncio.create_task(_end_with_parent(leave)) if arguments.end_with_parent else None
     if arguments.supervised and ending is None:
-        await child.orphaned(config.path, leave.set)
+        await supervised.begin(arguments.ready_fd)
     registry = CollectorRegistry()
     logs.count_in(registry)
     sight = Sight(config.signer)
     server = StatusServer(Page(sight, Hosts(config.listen, config.hosts), registry), registry)
     server.serve_at(config.listen)
     os.nice(_NICE)
-    child.tell_ready(arguments.ready_fd)
+    supervised.tell_ready(arguments.ready_fd)
     await leave.wait()
     server.stop()
     sight.close()
@@ -106,7 +105,7 @@ def run(config: StatusConfig, arguments: argparse.Namespace) -> None:
     if config.listen is None:
         raise MisconfiguredError("status.listen is empty: there is no status page to serve")
     logs.configure(config.log.level, "status")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limits.no_core()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its settings are read at start
     asyncio.run(_serve(config, arguments))
 

@@ -20,7 +20,7 @@ from hsm.signer import monitors
 from hsm.signer import status as board
 from hsm.signer.settings import SignerSettings
 from hsm.signer.signer import Signer
-from hsm.wire import admin, client, status
+from hsm.wire import admin, client, pressure, status
 from hsm.wire.channel import Channel
 from hsm.wire.client import SignerClient
 from hsm.wire.member import Open, Selector, Sign
@@ -119,7 +119,8 @@ async def test_answers_that_are_not_read(
 ) -> None:
     """A page that asks and does not read is cut off before its answers fill the signer."""
     monkeypatch.setattr(monitors, "EVERY_S", 0.0)
-    monkeypatch.setattr(monitors, "_UNREAD", 20_000)
+    monkeypatch.setattr(pressure, "UNREAD_S", 0.2)
+    monkeypatch.setattr(pressure, "UNREAD_HIGH", 20_000)
     channel = await _page(settings)
     await _look(channel)
     (served,) = signer._monitors._answered

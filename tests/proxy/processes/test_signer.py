@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from addons.edge.settings import Bounds
 from hsm.secrets.settings import PinSource
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, File
@@ -102,6 +103,8 @@ def at_reload(directory: Path, serial: str, slot: int) -> dict[str, Any]:
         "hsm.request_budget_ms": 2000,
         "hsm.keep_alive_s": 3.0,
         "hsm.unavailable": "queue:3000",
+        "hsm.mints_per_s": 300.0,
+        "hsm.decryptions_per_s": 30.0,
         "inbound.sites.names": ["news.example"],
         "inbound.sites.certificate": "renewed.pem",
         "inbound.sites.key": f"pkcs11:token={TWIN};object=blog",
@@ -131,7 +134,7 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "forward.trust.key": (cas, "pkcs11:token=tests;object=another"),
         "forward.untrust.certificate": (cas, "another.pem"),
         "forward.untrust.key": (cas, "pkcs11:token=tests;object=another"),
-        "forward.leaf_days": ("[forward] leaf_days", 7),
+        "forward.leaf_days": ("[forward] leaf_days", 8),
         "forward.cache_entries": ("[forward] cache_entries", 7),
         "inbound.listen": ("[[inbound]] listen or transparent", "127.0.0.1:8444"),
         "inbound.transparent": ("[[inbound]] listen or transparent", ("inbound", transparent)),
@@ -144,6 +147,8 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "proxy.mint_timeout_s": ("[proxy]", 3.0),
         "proxy.handshake_threads": ("[proxy]", 3),
         "proxy.grace_s": ("[proxy]", 3.0),
+        "proxy.deny_destinations": ("[proxy]", ["loopback"]),
+        "proxy.allow_destinations": ("[proxy]", ["127.0.0.1:8443"]),
         "status.listen": ("[status]", ""),
         "status.hosts": ("[status]", ["hsmitm.example"]),
         "status.user": ("[status]", pwd.getpwuid(os.getuid()).pw_name),
@@ -151,10 +156,12 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "run.state": (run, "elsewhere"),
         "run.group": (run, "root"),
         "run.users": (run, [pwd.getpwuid(os.getuid()).pw_name]),
+        "run.worker_environment": (run, ["MINE"]),
+        "run.hang_timeout_s": (run, 0.0),
         "mitmproxy.scripts": ("[mitmproxy]", ["script.py"]),
         "mitmproxy.options": ("[mitmproxy]", {"http2": False}),
         "log.level": ("[log]", "debug"),
-    }
+    } | {f"limits.{one.name}": ("[limits]", one.default * 2 or 1) for one in structs.fields(Bounds)}
 
 
 def changed(file: File, path: str, new: Any) -> File:

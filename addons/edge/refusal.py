@@ -1,0 +1,90 @@
+"""What is refused at the edge: each refusal has a class of a closed list, is counted, and is told in a bounded way.
+
+A layer yields `EdgeRefusedHook`, whatever is no layer calls `Refusals.edge_refused`; both end in one counter and one
+log line per class, client and moment. User scripts may listen to the hook, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mitmproxy import connection
+from mitmproxy.proxy import commands
+from mitmproxy.utils import human
+from prometheus_client import CollectorRegistry, Counter
+
+logger = logging.getLogger("hsmitm.edge")
+
+Class = Literal[
+    "not-tls",
+    "malformed-hello",
+    "oversized-hello",
+    "slow-hello",
+    "too-many-connections",
+    "too-many-of-client",
+    "too-many-handshakes",
+    "idle",
+    "oversized-head",
+    "oversized-trailers",
+    "malformed-request",
+    "malformed-response",
+    "host-mismatch",
+    "http2-flood",
+    "http2-error",
+    "oversized-message",
+    "too-many-names",
+    "too-many-lookups",
+    "blocked-destination",
+    "server-unproven",
+]
+CLASSES: tuple[Class, ...] = get_args(Class)
+_MAX_DETAIL = 200
+"""Characters of what a peer said that are shown."""
+
+
+@dataclass
+class EdgeRefusal:
+    """Whose traffic is refused, as what, and what it was about (in words; what a peer said in it may be long)."""
+
+    client: connection.Client
+    kind: Class
+    detail: str
+
+
+@dataclass
+class EdgeRefusedHook(commands.StartHook):
+    """Something was refused. Not blocking: the refusal has been made."""
+
+    data: EdgeRefusal
+    blocking = False
+
+
+class Refusals:
+    """The addon that counts and tells."""
+
+    name = "refusals"
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._counter = Counter(
+            "hsmitm_edge_refused", "What was refused at the edge, by class", ("class",), registry=registry
+        )
+        for kind in CLASSES:
+            self._counter.labels(kind)
+
+    def edge_refused(self, refusal: EdgeRefusal) -> None:
+        """Count it and say it in one line."""
+        self.count(refusal.kind)
+        self.tell(refusal)
+
+    def count(self, kind: Class) -> None:
+        """Count one that is told of with others."""
+        self._counter.labels(kind).inc()
+
+    @staticmethod
+    def tell(refusal: EdgeRefusal) -> None:
+        """Say it in one line."""
+        where = human.format_address(refusal.client.peername) if refusal.client.peername else "unknown"
+        detail = refusal.detail if len(refusal.detail) <= _MAX_DETAIL else refusal.detail[:_MAX_DETAIL] + "..."
+        logger.warning("client %s refused (%s): %s", where, refusal.kind, detail)

@@ -1,0 +1,46 @@
+"""How much of anything one client or one server may ask for, before others would feel it.
+
+Each bound has its own class in log and metric (`refusal`); who goes beyond gets its protocol's own refusal. `[limits]`
+of hsmitm.toml has the same names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """The bounds of a worker. Names end in their unit; what has none is a number of things."""
+
+    # What a client begins with.
+    hello_bytes: Annotated[int, Meta(ge=4096, le=1_048_576)] = 65536
+    hello_records: Annotated[int, Meta(ge=4, le=1024)] = 64
+    hello_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    # Connections: 0 is nine tenths of the descriptors that a worker may have.
+    connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    connections_per_client: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    handshakes_per_client: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    first_request_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    idle_s: Annotated[float, Meta(gt=0, le=86400)] = 75.0
+    tunnel_idle_s: Annotated[float, Meta(gt=0, le=604_800)] = 600.0
+    # HTTP.
+    head_bytes: Annotated[int, Meta(ge=4096, le=1_048_576)] = 65536
+    fields: Annotated[int, Meta(ge=16, le=10_000)] = 200
+    field_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 32768
+    chunk_extension_bytes: Annotated[int, Meta(ge=0, le=65536)] = 4096
+    trailer_bytes: Annotated[int, Meta(ge=0, le=1_048_576)] = 16384
+    # HTTP/2: frames that cost us and not their sender (resets, SETTINGS, PING, PRIORITY, empty DATA).
+    http2_streams: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    http2_control_per_s: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    http2_control_burst: Annotated[int, Meta(ge=1, le=100_000)] = 200
+    # Bytes that are kept for a peer that does not read.
+    stream_window_bytes: Annotated[int, Meta(ge=65535, le=16_777_216)] = 262_144
+    connection_window_bytes: Annotated[int, Meta(ge=65535, le=67_108_864)] = 1_048_576
+    websocket_message_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 67_108_864
+    # Work that others pay for: signatures and name look-ups.
+    new_names_per_s: Annotated[float, Meta(gt=0, le=100_000)] = 20.0
+    new_names_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+    lookups_per_client: Annotated[int, Meta(ge=1, le=10_000)] = 16
+    lookup_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
