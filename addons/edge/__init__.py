@@ -2,7 +2,16 @@
 
     settings          how much of anything one client or server may ask for: types, defaults and bounds; no I/O
     refusal           what is refused at the edge, by its class: one counter, one hook, one bounded line
+    seam              the one place where classes of ours stand in for mitmproxy's, and for which versions that is true
     account           on whose account something goes: clients told apart by address; no I/O
+    limits            how many connections and handshakes there may be, in all and of one client; no I/O
+    listeners         who is connected, how busy each client is, and whom to let go
+    handler           the handler of a connection: its door, its back-pressure, its turns
+    hello             a ClientHello, read once and bounded, or found within a stream; no I/O
+    client_tls        TLS with a client, from its ClientHello on
+    next_layer        what a client speaks, decided on enough bytes; closed where it is neither TLS nor HTTP
+    tunnel            a stream that is passed all the same, watched for TLS that begins later
+    websocket         messages that are counted, and frames that go on as they come
     destinations      which addresses a client may have us connect to; pure
     this_machine      whether an address is this machine's, and what our listeners are reached by
     resolver          names to addresses: remembered, bounded, with a limit for each client
@@ -12,8 +21,6 @@
     proxyserver       mitmproxy's Proxyserver without its own guess at connections to itself
     stream            mitmproxy's HTTP stream, with an answer of its own to a client that may not have a connection
     socks             SOCKS5 with the reply that a denied destination has
-    websocket         messages that are counted, and frames that go on as they come
-    seam              the one place where classes of ours stand in for mitmproxy's, and for which versions that is true
     trailers          which fields may come behind the content, in HTTP/1 and HTTP/2; pure
     http1_server      HTTP/1 towards the client
     http1_client      HTTP/1 towards the server

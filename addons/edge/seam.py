@@ -8,15 +8,20 @@ with it.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from mitmproxy import version
+from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers import http, modes, websocket
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
+from addons.edge.handler import EdgeHandler
 from addons.edge.http1_client import Http1Client
 from addons.edge.http1_connection import Http1Connection
 from addons.edge.http1_parent import ParentProxy
 from addons.edge.http1_server import Http1Server
+from addons.edge.next_layer import upgraded
 from addons.edge.settings import Bounds
 from addons.edge.socks import Socks5
 from addons.edge.stream import EdgeStream
@@ -35,6 +40,8 @@ def put_in(bounds: Bounds, *, watched: bool = True) -> None:
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
+    mode_servers.ProxyConnectionHandler = EdgeHandler  # type: ignore[misc]
+    http.tcp = SimpleNamespace(TCPLayer=upgraded)  # type: ignore[assignment, attr-defined]  # what follows a 101
     _put_in_streams()
     _put_in_http1(bounds)
     _put_in_websockets(bounds, watched=watched)

@@ -192,5 +192,3 @@ class LeanMaster(Master):
     def __init__(self, options: Options, event_loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(options, event_loop=event_loop)
         self.addons = LeanAddons(self)
-        # mitmproxy has no place to say which class its servers make.
-        mode_servers.ProxyConnectionHandler = LeanConnectionHandler  # type: ignore[misc]

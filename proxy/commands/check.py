@@ -28,6 +28,7 @@ from hsm.signer.sites import load_sites
 from hsm.wire.member import worrying_flags
 from hsm.wire.worker import Authority
 from proxy import listening
+from proxy.commands.check_cage import check_cage
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
 from proxy.config.file import Config, load
@@ -47,6 +48,7 @@ async def check(path: Path, say: Say) -> bool:
     logs.configure("error", "check")
     findings.ok(f"{config.path}: every field is known and in range")
     _check_places(config, findings)
+    check_cage(config, findings)
     await _check_mitmproxy(config, findings)
     await check_sites(config, findings)
     await _check_hsm(config, findings)
