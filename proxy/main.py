@@ -89,7 +89,7 @@ def signer(
     from proxy.config.file import load  # noqa: PLC0415
     from proxy.processes import signer as signing  # noqa: PLC0415
 
-    signing.run(load(config), supervised=supervised, ready_fd=ready_fd)
+    signing.run(load(config), is_child=supervised, ready_fd=ready_fd)
 
 
 @app.command()
@@ -99,6 +99,14 @@ def proxy(config: ConfigOption = CONFIG) -> None:
     from proxy.processes import supervisor  # noqa: PLC0415
 
     supervisor.run(load(config), {}, with_signer=False)
+
+
+@app.command()
+def status_page(config: ConfigOption = CONFIG) -> None:
+    """Run the status page alone, where [status] user says that it is another user's."""
+    from proxy.processes import status_page as serving  # noqa: PLC0415
+
+    serving.alone(config)
 
 
 @app.command()

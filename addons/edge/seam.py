@@ -9,10 +9,17 @@ with it.
 from __future__ import annotations
 
 from mitmproxy import version
-from mitmproxy.proxy.layers import websocket
+from mitmproxy.proxy.layers import http, modes, websocket
+from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
+from addons.edge.http1_client import Http1Client
+from addons.edge.http1_connection import Http1Connection
+from addons.edge.http1_parent import ParentProxy
+from addons.edge.http1_server import Http1Server
 from addons.edge.settings import Bounds
+from addons.edge.socks import Socks5
+from addons.edge.stream import EdgeStream
 from addons.edge.websocket import Connection, Deflate, Websocket
 from hsm.errors import MisconfiguredError
 
@@ -20,7 +27,7 @@ TESTED = ("12.2.3",)
 """The versions of mitmproxy with which our classes were tested, and its own layer tests with them."""
 
 
-def put_in(bounds: Bounds, *, watched: bool) -> None:
+def put_in(bounds: Bounds, *, watched: bool = True) -> None:
     """Have mitmproxy make our classes, with these bounds; `watched`: scripts, or options of the operator's, may look at
     messages. Raises MisconfiguredError for an untested mitmproxy."""
     if version.VERSION not in TESTED:
@@ -28,7 +35,14 @@ def put_in(bounds: Bounds, *, watched: bool) -> None:
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
             f"its edge stands in for parts of it. Install that version: pip install mitmproxy=={TESTED[-1]}"
         )
+    _put_in_streams()
+    _put_in_http1(bounds)
     _put_in_websockets(bounds, watched=watched)
+
+
+def _put_in_streams() -> None:
+    http.HttpStream = EdgeStream  # type: ignore[misc]
+    modes.Socks5Proxy = Socks5  # type: ignore[misc]
 
 
 def _put_in_websockets(bounds: Bounds, *, watched: bool) -> None:
@@ -37,3 +51,10 @@ def _put_in_websockets(bounds: Bounds, *, watched: bool) -> None:
     extensions.PerMessageDeflate = Deflate  # type: ignore[misc]  # mitmproxy looks it up there
     websocket.WebsocketConnection = Connection  # type: ignore[misc]
     websocket.WebsocketLayer = Websocket  # type: ignore[misc]
+
+
+def _put_in_http1(bounds: Bounds) -> None:
+    Http1Connection.bounds = ParentProxy.bounds = bounds
+    http.Http1Server = Http1Server  # type: ignore[attr-defined,assignment]
+    http.Http1Client = Http1Client  # type: ignore[attr-defined,assignment]
+    _upstream_proxy.HttpUpstreamProxy = ParentProxy  # type: ignore[misc]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,8 +23,9 @@ from mitmproxy import ctx, exceptions, flow, hooks
 from mitmproxy.addonmanager import AddonManager, safecall, traverse
 from mitmproxy.master import Master
 from mitmproxy.options import Options
-from mitmproxy.proxy import commands, events, layer, mode_servers
+from mitmproxy.proxy import commands, events, layer, mode_servers, server_hooks
 
+from addons.engine.loop import CONNECT
 from addons.engine.outgoing import Outgoing
 
 _Handler = Callable[..., Any]
@@ -174,6 +176,14 @@ class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):
     @layer.setter
     def layer(self, outermost: layer.Layer) -> None:
         self._shortcut = HookShortcut(outermost, cast(LeanAddons, ctx.master.addons))
+
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        """As mitmproxy's. Behind `server_connect`, which may name another server, comes the connection to it."""
+        await super().handle_hook(hook)
+        connecting = ctx.master.addons.get("connecting")
+        if isinstance(hook, server_hooks.ServerConnectHook) and connecting is not None:
+            stated = getattr(self._shortcut.outermost, "stated", None)
+            CONNECT.set(functools.partial(connecting.connect, self.client, stated))
 
 
 class LeanMaster(Master):

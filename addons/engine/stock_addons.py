@@ -41,6 +41,23 @@ _OURS = {
     "onboarding": "mitm.it is not served",
     "server": "a worker always listens",
 }
+_UNINSPECTED = (
+    "it lets connections through uninspected where SNI, Host header or CONNECT host match, which clients forge; "
+    "[proxy] not_tls says what becomes of connections that are neither TLS nor HTTP"
+)
+_SHARED = "it hands what one client has signed in with to all the others"
+HOLES = {
+    "ignore_hosts": _UNINSPECTED,
+    "allow_hosts": _UNINSPECTED,
+    "tcp_hosts": _UNINSPECTED,
+    "udp_hosts": _UNINSPECTED,
+    "proxyauth": "it challenges the visitors of your own sites, too, and takes their Authorization away; let [proxy] "
+    "listen where only your clients can reach it",
+    "stickyauth": _SHARED,
+    "stickycookie": _SHARED,
+    "validate_inbound_headers": "without it requests can be smuggled past whoever inspects them",
+}
+"""Options that make a hole, whoever sets them, with the reason."""
 
 
 class _Recorder:
@@ -64,20 +81,19 @@ def _options_of(addon: Any) -> set[str]:
 
 
 def choose(
-    ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream: bool, block: stock_block.Block | None = None
+    ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream: bool, instead: Sequence[Any] = ()
 ) -> list[Any]:
     """The worker's addons in mitmproxy's order, `ours` first among equals: hooks of ours run before its own.
 
     `named` are the options that the operator set; `scripts` and `upstream` bring the addons for user scripts and for a
-    proxy in front of servers. `block` takes the place of mitmproxy's own Block.
+    proxy in front of servers. Each of `instead` takes the place of the addon of mitmproxy that it is a kind of.
     """
     wanted = set(named)
     chosen: list[Any] = []
     for addon in stock.default_addons():
         if type(addon).__name__ in _REPLACED:
             continue
-        if isinstance(addon, stock_block.Block) and block is not None:
-            addon = block  # noqa: PLW2901  # in its place
+        addon = next((one for one in instead if isinstance(one, type(addon))), addon)  # noqa: PLW2901  # in its place
         if isinstance(addon, script.ScriptLoader):
             needed = scripts
         elif isinstance(addon, upstream_auth.UpstreamAuth):
@@ -102,6 +118,14 @@ class LeanOptions(options.Options):
         value = option._default if option.value is optmanager.unset else option.value  # noqa: SLF001
         return value if isinstance(value, str | int | None) else option.current()
 
+    def update_known(self, **kwargs: Any) -> dict[str, Any]:
+        """As Options, which all ways to set an option come through. Raises OptionsError for one that makes a hole:
+        a script must not open what the configuration cannot."""
+        for name, value in kwargs.items():
+            if name in HOLES and name in self._options and value != self._options[name].default:
+                raise exceptions.OptionsError(f"the option {name} is not available: {HOLES[name]}")
+        return super().update_known(**kwargs)  # type: ignore[no-any-return, no-untyped-call]  # mitmproxy's, unannotated
+
 
 def trust_messages() -> None:
     """Leave out the check of each HTTP message's types, as mitmproxy does under `python -O`: 9 % of a connection.
@@ -118,8 +142,8 @@ def _unchecked(_message: http.MessageData) -> None:
 def set_options(running: master.Master, wanted: dict[str, Any]) -> None:
     """Set `wanted`, the operator's `[mitmproxy] options`. Raises MisconfiguredError, naming the option."""
     for name, value in wanted.items():
-        if name in _OURS:
-            raise MisconfiguredError(f"mitmproxy.options.{name} is not available: {_OURS[name]}")
+        if why := _OURS.get(name) or HOLES.get(name):
+            raise MisconfiguredError(f"mitmproxy.options.{name} is not available: {why}")
         if name not in running.options:
             raise MisconfiguredError(
                 f"mitmproxy.options.{name}: mitmproxy has no such option; 'mitmdump --options' lists them"

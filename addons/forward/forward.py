@@ -28,6 +28,7 @@ from addons.forward.availability import Availability
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
+from addons.forward.new_names import NewNames
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
 from addons.tls.refusal import Refusal
@@ -40,6 +41,9 @@ from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted
 logger = logging.getLogger("hsmitm.forward")
 
 _RESTARTS_PER_MINT = 3
+_UNTRUSTED_PART = 10
+_RETRY_S = 1
+"""What a client that brings too many new names is told to wait, in Retry-After (RFC 9110 section 10.2.3)."""
 
 
 class _Facts(Struct):
@@ -60,13 +64,19 @@ class Forward:
         *,
         cache_entries: int,
         mint_timeout_s: float,
+        new_names: NewNames | None = None,
     ) -> None:
-        """`mint_timeout_s` is how long a client may wait for a new leaf."""
+        """`mint_timeout_s` is how long a client may wait for a new leaf. `cache_entries` are leaves of the trusted CA;
+        a tenth of that is for the other's, of which any name of a stranger's server makes one."""
         self._signer = signer
         self._availability = availability
         self._timeout_s = mint_timeout_s
         self._keys = LeafKeys()
-        self._cache = LeafCache(self._mint, cache_entries, metrics.count_lookup)
+        self._caches: dict[Authority, LeafCache] = {
+            "trust": LeafCache(self._mint, cache_entries, metrics.count_lookup),
+            "untrust": LeafCache(self._mint, max(1, cache_entries // _UNTRUSTED_PART), metrics.count_lookup),
+        }
+        self._new_names = new_names
         self._metrics = metrics
         self._facts: dict[str, _Facts] = {}
         self._chains: dict[Authority, tuple[certs.Cert, ...]] = {}
@@ -83,7 +93,12 @@ class Forward:
         except ValueError as error:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return None
-        if not self._cache.covers(host):
+        if not any(cache.covers(host) for cache in self._caches.values()):
+            if self._new_names is not None and not self._new_names.has(flow.client_conn):
+                self._new_names.refuse(flow.client_conn, host)
+                flow.response = _page(429, f"{host} is not inspected now: this client asks for too many new names")
+                flow.response.headers["Retry-After"] = str(_RETRY_S)
+                return None
             # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
             well = self._availability.in_service and self._signer.connected
             return None if well else self._await_signer(flow, host)
@@ -136,20 +151,31 @@ class Forward:
         host = ""
         try:
             host, key = self._wanted(data.context, facts)
-            private = self._keys.known(key.kind)
-            if key in self._cache:
+            private, cache = self._keys.known(key.kind), self._caches[key.authority]
+            if key in cache:
                 self._availability.check_cached()
-            if private is None or (found := self._cache.take(key)) is None:
+            if private is None or (found := cache.take(key)) is None:
                 return self._start_client(data, host, key)
             data.ssl_conn = self._connection(found, private, key, data)
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
         return None
 
+    def _may_mint(self, client: connection.Client, key: LeafKey, host: str) -> bool:
+        """Take a new name for `client` from its budget, unless its leaf is here or is being minted already."""
+        cache = self._caches[key.authority]
+        if self._new_names is None or key in cache or cache.mints(key) or self._new_names.take(client):
+            return True
+        self._new_names.refuse(client, host)
+        return False
+
     async def _start_client(self, data: tls.TlsData, host: str, key: LeafKey) -> None:
+        if not self._may_mint(data.context.client, key, host):
+            data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
+            return
         try:
-            found = await self._cache.leaf(key)
-            self._metrics.set_leaves(len(self._cache))
+            found = await self._caches[key.authority].leaf(key)
+            self._metrics.set_leaves(self._leaves)
             data.ssl_conn = self._connection(found, await self._keys.key(key.kind), key, data)
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
@@ -163,6 +189,10 @@ class Forward:
         if trusted and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
             upstream = server.certificate_list[0]
         return host, LeafKey("trust" if trusted else "untrust", facts.kind, leaf_names(host, upstream))
+
+    @property
+    def _leaves(self) -> int:
+        return sum(map(len, self._caches.values()))
 
     async def _mint(self, key: LeafKey) -> Leaf:
         try:
@@ -193,8 +223,9 @@ class Forward:
         reply = await self._signer.call(Authorities(), self._timeout_s)
         assert isinstance(reply, Chains)
         if self._authorities and reply.chains != self._authorities:
-            logger.warning("the signer has other CAs than before; forgetting %d leaves", len(self._cache))
-            self._cache.clear()
+            logger.warning("the signer has other CAs than before; forgetting %d leaves", self._leaves)
+            for cache in self._caches.values():
+                cache.clear()
         self._authorities = reply.chains
         for name, chain in reply.chains.items():
             loaded = [x509.load_der_x509_certificate(der) for der in chain]

@@ -5,7 +5,6 @@
     handshakes    TLS handshakes on threads
     site_http     HTTP with a client of one of our sites: what is for another one is answered 421
     authority     whether a request is for the connection's own site; no I/O
-    patient_http  mitmproxy's HTTP layer, patient with clients that half-close
     sites         which site a client asks for, and where its server is; no I/O
     settings      listeners and sites as values: types, defaults and bounds; no I/O
     loading       settings and certificate files become sites

@@ -121,6 +121,11 @@ class InboundListener(layer.Layer):
         self._tls: InboundTls | None = None
         self._outer: layer.Layer | None = None
 
+    @property
+    def stated(self) -> connection.Address | None:
+        """The server that the operator has configured for this client's site; None where the client chose it."""
+        return self.site.upstream.address if self.site is not None else None
+
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Start):
             self.guide.watch(self)

@@ -9,16 +9,16 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import DropStream, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http._events import RequestHeaders, ResponseData, ResponseEndOfMessage, ResponseHeaders
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
+from addons.edge.stream import EdgeStream
 from addons.inbound.authority import stranger
-from addons.inbound.patient_http import PatientHttp
 from addons.inbound.sites import Site, Sites
 
 
-class SiteHttp(PatientHttp):
+class SiteHttp(HttpLayer):
     """Stands where HttpLayer would, behind the TLS of `site`, one of `sites`."""
 
     def __init__(self, context: Context, site: Site, sites: Sites) -> None:
@@ -32,7 +32,7 @@ class SiteHttp(PatientHttp):
         yield from self.event_to_child(stream, events.Start())
 
 
-class _SiteStream(HttpStream):
+class _SiteStream(EdgeStream):
     """One request and its answer."""
 
     def __init__(self, context: Context, stream_id: int, site: Site, sites: Sites) -> None:

@@ -51,11 +51,12 @@ class Quotas(Struct, frozen=True, kw_only=True):
 class SignerSettings(Struct, frozen=True, kw_only=True):
     """All that the signer needs to know. Each field says when a change takes effect; a reload goes by that alone.
 
-    `users` are uids of workers beside our own; `state` remembers refused PINs. `group` is the HA group's name, empty
-    where each key is one member's: then `holders` says whose. `unavailable` is what workers do while no member is in
-    service, and `outage_grace_s` how long a request waits for one then. `authorities` is empty where there is inbound
-    inspection alone. `at_start` and `for_workers` are no business of the signer: parts of the configuration as text, by
-    what it calls them, so that a reload can tell what becomes of a change there.
+    `users` are uids of workers beside our own, `monitors` that of the status page; `state` remembers refused PINs.
+    `group` is the HA group's name, empty where each key is one member's: then `holders` says whose. `unavailable` is
+    what workers do while no member is in service, and `outage_grace_s` how long a request waits for one then.
+    `authorities` is empty where there is inbound inspection alone. `at_start` and `for_workers` are no business of
+    the signer: parts of the configuration as text, by what it calls them, so that a reload can tell what becomes of a
+    change there.
     """
 
     members: Annotated[list[MemberSettings], Meta(min_length=1, max_length=16), AtReload("[[hsm.members]]")]
@@ -72,4 +73,5 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     run: Annotated[RunDirectory, AtStart("[run]")]
     state: Annotated[Path, AtStart("[run]")]
     users: Annotated[frozenset[int], AtStart("[run]")] = frozenset()
+    monitors: Annotated[frozenset[int], AtStart("[status]")] = frozenset()
     at_start: Annotated[dict[str, str], EachAtStart()] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from hsm.secrets.refusals import Refusals
 from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members, keys_of
 from hsm.signer.minting import Minting
+from hsm.signer.monitors import Monitors
 from hsm.signer.quotas import Allowance
 from hsm.signer.reload import Reloading, Reread
 from hsm.signer.settings import SignerSettings
@@ -36,7 +37,7 @@ from hsm.wire.channel import Channel
 from hsm.wire.endpoint import Endpoint
 from hsm.wire.frames import Call, Done, Ready
 from hsm.wire.pressure import Intake
-from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
+from hsm.wire.run_directory import ADMIN_SOCKET, STATUS_SOCKET, WORKER_SOCKET
 from hsm.wire.worker import (
     Authorities,
     Chains,
@@ -86,6 +87,7 @@ class Signer:
         self.inbound = InboundService(self.group, sites, cas, settings.state, self._allowance)
         self._minting = Minting(self.issuers, self.group, settings.profile, self._allowance, registry)
         self._board = StatusBoard(registry, self.group, self._workers, self.inbound, self.issuers)
+        self._monitors = Monitors(lambda: self._board.seen(self.check_ready))
         self._staples = KeptStaples(settings.state)
         self._reloading = Reloading(
             settings, reread, cas, self.group, self._members, self.inbound, self._staples, self._allowance
@@ -103,7 +105,7 @@ class Signer:
         that merely cannot be reached is no such reason: it is tried again while we serve.
         """
         settings = self._reloading.settings
-        for name in (WORKER_SOCKET, ADMIN_SOCKET):
+        for name in (WORKER_SOCKET, ADMIN_SOCKET, STATUS_SOCKET):
             settings.run.socket(name)  # refuses a path that is too long, before anybody logs in
         settings.run.prepare()
         self._refusals.prepare()
@@ -118,6 +120,7 @@ class Signer:
                 self._workers.turn_away,
             ).open(),
             await Endpoint(settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel, census.COMMANDS).open(),
+            await Endpoint(settings.run, STATUS_SOCKET, settings.monitors, self._monitors.join, census.MONITORS).open(),
         ]  # fmt: skip
 
     async def close(self) -> None:
@@ -130,6 +133,7 @@ class Signer:
         self._workers.close()
         for channel in self._admins:
             channel.close()
+        self._monitors.close()
         self._members.cancel()
         for change in self._changes:
             change.cancel()
@@ -182,7 +186,7 @@ class Signer:
             why = "; ".join(f"{member}: {problem}" for member, problem in group.problems(unserved[0]).items())
             raise TryLaterError(f"no member of the HSM serves the {group.keys[unserved[0]].title} ({why})")
 
-    # what the command line and the status page ask
+    # what the command line asks
 
     def _admin_channel(self, _pid: int) -> AdminChannel:
         channel = AdminChannel(admin.CODEC, self._serve_admin, self._admins.discard)

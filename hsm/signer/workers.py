@@ -20,6 +20,9 @@ logger = logging.getLogger("hsmitm.workers")
 
 _CLOCK_S = 60.0
 
+_SILENT_S = 5.0
+"""A worker reports each second. One that has not for so long hangs, and is none that serves."""
+
 WorkerChannel = Channel[Request, Reply]
 
 
@@ -30,6 +33,11 @@ class _Worker(Struct):
     report: Report | None = None
     ledger: Ledger | None = None
     heard: float = 0.0
+
+    @property
+    def reports(self) -> bool:
+        """Whether it still does, so that it can be counted on."""
+        return self.report is not None and time.monotonic() - self.heard < _SILENT_S
 
 
 class Workers:
@@ -118,8 +126,8 @@ class Workers:
             raise RefusedError(f"a worker of index {report.index}; they go up to {MAX_WORKERS}")
         if not report.started <= time.time() + _CLOCK_S:
             raise RefusedError("a worker that will be started some day")
-        for one in self._connected.values():
-            if one.report is not None and (one.pid == worker.pid) != (one.report.index == report.index):
+        for one in self._connected.values():  # one that hangs is being replaced
+            if one.reports and one.report and (one.pid == worker.pid) != (one.report.index == report.index):
                 raise RefusedError(f"worker process {worker.pid} is not of index {report.index}: that is another's")
         if worker.ledger is None:
             worker.ledger = self._ledger(worker.pid, report)
@@ -139,7 +147,8 @@ class Workers:
         return Ledger(min(max(0.0, time.time() - report.started), time.clock_gettime(time.CLOCK_BOOTTIME)))
 
     def _reports(self) -> list[tuple[int, Report]]:
-        return [(one.pid, one.report) for one in self._connected.values() if one.report is not None]
+        """Of workers that go on reporting."""
+        return [(one.pid, one.report) for one in self._connected.values() if one.report is not None and one.reports]
 
     def set_gauges(self) -> None:
         """Bring the gauges up to date, before they are collected."""

@@ -6,6 +6,7 @@ room of hsm is imported here but the words: nothing of modules, members or the s
     frames         length and msgpack: the envelopes of every conversation, and what several of them say
     worker         a worker and the signer: all that a worker that is taken over can say
     admin          the command line and the signer
+    status         the status page's process and the signer: one question
     member         the signer and a member process; the PIN travels here and nowhere else
     channel        a connection that carries frames both ways
     pressure       what a connection may cost the end that serves it

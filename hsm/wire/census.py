@@ -30,6 +30,9 @@ are few: workers' own, ours, root."""
 COMMANDS = Limits(process=16, user=48, all=64)
 """Of the command line and whoever shows a status: our own user, and root, who finds room when the other has none."""
 
+MONITORS = Limits(process=8, user=12, all=16)
+"""Of status pages: one, another one while it is replaced, and who looks at the socket by hand."""
+
 
 class Census:
     """The connections of one socket, or of several that share the limits."""

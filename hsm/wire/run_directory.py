@@ -19,6 +19,9 @@ WORKER_SOCKET = "signer.sock"
 ADMIN_SOCKET = "admin.sock"
 
 
+STATUS_SOCKET = "status.sock"
+
+
 class RunDirectory(Struct, frozen=True):
     """The directory of the sockets. `group` lets workers of another user reach the signer: 0710, not 0700."""
 

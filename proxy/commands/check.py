@@ -32,7 +32,7 @@ from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
 from proxy.config.file import Config, load
 from proxy.processes import logs
-from proxy.processes.child import Guard
+from proxy.processes.guard import Guard
 from proxy.processes.signer import prompt_pins
 
 
@@ -58,7 +58,7 @@ def _check_places(config: Config, findings: Findings) -> None:
     findings.attempt(f"run directory {config.run.path}: private", config.run.prepare)
     refusals = Refusals(config.base / config.file.run.state)
     findings.attempt(f"state directory {config.base / config.file.run.state}", refusals.prepare)
-    if Guard(config.path).holder():
+    if Guard(config.run, config.path).holder():
         findings.ok("hsmitm runs with this configuration now; its addresses are in use by it")
         return
     places = [("proxy.listen", config.listen), ("status.listen", config.status_listen)]

@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mitmproxy import exceptions
-from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons.edge import seam
+from addons.edge.connecting import Connecting
+from addons.edge.destinations import Destinations
+from addons.edge.proxyserver import Proxyserver
 from addons.edge.refusal import Refusals
+from addons.edge.resolver import Resolver
+from addons.edge.this_machine import is_local, listeners
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
@@ -31,6 +35,7 @@ from addons.engine.master import LeanMaster
 from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
+from addons.forward.new_names import NewNames
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
@@ -41,7 +46,7 @@ from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load
-from proxy.processes import child, logs
+from proxy.processes import child, limits, logs, supervised
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -87,7 +92,7 @@ class Worker:
             await self._wait_until_listening(running, proxyserver)
             addresses = [self._listen] * (self._listen is not None) + self._inbound
             logger.info("worker %d listens on %s", self._index, ", ".join(map(str, addresses)))
-            child.tell_ready(ready_fd)
+            supervised.tell_ready(ready_fd)
             reporting = asyncio.create_task(self._report(proxyserver))
             await self.leave.wait()
             await self._drain(proxyserver)
@@ -106,7 +111,7 @@ class Worker:
             if not Path(script).is_file():
                 raise MisconfiguredError(f"mitmproxy.scripts: there is no file {script}")
         chosen = stock_addons.choose(
-            self._addons(), mitmproxy.options, block=Block(), scripts=bool(scripts),
+            self._addons(), mitmproxy.options, instead=(Block(), Proxyserver()), scripts=bool(scripts),
             upstream=section.mode.startswith("upstream"),
         )  # fmt: skip
         try:
@@ -126,8 +131,9 @@ class Worker:
         return master
 
     def _addons(self) -> list[object]:
-        section, cache_entries = self._config.proxy, self._config.cache_entries
-        ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry), Turns()]
+        section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
+        refusals = Refusals(self._metrics.registry)
+        ours: list[object] = [self._metrics, ConnectionLog(), refusals, self._connecting(refusals), Turns()]
         if self._sites is not None:
             ours.append(self._sites.addon)
         if cache_entries is not None:
@@ -138,9 +144,21 @@ class Worker:
                     self._availability,
                     cache_entries=cache_entries,
                     mint_timeout_s=section.mint_timeout_s,
+                    new_names=NewNames(limits.new_names_per_s, limits.new_names_burst, refusals),
                 )
             )
         return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+
+    def _connecting(self, refusals: Refusals) -> Connecting:
+        section, limits = self._config.proxy, self._config.limits
+        ours = [self._listen, *self._inbound, self._config.status_listen]
+        places = listeners((one.host, one.port) for one in ours if one)
+        try:
+            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
+        except OSError as error:
+            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
+        resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
+        return Connecting(resolver, destinations, refusals)
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -204,7 +222,7 @@ async def _serve(config: WorkerConfig, arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, worker.leave.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the signer's; it tells us what we need to know
     if arguments.supervised:
-        await child.orphaned(config.path, worker.leave.set)
+        await supervised.begin(arguments.ready_fd)
     await worker.serve(arguments.ready_fd)
 
 
@@ -221,6 +239,7 @@ def main() -> int:
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")
+        limits.raise_descriptors()
         loop = WorkerLoop(config.proxy.connect_timeout_s)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(_serve(config, arguments))

@@ -61,6 +61,7 @@ def changes(directory: Path, serial: str) -> dict[str, Any]:
         "run.group": "root",
         "state": directory / "elsewhere",
         "users": frozenset({4711}),
+        "monitors": frozenset({4711}),
         "at_start": {"[log]": "debug"},
     }
 

@@ -31,6 +31,8 @@ from tests.hsm.signers import mint
 from tests.softhsm import in_s
 from tests.waiting import until
 
+pytestmark = pytest.mark.alone
+
 
 @asynccontextmanager
 async def bystander(worker: SignerClient) -> AsyncIterator[list[float]]:
