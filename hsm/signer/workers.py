@@ -167,6 +167,12 @@ class Workers:
             if one.ledger is not None:
                 one.ledger.add_to(totals)
 
+    @property
+    def full(self) -> bool:
+        """Whether each of them turns clients away."""
+        reports = self._reports()
+        return bool(reports) and all(report.full for _, report in reports)
+
     def status(self) -> list[WorkerStatus]:
         """Those that report, by index."""
         found = [WorkerStatus(one.index, pid, one.started, one.connections) for pid, one in self._reports()]

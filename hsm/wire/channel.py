@@ -124,18 +124,13 @@ class Channel[Q, A](asyncio.Protocol):
             self._transport.close()
 
     def _be_late(self, call_id: int) -> None:
-        if call_id in self._pending:
-            self._end(call_id, DeadlineError("no answer before the deadline"))
-            self._tell_cancelled(call_id)
+        self._give_up(call_id, DeadlineError("no answer before the deadline"))
 
-    def _give_up(self, call_id: int) -> None:
+    def _give_up(self, call_id: int, why: DeadlineError | None = None) -> None:
         if call_id in self._pending:
-            self._end(call_id, None)
-            self._tell_cancelled(call_id)
-
-    def _tell_cancelled(self, call_id: int) -> None:
-        if self._cancels:
-            self._write(Cancel(call_id))
+            self._end(call_id, why)
+            if self._cancels:
+                self._write(Cancel(call_id))
 
     def _end(self, call_id: int, result: A | HsmitmError | None) -> None:
         slot = self._pending.pop(call_id, None)

@@ -131,8 +131,8 @@ class KeepStaple(Struct, frozen=True, array_like=True, tag="keep-staple"):
 class Report(Struct, frozen=True, array_like=True, tag="report"):
     """What a worker tells of itself, each second. -> `Reported`.
 
-    `metrics` is `hsm.wire.telemetry.collect`'s: of them those are taken that `hsm.wire.measures` lists. Every length is
-    bounded, and a frame that exceeds one ends the connection.
+    `metrics` is `hsm.wire.telemetry.collect`'s: of them those are taken that `hsm.wire.measures` lists. `full`: it
+    turns clients away for want of room. Every length is bounded, and a frame that exceeds one ends the connection.
     """
 
     pid: int
@@ -141,6 +141,7 @@ class Report(Struct, frozen=True, array_like=True, tag="report"):
     listeners: Annotated[list[Annotated[str, Meta(pattern=r"^[!-~]{1,80}\Z")]], Meta(max_length=256)]
     connections: Annotated[int, Meta(ge=0, le=10_000_000)]
     metrics: Annotated[list[Family], Meta(max_length=128)]
+    full: bool = False
 
 
 class Reported(Struct, frozen=True, array_like=True, tag="reported"):
