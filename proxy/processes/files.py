@@ -29,13 +29,25 @@ class Desk:
     def __init__(self, reread: Callable[[], Config]) -> None:
         """`reread` gives the configuration as it stands now. Raises MisconfiguredError."""
         self._reread = reread
+        self._lines: set[socket.socket] = set()
 
     def line(self) -> socket.socket:
         """The end of a new line, for one process. It is served until that process ends."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         asyncio.get_running_loop().add_reader(ours, self._answer, ours)
+        self._lines.add(ours)
         return theirs
+
+    def close(self) -> None:
+        """End every line."""
+        for ours in list(self._lines):
+            self._end(ours)
+
+    def _end(self, ours: socket.socket) -> None:
+        self._lines.discard(ours)
+        asyncio.get_running_loop().remove_reader(ours)
+        ours.close()
 
     def _answer(self, ours: socket.socket) -> None:
         try:
@@ -45,8 +57,7 @@ class Desk:
         except OSError:
             asked = b""
         if not asked:  # the process has ended
-            asyncio.get_running_loop().remove_reader(ours)
-            ours.close()
+            self._end(ours)
             return
         descriptor = self._opened(Path(os.fsdecode(asked)))
         try:

@@ -74,6 +74,7 @@ class Supervisor:
                 notify.tell("STOPPING=1")
                 await self._stop_all()
                 watching.cancel()
+                self._desk.close()
 
     async def _watch(self) -> None:
         """See that no child hangs, and tell the service manager that we do not.
