@@ -9,10 +9,11 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http._events import RequestHeaders, ResponseData, ResponseEndOfMessage, ResponseHeaders
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
+from addons.edge.stream import EdgeStream
 from addons.inbound.authority import stranger
 from addons.inbound.sites import Site, Sites
 
@@ -31,7 +32,7 @@ class SiteHttp(HttpLayer):
         yield from self.event_to_child(stream, events.Start())
 
 
-class _SiteStream(HttpStream):
+class _SiteStream(EdgeStream):
     """One request and its answer."""
 
     def __init__(self, context: Context, stream_id: int, site: Site, sites: Sites) -> None:

@@ -174,6 +174,8 @@ class Signer:
                     await self.group.wait_for_member(name, call.deadline, self._workers.pid(channel))
                 return Done()
             case Report():
+                samples = sum(len(family.samples) for family in call.body.metrics)
+                self._allowance.report(self._workers.pid(channel), samples)
                 self._workers.take(channel, call.body)
                 return Reported(
                     self.group.in_service(),

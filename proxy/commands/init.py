@@ -71,6 +71,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     status_listen: str
     upstream_ca: str | None = None
     scripts: tuple[str, ...] = ()
+    allow_destinations: tuple[str, ...] = ()
 
 
 class _Place(Struct, frozen=True, kw_only=True):
@@ -295,4 +296,5 @@ def _text(wanted: Wanted, place: _Place) -> str:
         if wanted.upstream_ca
         else '# upstream_ca = "company-roots.pem"',
         scripts=_toml(list(wanted.scripts)),
+        allow_destinations=_toml(list(wanted.allow_destinations)),
     )

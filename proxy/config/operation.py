@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from addons.edge.settings import Bounds
+from addons.edge.destinations import DENIED, Exemption, check_denied
+from addons.edge.settings import Bounds, NotTls
 from hsm.effect import AtStart, SaidElsewhere
 from hsm.wire.worker import MAX_WORKERS
 from proxy.config.section import Address, Section, named
@@ -28,18 +29,35 @@ class ProxySection(Section, frozen=True):
     mode: str = "regular"
     workers: Annotated[int, Meta(ge=0, le=MAX_WORKERS)] = 0
     upstream_ca: str | None = None
+    deny_destinations: list[str] = field(default_factory=lambda: list(DENIED))
+    allow_destinations: list[str] = field(default_factory=list)
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
     client_handshake_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
     mint_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
     handshake_threads: Annotated[int, Meta(ge=1, le=1024)] = 64
     grace_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    not_tls: Literal["block", "pass"] = "block"
+    not_tls_ports: list[int | str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         named("listen", Address.parse, self.listen)
+        for one in self.deny_destinations:
+            named("deny_destinations", check_denied, one)
+        for one in self.allow_destinations:
+            named("allow_destinations", Exemption.parse, one)
+        try:
+            NotTls.parse(passed=False, listed=self.not_tls_ports)
+        except ValueError as error:
+            raise ValueError(f"not_tls_ports: {error}") from None
         if not re.fullmatch(r"regular|transparent|socks5|upstream:https?://.+", self.mode):
             raise ValueError(
                 f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
             )
+
+    @property
+    def passing(self) -> NotTls:
+        """Which streams that are neither TLS nor HTTP are passed."""
+        return NotTls.parse(passed=self.not_tls == "pass", listed=self.not_tls_ports)
 
     @property
     def worker_count(self) -> int:

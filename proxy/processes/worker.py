@@ -18,12 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mitmproxy import exceptions
-from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons.edge import seam
+from addons.edge.connecting import Connecting
+from addons.edge.destinations import Destinations
+from addons.edge.listeners import Listeners
+from addons.edge.next_layer import NextLayer
+from addons.edge.proxyserver import Proxyserver
 from addons.edge.refusal import Refusals
+from addons.edge.resolver import Resolver
+from addons.edge.this_machine import is_local, listeners
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
@@ -31,6 +37,7 @@ from addons.engine.master import LeanMaster
 from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
+from addons.forward.new_names import NewNames
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
@@ -67,6 +74,7 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
+        self._listeners = Listeners(config.limits, self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
@@ -108,8 +116,9 @@ class Worker:
             if not Path(script).is_file():
                 raise MisconfiguredError(f"mitmproxy.scripts: there is no file {script}")
         chosen = stock_addons.choose(
-            self._addons(), mitmproxy.options, block=Block(), scripts=bool(scripts),
+            self._addons(), mitmproxy.options, instead=(Block(), Proxyserver()), scripts=bool(scripts),
             upstream=section.mode.startswith("upstream"),
+            decision=NextLayer(self._config.limits, section.passing, self._metrics.registry),
         )  # fmt: skip
         try:
             master.addons.add(*chosen)
@@ -128,10 +137,19 @@ class Worker:
         return master
 
     def _addons(self) -> list[object]:
-        section, cache_entries = self._config.proxy, self._config.cache_entries
-        ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry), Turns()]
+        section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
+        refusals = Refusals(self._metrics.registry)
+        ours: list[object] = [
+            self._metrics,
+            ConnectionLog(),
+            refusals,
+            Turns(),
+            self._listeners,
+            self._connecting(refusals),
+        ]
         if self._sites is not None:
             ours.append(self._sites.addon)
+        ours.append(UpstreamTls())
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -140,9 +158,21 @@ class Worker:
                     self._availability,
                     cache_entries=cache_entries,
                     mint_timeout_s=section.mint_timeout_s,
+                    new_names=NewNames(limits.new_names_per_s, limits.new_names_burst, refusals),
                 )
             )
-        return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+        return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+
+    def _connecting(self, refusals: Refusals) -> Connecting:
+        section, limits = self._config.proxy, self._config.limits
+        ours = [self._listen, *self._inbound, self._config.status_listen]
+        places = listeners((one.host, one.port) for one in ours if one)
+        try:
+            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
+        except OSError as error:
+            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
+        resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
+        return Connecting(resolver, destinations, refusals)
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -172,6 +202,7 @@ class Worker:
                 listeners=[str(Address(*address[:2])) for address in proxyserver.listen_addrs()],
                 connections=self._metrics.connections,
                 metrics=telemetry.collect(self._metrics.registry),
+                full=self._listeners.full,
             )
             try:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
