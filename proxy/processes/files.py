@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from proxy.processes.line import GIVEN, LONGEST, REFUSED
 
 logger = logging.getLogger("hsmitm.supervisor")
 
+_TELL_EVERY_S = 10.0
+
 
 class Desk:
     """The supervisor's end."""
@@ -30,6 +33,7 @@ class Desk:
         """`reread` gives the configuration as it stands now. Raises MisconfiguredError."""
         self._reread = reread
         self._lines: set[socket.socket] = set()
+        self._silent_until = 0.0
 
     def line(self) -> socket.socket:
         """The end of a new line, for one process. It is served until that process ends."""
@@ -43,6 +47,12 @@ class Desk:
         """End every line."""
         for ours in list(self._lines):
             self._end(ours)
+
+    def _tell(self, text: str) -> None:
+        """One line in a while: a worker that is taken over may ask without end."""
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _TELL_EVERY_S
+            logger.warning("%s", text)
 
     def _end(self, ours: socket.socket) -> None:
         self._lines.discard(ours)
@@ -75,7 +85,7 @@ class Desk:
         try:
             config = self._reread()
             if path not in reach.named(config):
-                logger.warning("refused to open a file for a worker that hsmitm.toml does not name for it")
+                self._tell("refused to open a file for a worker that hsmitm.toml does not name for it")
                 return None
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError, HsmitmError):
@@ -83,7 +93,7 @@ class Desk:
         real = Path(os.path.realpath(f"/proc/self/fd/{descriptor}"))
         hidden = {Path(os.path.realpath(one)) for one in reach.secrets(config)}
         if not stat.S_ISREG(os.fstat(descriptor).st_mode) or real in hidden or hidden & set(real.parents):
-            logger.warning("refused to open %s for a worker: it is no file for it", path)
+            self._tell(f"refused to open {path} for a worker: it is no file for it")
             os.close(descriptor)
             return None
         return descriptor

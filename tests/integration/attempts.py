@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def _admin(path: str) -> str:
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(5)
         line.connect(path)
-        line.sendall(frames.encode(Call(1, 1e12, Status())))
+        line.sendall(frames.encode(Call(1, time.monotonic() + 5, Status())))
         answer = line.recv(4096)
     if not answer or b"RefusedError" in answer:
         raise PermissionError(answer[-200:])
