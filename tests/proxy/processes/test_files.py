@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hsm import reading
-from proxy.config.file import Config, load
+from proxy.config.file import Config
 from proxy.processes.files import Desk
 from proxy.processes.line import Line
 from tests.proxy.processes.test_reach import configured
@@ -22,7 +22,7 @@ __all__ = ["configured"]
 async def ask(configured: Callable[[str], Config]) -> AsyncIterator[Callable[[str], object]]:
     """Ask as a worker does, for a file of the configuration's directory; its text, None where it is refused."""
     config = configured("a.py")
-    desk = Desk(lambda: load(config.path))
+    desk = Desk(config.path)
     line = Line(desk.line().detach())
 
     async def answer(name: str) -> str | None:
