@@ -108,6 +108,8 @@ def of_page(config: Config, environment: dict[str, str], workers: Cage | None = 
         user = pwd.getpwnam(config.file.status.user)  # looked up when the configuration was read
         groups = [gid_of(config.run.group)] if config.run.group else []
         cage = structs.replace(cage, uid=user.pw_uid, gid=user.pw_gid, groups=groups)
+    if workers is not None and cage.uid == workers.uid:  # that one was tried
+        return structs.replace(cage, confined=workers.confined)
     return structs.replace(cage, confined=False) if _try(cage, environment) else cage
 
 

@@ -39,6 +39,11 @@ def _read(path: str) -> str:
         return repr(file.read(40))
 
 
+def _open(path: str) -> str:
+    with Path(path).open("rb"):
+        return "opened"
+
+
 def _list(path: str) -> str:
     return repr(sorted(Path(path).iterdir()))
 
@@ -154,9 +159,9 @@ def _all(targets: dict[str, Any]) -> dict[str, str]:
         tries[f"create in {path}"] = lambda path=path: _create(f"{path}/made-by-worker")
     for name, pid in targets["processes"].items():
         tries |= {
-            f"memory of {name}": lambda pid=pid: _read(f"/proc/{pid}/mem"),
+            f"memory of {name}": lambda pid=pid: _open(f"/proc/{pid}/mem"),
             f"environment of {name}": lambda pid=pid: _read(f"/proc/{pid}/environ"),
-            f"files of {name}": lambda pid=pid: _read(f"/proc/{pid}/fd/0"),
+            f"files of {name}": lambda pid=pid: _open(f"/proc/{pid}/fd/2"),
             f"root of {name}": lambda pid=pid: _list(f"/proc/{pid}/cwd/"),
             f"trace {name}": lambda pid=pid: _called(_libc.ptrace(_PTRACE_SEIZE, pid, 0, 0)),
             f"memory of {name}, by call": lambda pid=pid: _memory_of(pid),
