@@ -30,6 +30,7 @@ from proxy.commands.options import CONFIG
 from proxy.config.file import Config, load
 from proxy.config.operation import ProxySection, StatusSection
 from proxy.config.section import Address
+from proxy.demo import cage
 from proxy.demo.origin import Origin, OriginCA
 
 _HOSTS = ("shop.demo.test", "api.demo.test")
@@ -197,7 +198,7 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
             f"{_AGAIN} more requests to {_HOSTS[0]} needed {again:.0f} signatures: {hits:.0f} leaves from the cache",
         )
     )
-    claims += _key_claims(second, config)
+    claims += [*_key_claims(second, config), await cage.kept(config, second)]
     for member in second.members:
         assert member.partition is not None
         console.print(f"\nThe CA key is on partition '{member.partition.label}', serial number "
