@@ -102,7 +102,7 @@ class Resolver:
         """
         if literal := _literal(host):
             return literal
-        name = _name(host)
+        name = ascii_name(host)
         answer = self._recall(name)
         if answer is None:
             answer = await self._asked(name, client)
@@ -113,7 +113,7 @@ class Resolver:
     def forget(self, host: str) -> None:
         """Nothing of what we remember of `host` answers: it may have moved."""
         with suppress(OSError):
-            self._known.forget(_name(host))
+            self._known.forget(ascii_name(host))
 
     def _recall(self, name: str) -> Answer | None:
         return self._known.recall(name) or self._failed.recall(name)
@@ -197,7 +197,7 @@ def _literal(host: str) -> tuple[Found, ...] | None:
     return None
 
 
-def _name(host: str) -> str:
+def ascii_name(host: str) -> str:
     """The name as it is asked for: lower case, A-labels (the codec that leaves and their verification use, too).
     Raises OSError."""
     try:
