@@ -24,8 +24,7 @@ from addons.edge import racing
 from addons.edge.account import account
 from addons.edge.destinations import Destinations
 from addons.edge.refusal import EdgeRefusal, Refusals
-from addons.edge.resolver import Found, Resolver, ascii_name
-from addons.edge.turns import TooManyLookupsError
+from addons.edge.resolver import Found, Resolver, TooManyLookupsError, ascii_name
 from addons.engine.loop import Create
 
 _OPERATOR = "operator"

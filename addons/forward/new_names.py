@@ -2,24 +2,31 @@
 
 A bucket for each client address (an IPv6 /64): `burst` names at once, `per_s` on average, in each worker. Who has used
 them up is refused, in HTTP where there is a CONNECT, else by an alert, and told of in one line and, a while later, one
-with a count.
+with a count. And of those that a client may bring a few are signed at a time, the others wait: an HSM that needs 100 ms
+for each would have everybody else's new names behind all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from mitmproxy import connection
 from msgspec import Struct
 
 from addons.edge.account import account
 from addons.edge.refusal import EdgeRefusal, Refusals
+from addons.edge.turns import LineFullError, Turns
+from hsm.errors import DeadlineError, TryLaterError
 
 _CLIENTS = 65536
 """Clients that are told apart. Who has been quiet for the longest is forgotten first: its bucket is full again."""
 _TELL_AGAIN_S = 10.0
+_AT_ONCE, _AT_ONCE_IN_ALL = 8, 64
+"""Mints in flight. A member has eight sessions by default, and a signature of a quick HSM is over in 5 ms."""
 
 
 class _Bucket(Struct):
@@ -36,6 +43,7 @@ class NewNames:
         self._burst = burst
         self._refusals = refusals
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._turns = Turns(_AT_ONCE, _AT_ONCE_IN_ALL, burst)
 
     def has(self, client: connection.Client) -> bool:
         """Whether `client` could have a new name now; nothing is taken."""
@@ -48,6 +56,18 @@ class NewNames:
             return False
         bucket.left -= 1
         return True
+
+    async def turn(self, client: connection.Client, within_s: float) -> Callable[[], None]:
+        """Wait until a name of `client` may be minted; what to call when it is. Raises DeadlineError, TryLaterError."""
+        owner = account(client.peername[0])
+        try:
+            async with asyncio.timeout(within_s):
+                await self._turns.take(owner)
+        except TimeoutError:
+            raise DeadlineError(f"this client's other new names were not minted within {within_s:g} s") from None
+        except LineFullError:
+            raise TryLaterError("this client has too many new names waiting") from None
+        return functools.partial(self._turns.give_back, owner)
 
     def refuse(self, client: connection.Client, host: str) -> None:
         """Count that `client` has used up its names, and tell of the first one at once, of others together."""
