@@ -101,7 +101,7 @@ class Forward:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return None
         if not any(cache.covers(host) for cache in self._caches.values()):
-            if self._new_names is not None and not self._new_names.has(flow.client_conn):
+            if self._new_names is not None and not self._new_names.connect(flow.client_conn, host):
                 self._new_names.refuse(flow.client_conn, host)
                 flow.response = _page(429, f"{host} is not inspected now: this client asks for too many new names")
                 flow.response.headers["Retry-After"] = str(_RETRY_S)
@@ -162,6 +162,8 @@ class Forward:
     def client_disconnected(self, client: connection.Client) -> None:
         """What was noted of the client goes with it."""
         self._facts.pop(client.id, None)
+        if self._new_names is not None:
+            self._new_names.gone(client)
 
     # the handshake
 
@@ -187,7 +189,7 @@ class Forward:
         client, cache, ended = data.context.client, self._caches[key.authority], _nothing
         try:
             if self._new_names is not None and key not in cache and not cache.mints(key):
-                if not self._new_names.take(client):
+                if not self._new_names.pay(client, host):
                     self._new_names.refuse(client, host)
                     data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part that a refusal needs
                     return

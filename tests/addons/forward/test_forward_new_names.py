@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 
 import pytest
-from mitmproxy import tls
+from mitmproxy import connection, tls
 
 from addons.edge.refusal import Refusals
 from addons.forward.forward import Forward
@@ -64,10 +64,11 @@ class World(forward._World):
         assert found is not None
         return found
 
-    async def connect(self, host: str) -> int:
+    async def connect(self, host: str, client: connection.Client | None = None) -> int:
         """What a CONNECT for `host` is answered with; 0 where it goes on."""
         flow = forward._connect(host)
         flow.client_conn.peername = ("192.0.2.9", 1234)  # who all arrivals are
+        flow.client_conn = client or flow.client_conn
         await settled(self.forward.http_connect(flow))
         return flow.response.status_code if flow.response else 0
 
@@ -84,8 +85,9 @@ async def test_names_beyond_the_budget_are_refused(world: World) -> None:
     """A client that has used up its new names hears 429 to its CONNECT, or an alert where it began with TLS; a host
     that somebody has asked for before is served to it all the while."""
     for number in range(BURST - 1):
-        assert await world.connect(f"new{number}.example") == 0
-        await world.serve(forward._Client(host=f"new{number}.example"))
+        arrived = world.arrived(client := forward._Client(host=f"new{number}.example"))
+        assert await world.connect(f"new{number}.example", arrived.client) == 0
+        client.finish(await world.present(arrived))
     assert await world.connect("more.example") == 429
     with pytest.raises(ssl.SSLError, match="internal error"):
         await world.serve(forward._Client(host="more.example"))
