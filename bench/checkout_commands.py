@@ -5,6 +5,8 @@ Without one they have their --help, and a sentence.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +28,7 @@ from bench.options import (
 )
 
 _MEMBERS = (2, 3)
+_PHASES = ("idle", "warm", "cold", "kept", "body", "h2-16", "h2-80", "h2-down", "h2-up")
 _PANEL = "Commands that need a checkout of the sources"
 
 
@@ -129,6 +132,10 @@ def forward(
     hosts: Annotated[int, typer.Option(min=1, max=1000, help="Hosts that a warm server knows.")] = 16,
     tunnels: Annotated[int, typer.Option(min=100, max=2000, help="Idle connections, for the memory of each.")] = 500,
     body_mb: Annotated[float, typer.Option(min=0.1, max=10000, help="Megabytes of the large body.")] = 100,
+    phase: Annotated[list[str] | None, typer.Option(help=f"What is measured: {listed(_PHASES)}. [all]")] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="The hsmitm command of another version, to take turns as well.")
+    ] = None,
     hsm_latency_ms: LatencyOption = 0,
     sessions: Annotated[int, typer.Option(min=1, max=512, help="Sessions of the member.")] = 16,
     seed: SeedOption = 1,
@@ -139,6 +146,8 @@ def forward(
     checkout.require("forward")
     from bench.forward import forward as forwarding  # noqa: PLC0415  # commands load what they need
 
+    if unknown := set(phase or ()) - set(_PHASES):
+        raise typer.BadParameter(f"{listed(sorted(unknown))}: use {listed(_PHASES)}", param_hint="--phase")
     if generators > clients:
         raise typer.BadParameter(f"{generators} processes for {clients} clients", param_hint="--generators")
     plan = forwarding.Plan(
@@ -152,6 +161,8 @@ def forward(
         body_mb=body_mb,
         sessions=sessions,
         hsm_latency_ms=hsm_latency_ms,
+        phases=tuple(phase or _PHASES),
+        before=before,
     )
     measured(lambda progress: forwarding.forward(plan, progress), json, plot)
 
@@ -179,7 +190,29 @@ def inbound_fuzz(
     )
 
 
+def edge(
+    *,
+    seconds: Annotated[float, typer.Option(min=0.5, max=600, help="Seconds of each attack.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help="Attacks whose names contain this; may be repeated.")] = None,
+    hsmitm: Annotated[Path | None, typer.Option(help="The hsmitm command that is attacked. [this one]")] = None,
+    seed: SeedOption = 1,
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Attacks on a running hsmitm, each beside a client that does nothing wrong: what passes, who waits or grows."""
+    checkout.require("edge")
+    from bench.edge import edge as attacking  # noqa: PLC0415  # commands load what they need
+    from bench.edge.table import ATTACKS  # noqa: PLC0415
+
+    attacks = [one for one in ATTACKS if not only or any(part in one.name for part in only)]
+    if not attacks:
+        raise typer.BadParameter(f"there are {listed(one.name for one in ATTACKS)}", param_hint="--only")
+    command = [str(hsmitm)] if hsmitm else [sys.executable, "-P", "-m", "proxy.main"]
+    plan = attacking.Plan(seconds=seconds, attacks=attacks, command=command, seed=seed)
+    measured(lambda progress: attacking.edge(plan, progress), json, plot)
+
+
 def add_to(app: typer.Typer) -> None:
     """Let `app` have them."""
-    for command in (failover, restarts, inbound, forward, inbound_fuzz):
+    for command in (failover, restarts, inbound, forward, inbound_fuzz, edge):
         app.command(rich_help_panel=_PANEL)(command)

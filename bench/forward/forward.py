@@ -8,6 +8,9 @@ warm   new connections to hosts that were visited before
 cold   new connections, each to a host that was never visited: hsmitm's leaf is signed on the partition
 kept   requests on connections that stay
 body   a large answer
+h2-16  requests on one HTTP/2 connection with 16 in flight; h2-80 likewise
+h2-down, h2-up
+       one large answer, or one large request, over HTTP/2
 """
 
 from __future__ import annotations
@@ -23,32 +26,42 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from bench.forward import figures, peers
+from bench.forward import figures, http2, peers
 from bench.forward.figures import HSMITM, ORIGIN, TWO_WORKERS
 from bench.forward.system import ForwardSystem
-from bench.forward.tls_origin import COLD, WARM, TlsOrigin
 from bench.report.report import Progress, Report
 from bench.report.versions import installed
-from bench.rig import nginx
+from bench.rig import h2load, nginx
 from bench.rig.loopback_names import resolving
+from bench.rig.nghttpd import Nghttpd
 from bench.rig.peer import Peer, Program
-from bench.rig.server import Idle, Phase, Row, Server, Turn
-from bench.rig.tunnel import Route
-from bench.rig.tunnel_load import Job, Kind
+from bench.rig.server import Idle, Load, Phase, Row, Server, Turn
+from bench.rig.tls_origin import COLD, WARM, TlsOrigin
+from bench.rig.tunnel import Route, TunnelError
+from bench.rig.tunnel_load import Generator, Job, Kind
 from hsm.errors import MisconfiguredError
 from proxy.demo.origin import OriginCA
 
-_PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body")
-_SITS_OUT: dict[str, tuple[Phase, ...]] = {TWO_WORKERS: ("cold", "body"), ORIGIN: ("cold",)}
+IDLE = "idle"
+PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body", *http2.IN_FLIGHT)
+_SITS_OUT: dict[str, tuple[Phase, ...]] = {
+    TWO_WORKERS: ("cold", "body", *http2.IN_FLIGHT),
+    ORIGIN: ("cold",),
+    "squid": tuple(http2.IN_FLIGHT),
+    "sslsplit": tuple(http2.IN_FLIGHT),
+}
 _COLD_PER_S = 600
 """Hosts made for each second of a cold turn; a server that is quicker has its turn end early."""
 _WARM_UP_S = 1.0
+
+_NEVER_IDLE = (ORIGIN, TWO_WORKERS)
 
 
 class Plan(Struct, frozen=True, kw_only=True):
     """What to measure: `rounds` turns of `seconds` for each server and phase, with so many `clients` at a time, spread
     over `generators` processes. `hosts` is how many a warm server knows; `tunnels` are open in the idle phase; the
-    large body has `body_mb` megabytes. `seed` gives the order of the servers in each round."""
+    large body has `body_mb` megabytes. `seed` gives the order of the servers in each round. `phases` are those that are
+    measured, of PHASES and IDLE. `before` is the hsmitm command of another version, which takes turns as well."""
 
     seconds: float
     rounds: int
@@ -60,11 +73,17 @@ class Plan(Struct, frozen=True, kw_only=True):
     body_mb: float
     sessions: int
     hsm_latency_ms: float
+    phases: tuple[str, ...] = (IDLE, *PHASES)
+    before: Path | None = None
 
     @property
     def cold_hosts(self) -> int:
         """New hosts for one cold turn."""
         return int(max(self.seconds * _COLD_PER_S, 4 * self.clients))
+
+    def needs(self, server: str) -> bool:
+        """Whether a server has a turn in one of the phases."""
+        return bool(set(self.phases) - set(_SITS_OUT.get(server, ())) - ({IDLE} if server in _NEVER_IDLE else set()))
 
 
 async def forward(plan: Plan, progress: Progress) -> Report:
@@ -87,7 +106,7 @@ async def forward(plan: Plan, progress: Progress) -> Report:
         began=began.isoformat(timespec="seconds"),
         seconds=time.monotonic() - started,
         seed=plan.seed,
-        configuration=structs.asdict(plan),
+        configuration=structs.asdict(plan) | {"before": str(plan.before or "")},
         figures=found | {"failed_requests": failed},
         errors=measuring.errors,
         detail={"versions": installed() | {one.name: one.version for one in rig.programs} | {"nginx": nginx.version()},
@@ -105,9 +124,11 @@ async def forward(plan: Plan, progress: Progress) -> Report:
 
 
 class _Rig(Struct, frozen=True):
-    """What runs: the origin, the servers in front of it. Peers that cannot run here are `missing`, with the reason."""
+    """What runs: the origins, the servers in front of them. Peers that cannot run here are `missing`, with the reason,
+    and so is HTTP/2 without its `http2` origin."""
 
     origin: TlsOrigin
+    http2: Nghttpd | None
     servers: list[Server]
     programs: list[Program]
     missing: dict[str, str]
@@ -123,8 +144,15 @@ class _Rig(Struct, frozen=True):
             body_bytes=int(plan.body_mb * 1e6),
         )  # fmt: skip
         await stack.enter_async_context(origin)
+        http2_origin = None
+        if not (without_http2 := h2load.missing()):
+            http2_origin = await stack.enter_async_context(
+                Nghttpd(directory / "http2", ca, body_bytes=int(plan.body_mb * 1e6))
+            )
         servers = [Server(ORIGIN, Route(origin.address, origin.port, str(roots), connect=False), lambda: origin.pids)]
         for name, workers in ((HSMITM, 1), (TWO_WORKERS, 2)):
+            if not plan.needs(name):
+                continue
             progress(f"starting {name}", 0.0)
             system = ForwardSystem(
                 directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed
@@ -134,14 +162,15 @@ class _Rig(Struct, frozen=True):
             module.latency(plan.hsm_latency_ms)
             route = Route(system.proxy, origin.port, str(system.ca))
             servers.append(Server(name, route, _pids(system), module=module, roles=await system.roles()))
-        setting = peers.Setting(directory, origin.port, origin.hosts, roots, resolving(directory))
-        programs, missing = peers.found(setting)
+        setting = peers.Setting(directory, origin.port, origin.hosts, roots, resolving(directory), plan.before)
+        programs, missing = peers.found(setting, plan.needs)
         for program in programs:
             progress(f"starting {program.name}", 0.0)
             peer = await stack.enter_async_context(Peer(program))
             route = Route(program.address, origin.port, str(program.ca), program.connect)
             servers.append(Server(program.name, route, _pids(peer)))
-        return cls(origin, servers, programs, missing)
+        missing |= {"HTTP/2": without_http2} if without_http2 else {}
+        return cls(origin, http2_origin, servers, programs, missing)
 
 
 def _pids(of: ForwardSystem | Peer) -> Callable[[], list[int]]:
@@ -156,7 +185,8 @@ class _Measuring:
         self.failed = 0
         self._plan, self._rig, self._progress = plan, rig, progress
         self._chance = random.Random(plan.seed)  # noqa: S311
-        self._steps = sum(len(self._taking(phase)) for phase in _PHASES) * plan.rounds + len(rig.servers)
+        self._phases = [one for one in PHASES if one in plan.phases and (rig.http2 or one not in http2.IN_FLIGHT)]
+        self._steps = sum(len(self._taking(phase)) for phase in self._phases) * plan.rounds + len(rig.servers)
         self._done = 0
 
     def _taking(self, phase: Phase) -> list[Server]:
@@ -167,10 +197,11 @@ class _Measuring:
         found = []
         for one in self._rig.servers:
             self._tell(f"idle connections, {one.name}")
-            warming = await one.turn("warm", self._jobs(one, "warm", 0, seconds=_WARM_UP_S), self._rig.origin.pids)
+            jobs = self._jobs(one, "warm", 0, seconds=_WARM_UP_S)
+            warming = await one.turn("warm", [Generator(job) for job in jobs], self._rig.origin.pids)
             self.failed += warming.failed
             self.errors += warming.errors
-            if one.name in (ORIGIN, TWO_WORKERS):
+            if one.name in _NEVER_IDLE or IDLE not in self._plan.phases:
                 continue
             job = self._job(one, "idle", clients=self._plan.tunnels, seconds=0)
             found.append(await one.idle(job))
@@ -180,15 +211,30 @@ class _Measuring:
     async def turns(self) -> list[Turn]:
         """Every phase and round."""
         turns = []
-        for phase in _PHASES:
+        for phase in self._phases:
             for number in range(self._plan.rounds):
                 taking = self._taking(phase)
                 for one in self._chance.sample(taking, len(taking)):
                     self._tell(f"{phase}, {one.name}")
-                    jobs = self._jobs(one, phase, number, seconds=self._plan.seconds)
-                    turns.append(await one.turn(phase, jobs, self._rig.origin.pids))
+                    try:
+                        turns.append(await self._turn(one, phase, number))
+                    except (OSError, TunnelError) as error:
+                        self.failed += 1
+                        self.errors.append(f"{one.name}, {phase}: {error}")
+                        continue
                     self.errors += turns[-1].errors
         return turns
+
+    async def _turn(self, server: Server, phase: Phase, number: int) -> Turn:
+        if (origin := self._rig.http2) is not None and phase in http2.IN_FLIGHT:
+            route = server.route if server.route.connect else structs.replace(server.route, proxy=origin.address)
+            size = int(self._plan.body_mb * 1e6)
+            load = http2.load(origin, route, phase, seconds=self._plan.seconds, body_bytes=size)
+            if server.name == ORIGIN:
+                server = Server(ORIGIN, route, lambda: origin.pids)
+            return await server.turn(phase, [load], origin.pids)
+        loads: list[Load] = [Generator(job) for job in self._jobs(server, phase, number, seconds=self._plan.seconds)]
+        return await server.turn(phase, loads, self._rig.origin.pids)
 
     def _jobs(self, server: Server, phase: Phase, number: int, *, seconds: float) -> list[Job]:
         """One for each generator; in cold round `number` each has its own hosts."""

@@ -3,6 +3,7 @@
 mitmdump  the one of this Python environment, with its own defaults
 squid     with ssl-bump, on two helpers that make certificates
 sslsplit  to one fixed server: it has no CONNECT
+before    another version of hsmitm, where its command is given
 
 Each verifies the origin against the same CA as hsmitm does. Where a program is not installed, the reason is a sentence.
 """
@@ -54,19 +55,22 @@ shutdown_lifetime 1 seconds
 
 class Setting(Struct, frozen=True):
     """What a peer is set up with: the origin's port and host names, the file with the CA that it is verified with, and
-    what a process needs to find those hosts (LD_PRELOAD)."""
+    what a process needs to find those hosts (LD_PRELOAD). `before` is the hsmitm command of another version."""
 
     directory: Path
     origin_port: int
     hosts: list[str]
     roots: Path
     environment: dict[str, str]
+    before: Path | None = None
 
 
-def found(setting: Setting) -> tuple[list[Program], dict[str, str]]:
-    """The peers that can be measured here, and why the others cannot, by name."""
+def found(setting: Setting, needed: Callable[[str], bool]) -> tuple[list[Program], dict[str, str]]:
+    """Of the peers that are needed those that can be measured here, and why the others cannot, by name."""
     programs, missing = [], {}
-    for name, prepare in PEERS.items():
+    for name, prepare in (PEERS | ({BEFORE: before} if setting.before else {})).items():
+        if not needed(name):
+            continue
         directory = setting.directory / name
         directory.mkdir(mode=0o700)
         try:
@@ -153,6 +157,34 @@ def sslsplit(setting: Setting, directory: Path) -> Program:
     )
 
 
+def before(setting: Setting, directory: Path) -> Program:
+    """Another version of hsmitm with one worker and a SoftHSM partition, set up by its own `init`: nothing of this
+    checkout is in it."""
+    program = str(setting.before)
+    address = f"127.0.0.1:{free_port()}"
+    wanted = ["--dir", str(directory), "--key-type", "rsa-2048", "--listen", address, "--status-listen", "", "--yes"]
+    made = subprocess.run([program, "init", *wanted], capture_output=True, text=True, check=False, timeout=60)
+    if made.returncode:
+        raise MisconfiguredError(f"{program} init failed: {(made.stdout + made.stderr).strip()[-1000:]}")
+    configuration = directory / "hsmitm.toml"
+    text = configuration.read_text()
+    wanted_lines = f'\nworkers = 1\nupstream_ca = "{setting.roots}"\n'
+    if "\nworkers = 0\n" not in text or "\nupstream_ca" in text:
+        raise MisconfiguredError(f"{program} init made a configuration that is not known here: {configuration}")
+    text = text.replace("\nallow_destinations = []\n", '\nallow_destinations = ["127.0.0.0/8"]\n')
+    configuration.write_text(text.replace("\nworkers = 0\n", wanted_lines))
+    return Program(
+        name=BEFORE,
+        version=program,
+        directory=directory,
+        argv=[program, "run", "--config", str(configuration)],
+        address=address,
+        ca=directory / "forward-trust.pem",
+        environment=setting.environment,
+    )
+
+
+BEFORE = "hsmitm-before"
 PEERS: dict[str, Callable[[Setting, Path], Program]] = {"mitmdump": mitmdump, "squid": squid, "sslsplit": sslsplit}
 
 

@@ -15,7 +15,7 @@ from bench.inbound.contenders import Contender
 from bench.rig.server import Idle, Phase, Row, Server, Turn
 from bench.rig.site import host
 from bench.rig.tunnel import Route
-from bench.rig.tunnel_load import Job, Kind
+from bench.rig.tunnel_load import Generator, Job, Kind
 
 _PHASES: tuple[tuple[Phase, int, str], ...] = (("kept", 16, "/"), ("body", 2, "/body"))
 """With how many clients at a time, and what they ask for."""
@@ -76,7 +76,7 @@ async def measure(
         for _ in range(rounds):
             for one in chance.sample(servers, len(servers)):
                 tell(f"{one.name}, {phase}")
-                turns.append(await one.turn(phase, [_job(one, "kept", clients, seconds, path)], []))
+                turns.append(await one.turn(phase, [Generator(_job(one, "kept", clients, seconds, path))], []))
     return turns
 
 

@@ -10,6 +10,8 @@ _PACKAGES = (
     "nginx-light",
     "libengine-pkcs11-openssl",
     "apache2-utils",
+    "nghttp2-client",
+    "nghttp2-server",
     "squid-openssl",
     "sslsplit",
     "softhsm2",

@@ -9,11 +9,15 @@ It imports report alone of bench, and is not installed.
     site            names, certificates and keys of the sites
     plain_origin    the plain-HTTP server behind the sites
     nginx           nginx with one worker, its keys in files or on a partition
+    tls_origin      nginx with a certificate for each host, behind forward proxies
     nginx_origin    nginx as the plain-HTTP server behind the sites
     peer            a proxy that hsmitm is measured against, as a process
     visits          a client that opens ever new connections through the proxy, and what it met
+    nghttpd         nghttp2's server as the HTTP/2 origin
     tunnel          a client's connection, with or without a proxy in between, checked
     tunnel_load     the load generator that has many of them, a process of its own
+    h2load          nghttp2's load generator on one HTTP/2 connection
+    relay           a door into a proxy for clients that know no proxy
     port            a port for a program that is told where to listen
     server          a server's turn under that load, its memory, and the sum of its turns
 """

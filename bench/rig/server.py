@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from msgspec import Struct
 
@@ -16,17 +16,32 @@ from bench.rig.faulty_module import FaultyModule
 from bench.rig.tunnel import Route
 from bench.rig.tunnel_load import Done, Generator, Job
 
-Phase = Literal["warm", "cold", "kept", "body"]
+Phase = Literal["warm", "cold", "kept", "body", "h2-16", "h2-80", "h2-down", "h2-up"]
+"""What a server can have its turn with. The last four are on one HTTP/2 connection."""
+_BODIES: tuple[Phase, ...] = ("body", "h2-down", "h2-up")
+"""Counted in megabytes."""
 
 _REST_S, _MOST_RESTS = 0.05, 20
 """A server is done with what a turn left when it uses no CPU for so long; a busy one is not waited for forever."""
 
 
+class Load(Protocol):
+    """A load generator: inside of it as an async context manager it is ready and waits; then it runs once."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def run(self) -> Done: ...
+
+
 class Turn(Struct, frozen=True, kw_only=True):
-    """One run of the load generator. `amount` is new connections (warm, cold), requests (kept) or megabytes (body).
+    """One run of the load generator. `amount` is new connections (warm, cold), requests (kept, h2-16,
+    h2-80) or megabytes (body, h2-down, h2-up).
 
     `cpu_s` is the server's by process, as it names them; `generator_s`, `origin_s` and `others_s` are the CPU time of
-    the load generator, of the origin, and of all processes that have no part in it. `signatures` is how often C_Sign
+    the load generator, of the origin, and of all processes that have no part in it, these in `watched_s`
+    seconds. `signatures` is how often C_Sign
     was called."""
 
     server: str
@@ -38,6 +53,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     generator_s: float
     origin_s: float
     others_s: float
+    watched_s: float
     signatures: int
     failed: int
     errors: list[str]
@@ -74,19 +90,20 @@ class Server:
         """`module` is what it asks for signatures, None where no HSM does. A process not in `roles` has its name."""
         self.name, self.route, self._pids, self._module, self._roles = name, route, pids, module, roles or {}
 
-    async def turn(self, phase: Phase, jobs: list[Job], origin_pids: list[int]) -> Turn:
-        """Let a load generator for each job do it, all at once. Jobs with /body are counted in megabytes."""
+    async def turn(self, phase: Phase, loads: Sequence[Load], origin_pids: list[int]) -> Turn:
+        """Let all load generators run at once."""
         async with AsyncExitStack() as stack:
-            generators = [await stack.enter_async_context(Generator(job)) for job in jobs]
+            generators = [await stack.enter_async_context(one) for one in loads]
             await self._rest()
             signed, ours, theirs = self._signed(), cpu_s(self._pids()), cpu_s(origin_pids)
-            machine, own = machine_s(), time.process_time()
+            machine, own, watching = machine_s(), time.process_time(), time.monotonic()
             done = await asyncio.gather(*(one.run() for one in generators))
         await self._rest()
         used = difference(ours, cpu_s(self._pids()))
         origin_s = sum(difference(theirs, cpu_s(origin_pids)).values())
         generator_s = sum(one.cpu_s for one in done)
         others = machine_s() - machine - generator_s - sum(used.values()) - (time.process_time() - own)
+        watched_s = time.monotonic() - watching
         if self._pids() != origin_pids:
             others -= origin_s
         by_role: dict[str, float] = {}
@@ -103,6 +120,7 @@ class Server:
             generator_s=generator_s,
             origin_s=origin_s,
             others_s=max(0.0, others),  # clocks of different steps
+            watched_s=watched_s,
             signatures=self._signed() - signed,
             failed=sum(one.failed for one in done),
             errors=[f"{self.name}, {phase}: {error}" for one in done for error in one.errors],
@@ -131,7 +149,7 @@ class Server:
 
 
 def _amount(phase: Phase, done: list[Done]) -> float:
-    if phase == "body":
+    if phase in _BODIES:
         return sum(one.body_bytes for one in done) / 1e6
     return sum(len(one.latencies_ms) for one in done)
 
@@ -186,7 +204,7 @@ class Row(Struct, frozen=True, kw_only=True):
             server_share=used / seconds,
             generator_share=max(one.generator_s / one.seconds for one in turns),
             origin_share=sum(one.origin_s for one in turns) / seconds,
-            others_share=sum(one.others_s for one in turns) / seconds,
+            others_share=sum(one.others_s for one in turns) / sum(one.watched_s for one in turns),
             failed=sum(one.failed for one in turns),
         )
 

@@ -19,13 +19,15 @@ class Route(Struct, frozen=True):
     """Through `proxy` ("host:port") to port `port` of a host, whose certificate is of the CA in the file `ca`.
 
     With `connect` the proxy is asked with CONNECT, without it the TLS connection is to `proxy` itself: that is how one
-    reaches a proxy that has no CONNECT, or the origin. `names_host` is whether the answer to / begins with the host."""
+    reaches a proxy that has no CONNECT, or the origin. `names_host` is whether the answer to / begins with the host.
+    Nothing that is waited for may take more than `limit_s`."""
 
     proxy: str
     port: int
     ca: str
     connect: bool = True
     names_host: bool = True
+    limit_s: float = LIMIT_S
 
     def tls(self) -> ssl.SSLContext:
         """TLS 1.3, verified, as a client that speaks HTTP/1.1 alone. No session is resumed."""
@@ -39,34 +41,44 @@ class TunnelError(Exception):
     """What came was not what was asked for."""
 
 
+def opened(route: Route, host: str) -> socket.socket:
+    """A TCP connection that leads to `host` along the route. Raises OSError or TunnelError."""
+    address, _, port = route.proxy.rpartition(":")
+    raw = socket.create_connection((address, int(port)), timeout=route.limit_s)
+    try:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if route.connect:
+            _connect(raw, f"{host}:{route.port}".encode())
+    except BaseException:
+        raw.close()
+        raise
+    return raw
+
+
+def _connect(raw: socket.socket, target: bytes) -> None:
+    raw.sendall(b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (target, target))
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):  # nothing may follow: in TLS the client speaks first
+        more = raw.recv(4096)
+        if not more:
+            raise TunnelError(f"the proxy closed after {head[:200]!r}")
+        head += more
+    if b" 200 " not in head.partition(b"\r\n")[0]:
+        raise TunnelError(f"CONNECT was answered with {head[:300]!r}")
+
+
 class Tunnel:
     """An open connection to `host`. Raises OSError, of which ssl.SSLError is one, or TunnelError."""
 
     def __init__(self, route: Route, tls: ssl.SSLContext, host: str) -> None:
         """Connects, and makes the handshakes."""
         self._host, self._port, self._names_host = host, route.port, route.names_host
-        address, _, port = route.proxy.rpartition(":")
-        raw = socket.create_connection((address, int(port)), timeout=LIMIT_S)
+        raw = opened(route, host)
         try:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if route.connect:
-                self._connect(raw, f"{host}:{route.port}".encode())
             self._socket = tls.wrap_socket(raw, server_hostname=host)
         except BaseException:
             raw.close()
             raise
-
-    @staticmethod
-    def _connect(raw: socket.socket, target: bytes) -> None:
-        raw.sendall(b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (target, target))
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):  # nothing may follow: in TLS the client speaks first
-            more = raw.recv(4096)
-            if not more:
-                raise TunnelError(f"the proxy closed after {head[:200]!r}")
-            head += more
-        if b" 200 " not in head.partition(b"\r\n")[0]:
-            raise TunnelError(f"CONNECT was answered with {head[:300]!r}")
 
     def get(self, path: str, *, last: bool = False) -> int:
         """Ask for `path` and read the answer whole: bytes of its body. With `last` the server closes behind it."""

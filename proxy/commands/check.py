@@ -15,6 +15,7 @@ from mitmproxy import exceptions, options
 from mitmproxy.master import Master
 from prometheus_client import CollectorRegistry
 
+from addons.edge import nghttp2
 from addons.engine import stock_addons
 from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import Issuer, load_issuer, refuse_trusted, spkis_of
@@ -72,6 +73,10 @@ def _check_places(config: Config, findings: Findings) -> None:
 
 async def _check_mitmproxy(config: Config, findings: Findings) -> None:
     section = config.file.mitmproxy
+    try:
+        findings.ok(f"nghttp2 {nghttp2.version()}, for HTTP/2")
+    except MisconfiguredError as error:
+        findings.wrong(str(error))
     for script in section.scripts:
         if (config.base / script).is_file():
             findings.ok(f"mitmproxy.scripts: {script}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from msgspec import structs
 
 from bench.forward import figures as forward_figures
 from bench.forward import peers
-from bench.forward.forward import Plan, forward
+from bench.forward.forward import PHASES, Plan, forward
 from bench.report.processes import Memory
-from bench.rig import nginx
+from bench.rig import h2load, nginx
 from bench.rig.server import Idle, Row, Turn
 from hsm.errors import MisconfiguredError
 from tests.bench.test_commands import bench
@@ -23,16 +24,18 @@ QUICK = ("--seconds", "0.4", "--rounds", "1", "--clients", "4", "--hosts", "4", 
 def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
     """A short run of everything: every server works in every phase without an error, missing peers are named, and the
     figures make sense."""
+    other = str(Path(sys.executable).with_name("hsmitm"))
     result = bench(
-        tmp_path, "forward", *QUICK, "--hsm-latency-ms", "5", "--seed", "7", "--plot", str(tmp_path / "f.svg")
-    )
+        tmp_path, "forward", *QUICK, "--before", other, "--hsm-latency-ms", "5", "--seed", "7",
+        "--plot", str(tmp_path / "f.svg"),
+    )  # fmt: skip
     figures, rows = result["figures"], {(row["phase"], row["server"]): row for row in result["rows"]}
     assert figures["failed_requests"] == 0
     measured = {server for _, server in rows}
-    assert measured >= {"hsmitm", "hsmitm-2", "mitmdump", "no proxy"}
+    assert measured >= {"hsmitm", "hsmitm-2", "hsmitm-before", "mitmdump", "no proxy"}
     assert set(result["detail"]["missing"]) == set(peers.PEERS) - measured, "a peer was dropped without a word"
-    for phase in ("warm", "cold", "kept", "body"):
-        assert {(phase, "hsmitm"), (phase, "mitmdump")} <= set(rows)
+    for phase in PHASES:
+        assert {(phase, "hsmitm"), (phase, "hsmitm-before"), (phase, "mitmdump")} <= set(rows)
     for (phase, server), row in rows.items():
         assert row["per s"] > 0, (phase, server)
         assert 0 < row["p50 ms"] <= row["p99 ms"], (phase, server)
@@ -43,9 +46,12 @@ def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
     assert figures["kb_per_idle_connection"] > 0
     for name in ("warm_cpu", "cold_cpu", "keepalive_rate", "idle_memory"):
         assert figures[f"{name}_over_mitmdump"] > 0
+    for name in ("h2_16_cpu", "h2_80_rate", "h2_down_cpu", "h2_up_seconds"):
+        assert figures[f"{name}_over_mitmdump"] > 0
+        assert figures[f"{name}_over_before"] > 0
     assert figures["two_workers_over_one"] > 0
-    assert len(result["detail"]["targets"]) == 5
-    assert sum(note.startswith("target ") for note in result["notes"]) == 5
+    assert len(result["detail"]["targets"]) == 13, "five, and what another version is held against"
+    assert sum(note.startswith("target ") for note in result["notes"]) == 13
     assert all(result["detail"]["versions"][name] for name in measured & set(peers.PEERS))
     assert "CPU per new connection" in (tmp_path / "f.svg").read_text()
 
@@ -76,6 +82,26 @@ async def test_peers_missing(softhsm_module: str, plan: Plan, monkeypatch: pytes
     assert any(note.startswith("target unknown: warm_cpu_over_mitmdump") for note in report.notes)
 
 
+async def test_http2_alone(softhsm_module: str, plan: Plan) -> None:
+    """Whoever works on HTTP/2 measures that alone: only who takes part is started, and other figures are left out."""
+    report = await forward(structs.replace(plan, phases=("h2-16", "h2-up")), lambda _text, _share: None)
+    assert report.errors == []
+    assert {row["server"] for row in report.rows} == {"hsmitm", "mitmdump", "no proxy"}
+    assert report.figures["h2_16_cpu_ms_per_request"] > 0
+    assert report.figures["h2_up_s_per_100_mb"] > 0
+    assert not any(name.startswith(("cpu_ms", "squid", "warm")) for name in report.figures)
+    assert not any(note.startswith("target") for note in report.notes)
+
+
+async def test_http2_missing(softhsm_module: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without nghttp2's programs the rest is measured, and the report says what to install for HTTP/2."""
+    monkeypatch.setattr(h2load, "PROGRAMS", ("h2load", "no-such-nghttpd"))
+    report = await forward(structs.replace(plan, phases=("kept", "h2-16")), lambda _text, _share: None)
+    assert report.errors == []
+    assert {row["phase"] for row in report.rows} == {"kept"}
+    assert any("HTTP/2 was not measured" in note and "apt-get install nghttp2" in note for note in report.notes)
+
+
 async def test_no_origin(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nginx is missing, which is the origin, the message says what to install."""
     monkeypatch.setattr(nginx, "executable", lambda: None)
@@ -100,7 +126,7 @@ def turn(server: str, phase: Any, amount: float, cpu_s: dict[str, float], *, oth
     """One of ten seconds."""
     return Turn(
         server=server, phase=phase, amount=amount, seconds=10.0, latencies_ms=[1.0, 2.0, 30.0], cpu_s=cpu_s,
-        generator_s=1.0, origin_s=0.5, others_s=others_s, signatures=0, failed=0, errors=[],
+        generator_s=1.0, origin_s=0.5, others_s=others_s, watched_s=10.0, signatures=0, failed=0, errors=[],
     )  # fmt: skip
 
 
