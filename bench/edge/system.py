@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from bench.edge import watch
 from bench.report.processes import ended, tree
+from bench.rig.any_version import settled
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.port import free_port
 from bench.rig.site import Site, token_sites
@@ -107,9 +108,7 @@ class EdgeSystem:
             "environment": member["environment"] | self.module.environment(member["module"]),
         }
         text = edit.without_member(edit.with_member(text, changed), member["name"])
-        text = text.replace("\nworkers = 0\n", f'\nworkers = 1\nupstream_ca = "{self._setting.roots}"\n')
-        # Servers of the measurement are on this machine. An older version has no such line, and lets everybody.
-        text = text.replace("\nallow_destinations = []\n", '\nallow_destinations = ["127.0.0.0/8"]\n')
+        text = settled(text, self._setting.roots, office=False)
         if self._mode == "regular":
             sites = await token_sites(
                 self._setting.ca, self.directory, module=member["module"], token=member["token"],
