@@ -26,6 +26,7 @@ from addons.edge.destinations import Destinations
 from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.edge.resolver import Found, Resolver
 from addons.edge.turns import TooManyLookupsError
+from addons.engine.loop import Create
 
 _OPERATOR = "operator"
 """The account of names that the operator has written."""
@@ -71,8 +72,9 @@ class Connecting:
         host: str,
         port: int,
         local: tuple[Any, ...] | None,
-    ) -> socket.socket:
-        """A socket that is connected to `host`, from the address `local` if there is one.
+        create: Create,
+    ) -> Any:
+        """Create a connection to `host`, from the address `local` if there is one.
 
         `stated` is the server that the operator has configured for what `client` asks. Raises OSError with a sentence.
         """
@@ -89,8 +91,8 @@ class Connecting:
             if not permitted:
                 raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
         try:
-            return await racing.first(permitted, port, local)
-        except BaseException:
+            return await _connected(permitted, port, local, create)
+        except OSError:
             self._resolver.forget(host)
             raise
 
@@ -139,6 +141,19 @@ class Connecting:
         self, client: connection.Client, kind: Literal["blocked-destination", "too-many-lookups"], detail: str
     ) -> None:
         self._refusals.edge_refused(EdgeRefusal(client, kind, detail))
+
+
+async def _connected(permitted: Sequence[Found], port: int, local: tuple[Any, ...] | None, create: Create) -> Any:
+    """By the loop itself where there is one address, which costs half; nothing is looked up any more."""
+    address = permitted[0][1][0]
+    if len(permitted) == 1 and "%" not in address:
+        return await create(address, port, local_addr=local)
+    connected = await racing.first(permitted, port, local)
+    try:
+        return await create(sock=connected)
+    except BaseException:
+        connected.close()
+        raise
 
 
 def _spelt(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -87,4 +87,5 @@ class Refusals:
         """Say it in one line."""
         where = human.format_address(refusal.client.peername) if refusal.client.peername else "unknown"
         detail = refusal.detail if len(refusal.detail) <= _MAX_DETAIL else refusal.detail[:_MAX_DETAIL] + "..."
-        logger.warning("client %s refused (%s): %s", where, refusal.kind, detail)
+        level = logging.INFO if refusal.kind == "idle" else logging.WARNING  # clients connect and change their mind
+        logger.log(level, "client %s refused (%s): %s", where, refusal.kind, detail)

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
@@ -22,10 +22,13 @@ except ImportError:  # not a platform that uvloop is built for
     _BaseLoop = asyncio.SelectorEventLoop  # type: ignore[assignment,misc]
 
 
-Connect = Callable[[str, int, tuple[Any, ...] | None], Awaitable[socket.socket]]
-"""A connected socket, from host, port and local address. Raises OSError."""
+Create = Callable[..., Awaitable[Any]]
+"""The base class's `create_connection`, with its protocol."""
+Connect = Callable[[str, int, tuple[Any, ...] | None, Create], Awaitable[Any]]
+"""Create a connection to host and port, from a local address. Raises OSError."""
 CONNECT: ContextVar[Connect | None] = ContextVar("connect", default=None)
 """How the next connection of this task is made."""
+_BACKLOG = 1024
 
 
 class WorkerLoop(_BaseLoop):
@@ -37,8 +40,8 @@ class WorkerLoop(_BaseLoop):
         self._connect_timeout_s = connect_timeout_s
 
     async def create_server(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class, with SO_REUSEPORT."""
-        return await super().create_server(*args, **(kwargs | {"reuse_port": True}))
+        """As the base class, with SO_REUSEPORT, and a line in front of the door for those who come all at once."""
+        return await super().create_server(*args, **(kwargs | {"reuse_port": True, "backlog": _BACKLOG}))
 
     async def create_connection(self, protocol_factory: Any, *args: Any, **kwargs: Any) -> Any:
         """As the base class, with a limit in time. Raises TimeoutError, an OSError, with a sentence."""
@@ -49,16 +52,13 @@ class WorkerLoop(_BaseLoop):
             async with limit:
                 if connect is None:
                     return await super().create_connection(protocol_factory, *args, **kwargs)
-                connected = await connect(args[0], args[1], kwargs.pop("local_addr", None))
+                local = kwargs.pop("local_addr", None)
+                create = functools.partial(super().create_connection, protocol_factory, **kwargs)
+                return await connect(args[0], args[1], local, create)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise TimeoutError(f"no connection within {self._connect_timeout_s:g} s") from error
-        try:
-            return await super().create_connection(protocol_factory, sock=connected, **kwargs)
-        except BaseException:
-            connected.close()
-            raise
 
     def set_task_factory(self, factory: Callable[..., Any] | None) -> None:
         """As the base class; asyncio's eager factory is wrapped."""

@@ -25,6 +25,8 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer, mode_servers, server_hooks
 
+from addons.engine import backpressure
+from addons.engine.backpressure import Turns
 from addons.engine.loop import CONNECT
 from addons.engine.outgoing import Outgoing
 
@@ -144,12 +146,13 @@ class HookShortcut:
         self.context = outermost.context
         self._addons = addons
         self._outgoing = Outgoing(outermost.context.client)
+        self.turns = Turns()
 
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         """As the layer's own, without those hooks; what they let go on goes on behind the commands that came first."""
         waiting: deque[events.Event] = deque((event,))
-        outgoing = self._outgoing
-        while waiting:
+        outgoing, turns = self._outgoing, self.turns
+        while waiting or turns.next(waiting):
             for command in self.outermost.handle_event(waiting.popleft()):
                 if isinstance(command, commands.SendData):
                     ready = outgoing.send(command)
@@ -159,7 +162,7 @@ class HookShortcut:
                     outgoing.established(command)
                     if command.blocking:
                         waiting.append(events.HookCompleted(command))
-                else:
+                elif not turns.take(command):
                     yield from outgoing.before(command)
                     yield command
         yield from outgoing.after(event)
@@ -185,6 +188,18 @@ class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):
             stated = getattr(self._shortcut.outermost, "stated", None)
             CONNECT.set(functools.partial(connecting.connect, self.client, stated))
 
+    async def drain_writers(self) -> None:
+        """mitmproxy's, for the connection that was read from; it is read on when nobody has too much of it."""
+        reading = backpressure.whose(self.transports, self.client)
+        await backpressure.written(self.transports, reading)
+        await self._shortcut.turns.readable(reading)
+
+    async def wakeup(self, request: commands.RequestWakeup) -> None:
+        """mitmproxy's; some wait for a socket instead of a clock."""
+        if isinstance(request, backpressure.WhenDrained):
+            await backpressure.drained(self.transports.get(request.connection))
+        await super().wakeup(request)
+
 
 class LeanMaster(Master):
     """A worker's master."""
@@ -192,5 +207,3 @@ class LeanMaster(Master):
     def __init__(self, options: Options, event_loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(options, event_loop=event_loop)
         self.addons = LeanAddons(self)
-        # mitmproxy has no place to say which class its servers make.
-        mode_servers.ProxyConnectionHandler = LeanConnectionHandler  # type: ignore[misc]

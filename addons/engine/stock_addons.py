@@ -13,7 +13,7 @@ from typing import Any
 from mitmproxy import addons as stock
 from mitmproxy import exceptions, http, master, options, optmanager
 from mitmproxy.addons import block as stock_block
-from mitmproxy.addons import core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
+from mitmproxy.addons import core, errorcheck, next_layer, proxyserver, script, upstream_auth
 
 from hsm.errors import MisconfiguredError
 
@@ -23,11 +23,10 @@ _NEEDED: tuple[type, ...] = (
     core.Core,
     stock_block.Block,  # refuses clients from public addresses unless block_global is off: no open proxy by mistake
     proxyserver.Proxyserver,
-    disable_h2c.DisableH2C,
-    next_layer.NextLayer,
 )
-_REPLACED = {"TlsConfig", "Onboarding"}
-"""Ours stands in for the first; the second hands out mitmproxy's CA, which does not exist here."""
+_REPLACED = {"TlsConfig", "Onboarding", "DisableH2C"}
+"""Ours stands in for the first; the second hands out mitmproxy's CA, which does not exist here; what the third does, in
+one spelling and with a warning for each request, the edge's HTTP/1 does."""
 _OURS = {
     "mode": "set proxy.mode",
     "listen_host": "set proxy.listen",
@@ -81,20 +80,32 @@ def _options_of(addon: Any) -> set[str]:
 
 
 def choose(
-    ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream: bool, instead: Sequence[Any] = ()
+    ours: Sequence[Any],
+    named: Iterable[str],
+    *,
+    scripts: bool,
+    upstream: bool,
+    instead: Sequence[Any] = (),
+    decision: Any = None,
 ) -> list[Any]:
     """The worker's addons in mitmproxy's order, `ours` first among equals: hooks of ours run before its own.
 
     `named` are the options that the operator set; `scripts` and `upstream` bring the addons for user scripts and for a
-    proxy in front of servers. Each of `instead` takes the place of the addon of mitmproxy that it is a kind of.
+    proxy in front of servers. Each of `instead` takes the place of the addon of mitmproxy that it is a kind of,
+    `decision` that of its NextLayer.
     """
     wanted = set(named)
     chosen: list[Any] = []
+    position = 0
     for addon in stock.default_addons():
         if type(addon).__name__ in _REPLACED:
             continue
         addon = next((one for one in instead if isinstance(one, type(addon))), addon)  # noqa: PLW2901  # in its place
-        if isinstance(addon, script.ScriptLoader):
+        if isinstance(addon, next_layer.NextLayer):
+            position = len(chosen) + 1
+            addon = decision or addon  # noqa: PLW2901  # in its place
+            needed = True
+        elif isinstance(addon, script.ScriptLoader):
             needed = scripts
         elif isinstance(addon, upstream_auth.UpstreamAuth):
             needed = upstream or bool(wanted & _options_of(addon))
@@ -102,7 +113,6 @@ def choose(
             needed = isinstance(addon, _NEEDED) or bool(wanted & _options_of(addon))
         if needed:
             chosen.append(addon)
-    position = next(i for i, addon in enumerate(chosen) if isinstance(addon, next_layer.NextLayer)) + 1
     return [*chosen[:position], *ours, *chosen[position:], errorcheck.ErrorCheck()]
 
 

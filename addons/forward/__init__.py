@@ -7,6 +7,7 @@
     leaf_cache    leaves that were minted: bounded, renewed before they expire, one mint for each name set at a time
     leaf_keys     the worker's own keys that leaves are made for
     availability  whether the HSM is in service, as far as is known, and what to do while it is not; no I/O
+    contexts      TLS contexts towards clients, made once for each kind of connection
     block         who may use the forward proxy
 
 The CAs' keys and what may be minted are the signer's: here is only what it answered.

@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from addons.gnutls.connection import Connection
 from addons.inbound.handshakes import Handshakes, Step
 from addons.inbound.layer import HandshakeData, InboundListener, Refused, TimeIsUp
+from addons.inbound.settings import HandshakeSettings
 from addons.inbound.sites import Site, Sites
 from addons.modes import Modes
 from addons.tls.refusal import Refusal
@@ -45,11 +46,16 @@ class Inbound:
     name = "inbound"
 
     def __init__(
-        self, listeners: Sequence[Sites], handshakes: Handshakes, handshake_s: float, registry: CollectorRegistry
+        self,
+        listeners: Sequence[Sites],
+        handshakes: Handshakes,
+        settings: HandshakeSettings,
+        registry: CollectorRegistry,
     ) -> None:
         """`listeners` in the configuration's order; assign others to have them serve new connections."""
         self.listeners = listeners
-        self.handshake_s = handshake_s
+        self.handshake_s = settings.handshake_s
+        self.bounds = settings.bounds
         self._handshakes = handshakes
         self._watched: dict[str, InboundListener] = {}  # by the client's id, the oldest first
         self._timer: asyncio.TimerHandle | None = None

@@ -13,8 +13,10 @@ PKCS#11; it builds what a CA's key signs itself, and knows nothing of HTTP or of
     sites          our own sites: certificates read from files, and the keys that they come to
     members        the members as the signer runs them; the CAs' keys that they hold
     workers        who is connected, what they report, what those that are gone have counted
+    ledger         what one worker has counted, as far as it can be believed; no I/O
     reload         a configuration that is read again while we serve
     configuration  how many reloads there were, on disk: by it workers know whether to read their files again
+    admission      who may use the admin socket: a token beside it that a caged worker cannot read
     monitors       the status page's process, as far as the signer is concerned: few connections, seldom answered
     staples        OCSP responses that workers share, as bytes, and whose turn it is to fetch one
     status         gauges, counters of all processes as one, the report of `hsmitm status`

@@ -20,7 +20,7 @@ from hsm.signer.settings import Quotas
 
 logger = logging.getLogger("hsmitm.signer")
 
-What = Literal["mints", "decryptions", "leaf keys"]
+What = Literal["mints", "decryptions", "leaf keys", "reports"]
 
 NAMES_PER_MINT = 10
 """A leaf of so many names counts as one mint, one of 100 names as ten: what is to be bounded are the names."""
@@ -28,6 +28,8 @@ BURST_S = 10.0
 """A burst is what comes in so many seconds: a worker that starts has no leaf in its cache."""
 LEAF_KEYS_PER_S, LEAF_KEYS_BURST = 0.2, 8.0
 """RSA keys that are new, of 2048 bits: a worker makes one in its life, and to look at one takes the signer 30 ms."""
+REPORTS_PER_S, REPORTS_BURST = 50.0, 200.0
+"""A worker reports once a second. A report of so many hundred samples counts as so many more."""
 ALARM_EVERY_S = 10.0
 _ASKERS = 1024
 
@@ -68,6 +70,10 @@ class Allowance:
         """A decryption by this key. Raises OverloadedError."""
         rate = self._quotas.decryptions_per_s
         self._take("decryptions", process, key, 1.0, rate, rate * BURST_S)
+
+    def report(self, process: int, samples: int) -> None:
+        """A report of so many samples. Raises OverloadedError."""
+        self._take("reports", process, "", min(1 + samples / 100, REPORTS_BURST), REPORTS_PER_S, REPORTS_BURST)
 
     def _take(self, what: What, process: int, key: str, cost: float, rate: float, burst: float) -> None:
         now = time.monotonic()

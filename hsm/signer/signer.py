@@ -20,6 +20,7 @@ from hsm.certificates.issuer import load_issuer, refuse_trusted, spkis_of
 from hsm.errors import HsmitmError, MisconfiguredError, TryLaterError
 from hsm.group.group import Group
 from hsm.secrets.refusals import Refusals
+from hsm.signer.admission import Admission
 from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members, keys_of
 from hsm.signer.minting import Minting
@@ -32,7 +33,7 @@ from hsm.signer.staples import KeptStaples
 from hsm.signer.status import StatusBoard
 from hsm.signer.workers import WorkerChannel, Workers
 from hsm.wire import admin, census, telemetry, worker
-from hsm.wire.admin import Info, InfoReport, Reload, Reset, Status, StatusReport, Told
+from hsm.wire.admin import Admit, Info, InfoReport, Reload, Reset, Status, StatusReport, Told
 from hsm.wire.channel import Channel
 from hsm.wire.endpoint import Endpoint
 from hsm.wire.frames import Call, Done, Ready
@@ -92,7 +93,8 @@ class Signer:
         self._reloading = Reloading(
             settings, reread, cas, self.group, self._members, self.inbound, self._staples, self._allowance
         )
-        self._admins: set[AdminChannel] = set()
+        self._admins: dict[AdminChannel, int] = {}
+        self._admission: Admission[AdminChannel] = Admission(settings.run)
         self._endpoints: list[Endpoint] = []
         self._changes: set[asyncio.Task[list[str]]] = set()
         self._intake = Intake()
@@ -119,7 +121,10 @@ class Signer:
                 settings.run, WORKER_SOCKET, settings.users, self._worker_channel, census.WORKERS,
                 self._workers.turn_away,
             ).open(),
-            await Endpoint(settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel, census.COMMANDS).open(),
+            await Endpoint(
+                settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel, census.COMMANDS,
+                before=self._admission.publish,
+            ).open(),
             await Endpoint(settings.run, STATUS_SOCKET, settings.monitors, self._monitors.join, census.MONITORS).open(),
         ]  # fmt: skip
 
@@ -127,6 +132,7 @@ class Signer:
         """Stop listening, let calls in flight end (at most a second), then end the members."""
         for endpoint in self._endpoints:
             await endpoint.close()
+        self._admission.close()
         until = time.monotonic() + 1
         while self._workers.served and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # once, at the end; an event would burden every call
@@ -168,6 +174,8 @@ class Signer:
                     await self.group.wait_for_member(name, call.deadline, self._workers.pid(channel))
                 return Done()
             case Report():
+                samples = sum(len(family.samples) for family in call.body.metrics)
+                self._allowance.report(self._workers.pid(channel), samples)
                 self._workers.take(channel, call.body)
                 return Reported(
                     self.group.in_service(),
@@ -186,12 +194,20 @@ class Signer:
 
     # what the command line asks
 
-    def _admin_channel(self, _pid: int) -> AdminChannel:
-        channel = AdminChannel(admin.CODEC, self._serve_admin, self._admins.discard)
-        self._admins.add(channel)
+    def _admin_channel(self, pid: int) -> AdminChannel:
+        channel = AdminChannel(admin.CODEC, self._serve_admin, self._admin_left)
+        self._admins[channel] = pid
         return channel
 
-    async def _serve_admin(self, _channel: AdminChannel, call: Call[admin.Request]) -> admin.Reply:
+    def _admin_left(self, channel: AdminChannel) -> None:
+        self._admins.pop(channel, None)
+        self._admission.forget(channel)
+
+    async def _serve_admin(self, channel: AdminChannel, call: Call[admin.Request]) -> admin.Reply:
+        if isinstance(call.body, Admit):
+            self._admission.admit(channel, call.body)
+            return Done()
+        self._admission.check(channel, self._admins.get(channel, 0))
         match call.body:
             case Status():
                 return self.status()

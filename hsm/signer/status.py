@@ -78,6 +78,8 @@ class StatusBoard:
     def seen(self, check_ready: Callable[[], None]) -> Seen:
         """What the status page shows. `check_ready` raises what keeps the signer from signing."""
         unready = "" if self._workers.listeners() else "no worker listens yet"
+        if self._workers.full:
+            unready = "every worker has as many connections as it may"
         try:
             check_ready()
         except HsmitmError as error:

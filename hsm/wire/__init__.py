@@ -14,5 +14,6 @@ room of hsm is imported here but the words: nothing of modules, members or the s
     endpoint       listening sockets, and who may connect
     census         how many connections a socket admits, of whom; no I/O
     run_directory  the private directory of the sockets, its lock, their names
+    measures       the fixed list of what a worker may report
     telemetry      counters of several processes as one
 """

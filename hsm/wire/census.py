@@ -24,7 +24,7 @@ class Limits(Struct, frozen=True):
         return Limits(min(self.process, most), min(self.user, max(3, most * self.user // self.all)), most)
 
 
-WORKERS = Limits(process=16, user=384, all=512)
+WORKERS = Limits(process=8, user=384, all=512)
 """A worker has one connection, and another one for a moment when it makes it again; there are up to 256 workers. Users
 are few: workers' own, ours, root."""
 COMMANDS = Limits(process=16, user=48, all=64)

@@ -28,6 +28,8 @@ MAX_SERVED = 1024
 """Calls of one peer that are served at a time. A worker has at most one mint in flight for each new name set; beyond
 this it is told to try later instead of growing a queue."""
 _PARTING_S = 1.0
+_LONGEST_S = 86400.0
+"""Until a deadline: whatever an operator asks for is done sooner."""
 
 
 class Channel[Q, A](asyncio.Protocol):
@@ -124,18 +126,13 @@ class Channel[Q, A](asyncio.Protocol):
             self._transport.close()
 
     def _be_late(self, call_id: int) -> None:
-        if call_id in self._pending:
-            self._end(call_id, DeadlineError("no answer before the deadline"))
-            self._tell_cancelled(call_id)
+        self._give_up(call_id, DeadlineError("no answer before the deadline"))
 
-    def _give_up(self, call_id: int) -> None:
+    def _give_up(self, call_id: int, why: DeadlineError | None = None) -> None:
         if call_id in self._pending:
-            self._end(call_id, None)
-            self._tell_cancelled(call_id)
-
-    def _tell_cancelled(self, call_id: int) -> None:
-        if self._cancels:
-            self._write(Cancel(call_id))
+            self._end(call_id, why)
+            if self._cancels:
+                self._write(Cancel(call_id))
 
     def _end(self, call_id: int, result: A | HsmitmError | None) -> None:
         slot = self._pending.pop(call_id, None)
@@ -240,6 +237,8 @@ class Channel[Q, A](asyncio.Protocol):
             if call.id in self._serving:  # otherwise its answer is on the way
                 self._serving[call.id].cancel()
             return
+        if not call.deadline < time.monotonic() + _LONGEST_S:  # not a number, too: no timer could be set by it
+            raise ValueError("a deadline that is none")
         if call.id in self._serving:
             raise ValueError(f"a second call {call.id} while the first is being served")
         if len(self._serving) >= MAX_SERVED:

@@ -53,17 +53,21 @@ class Endpoint:
         make: Callable[[int], Channel[Any, Any]],
         limits: Limits,
         refused: Callable[[str], None] | None = None,
+        *,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """`users` are the uids that may connect beside our own and root's; `make(pid)` makes a connection's channel.
         `refused` is told of each connection that was not admitted: "user" or "limit".
 
-        A socket that admits others belongs to the directory's group; one that does not is closed to it.
+        A socket that admits others belongs to the directory's group; one that does not is closed to it. `before` puts
+        into the directory what must stand there before anybody connects, each time that the socket is made.
         """
         self._directory = directory
         self._group = directory.group if users else None
         self._path = directory.socket(name)
         self._users = users | {0, os.geteuid()}
         self._make = make
+        self._before = before
         self._census = Census(limits.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self._refused = refused or _untold
         self._told: OrderedDict[int, tuple[float, int]] = OrderedDict()
@@ -81,6 +85,7 @@ class Endpoint:
     def _listen(self) -> None:
         self._directory.prepare()
         self._path.unlink(missing_ok=True)
+        self._before()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.setblocking(False)

@@ -15,8 +15,9 @@ from hsm.errors import MisconfiguredError
 
 WORKER_SOCKET = "signer.sock"
 
-
 ADMIN_SOCKET = "admin.sock"
+
+ADMIN_TOKEN = "admin.token"  # noqa: S105  # a file's name
 
 
 STATUS_SOCKET = "status.sock"
@@ -46,8 +47,14 @@ class RunDirectory(Struct, frozen=True):
             owner = user_name(found.st_uid)
             raise MisconfiguredError(f"the run directory {self.path} belongs to {owner}; it must be ours or root's")
         if self.group is not None and found.st_uid == os.geteuid():
-            os.chown(self.path, -1, gid_of(self.group))
-            self.path.chmod(0o710)
+            try:
+                os.chown(self.path, -1, gid_of(self.group))
+                self.path.chmod(0o710)
+            except OSError as error:
+                raise MisconfiguredError(
+                    f"cannot give the run directory {self.path} to the group '{self.group}': {error.strerror}; "
+                    "are we a member of it?"
+                ) from error
 
     def socket(self, name: str) -> Path:
         """The path of a socket. Raises MisconfiguredError where a UNIX address cannot hold it (107 bytes, unix(7))."""
@@ -73,6 +80,14 @@ def gid_of(group: str) -> int:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise MisconfiguredError(f"there is no group '{group}' on this machine") from error
+
+
+def group_of(user: str) -> str:
+    """The name of the user's own group. Raises MisconfiguredError where there is none."""
+    try:
+        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except KeyError as error:
+        raise MisconfiguredError(f"the user '{user}' or its group is not on this machine") from error
 
 
 def user_name(uid: int) -> str:

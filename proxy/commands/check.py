@@ -15,6 +15,7 @@ from mitmproxy import exceptions, options
 from mitmproxy.master import Master
 from prometheus_client import CollectorRegistry
 
+from addons.edge import nghttp2
 from addons.engine import stock_addons
 from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import Issuer, load_issuer, refuse_trusted, spkis_of
@@ -28,6 +29,7 @@ from hsm.signer.sites import load_sites
 from hsm.wire.member import worrying_flags
 from hsm.wire.worker import Authority
 from proxy import listening
+from proxy.commands.check_cage import check_cage
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
 from proxy.config.file import Config, load
@@ -47,6 +49,7 @@ async def check(path: Path, say: Say) -> bool:
     logs.configure("error", "check")
     findings.ok(f"{config.path}: every field is known and in range")
     _check_places(config, findings)
+    check_cage(config, findings)
     await _check_mitmproxy(config, findings)
     await check_sites(config, findings)
     await _check_hsm(config, findings)
@@ -70,6 +73,10 @@ def _check_places(config: Config, findings: Findings) -> None:
 
 async def _check_mitmproxy(config: Config, findings: Findings) -> None:
     section = config.file.mitmproxy
+    try:
+        findings.ok(f"nghttp2 {nghttp2.version()}, for HTTP/2")
+    except MisconfiguredError as error:
+        findings.wrong(str(error))
     for script in section.scripts:
         if (config.base / script).is_file():
             findings.ok(f"mitmproxy.scripts: {script}")

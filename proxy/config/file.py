@@ -21,7 +21,7 @@ from hsm.errors import MisconfiguredError
 from hsm.member.settings import MemberSettings
 from hsm.signer.settings import AuthoritySettings, InboundSettings, SignerSettings
 from hsm.wire.member import Selector
-from hsm.wire.run_directory import RunDirectory
+from hsm.wire.run_directory import RunDirectory, group_of
 from hsm.wire.worker import Authority
 from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection
@@ -84,10 +84,14 @@ class File(Section, frozen=True):
 
 
 class Config(Struct, frozen=True):
-    """A file that was read, with its path: what each process starts from."""
+    """A file that was read, with its path: what each process starts from.
+
+    `workers_as` is the user whom the supervisor has given to workers; empty where it is our own.
+    """
 
     path: Path
     file: File
+    workers_as: str = ""
 
     @property
     def base(self) -> Path:
@@ -123,7 +127,8 @@ class Config(Struct, frozen=True):
     @property
     def run(self) -> RunDirectory:
         """The directory of the sockets."""
-        return RunDirectory(self.base / self.file.run.directory, self.file.run.group)
+        group = self.file.run.group or (group_of(self.workers_as) if self.workers_as else None)
+        return RunDirectory(self.base / self.file.run.directory, group)
 
     @property
     def upstream_ca(self) -> Path | None:
@@ -169,8 +174,8 @@ class Config(Struct, frozen=True):
             profile=LeafProfile(days=self.file.forward.leaf_days) if self.file.forward else LeafProfile(),
             run=self.run,
             state=self.base / self.file.run.state,
-            users=frozenset(_uid("run.users", user) for user in self.file.run.users),
-            monitors=frozenset([_uid("status.user", self.file.status.user)] if self.file.status.user else []),
+            users=frozenset(_uid("run.users", one) for one in (*self.file.run.users, *filter(None, [self.workers_as]))),
+            monitors=frozenset(_uid("status.user", one) for one in (self.file.status.user, self.workers_as) if one),
             group=hsm.group if hsm.high_availability else "",
             holders={} if hsm.high_availability else {str(name): hsm.holder(key) for name, key in keys.items()},
             failover=hsm.failover,
@@ -219,12 +224,12 @@ def _uid(field: str, user: str) -> int:
         raise MisconfiguredError(f"{field}: there is no user '{user}' on this machine") from None
 
 
-def load(path: Path) -> Config:
+def load(path: Path, workers_as: str = "") -> Config:
     """Read and check `path`. Raises MisconfiguredError: the file, the field, what is wrong, what would be right."""
     path = path.absolute()
-    return parse(messages.read(path), path)
+    return parse(messages.read(path), path, workers_as)
 
 
-def parse(raw: bytes, path: Path) -> Config:
+def parse(raw: bytes, path: Path, workers_as: str = "") -> Config:
     """The configuration that stands, or would stand, at the absolute `path`. Raises MisconfiguredError as `load`."""
-    return Config(path, messages.decoded(raw, File, path.name))
+    return Config(path, messages.decoded(raw, File, path.name), workers_as)

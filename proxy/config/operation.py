@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, field
 
 from addons.edge.destinations import DENIED, Exemption, check_denied
-from addons.edge.settings import Bounds
+from addons.edge.settings import Bounds, NotTls
 from hsm.effect import AtStart, SaidElsewhere
 from hsm.wire.worker import MAX_WORKERS
 from proxy.config.section import Address, Section, named
@@ -36,6 +36,8 @@ class ProxySection(Section, frozen=True):
     mint_timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
     handshake_threads: Annotated[int, Meta(ge=1, le=1024)] = 64
     grace_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    not_tls: Literal["block", "pass"] = "block"
+    not_tls_ports: list[int | str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         named("listen", Address.parse, self.listen)
@@ -43,10 +45,19 @@ class ProxySection(Section, frozen=True):
             named("deny_destinations", check_denied, one)
         for one in self.allow_destinations:
             named("allow_destinations", Exemption.parse, one)
+        try:
+            NotTls.parse(passed=False, listed=self.not_tls_ports)
+        except ValueError as error:
+            raise ValueError(f"not_tls_ports: {error}") from None
         if not re.fullmatch(r"regular|transparent|socks5|upstream:https?://.+", self.mode):
             raise ValueError(
                 f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
             )
+
+    @property
+    def passing(self) -> NotTls:
+        """Which streams that are neither TLS nor HTTP are passed."""
+        return NotTls.parse(passed=self.not_tls == "pass", listed=self.not_tls_ports)
 
     @property
     def worker_count(self) -> int:
@@ -77,6 +88,8 @@ class StatusSection(Section, frozen=True):
 class RunSection(Section, frozen=True):
     """[run]: what processes leave on this machine, who else may use the sockets, and what workers may do.
 
+    `worker_user` is whom workers become when hsmitm is started as root; None: hsmitm-proxy where there is such a user,
+    else nobody. `worker_paths` are directories where they may read and write, as far as that user may.
     `hang_timeout_s` is how long a worker or the signer may give no sign of life before it is killed and started again;
     0: never.
     """
@@ -85,6 +98,8 @@ class RunSection(Section, frozen=True):
     state: Annotated[str, SaidElsewhere()] = "state"
     group: Annotated[str | None, SaidElsewhere()] = None
     users: Annotated[list[str], SaidElsewhere()] = field(default_factory=list)
+    worker_user: Annotated[str | None, _RUN] = None
+    worker_paths: Annotated[list[str], _RUN] = field(default_factory=list)
     worker_environment: Annotated[list[str], _RUN] = field(default_factory=list)
     hang_timeout_s: Annotated[float, Meta(ge=0, le=3600), _RUN] = 10.0
 

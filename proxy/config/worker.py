@@ -70,6 +70,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
             threads=self.proxy.handshake_threads,
             handshake_s=self.proxy.client_handshake_timeout_s,
             signature_s=self.proxy.mint_timeout_s,
+            bounds=self.limits,
         )
 
 

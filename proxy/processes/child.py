@@ -12,16 +12,18 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hsm.backoff import Backoff
-from proxy.processes.supervised import ALIVE, READY
+from proxy.processes.supervised import ALIVE, EX_CONFIG, READY
+
+if TYPE_CHECKING:
+    from proxy.processes.files import Desk  # it reads the whole configuration, which the processes never do
 
 logger = logging.getLogger("hsmitm.supervisor")
 
-EX_CONFIG = os.EX_CONFIG
-"""The child found its configuration wrong. It is not started again."""
 _BACKOFF, _BACKOFF_RESET_S = Backoff(0.1, 5.0), 30.0
 _STARTING = 6
 """A child that is not ready yet may be silent so many times as long: it reads files, and may share few cores."""
@@ -31,10 +33,16 @@ class Child:
     """A process that is kept running."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], environment: dict[str, str], first_line: str = "", hang_s: float = 0.0
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: dict[str, str],
+        first_line: str = "",
+        hang_s: float = 0.0,
+        desk: Desk | None = None,
     ) -> None:
         """`first_line` goes to the child's standard input, never to argv or environment. A child that gives no sign of
-        life for `hang_s` seconds is killed; 0: never."""
+        life for `hang_s` seconds is killed; 0: never. `desk` opens files for it."""
         self.name = name
         self.ready = asyncio.Event()
         self.ended_for_good: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -45,6 +53,7 @@ class Child:
         self._stopping = asyncio.Event()
         self._was_ready = False
         self._hang_s = hang_s
+        self._desk = desk
         self._silent_s = -1.0
         """For how long it has given no sign of life; negative until it has given the first one."""
 
@@ -69,16 +78,22 @@ class Child:
                 return
 
     async def _one_life(self) -> int:
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        self.process = await asyncio.create_subprocess_exec(
-            *self._argv, "--supervised", "--ready-fd", str(writing),
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=[writing],
-            env=self._environment,
-            start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to pass on, in order
-        )  # fmt: skip
-        os.close(writing)
+        with ExitStack() as lent:
+            reading, writing = os.pipe()
+            lent.callback(os.close, writing)
+            os.set_blocking(reading, False)
+            argv, descriptors = ["--supervised", "--ready-fd", str(writing)], [writing]
+            if self._desk is not None:
+                line = lent.enter_context(self._desk.line())
+                argv += ["--files-fd", str(line.fileno())]
+                descriptors.append(line.fileno())
+            self.process = await asyncio.create_subprocess_exec(
+                *self._argv, *argv,
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=descriptors,
+                env=self._environment,
+                start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to pass on, in order
+            )  # fmt: skip
         assert self.process.stdin is not None
         self.process.stdin.write(f"{self._first_line}\n".encode())
         loop = asyncio.get_running_loop()

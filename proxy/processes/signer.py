@@ -11,13 +11,16 @@ import contextlib
 import getpass
 import json
 import logging
+import os
 import signal
 import sys
+
+from msgspec import structs
 
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
-from proxy.processes import limits, logs, notify, status_page, supervised
+from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page, supervised
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -42,7 +45,7 @@ async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_f
     if is_child:
         first = await supervised.begin(ready_fd)
         pins = json.loads(first) if first else {}
-    signer = Signer(config.signer(), pins, lambda: load(config.path).signer())
+    signer = Signer(config.signer(), pins, lambda: load(config.path, config.workers_as).signer())
     loop.add_signal_handler(signal.SIGHUP, _reload, signer)
     beside = contextlib.AsyncExitStack()
     leaving = asyncio.create_task(leave.wait())
@@ -54,7 +57,9 @@ async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_f
             return
         await opening
         if not is_child and config.status_listen and not config.status_elsewhere:
-            await beside.enter_async_context(status_page.beside(config.path, leave))
+            given = environment.of_worker(os.environ, [], config.secret_variables)
+            cage = quarters.of_page(config, given)
+            await beside.enter_async_context(status_page.beside(config.path, cage, given, leave))
         logger.info("signer serves at %s", config.run.path)
         supervised.tell_ready(ready_fd)
         await leaving
@@ -87,6 +92,9 @@ def run(config: Config, *, is_child: bool = False, ready_fd: int | None = None) 
     logs.configure(config.file.log.level, "signer")
     limits.no_core()  # PINs pass through here
     limits.raise_descriptors()
+    rights.seal()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    if not is_child and os.geteuid() == 0 and config.file.run.worker_user:
+        config = structs.replace(config, workers_as=config.file.run.worker_user)
     pins = {} if is_child else prompt_pins(config)
     asyncio.run(serve(config, pins, is_child=is_child, ready_fd=ready_fd))

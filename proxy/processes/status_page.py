@@ -18,42 +18,52 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
+from hsm import reading
 from hsm.errors import MisconfiguredError
 from proxy.config import status
 from proxy.config.status import StatusConfig
-from proxy.processes import child, limits, logs, supervised
+from proxy.processes import limits, line, logs, supervised
+from proxy.processes.cage import Cage
 from proxy.processes.child import Child
 from proxy.status.hosts import Hosts
 from proxy.status.page import Page
 from proxy.status.server import StatusServer
 from proxy.status.sight import Sight
 
+if TYPE_CHECKING:
+    from proxy.processes.files import Desk  # it reads the whole configuration, which the processes never do
+
 logger = logging.getLogger("hsmitm.status")
 
 _STOP_S = 2.0
-_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "HSMITM_DEBUG")
 _NICE = 10
 """Whoever floods the page burns what nobody else wants; a monitor that asks each second finds enough that is left."""
 
 
-def made(config: Path, *arguments: str) -> Child:
-    """The process, not started yet, for the configuration at `config`."""
+def made(
+    config: Path,
+    cage: Cage,
+    *arguments: str,
+    environment: dict[str, str],
+    hang_s: float = 0.0,
+    desk: Desk | None = None,
+) -> Child:
+    """The process, not started yet, for the configuration at `config`; the rest is as for a worker."""
     argv = [sys.executable, "-P", "-m", "proxy.processes.status_page", "--config", str(config), *arguments]
-    inherited = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("PYTHON")}
-    return Child("status page", argv, inherited)
+    return Child("status page", cage.command(argv), environment, hang_s=hang_s, desk=desk)
 
 
 @asynccontextmanager
-async def beside(config: Path, leave: asyncio.Event) -> AsyncIterator[None]:
+async def beside(config: Path, cage: Cage, environment: dict[str, str], leave: asyncio.Event) -> AsyncIterator[None]:
     """Keep the page running beside a signer that nobody supervises, from its being ready on.
 
     Raises MisconfiguredError where it cannot boot. Returns early where `leave` is set.
     """
-    page = made(config, "--end-with-parent")
+    page = made(config, cage, "--end-with-parent", environment=environment)
     running = asyncio.create_task(page.run())
     try:
         ends: list[asyncio.Future[Any]] = [
@@ -120,17 +130,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--supervised", action="store_true")
     parser.add_argument("--end-with-parent", action="store_true")
     parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--files-fd", type=int)
     return parser
 
 
 def main() -> int:
     """Entry point: `python -m proxy.processes.status_page`, started by the supervisor or the signer."""
     arguments = _parser().parse_args()
+    if arguments.files_fd is not None:
+        reading.use(line.asking(arguments.files_fd))
     try:
         run(status.load(arguments.config), arguments)
     except MisconfiguredError as error:
         logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
-        return child.EX_CONFIG
+        return supervised.EX_CONFIG
     return 0
 
 

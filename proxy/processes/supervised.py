@@ -17,6 +17,8 @@ from proxy.processes import notify
 
 logger = logging.getLogger("hsmitm.supervisor")
 
+EX_CONFIG = os.EX_CONFIG
+"""The process found its configuration wrong. It is not started again."""
 READY, ALIVE = b"1", b"."
 BEAT_S = 1.0
 

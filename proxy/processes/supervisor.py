@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 from hsm.errors import MisconfiguredError
 from proxy import listening
-from proxy.config.file import Config
+from proxy.config.file import Config, load
 from proxy.config.section import Address
-from proxy.processes import environment, limits, logs, notify, status_page
+from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page
 from proxy.processes.child import Child
+from proxy.processes.files import Desk
 from proxy.processes.guard import Guard
 
 logger = logging.getLogger("hsmitm.supervisor")
@@ -51,6 +52,9 @@ class Supervisor:
         self._children: list[Child] = []
         self._running: list[asyncio.Task[None]] = []
         self._guard = Guard(config.run, config.path)
+        self._desk = Desk(lambda: load(config.path))
+        self._given = environment.of_worker(os.environ, config.file.run.worker_environment, config.secret_variables)
+        self._quarters = quarters.choose(config, self._given, with_signer=with_signer)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises MisconfiguredError where a child cannot boot."""
@@ -98,8 +102,8 @@ class Supervisor:
         while True:
             try:
                 with ExitStack() as taken:
-                    listen = _reserved(self._config.listen, taken) if self._config.listen else None
-                    inbound = [_reserved(one, taken) for one in self._config.inbound]
+                    listen = self._reserved(self._config.listen, taken) if self._config.listen else None
+                    inbound = [self._reserved(one, taken) for one in self._config.inbound]
                     if self._with_signer:
                         os.close(self._config.run.lock("signer"))
                     reservations.enter_context(taken.pop_all())
@@ -110,7 +114,13 @@ class Supervisor:
             else:
                 return _Addresses(listen, inbound)
 
+    def _reserved(self, address: Address, keep: ExitStack) -> Address:
+        held, found = listening.reserve(address, self._quarters.cage.uid)
+        keep.enter_context(held)
+        return found
+
     async def _start_all(self, addresses: _Addresses) -> None:
+        logger.log(logging.INFO if self._quarters.strong else logging.WARNING, "workers: %s", self._quarters.words)
         if self._with_signer:
             await self._start([self._signer()])
         workers = [self._worker(index, addresses) for index in range(1, self._config.workers + 1)]
@@ -161,12 +171,19 @@ class Supervisor:
 
     def _signer(self) -> Child:
         argv = [sys.executable, "-P", "-m", "proxy.main", "signer", "--config", str(self._config.path)]
+        if self._quarters.user:
+            argv += ["--workers-as", self._quarters.user]
         run = self._config.file.run
         return Child("signer", argv, environment.of_signer(os.environ), json.dumps(self._pins), run.hang_timeout_s)
 
     def _status_page(self) -> list[Child]:
         wanted = self._with_signer and self._config.status_listen and not self._config.status_elsewhere
-        return [status_page.made(self._config.path)] if wanted else []
+        if not wanted:
+            return []
+        given = environment.of_worker(os.environ, [], self._config.secret_variables)
+        cage = quarters.of_page(self._config, given, self._quarters.cage)
+        hang_s = self._config.file.run.hang_timeout_s
+        return [status_page.made(self._config.path, cage, environment=given, hang_s=hang_s, desk=self._desk)]
 
     def _worker(self, index: int, addresses: _Addresses) -> Child:
         argv = [
@@ -183,20 +200,14 @@ class Supervisor:
             argv += ["--listen", str(addresses.listen)]
         for one in addresses.inbound:
             argv += ["--inbound", str(one)]
-        run = self._config.file.run
-        given = environment.of_worker(os.environ, run.worker_environment, self._config.secret_variables)
-        return Child(f"worker {index}", argv, given, hang_s=run.hang_timeout_s)
+        argv = self._quarters.cage.command(argv)
+        hang_s = self._config.file.run.hang_timeout_s
+        return Child(f"worker {index}", argv, self._given, hang_s=hang_s, desk=self._desk)
 
 
 def seen_s(before: float, now: float) -> float:
     """How much of the time between two looks the supervisor itself ran in, in seconds."""
     return min(now - before, 2 * _LOOK_S)
-
-
-def _reserved(address: Address, keep: ExitStack) -> Address:
-    held, found = listening.reserve(address)
-    keep.enter_context(held)
-    return found
 
 
 async def _all_ready(children: list[Child]) -> None:
@@ -209,6 +220,7 @@ def run(config: Config, pins: dict[str, str], *, with_signer: bool) -> None:
     logs.configure(config.file.log.level, "hsmitm")
     limits.no_core()  # a prompted PIN is here, decrypted traffic in the workers
     limits.raise_descriptors()
+    rights.seal()
 
     async def supervise() -> None:
         await Supervisor(config, pins, with_signer=with_signer).run()

@@ -24,6 +24,8 @@ from prometheus_client import Counter
 from addons.edge import seam
 from addons.edge.connecting import Connecting
 from addons.edge.destinations import Destinations
+from addons.edge.listeners import Listeners
+from addons.edge.next_layer import NextLayer
 from addons.edge.proxyserver import Proxyserver
 from addons.edge.refusal import Refusals
 from addons.edge.resolver import Resolver
@@ -40,13 +42,14 @@ from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
 from addons.upstream.tls import UpstreamTls
+from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load
-from proxy.processes import child, limits, logs, supervised
+from proxy.processes import limits, line, logs, supervised
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -70,6 +73,7 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
+        self._listeners = Listeners(config.limits, self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
@@ -113,12 +117,13 @@ class Worker:
         chosen = stock_addons.choose(
             self._addons(), mitmproxy.options, instead=(Block(), Proxyserver()), scripts=bool(scripts),
             upstream=section.mode.startswith("upstream"),
+            decision=NextLayer(self._config.limits, section.passing, self._metrics.registry),
         )  # fmt: skip
         try:
             master.addons.add(*chosen)
             master.options.update(
                 mode=self._modes(),
-                ssl_verify_upstream_trusted_ca=str(self._config.upstream_ca) if self._config.upstream_ca else None,
+                ssl_verify_upstream_trusted_ca=_for_openssl(self._config.upstream_ca),
             )
             if not scripts:  # nobody looks at bodies: they need not be whole before they go on
                 master.options.update(stream_large_bodies=_STREAM_FROM)
@@ -133,9 +138,17 @@ class Worker:
     def _addons(self) -> list[object]:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
         refusals = Refusals(self._metrics.registry)
-        ours: list[object] = [self._metrics, ConnectionLog(), refusals, self._connecting(refusals), Turns()]
+        ours: list[object] = [
+            self._metrics,
+            ConnectionLog(),
+            refusals,
+            Turns(),
+            self._listeners,
+            self._connecting(refusals),
+        ]
         if self._sites is not None:
             ours.append(self._sites.addon)
+        ours.append(UpstreamTls())
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -147,7 +160,7 @@ class Worker:
                     new_names=NewNames(limits.new_names_per_s, limits.new_names_burst, refusals),
                 )
             )
-        return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+        return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
     def _connecting(self, refusals: Refusals) -> Connecting:
         section, limits = self._config.proxy, self._config.limits
@@ -188,6 +201,7 @@ class Worker:
                 listeners=[str(Address(*address[:2])) for address in proxyserver.listen_addrs()],
                 connections=self._metrics.connections,
                 metrics=telemetry.collect(self._metrics.registry),
+                full=self._listeners.full,
             )
             try:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
@@ -207,6 +221,10 @@ class Worker:
             await asyncio.sleep(_DRAIN_POLL_S)
         if self._metrics.flows:
             logger.warning("worker %d cuts %d flows that did not end in time", self._index, self._metrics.flows)
+
+
+def _for_openssl(roots: Path | None) -> str | None:
+    return str(reading.for_libraries(roots)) if roots else None
 
 
 def _place(address: Address) -> str:
@@ -235,7 +253,10 @@ def main() -> int:
     parser.add_argument("--inbound", action="append", default=[])
     parser.add_argument("--supervised", action="store_true")
     parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--files-fd", type=int)
     arguments = parser.parse_args()
+    if arguments.files_fd is not None:
+        reading.use(line.asking(arguments.files_fd))
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")
@@ -245,10 +266,10 @@ def main() -> int:
             runner.run(_serve(config, arguments))
     except MisconfiguredError as error:
         logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
-        return child.EX_CONFIG
+        return supervised.EX_CONFIG
     except SystemExit:  # mitmproxy's errorcheck: something was logged as an error before serving began
         logger.error("mitmproxy could not start; the lines above say why")  # noqa: TRY400
-        return child.EX_CONFIG
+        return supervised.EX_CONFIG
     return 0
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from mitmproxy.proxy.layers import websocket
+from mitmproxy.proxy import mode_servers
+from mitmproxy.proxy.layers import http, modes, websocket
+from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
 from addons.edge.websocket import Connection, Deflate, Websocket
 
 _PLACES: tuple[tuple[object, str], ...] = (
+    (mode_servers, "ProxyConnectionHandler"),
+    (modes, "Socks5Proxy"),
+    (_upstream_proxy, "HttpUpstreamProxy"),
+    *((http, name) for name in ("tcp", "HttpStream", "Http1Server", "Http1Client", "Http2Server", "Http2Client")),
     (extensions, "PerMessageDeflate"),
     (websocket, "WebsocketConnection"),
     (websocket, "WebsocketLayer"),

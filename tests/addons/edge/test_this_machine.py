@@ -14,7 +14,7 @@ from addons.edge import this_machine
 from addons.edge.destinations import Listener
 
 _LOOK = """
-import ipaddress, subprocess, sys
+import ipaddress, subprocess, sys, time
 from addons.edge.this_machine import is_local
 
 def ip(*words):
@@ -27,6 +27,9 @@ for address in ("192.0.2.5/24", "192.0.2.6/24"):
     ip("addr", "add", address, "dev", "v0")
 ip("addr", "add", "2001:db8::5/128", "dev", "lo", "nodad")  # on v0 it would be there a moment later
 ip("route", "add", "local", "198.51.100.0/24", "dev", "lo")
+until = time.monotonic() + 10
+while not is_local(ipaddress.ip_address("2001:db8::5")) and time.monotonic() < until:
+    time.sleep(0.01)  # the kernel adds its route in the background
 print(*(is_local(ipaddress.ip_address(one)) for one in sys.argv[1:]))
 """
 

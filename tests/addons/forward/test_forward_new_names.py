@@ -135,7 +135,7 @@ async def test_leaves_of_strangers_servers_have_a_small_place_of_their_own() -> 
     await world.serve(forward._Client())
     for number in range(60):
         arrived = world.arrived(forward._Client(host=f"bad{number}.example"))
-        world.forward._facts[arrived.client.id].unverified = True
+        world.forward._facts[arrived.client.id].verified = False
         await world.present(arrived)
     assert world.forward._leaves == 1 + 4
     assert len(world.signer.mints) == 61

@@ -18,7 +18,8 @@ import pytest
 from hsm.backoff import Backoff
 from proxy.config.operation import RunSection
 from proxy.processes import child, supervisor
-from proxy.processes.child import EX_CONFIG, Child
+from proxy.processes.child import Child
+from proxy.processes.supervised import EX_CONFIG
 from tests.waiting import until
 
 _READY = """
