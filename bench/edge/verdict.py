@@ -16,20 +16,26 @@ _TOLD = 6
 
 
 class Waits(Struct, frozen=True):
-    """The waits of the client that does nothing wrong: at worst and the 99th percentile, in ms; and failures."""
+    """The waits of the client that does nothing wrong: at worst, in all and of each kind, and the 99th percentile, in
+    ms; and failures."""
 
     worst_ms: float
     p99_ms: float
     number: int
     failed: int
     errors: list[str]
+    kinds: dict[str, float]
 
     @classmethod
     def of(cls, waits: Sequence[Wait]) -> Waits:
         """A failure counts as a wait as well."""
         times = [one.ms for one in waits]
         errors = [f"{one.kind}: {one.error}" for one in waits if one.error]
-        return cls(max(times, default=0.0), percentile(times, 0.99), len(waits), len(errors), errors[:_TOLD])
+        kinds: dict[str, float] = {}
+        for one in waits:
+            kinds[one.kind] = max(kinds.get(one.kind, 0.0), one.ms)
+        worst = max(times, default=0.0)
+        return cls(worst, percentile(times, 0.99), len(waits), len(errors), errors[:_TOLD], kinds)
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -69,7 +75,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
         found = [f"passed: {'; '.join(self.seen.passed)}"] if self.seen.passed else []
         found += [f"did not work: {'; '.join(self.seen.broke)}"] if self.seen.broke else []
         if self.added_ms > ADDED_MS:
-            found.append(f"another client waited {self.added_ms:.0f} ms longer")
+            slow = [kind for kind, ms in self.during.kinds.items() if ms - self.before.worst_ms > ADDED_MS]
+            found.append(f"another client waited {self.added_ms:.0f} ms longer ({', '.join(slow)})")
         if self.during.failed:
             found.append(f"{self.during.failed} of another client's {self.during.number} requests failed")
         grown = [f"{role} +{mb:.0f} MB" for role, mb in self.growth_mb.items() if mb > GROWTH_MB]

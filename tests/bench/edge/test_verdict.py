@@ -31,7 +31,7 @@ def test_held() -> None:
     [
         ({"seen": Seen(passed=["1 byte first"])}, "passed: 1 byte first"),
         ({"seen": Seen(broke=["trailers"])}, "did not work: trailers"),
-        ({"during": Waits.of([Wait("kept", 0.0, 400.0)])}, "another client waited 360 ms longer"),
+        ({"during": Waits.of([Wait("kept", 0.0, 400.0)])}, "another client waited 360 ms longer (kept)"),
         ({"during": Waits.of([Wait("new", 0.0, 1.0, "reset")])}, "1 of another client's 1 requests failed"),
         ({"growth_mb": {"signer": 65.0, "worker 1": 63.0}}, "signer +65 MB"),
         ({"log_lines_per_s": 101.0}, "101 lines of log a second"),
