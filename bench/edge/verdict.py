@@ -42,7 +42,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     """One attack: what the attacker `seen`, the other client's waits `before` and `during` it, how much memory each
     process grew by, descriptors of the one that grew most, lines of the log for each second and the longest, the
     counters that rose and the lines that came and had not in a quiet moment, whether the status page answered, whether
-    `hsmitm status` did meanwhile (None where it was not tried), and what the measurement itself met (`trouble`)."""
+    `hsmitm status` did meanwhile (None where it was not tried), and what was `ended` for its size. `trouble` is a fault
+    of the measurement itself, after which nobody knows."""
 
     name: str
     point: str
@@ -57,6 +58,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     lines: list[str]
     page: bool
     status: bool | None = None
+    ended: str = ""
     trouble: str = ""
 
     @property
@@ -87,14 +89,14 @@ class Verdict(Struct, frozen=True, kw_only=True):
             found.append(f"a line of {self.longest_line} bytes")
         found += [] if self.page else ["the status page did not answer"]
         found += ["'hsmitm status' did not answer"] if self.status is False else []
-        return [*found, self.trouble] if self.trouble else found
+        return [*found, self.ended] if self.ended else found
 
     def shown(self) -> dict[str, str | float]:
         """As a line of the report's table."""
         return {
             "attack": self.name,
             "point": self.point,
-            "held": "NO" if self.reasons else "yes",
+            "held": "NO" if self.reasons else "?" if self.trouble else "yes",
             "added ms": round(self.added_ms),
             "failed": self.during.failed,
             "MB": round(self.growth_max_mb),
@@ -108,6 +110,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
         most = sorted(self.seen.outcomes.items(), key=lambda one: -one[1])[:_TOLD]
         saw = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in most) or "nothing"
         because = f"SUCCEEDED: {'; '.join(self.reasons)}. " if self.reasons else ""
+        because += f"TROUBLE: {self.trouble}. " if self.trouble else ""
         return f"{self.name} ({self.point}): {because}The attacker saw: {saw}"
 
 
@@ -125,5 +128,5 @@ def figures(verdicts: Sequence[Verdict]) -> dict[str, float]:
         "log_lines_per_s_max": max((one.log_lines_per_s for one in verdicts), default=0.0),
         "not_in_metrics": sum(not one.metrics for one in verdicts),
         "not_in_log": sum(not one.lines for one in verdicts),
-        "failed_requests": len(succeeded),
+        "failed_requests": sum(bool(one.reasons or one.trouble) for one in verdicts),
     }

@@ -38,7 +38,7 @@ def test_held() -> None:
         ({"longest_line": 5000}, "a line of 5000 bytes"),
         ({"page": False}, "the status page did not answer"),
         ({"status": False}, "'hsmitm status' did not answer"),
-        ({"trouble": "worker 1 was ended at 1501 MB"}, "worker 1 was ended at 1501 MB"),
+        ({"ended": "worker 1 was ended at 1501 MB"}, "worker 1 was ended at 1501 MB"),
     ],
 )
 def test_succeeded(change: dict[str, Any], reason: str) -> None:
@@ -47,6 +47,15 @@ def test_succeeded(change: dict[str, Any], reason: str) -> None:
     assert found.reasons == [reason]
     assert found.shown()["held"] == "NO"
     assert f"SUCCEEDED: {reason}. " in found.sentence()
+
+
+def test_trouble() -> None:
+    """A fault of the measurement is neither a success of the attack nor hsmitm's merit."""
+    found = structs.replace(HELD, trouble="the attacker did not end")
+    assert found.reasons == []
+    assert found.shown()["held"] == "?"
+    assert "TROUBLE: the attacker did not end" in found.sentence()
+    assert figures([found])["failed_requests"] == 1
 
 
 def test_figures() -> None:
