@@ -17,8 +17,8 @@ def scene() -> Scene:
     return Scene(
         Target(
             seconds=0.3, proxy="", socks="", passing="", inbound="", inbound_h2="", own_port=0, status="",
-            worker_socket="", worker_ids=[], ca="", origin_ca="", certificate="", key="", client_certificate="", client_key="",
-            tls_port=0, h2_port=0,
+            worker_socket="", worker_ids=[], ca="", origin_ca="", certificate="", key="", client_certificate="",
+            client_key="", tls_port=0, h2_port=0,
         )
     )  # fmt: skip
 
