@@ -15,6 +15,7 @@ Words of this package, which every room may use, without I/O:
     schemes       TLS signature schemes: their mechanisms, DigestInfo prefixes and verification
     uri           RFC 7512 PKCS#11 URIs
     effect        when a changed setting takes effect, said in its type
+    reading       how a file of the configuration is opened where a process may not do so itself
     unavailable   what becomes of requests while no member is in service, in the operator's word
 
 Rooms, each inside one process:

@@ -1,6 +1,7 @@
-"""Names that a leaf may carry: DNS names as A-labels, with one left-most wildcard, and IP addresses. No I/O.
+"""Names of hosts, and those of them that a leaf may carry: DNS names as A-labels, with one left-most wildcard, and IP
+addresses. No I/O, but for the public suffix list, which is read once.
 
-The signer checks every name of a mint with `check`; the worker uses the same function first, so that a name that
+The signer checks every name of a mint with `check_leaf`; the worker uses the same function first, so that a name that
 cannot be signed costs no request.
 """
 
@@ -11,6 +12,7 @@ import ipaddress
 import re
 
 from cryptography import x509
+from publicsuffixlist import PublicSuffixList
 
 MAX_NAMES = 100
 """Names of one leaf. A handshake with more grows past what a client's first flight should carry (100 names: ~3 KiB)."""
@@ -57,6 +59,30 @@ def _canonical(text: str) -> str:
     if plain[-1].isdigit():
         raise ValueError(f"{name!r} ends in a number: neither an IP address nor a host name")
     return name
+
+
+def check_leaf(text: str) -> str:
+    """`check`, and nothing that stands for more than one owner's hosts.
+
+    Raises ValueError for a top-level domain itself, and for a wildcard right below a public suffix: `*.co.uk` and
+    `*.github.io` are everybody's. Suffixes are those of publicsuffix.org, of registries and of companies alike; a
+    single label and a domain that the list does not know (`intranet`, `*.corp.internal`) are the operator's own. A
+    suffix of two labels or more may be a host itself: `gov.uk` and `github.io` are.
+    """
+    name = check(text)
+    if name.startswith("*."):
+        # A rule such as *.kawasaki.jp makes a suffix of whatever label stands in the place of the wildcard.
+        if public_suffixes().is_public(name[2:]) or public_suffixes().is_public(f"hsmitm{name[1:]}"):
+            raise ValueError(f"{name!r}: a wildcard of a public suffix stands for hosts of many owners")
+    elif "." not in name and ":" not in name and public_suffixes().is_public(name):
+        raise ValueError(f"{name!r} is a top-level domain; ask for a host below it by its full name")
+    return name
+
+
+@functools.cache
+def public_suffixes() -> PublicSuffixList:
+    """The list of publicsuffix.org: reading it takes 30 ms, which the signer spends when it starts."""
+    return PublicSuffixList(accept_unknown=False)
 
 
 def to_ascii(host: str) -> str:

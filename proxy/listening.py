@@ -8,20 +8,22 @@ own that is bound and never listens: the kernel sends it nothing, and no other u
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from hsm.errors import MisconfiguredError
 from proxy.config.section import Address
 
 
-def reserve(address: Address) -> tuple[socket.socket, Address]:
+def reserve(address: Address, owner: int | None = None) -> tuple[socket.socket, Address]:
     """The reservation, to be kept, and the address with its port (where 0 was asked for, the kernel's choice).
 
+    `owner` is the user who will listen, if another than ours: the kernel shares a port among sockets of one user alone.
     Raises MisconfiguredError where the address cannot be had.
     """
     if address.port:
         _bind(address, reuse_port=False).close()
-    held = _bind(address, reuse_port=True)
+    held = _bind(address, reuse_port=True, owner=owner)
     if not address.host and socket.has_dualstack_ipv6():
         # Workers listen on both families.
         try:
@@ -40,9 +42,11 @@ def check(address: Address, field: str) -> None:
         raise MisconfiguredError(f"{field}: {error}") from None
 
 
-def _bind(address: Address, *, reuse_port: bool) -> socket.socket:
+def _bind(address: Address, *, reuse_port: bool, owner: int | None = None) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
+    if owner is not None:
+        os.fchown(bound.fileno(), owner, -1)
     # Never both on the reservation: SO_REUSEADDR would let another program's check pass while nobody listens yet.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if reuse_port else socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:

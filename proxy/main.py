@@ -47,6 +47,9 @@ def init(
     token: Annotated[str | None, typer.Option(help="The label of a partition that exists already.")] = None,
     env: EnvironmentOption = None,
     pin_file: Annotated[Path | None, typer.Option(help="A file of mode 0600 with the partition's PIN.")] = None,
+    so_pin_file: Annotated[
+        Path | None, typer.Option(help="Where the new partition's SO PIN goes; best on another medium.")
+    ] = None,
     key_type: Annotated[str, typer.Option(help=f"{KEY_TYPES}.")] = KEY_TYPE,
     listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = _PROXY.listen,
     status_listen: Annotated[str, typer.Option(help="Where /metrics is served; empty: nowhere.")] = _STATUS.listen,
@@ -61,6 +64,8 @@ def init(
         token=token,
         environment=tuple(env or ()),
         pin_file=pin_file,
+        so_pin_file=so_pin_file,
+        on_terminal=sys.stdout.isatty(),
         key_type=key_type,
         listen=listen,
         status_listen=status_listen,
@@ -84,12 +89,13 @@ def signer(
     config: ConfigOption = CONFIG,
     supervised: Annotated[bool, typer.Option(hidden=True)] = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    workers_as: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Run the signer alone: the half that holds the PIN."""
     from proxy.config.file import load  # noqa: PLC0415
     from proxy.processes import signer as signing  # noqa: PLC0415
 
-    signing.run(load(config), supervised=supervised, ready_fd=ready_fd)
+    signing.run(load(config, workers_as), is_child=supervised, ready_fd=ready_fd)
 
 
 @app.command()
@@ -99,6 +105,14 @@ def proxy(config: ConfigOption = CONFIG) -> None:
     from proxy.processes import supervisor  # noqa: PLC0415
 
     supervisor.run(load(config), {}, with_signer=False)
+
+
+@app.command()
+def status_page(config: ConfigOption = CONFIG) -> None:
+    """Run the status page alone, where [status] user says that it is another user's."""
+    from proxy.processes import status_page as serving  # noqa: PLC0415
+
+    serving.alone(config)
 
 
 @app.command()

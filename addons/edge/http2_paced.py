@@ -18,11 +18,12 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpLayer, SendHttp
 from mitmproxy.proxy.layers.http._base import HttpConnection, HttpEvent
 
-from addons.edge import backpressure, nghttp2
+from addons.edge import nghttp2
 from addons.edge.bucket import Bucket
 from addons.edge.http2_events import Event
 from addons.edge.http2_session import Session
 from addons.edge.settings import Bounds
+from addons.engine import backpressure
 
 EVENTS_A_TURN = 64
 """What is dealt with before others have their turn; each request is half a millisecond of CPU."""

@@ -75,7 +75,17 @@ class Refusals:
 
     def edge_refused(self, refusal: EdgeRefusal) -> None:
         """Count it and say it in one line."""
-        self._counter.labels(refusal.kind).inc()
+        self.count(refusal.kind)
+        self.tell(refusal)
+
+    def count(self, kind: Class) -> None:
+        """Count one that is told of with others."""
+        self._counter.labels(kind).inc()
+
+    @staticmethod
+    def tell(refusal: EdgeRefusal) -> None:
+        """Say it in one line."""
         where = human.format_address(refusal.client.peername) if refusal.client.peername else "unknown"
         detail = refusal.detail if len(refusal.detail) <= _MAX_DETAIL else refusal.detail[:_MAX_DETAIL] + "..."
-        logger.warning("client %s refused (%s): %s", where, refusal.kind, detail)
+        level = logging.INFO if refusal.kind == "idle" else logging.WARNING  # clients connect and change their mind
+        logger.log(level, "client %s refused (%s): %s", where, refusal.kind, detail)

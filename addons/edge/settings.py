@@ -6,6 +6,7 @@ of hsmitm.toml has the same names.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -44,3 +45,36 @@ class Bounds(Struct, frozen=True, kw_only=True):
     new_names_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     lookups_per_client: Annotated[int, Meta(ge=1, le=10_000)] = 16
     lookup_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
+
+
+class NotTls(Struct, frozen=True):
+    """What becomes of streams that are neither TLS nor HTTP: closed, but for these destinations. `ports` hold for any
+    host, `places` for one host (in lower case) and port."""
+
+    passed: bool = False
+    ports: frozenset[int] = frozenset()
+    places: frozenset[tuple[str, int]] = frozenset()
+
+    @classmethod
+    def parse(cls, passed: bool, listed: Iterable[int | str]) -> NotTls:  # a table's word
+        """Of ports, and texts "host:port". Raises ValueError."""
+        ports, places = set(), set()
+        for one in listed:
+            host, _, port = str(one).rpartition(":")
+            if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or host.endswith(":"):
+                raise ValueError(f"'{one}' is neither a port nor host:port; write 25 or \"mail.example:587\"")
+            if host:
+                places.add((_host(host.removeprefix("[").removesuffix("]")), int(port)))
+            else:
+                ports.add(int(port))
+        return cls(passed, frozenset(ports), frozenset(places))
+
+    def passes(self, address: tuple[str, int] | None) -> bool:
+        """Whether a stream to `address`, as the client asked for it, is passed."""
+        return self.passed or (
+            address is not None and (address[1] in self.ports or (_host(address[0]), address[1]) in self.places)
+        )
+
+
+def _host(name: str) -> str:
+    return name.lower().removesuffix(".")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,10 +23,11 @@ from mitmproxy import ctx, exceptions, flow, hooks
 from mitmproxy.addonmanager import AddonManager, safecall, traverse
 from mitmproxy.master import Master
 from mitmproxy.options import Options
-from mitmproxy.proxy import commands, events, layer, mode_servers
+from mitmproxy.proxy import commands, events, layer, mode_servers, server_hooks
 
-from addons.edge import backpressure
-from addons.edge.backpressure import Turns
+from addons.engine import backpressure
+from addons.engine.backpressure import Turns
+from addons.engine.loop import CONNECT
 from addons.engine.outgoing import Outgoing
 
 _Handler = Callable[..., Any]
@@ -190,6 +192,14 @@ class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):
             await backpressure.drained(self.transports.get(request.connection))
         await super().wakeup(request)
 
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        """As mitmproxy's. Behind `server_connect`, which may name another server, comes the connection to it."""
+        await super().handle_hook(hook)
+        connecting = ctx.master.addons.get("connecting")
+        if isinstance(hook, server_hooks.ServerConnectHook) and connecting is not None:
+            stated = getattr(self._shortcut.outermost, "stated", None)
+            CONNECT.set(functools.partial(connecting.connect, self.client, stated))
+
 
 class LeanMaster(Master):
     """A worker's master."""
@@ -197,5 +207,3 @@ class LeanMaster(Master):
     def __init__(self, options: Options, event_loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(options, event_loop=event_loop)
         self.addons = LeanAddons(self)
-        # mitmproxy has no place to say which class its servers make.
-        mode_servers.ProxyConnectionHandler = LeanConnectionHandler  # type: ignore[misc]

@@ -24,7 +24,6 @@ _NEEDED: tuple[type, ...] = (
     stock_block.Block,  # refuses clients from public addresses unless block_global is off: no open proxy by mistake
     proxyserver.Proxyserver,
     disable_h2c.DisableH2C,
-    next_layer.NextLayer,
 )
 _REPLACED = {"TlsConfig", "Onboarding"}
 """Ours stands in for the first; the second hands out mitmproxy's CA, which does not exist here."""
@@ -41,6 +40,23 @@ _OURS = {
     "onboarding": "mitm.it is not served",
     "server": "a worker always listens",
 }
+_UNINSPECTED = (
+    "it lets connections through uninspected where SNI, Host header or CONNECT host match, which clients forge; "
+    "[proxy] not_tls says what becomes of connections that are neither TLS nor HTTP"
+)
+_SHARED = "it hands what one client has signed in with to all the others"
+HOLES = {
+    "ignore_hosts": _UNINSPECTED,
+    "allow_hosts": _UNINSPECTED,
+    "tcp_hosts": _UNINSPECTED,
+    "udp_hosts": _UNINSPECTED,
+    "proxyauth": "it challenges the visitors of your own sites, too, and takes their Authorization away; let [proxy] "
+    "listen where only your clients can reach it",
+    "stickyauth": _SHARED,
+    "stickycookie": _SHARED,
+    "validate_inbound_headers": "without it requests can be smuggled past whoever inspects them",
+}
+"""Options that make a hole, whoever sets them, with the reason."""
 
 
 class _Recorder:
@@ -64,21 +80,32 @@ def _options_of(addon: Any) -> set[str]:
 
 
 def choose(
-    ours: Sequence[Any], named: Iterable[str], *, scripts: bool, upstream: bool, block: stock_block.Block | None = None
+    ours: Sequence[Any],
+    named: Iterable[str],
+    *,
+    scripts: bool,
+    upstream: bool,
+    instead: Sequence[Any] = (),
+    decision: Any = None,
 ) -> list[Any]:
     """The worker's addons in mitmproxy's order, `ours` first among equals: hooks of ours run before its own.
 
     `named` are the options that the operator set; `scripts` and `upstream` bring the addons for user scripts and for a
-    proxy in front of servers. `block` takes the place of mitmproxy's own Block.
+    proxy in front of servers. Each of `instead` takes the place of the addon of mitmproxy that it is a kind of,
+    `decision` that of its NextLayer.
     """
     wanted = set(named)
     chosen: list[Any] = []
+    position = 0
     for addon in stock.default_addons():
         if type(addon).__name__ in _REPLACED:
             continue
-        if isinstance(addon, stock_block.Block) and block is not None:
-            addon = block  # noqa: PLW2901  # in its place
-        if isinstance(addon, script.ScriptLoader):
+        addon = next((one for one in instead if isinstance(one, type(addon))), addon)  # noqa: PLW2901  # in its place
+        if isinstance(addon, next_layer.NextLayer):
+            position = len(chosen) + 1
+            addon = decision or addon  # noqa: PLW2901  # in its place
+            needed = True
+        elif isinstance(addon, script.ScriptLoader):
             needed = scripts
         elif isinstance(addon, upstream_auth.UpstreamAuth):
             needed = upstream or bool(wanted & _options_of(addon))
@@ -86,7 +113,6 @@ def choose(
             needed = isinstance(addon, _NEEDED) or bool(wanted & _options_of(addon))
         if needed:
             chosen.append(addon)
-    position = next(i for i, addon in enumerate(chosen) if isinstance(addon, next_layer.NextLayer)) + 1
     return [*chosen[:position], *ours, *chosen[position:], errorcheck.ErrorCheck()]
 
 
@@ -101,6 +127,14 @@ class LeanOptions(options.Options):
             raise AttributeError(f"mitmproxy has no option {name}")
         value = option._default if option.value is optmanager.unset else option.value  # noqa: SLF001
         return value if isinstance(value, str | int | None) else option.current()
+
+    def update_known(self, **kwargs: Any) -> dict[str, Any]:
+        """As Options, which all ways to set an option come through. Raises OptionsError for one that makes a hole:
+        a script must not open what the configuration cannot."""
+        for name, value in kwargs.items():
+            if name in HOLES and name in self._options and value != self._options[name].default:
+                raise exceptions.OptionsError(f"the option {name} is not available: {HOLES[name]}")
+        return super().update_known(**kwargs)  # type: ignore[no-any-return, no-untyped-call]  # mitmproxy's, unannotated
 
 
 def trust_messages() -> None:
@@ -118,8 +152,8 @@ def _unchecked(_message: http.MessageData) -> None:
 def set_options(running: master.Master, wanted: dict[str, Any]) -> None:
     """Set `wanted`, the operator's `[mitmproxy] options`. Raises MisconfiguredError, naming the option."""
     for name, value in wanted.items():
-        if name in _OURS:
-            raise MisconfiguredError(f"mitmproxy.options.{name} is not available: {_OURS[name]}")
+        if why := _OURS.get(name) or HOLES.get(name):
+            raise MisconfiguredError(f"mitmproxy.options.{name} is not available: {why}")
         if name not in running.options:
             raise MisconfiguredError(
                 f"mitmproxy.options.{name}: mitmproxy has no such option; 'mitmdump --options' lists them"

@@ -4,7 +4,8 @@ The order in which a client connection gets its certificate:
 1. `tls_clienthello`: note whether the client can verify ECDSA.
 2. mitmproxy connects to the server and verifies it; note how that went (`tls_established_server`, `tls_failed_server`).
 3. `tls_start_client`: names from SNI, CONNECT host and the server's certificate -> cache -> mint -> handshake with the
-   worker's own key. A server that did not verify gets a leaf of the forward-untrust CA, whatever happens next.
+   worker's own key. A leaf of the forward-trust CA needs a server whose handshake was completed and verified; any
+   other, one that was never reached too, gets a leaf of the forward-untrust CA, and a page says what is wrong.
 4. Where no leaf can be had the client gets a TLS alert. Where the signer's last word makes that likely, a CONNECT for a
    new host asks it first, and gets a 502 page that says why.
 """
@@ -17,17 +18,21 @@ from collections.abc import Awaitable
 
 from cryptography import x509
 from mitmproxy import certs, connection, ctx, http, tls
-from mitmproxy.addons.tlsconfig import AppData, _default_ciphers, alpn_select_callback
+from mitmproxy.addons.tlsconfig import AppData, _default_ciphers
 from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
+from mitmproxy.proxy.layers.http import HttpStream
 from msgspec import Struct
 from OpenSSL import SSL
 
+from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
+from addons.forward.contexts import ecdsa_suites, make_context
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
+from addons.forward.new_names import NewNames
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
 from addons.tls.refusal import Refusal
@@ -40,13 +45,19 @@ from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted
 logger = logging.getLogger("hsmitm.forward")
 
 _RESTARTS_PER_MINT = 3
+_UNTRUSTED_PART = 10
+_RETRY_S = 1
+"""What a client that brings too many new names is told to wait, in Retry-After (RFC 9110 section 10.2.3)."""
 
 
 class _Facts(Struct):
-    """What is known of one client connection before its handshake."""
+    """What is known of one client connection. `verified`: its server completed a handshake and proved who it is;
+    `answered`: it got as far as a certificate. `vouched` is the server's address where the leaf is of the trust CA."""
 
     kind: LeafKind = "p256"
-    unverified: bool = False
+    verified: bool = False
+    answered: bool = False
+    vouched: connection.Address | None = None
 
 
 class Forward:
@@ -60,19 +71,25 @@ class Forward:
         *,
         cache_entries: int,
         mint_timeout_s: float,
+        new_names: NewNames | None = None,
     ) -> None:
-        """`mint_timeout_s` is how long a client may wait for a new leaf."""
+        """`mint_timeout_s` is how long a client may wait for a new leaf. `cache_entries` are leaves of the trusted CA;
+        a tenth of that is for the other's, of which any name of a stranger's server makes one."""
         self._signer = signer
         self._availability = availability
         self._timeout_s = mint_timeout_s
         self._keys = LeafKeys()
-        self._cache = LeafCache(self._mint, cache_entries, metrics.count_lookup)
+        self._caches: dict[Authority, LeafCache] = {
+            "trust": LeafCache(self._mint, cache_entries, metrics.count_lookup),
+            "untrust": LeafCache(self._mint, max(1, cache_entries // _UNTRUSTED_PART), metrics.count_lookup),
+        }
+        self._new_names = new_names
         self._metrics = metrics
         self._facts: dict[str, _Facts] = {}
         self._chains: dict[Authority, tuple[certs.Cert, ...]] = {}
         self._authorities: dict[Authority, list[bytes]] = {}
         self._learned = -1
-        self._context = functools.lru_cache(maxsize=64)(_make_context)
+        self._context = functools.lru_cache(maxsize=64)(make_context)
 
     # what happens before the client's handshake
 
@@ -83,7 +100,12 @@ class Forward:
         except ValueError as error:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return None
-        if not self._cache.covers(host):
+        if not any(cache.covers(host) for cache in self._caches.values()):
+            if self._new_names is not None and not self._new_names.has(flow.client_conn):
+                self._new_names.refuse(flow.client_conn, host)
+                flow.response = _page(429, f"{host} is not inspected now: this client asks for too many new names")
+                flow.response.headers["Retry-After"] = str(_RETRY_S)
+                return None
             # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
             well = self._availability.in_service and self._signer.connected
             return None if well else self._await_signer(flow, host)
@@ -103,24 +125,39 @@ class Forward:
         """Choose the kind of leaf that this client can verify."""
         ours = net_tls.Version[ctx.options.tls_version_client_max]
         speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
-        suites = _ecdsa_suites(ctx.options.ciphers_client, net_tls.Version[ctx.options.tls_version_client_min])
+        suites = ecdsa_suites(ctx.options.ciphers_client, net_tls.Version[ctx.options.tls_version_client_min])
         ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
         self._facts[data.context.client.id] = _Facts("p256" if ecdsa else "rsa-2048")
 
+    def tls_start_server(self, data: tls.TlsData) -> None:
+        """A server that a client was shown a trusted leaf for proves itself on each further connection, too: there
+        ssl_insecure does not hold."""
+        facts = self._facts.get(data.context.client.id)
+        if facts is None or facts.vouched is None or data.ssl_conn is None:
+            return
+        if isinstance(data.conn, connection.Server) and data.conn.address == facts.vouched:
+            data.ssl_conn.set_verify(SSL.VERIFY_PEER)
+
     def tls_established_server(self, data: tls.TlsData) -> None:
         """With the option ssl_insecure a handshake succeeds without a verified certificate; OpenSSL still knows."""
-        self._note_verification(data)
+        if (facts := self._server_facts(data)) is not None:
+            facts.answered = True
+            facts.verified = _verified(data)
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
-        """A certificate that did not verify is one reason among others why a handshake fails."""
-        self._note_verification(data)
+        """A certificate that did not verify is one reason among others why a handshake fails, and no other is better:
+        whoever is there did not prove who it is."""
+        if (facts := self._server_facts(data)) is not None:
+            facts.answered = not _verified(data)
+            facts.verified = False
+            # mitmproxy's page for the client has this text and no other.
+            data.conn.error = f"no TLS with {data.context.server.sni}, which must prove who it is: {data.conn.error}"
 
-    def _note_verification(self, data: tls.TlsData) -> None:
-        # mitmproxy cuts servers after it reported their client's end: then there is nothing to note.
-        facts = self._facts.get(data.context.client.id)
-        if facts is not None and data.conn is data.context.server and data.ssl_conn is not None:
-            result = SSL._lib.SSL_get_verify_result(data.ssl_conn._ssl)  # type: ignore[attr-defined]  # noqa: SLF001
-            facts.unverified = result != 0  # X509_V_OK
+    def _server_facts(self, data: tls.TlsData) -> _Facts | None:
+        """The facts of the client whose own server this is, and not a proxy on the way to it. mitmproxy cuts servers
+        after it reported their client's end: then there is nothing to note."""
+        ours = data.conn is data.context.server and data.ssl_conn is not None
+        return self._facts.get(data.context.client.id) if ours else None
 
     def client_disconnected(self, client: connection.Client) -> None:
         """What was noted of the client goes with it."""
@@ -136,20 +173,31 @@ class Forward:
         host = ""
         try:
             host, key = self._wanted(data.context, facts)
-            private = self._keys.known(key.kind)
-            if key in self._cache:
+            private, cache = self._keys.known(key.kind), self._caches[key.authority]
+            if key in cache:
                 self._availability.check_cached()
-            if private is None or (found := self._cache.take(key)) is None:
+            if private is None or (found := cache.take(key)) is None:
                 return self._start_client(data, host, key)
             data.ssl_conn = self._connection(found, private, key, data)
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
         return None
 
+    def _may_mint(self, client: connection.Client, key: LeafKey, host: str) -> bool:
+        """Take a new name for `client` from its budget, unless its leaf is here or is being minted already."""
+        cache = self._caches[key.authority]
+        if self._new_names is None or key in cache or cache.mints(key) or self._new_names.take(client):
+            return True
+        self._new_names.refuse(client, host)
+        return False
+
     async def _start_client(self, data: tls.TlsData, host: str, key: LeafKey) -> None:
+        if not self._may_mint(data.context.client, key, host):
+            data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
+            return
         try:
-            found = await self._cache.leaf(key)
-            self._metrics.set_leaves(len(self._cache))
+            found = await self._caches[key.authority].leaf(key)
+            self._metrics.set_leaves(self._leaves)
             data.ssl_conn = self._connection(found, await self._keys.key(key.kind), key, data)
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
@@ -157,12 +205,20 @@ class Forward:
     def _wanted(self, conn_context: context.Context, facts: _Facts) -> tuple[str, LeafKey]:
         client, server = conn_context.client, conn_context.server
         host = requested_host(client.sni, server.address[0] if server.address else None, client.sockname[0])
-        # Without verification (ssl_insecure) a server that was not connected to yet is not known to be genuine.
-        trusted = not facts.unverified and (server.tls_established or not ctx.options.ssl_insecure)
+        trusted = facts.verified or _outermost(conn_context)
+        if trusted:
+            facts.vouched = server.address
+        elif not facts.answered:
+            why = server.error or f"{host} was not reached"
+            ctx.master.addons.trigger(EdgeRefusedHook(EdgeRefusal(client, "server-unproven", why)))
         upstream = None
         if trusted and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
             upstream = server.certificate_list[0]
         return host, LeafKey("trust" if trusted else "untrust", facts.kind, leaf_names(host, upstream))
+
+    @property
+    def _leaves(self) -> int:
+        return sum(map(len, self._caches.values()))
 
     async def _mint(self, key: LeafKey) -> Leaf:
         try:
@@ -193,8 +249,9 @@ class Forward:
         reply = await self._signer.call(Authorities(), self._timeout_s)
         assert isinstance(reply, Chains)
         if self._authorities and reply.chains != self._authorities:
-            logger.warning("the signer has other CAs than before; forgetting %d leaves", len(self._cache))
-            self._cache.clear()
+            logger.warning("the signer has other CAs than before; forgetting %d leaves", self._leaves)
+            for cache in self._caches.values():
+                cache.clear()
         self._authorities = reply.chains
         for name, chain in reply.chains.items():
             loaded = [x509.load_der_x509_certificate(der) for der in chain]
@@ -224,10 +281,9 @@ class Forward:
         used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
         SSL._openssl_assert(used == 1)  # noqa: SLF001
         # A proxy that is itself reached over TLS speaks HTTP/1.1 there: mitmproxy has no CONNECT over HTTP/2.
-        outermost = len(data.context.layers) == 2 and isinstance(data.context.layers[0], modes.HttpProxy)
         conn.set_app_data(
             AppData(
-                client_alpn=b"http/1.1" if outermost else client.alpn,
+                client_alpn=b"http/1.1" if _outermost(data.context) else client.alpn,
                 server_alpn=server.alpn,
                 http2=ctx.options.http2,
             )
@@ -236,48 +292,17 @@ class Forward:
         return conn
 
 
-@functools.cache
-def _ecdsa_suites(ciphers: str | None, minimum: net_tls.Version) -> frozenset[int]:
-    """Those of ECDSA_SUITES that we offer to clients."""
-    made = SSL.Context(SSL.TLS_SERVER_METHOD)
-    made.set_cipher_list((ciphers or ":".join(_default_ciphers(minimum))).encode())
-    offered = SSL.Connection(made).get_cipher_list()
-    return frozenset(number for name, number in client_hello.ECDSA_SUITES.items() if name in offered)
+def _verified(data: tls.TlsData) -> bool:
+    """What OpenSSL says of the server's certificate. Without one it has no complaint."""
+    assert data.ssl_conn is not None
+    result = SSL._lib.SSL_get_verify_result(data.ssl_conn._ssl)  # type: ignore[attr-defined]  # noqa: SLF001
+    return bool(result == 0)  # X509_V_OK
 
 
-def _make_context(  # noqa: PLR0917  # a cache's key
-    authority: Authority,
-    key: object,
-    method: net_tls.Method,
-    minimum: net_tls.Version,
-    maximum: net_tls.Version,
-    ciphers: tuple[str, ...],
-    curve: str | None,
-    request_client_cert: bool,  # a cache's key
-    chain: tuple[certs.Cert, ...],
-) -> SSL.Context:
-    """A TLS context with the leaf key in it. Connections share it and set their certificate alone: parsing the key
-    again for every connection costs more than the rest of the set-up.
-
-    mitmproxy's own cache is passed by: its contexts hold no key and would be shared by both kinds of leaf.
-    """
-    made: SSL.Context = net_tls.create_client_proxy_context.__wrapped__(
-        method=method,
-        min_version=minimum,
-        max_version=maximum,
-        cipher_list=ciphers,
-        ecdh_curve=net_tls.get_curve(curve),
-        chain_file=None,
-        alpn_select_callback=alpn_select_callback,
-        request_client_cert=request_client_cert,
-        extra_chain_certs=chain,
-        dhparams=None,
-    )
-    # A context for each authority: a session resumed shows no certificate, and must not carry a client that was served
-    # as trusted past an untrusted leaf. The id is needed where client certificates are asked for (SSL_VERIFY_PEER).
-    made.set_session_id(f"hsmitm-{authority}".encode())
-    made.use_privatekey(key)  # type: ignore[arg-type]
-    return made
+def _outermost(made: context.Context) -> bool:
+    """Whether this TLS is that of the proxy itself, reached over TLS: there is no server whose leaf it could be."""
+    explicit = bool(made.layers) and isinstance(made.layers[0], modes.HttpProxy | modes.HttpUpstreamProxy)
+    return explicit and not any(isinstance(one, HttpStream) for one in made.layers)
 
 
 def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:

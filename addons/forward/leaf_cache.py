@@ -1,11 +1,9 @@
-"""Leaves that were minted: bounded in number, checked for expiry on use, renewed before they expire, one mint for each
-leaf at a time.
+"""Leaves that were minted: bounded in number (`leaf_store`), checked for expiry on use, renewed before they expire, one
+mint for each leaf at a time.
 
 The order of a look-up: a valid leaf -> the mint in flight for it -> a mint of its own. A leaf past four fifths of its
 life is still handed out while one background mint renews it, so that no client waits for a renewal, and a signer that
 is away for hours is not noticed by hosts that are known.
-
-Own code, not cachetools: what is needed of an LRU is four lines of OrderedDict; the rest is expiry and single flight.
 """
 
 from __future__ import annotations
@@ -13,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 from OpenSSL import crypto
 
 from addons.forward.leaf_keys import LeafKind
+from addons.forward.leaf_store import LeafStore
 from addons.records.metrics import Outcome
 from hsm.wire.worker import Authority
 
@@ -67,9 +65,8 @@ class LeafCache:
     def __init__(self, mint: Mint, limit: int, count: Callable[[Outcome], None]) -> None:
         """`limit` is the number of leaves kept; `count` is told how each look-up ended."""
         self._mint = mint
-        self._limit = limit
         self._count = count
-        self._leaves: OrderedDict[LeafKey, Leaf] = OrderedDict()
+        self._leaves: LeafStore[LeafKey, Leaf] = LeafStore(limit)
         self._by_name: dict[str, LeafKey] = {}
         self._minting: dict[LeafKey, asyncio.Task[Leaf]] = {}
 
@@ -78,8 +75,12 @@ class LeafCache:
 
     def __contains__(self, key: LeafKey) -> bool:
         """Whether a valid leaf for `key` is here."""
-        found = self._leaves.get(key)
+        found = self._leaves.look(key)
         return found is not None and found.not_after > time.time()
+
+    def mints(self, key: LeafKey) -> bool:
+        """Whether a mint for `key` is in flight: who asks for it joins."""
+        return key in self._minting
 
     def clear(self) -> None:
         """Forget every leaf; mints in flight go on."""
@@ -94,17 +95,18 @@ class LeafCache:
         now = time.time()
         for name in (host, f"*.{host.partition('.')[2]}"):
             key = self._by_name.get(name)
-            if key is not None and key in self._leaves and self._leaves[key].not_after > now:
+            found = self._leaves.look(key) if key is not None else None
+            if found is not None and found.not_after > now:
                 return True
         return False
 
     def take(self, key: LeafKey) -> Leaf | None:
         """The leaf for `key`, if a valid one is here."""
-        found = self._leaves.get(key)
+        found = self._leaves.look(key)
         now = time.time()
         if found is None or found.not_after <= now:
             return None
-        self._leaves.move_to_end(key)
+        self._leaves.use(key)
         self._count("hit")
         if now >= found.renew_at and key not in self._minting:
             found.renew_at = now + RENEWAL_PAUSE_S
@@ -131,14 +133,11 @@ class LeafCache:
 
     async def _minted(self, key: LeafKey) -> Leaf:
         minted = await self._mint(key)
-        self._leaves[key] = minted
-        self._leaves.move_to_end(key)
         for name in key.names:
             self._by_name[name] = key
-        while len(self._leaves) > self._limit:
-            oldest, _ = self._leaves.popitem(last=False)
-            for name in oldest.names:
-                if self._by_name.get(name) == oldest:
+        for forgotten in self._leaves.keep(key, minted):
+            for name in forgotten.names:
+                if self._by_name.get(name) == forgotten:
                     del self._by_name[name]
         return minted
 

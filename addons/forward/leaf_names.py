@@ -57,8 +57,8 @@ def _names_of(certificate: Cert) -> Sequence[str]:
         return []  # one entry that cannot be read spoils the list; OpenSSL has verified the host by another
     for entry in alternative:
         with suppress(ValueError):
-            found.append(names.check(str(entry.value)))
+            found.append(names.check_leaf(str(entry.value)))
     if not found and certificate.cn:
         with suppress(ValueError):
-            found.append(names.to_ascii(certificate.cn))
+            found.append(names.check_leaf(names.to_ascii(certificate.cn)))
     return found

@@ -3,7 +3,8 @@
     inbound       the addon: the site's connection for the client, its server, and what that is told of the client
     layer         mitmproxy's layers for it: read the ClientHello, pick the site, wait for the handshake's steps
     handshakes    TLS handshakes on threads
-    patient_http  mitmproxy's HTTP layer, patient with clients that half-close
+    site_http     HTTP with a client of one of our sites: what is for another one is answered 421
+    authority     whether a request is for the connection's own site; no I/O
     sites         which site a client asks for, and where its server is; no I/O
     settings      listeners and sites as values: types, defaults and bounds; no I/O
     loading       settings and certificate files become sites

@@ -1,7 +1,7 @@
 """Inbound inspection: present our own servers' certificates, with handshakes signed on the HSM.
 
 The order in which a client of one of our sites is served:
-1. `layer` reads its ClientHello, and the SNI picks the site (`find`).
+1. `layer` reads its ClientHello, and the SNI picks the site (`sites`).
 2. mitmproxy connects to the site's server and verifies it as the site says (`tls_start_server`).
 3. `tls_start_client`: the site's TLS connection, speaking the protocol that the server chose.
 4. `inbound_handshake`: each step of the handshake on a thread, which waits there for the signature.
@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from addons.gnutls.connection import Connection
 from addons.inbound.handshakes import Handshakes, Step
 from addons.inbound.layer import HandshakeData, InboundListener, Refused, TimeIsUp
+from addons.inbound.settings import HandshakeSettings
 from addons.inbound.sites import Site, Sites
 from addons.modes import Modes
 from addons.tls.refusal import Refusal
@@ -36,6 +37,7 @@ logger = logging.getLogger("hsmitm.inbound")
 
 _CLIENT_CERT, _CLIENT_CERT_CHAIN = "Client-Cert", "Client-Cert-Chain"
 """RFC 9440 section 2."""
+_OURS = {_CLIENT_CERT.lower(), _CLIENT_CERT_CHAIN.lower()}
 
 
 class Inbound:
@@ -44,11 +46,16 @@ class Inbound:
     name = "inbound"
 
     def __init__(
-        self, listeners: Sequence[Sites], handshakes: Handshakes, handshake_s: float, registry: CollectorRegistry
+        self,
+        listeners: Sequence[Sites],
+        handshakes: Handshakes,
+        settings: HandshakeSettings,
+        registry: CollectorRegistry,
     ) -> None:
         """`listeners` in the configuration's order; assign others to have them serve new connections."""
         self.listeners = listeners
-        self.handshake_s = handshake_s
+        self.handshake_s = settings.handshake_s
+        self.bounds = settings.bounds
         self._handshakes = handshakes
         self._watched: dict[str, InboundListener] = {}  # by the client's id, the oldest first
         self._timer: asyncio.TimerHandle | None = None
@@ -67,9 +74,9 @@ class Inbound:
 
     # what the layers ask (`layer.Guide`)
 
-    def find(self, listener: int, sni: str | None) -> Site | None:
-        """The site that a client of that listener means."""
-        return self.listeners[listener].find(sni)
+    def sites(self, listener: int) -> Sites:
+        """The sites of that listener, as they are now."""
+        return self.listeners[listener]
 
     def refused(self, client: connection.Client, why: Refused, sni: str) -> None:
         """Count the client by the reason, and name both in one line."""
@@ -149,8 +156,8 @@ class Inbound:
         if not isinstance(flow.client_conn.proxy_mode, Modes):
             return
         headers = flow.request.headers
-        for name in (_CLIENT_CERT, _CLIENT_CERT_CHAIN):
-            headers.pop(name, None)
+        _without_ours(headers)
+        _keep_ours(headers)
         shown = [
             f":{base64.b64encode(one.to_cryptography().public_bytes(Encoding.DER)).decode()}:"
             for one in flow.client_conn.certificate_list
@@ -159,6 +166,11 @@ class Inbound:
             headers[_CLIENT_CERT] = shown[0]
         if len(shown) > 1:
             headers[_CLIENT_CERT_CHAIN] = ", ".join(shown[1:])
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        """What a client claims in trailers does not get through either."""
+        if flow.request.trailers is not None and isinstance(flow.client_conn.proxy_mode, Modes):
+            _without_ours(flow.request.trailers)
 
     def client_disconnected(self, client: connection.Client) -> None:
         """A client that is gone is not waited for, whatever became of its handshake."""
@@ -169,6 +181,26 @@ class Inbound:
         if self._timer is not None:
             self._timer.cancel()
         self._handshakes.close()
+
+
+def _without_ours(headers: http.Headers) -> None:
+    """Take away what a server could read as a header of ours."""
+    for name in {one for one in headers if _read_as(one) in _OURS}:
+        del headers[name]
+
+
+def _keep_ours(headers: http.Headers) -> None:
+    """A server drops what `Connection` names (RFC 9110 section 7.6.1): that must not be a header of ours."""
+    options = [one.strip() for value in headers.get_all("Connection") for one in value.split(",")]
+    kept = [one for one in options if _read_as(one) not in _OURS]
+    if kept != options:
+        headers.set_all("Connection", [", ".join(kept)] if any(kept) else [])
+
+
+def _read_as(name: str) -> str:
+    """How a server may read `name` that makes variables of headers (CGI's HTTP_CLIENT_CERT, RFC 3875 section 4.1.18):
+    what is no letter or digit is all one there, and which of two such headers wins is chance."""
+    return "".join(one if one.isalnum() else "-" for one in name.lower())
 
 
 def _site(data: tls.TlsData) -> Site | None:

@@ -16,33 +16,34 @@ from logging import DEBUG
 from typing import Literal, Protocol, cast
 
 from mitmproxy import connection, ctx
-from mitmproxy.proxy import commands, context, events, layer, layers, tunnel
-from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy import commands, context, events, layer, tunnel
 from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
     ClientTLSLayer,
     ServerTLSLayer,
     TlsClienthelloHook,
     TLSLayer,
-    parse_client_hello,
 )
 from mitmproxy.proxy.mode_servers import AsyncioServerInstance
 from mitmproxy.tls import ClientHello, ClientHelloData
 from OpenSSL import SSL
 
+from addons.edge.client_tls import HelloBegunHook
+from addons.edge.hello import HelloError, HelloReader
+from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
+from addons.edge.settings import Bounds
+from addons.edge.tunnel import Tunnel
 from addons.gnutls.connection import Connection
 from addons.inbound.handshakes import Step
-from addons.inbound.patient_http import PatientHttp
-from addons.inbound.sites import Site
+from addons.inbound.site_http import SiteHttp
+from addons.inbound.sites import Site, Sites
 from addons.modes import InboundMode, InboundTransparentMode
 from addons.tls import client_hello
 from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
 
 UNRECOGNIZED_NAME = 112
 """RFC 6066 section 3."""
-_UNEXPECTED_MESSAGE, _DECODE_ERROR, _PROTOCOL_VERSION = 10, 50, 70
-_MAX_HELLO = 65536
-"""Bytes. With post-quantum key shares a ClientHello has about 2 KiB; mitmproxy itself would read without end."""
+_PROTOCOL_VERSION = 70
 
 Refused = Literal["no-tls", "malformed", "no-site", "old-version", "too-slow"]
 
@@ -52,9 +53,10 @@ class Guide(Protocol):
 
     handshake_s: float
     """How long a client may take from its connection to the end of its handshake."""
+    bounds: Bounds
 
-    def find(self, listener: int, sni: str | None) -> Site | None:
-        """The site of that listener that the client means."""
+    def sites(self, listener: int) -> Sites:
+        """The sites of that listener, as they are now."""
 
     def refused(self, client: connection.Client, why: Refused, sni: str) -> None:
         """The client gets an alert and no more."""
@@ -112,14 +114,20 @@ class InboundListener(layer.Layer):
         """`listener` is its number in the configuration."""
         super().__init__(context)
         self.site: Site | None = None
+        self.sites: Sites | None = None
         self.server_address: connection.Address | None = None
         self.deadline = time.monotonic() + guide.handshake_s
         self.guide = guide
         self._listener = listener
-        self._hello = bytearray()
+        self._reader = HelloReader(guide.bounds.hello_bytes, guide.bounds.hello_records)
         self._refused = False
         self._tls: InboundTls | None = None
         self._outer: layer.Layer | None = None
+
+    @property
+    def stated(self) -> connection.Address | None:
+        """The server that the operator has configured for this client's site; None where the client chose it."""
+        return self.site.upstream.address if self.site is not None else None
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Start):
@@ -132,27 +140,29 @@ class InboundListener(layer.Layer):
             yield from self._outer.handle_event(event)
         elif isinstance(event, events.DataReceived):
             if not self._refused:  # what was on its way when we closed
-                self._hello += event.data
-                yield from self._read()
+                if not self._reader.raw:
+                    yield HelloBegunHook(self.context.client)
+                yield from self._read(event.data)
         elif isinstance(event, events.ConnectionClosed):
             self.guide.unwatch(self)
             yield commands.CloseConnection(self.context.client)
 
-    def _read(self) -> layer.CommandGenerator[None]:
-        # A record of the handshake protocol, version 3.x (RFC 8446 section 5.1).
-        if self._hello[:2] != b"\x16\x03"[: len(self._hello)]:
-            yield from self._refuse("no-tls", _UNEXPECTED_MESSAGE)
-            return
+    def _read(self, data: bytes) -> layer.CommandGenerator[None]:
         try:
-            hello = parse_client_hello(bytes(self._hello))
-        except ValueError:
-            yield from self._refuse("malformed", _DECODE_ERROR)
+            hello = self._reader.feed(data)
+        except HelloError as error:
+            # A record of the handshake protocol, version 3.x (RFC 8446 section 5.1).
+            begins = bytes(self._reader.raw[:2])
+            if begins != b"\x16\x03"[: len(begins)]:
+                yield from self._refuse("no-tls", error.alert)
+                return
+            yield EdgeRefusedHook(EdgeRefusal(self.context.client, error.kind, str(error)))
+            yield from self._refuse("malformed", error.alert)
             return
         if hello is None:
-            if len(self._hello) > _MAX_HELLO:
-                yield from self._refuse("malformed", _DECODE_ERROR)
             return
-        self.site = self.guide.find(self._listener, hello.sni)
+        self.sites = self.guide.sites(self._listener)
+        self.site = self.sites.find(hello.sni)
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
@@ -181,7 +191,8 @@ class InboundListener(layer.Layer):
             in_front.child_layer = self._tls
         self._outer = in_front or self._tls
         yield from self._outer.handle_event(events.Start())
-        data, self._hello = bytes(self._hello), bytearray()
+        data = bytes(self._reader.raw)
+        self._reader.raw.clear()
         yield from self._outer.handle_event(events.DataReceived(self.context.client, data))
 
     def _time_is_up(self) -> layer.CommandGenerator[None]:
@@ -285,8 +296,11 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         self.listener.guide.unwatch(self.listener)
         if err is None and self.tls is not None:  # else a script lets the connection through unopened
             http = not self.conn.alpn or self.conn.alpn in HTTP_ALPNS
+            site, sites = self.listener.site, self.listener.sites
+            assert site is not None
+            assert sites is not None
             self.child_layer = (
-                PatientHttp(self.context, HTTPMode.transparent) if http else layers.TCPLayer(self.context)
+                SiteHttp(self.context, site, sites) if http else Tunnel(self.context, self.listener.guide.bounds)
             )
         yield from super()._handshake_finished(err)
         yield from self._end_if_broken()

@@ -24,6 +24,7 @@ from addons.inbound.sites import Site, Sites
 from addons.revocation.staples import Source
 from addons.tls.protocol import Protocol
 from addons.upstream.stated import Upstream
+from hsm import reading
 from hsm.certificates.files import inbound_name, load_chain, public_key_of
 from hsm.errors import MisconfiguredError
 from hsm.wire.worker import InboundTerms
@@ -123,7 +124,7 @@ def _client_certificates(site: SiteSettings) -> ClientCertificates | None:
 def pem_certificates(what: str, file: Path) -> list[bytes]:
     """The certificates (DER) of a PEM file. Raises MisconfiguredError, saying `what` it is for."""
     try:
-        return [_der(one) for one in x509.load_pem_x509_certificates(file.read_bytes())]
+        return [_der(one) for one in x509.load_pem_x509_certificates(reading.contents(file))]
     except OSError as error:
         raise MisconfiguredError(f"{what}: cannot read {file}: {error.strerror}") from error
     except ValueError as error:

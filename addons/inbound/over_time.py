@@ -64,7 +64,7 @@ class InboundSites:
         self._terms: InboundTerms | None = None
         self._not_before = 0.0
         self._complaints: set[str] = set()
-        self.addon = Inbound(self._loaded.listeners, Handshakes(settings.threads), settings.handshake_s, registry)
+        self.addon = Inbound(self._loaded.listeners, Handshakes(settings.threads), settings, registry)
 
     @classmethod
     async def start(

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from addons.edge.settings import Bounds
 from addons.tls.protocol import Cipher, Protocol, Version
 from hsm import names
 
@@ -95,8 +96,9 @@ class ListenerSettings(Struct, frozen=True, kw_only=True):
 
 class HandshakeSettings(Struct, frozen=True, kw_only=True):
     """How many steps of handshakes run at a time, how long a client may take from its connection to the end of its
-    handshake, and how long it may wait for one answer of the HSM."""
+    handshake, how long it may wait for one answer of the HSM, and how much of a ClientHello is read."""
 
     threads: int
     handshake_s: float
     signature_s: float
+    bounds: Bounds = Bounds()

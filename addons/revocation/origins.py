@@ -8,6 +8,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import logging
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple, Protocol
 from addons.revocation import ocsp, ocsp_http
 from addons.revocation.keeper import Keeper
 from addons.revocation.ocsp_http import MAX_BYTES
+from hsm import reading
 from hsm.wire.worker import StapleFound
 
 logger = logging.getLogger("hsmitm.ocsp")
@@ -79,13 +81,13 @@ class File:
 
     def _read(self, *, again: bool) -> bytes | None:
         try:
-            found = self._path.stat()
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError(f"{self._path} is not a regular file")
-            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if seen == self._seen and not again:
-                return None
-            with self._path.open("rb") as file:
+            with reading.open_file(self._path) as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise ValueError(f"{self._path} is not a regular file")
+                seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+                if seen == self._seen and not again:
+                    return None
                 response = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ValueError(f"cannot read {self._path}: {error.strerror or error}") from error

@@ -32,6 +32,10 @@ class HandshakeTimeout:
         if client.tls and client.timestamp_tls_setup is None:
             self._start(client, client, self._client_s)
 
+    def hello_begun(self, client: connection.Client) -> None:
+        """The same, where it begins in the middle of a stream."""
+        self._start(client, client, self._client_s)
+
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """A script lets this client's TLS through unopened: mitmproxy sees no handshake that could end."""
         if data.ignore_connection:

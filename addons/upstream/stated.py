@@ -17,6 +17,8 @@ from mitmproxy.net import tls as net_tls
 from msgspec import Struct
 from OpenSSL import SSL, crypto
 
+from hsm import reading
+
 
 def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
     """A client's connection for `data.conn`, whose name is its `sni`."""
@@ -73,7 +75,7 @@ def _context(
         ecdh_curve=net_tls.get_curve(ctx.options.tls_ecdh_curve_server),
         verify=net_tls.Verify.VERIFY_PEER,
         ca_path=None,
-        ca_pemfile=str(ca) if ca else None,
+        ca_pemfile=str(reading.for_libraries(ca)) if ca else None,
         client_cert=None,
         legacy_server_connect=False,
     )

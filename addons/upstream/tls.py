@@ -13,6 +13,8 @@ from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy.layers import quic
 from OpenSSL import SSL
 
+from addons.modes import Modes
+
 _OF_THE_CA = {"certs", "cert_passphrase", "key_size", "confdir"}
 
 
@@ -37,6 +39,13 @@ class UpstreamTls(tlsconfig.TlsConfig):
 
     def running(self) -> None:
         """TlsConfig makes its certificate store here; we have none."""
+
+    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+        """The server comes first, whatever connection_strategy says: a leaf vouches for a server that has proved
+        itself. Clients of our own sites get a certificate that vouches for nobody else, so there it holds."""
+        super().tls_clienthello(data)
+        if not isinstance(data.context.client.proxy_mode, Modes):
+            data.establish_server_tls_first = data.context.server.tls
 
     def tls_start_client(self, tls_start: tls.TlsData) -> None:
         """Clients are `forward`'s; what it left alone gets no certificate."""

@@ -18,6 +18,7 @@
  *   abort         SIGABRT                             logout        C_Logout on the call's session, then call
  *   exit STATUS   end the process                     closeall      C_CloseAllSessions on the slot in use, then call
  *   flags HEX     C_GetTokenInfo: set these (0x...)   finalize      C_Finalize, then call
+ *   implicit      C_Decrypt: what fails gives bytes made of the ciphertext, and no error ("implicit rejection")
  *
  * Two lines say what the HSM is like, whatever rules apply; they fire when they refuse:
  *   maxsess K     C_OpenSession gives CKR_SESSION_COUNT while K sessions of this process are open
@@ -75,13 +76,14 @@ struct function_list { unsigned char version[2]; any_function at[FUNCTION_COUNT]
 struct attribute { word type; void *value; word length; };
 
 enum action { DELAY, RV, RVAFTER, HANG, STALL, CRASH, ABORT, EXIT, CORRUPT, OTHERKEY, LOGOUT, CLOSEALL, FINALIZE, FLAGS,
-              MAXSESS, PINLOCK, ACTION_COUNT };
+              IMPLICIT, MAXSESS, PINLOCK, ACTION_COUNT };
 static const struct { const char *name, *argument; int only; } ACTIONS[] = {
     [DELAY] = {"delay", "decimal", ANY}, [RV] = {"rv", "hex", ANY}, [RVAFTER] = {"rvafter", "hex", ANY},
     [HANG] = {"hang", NULL, ANY}, [STALL] = {"stall", NULL, ANY}, [CRASH] = {"crash", NULL, ANY},
     [ABORT] = {"abort", NULL, ANY}, [EXIT] = {"exit", "decimal", ANY}, [CORRUPT] = {"corrupt", NULL, at_C_Sign},
     [OTHERKEY] = {"otherkey", NULL, at_C_SignInit}, [LOGOUT] = {"logout", NULL, ANY},
     [CLOSEALL] = {"closeall", NULL, ANY}, [FINALIZE] = {"finalize", NULL, ANY},
+    [IMPLICIT] = {"implicit", NULL, at_C_Decrypt},
     [FLAGS] = {"flags", "hex", at_C_GetTokenInfo}, [MAXSESS] = {"maxsess", "decimal", at_C_OpenSession},
     [PINLOCK] = {"pinlock", "decimal", at_C_Login},
 };
@@ -339,6 +341,20 @@ static void sleep_ms(double ms) {
     while (nanosleep(&left, &left)) continue;
 }
 
+/* The same bytes for the same ciphertext, of a length that it decides, as OpenSSL does from 3.2 on. */
+static word decrypt_implicitly(const word *a) {
+    word room = *(word *)a[4], rv = forward(at_C_Decrypt, a);
+    if (rv == CKR_OK || !a[3]) return rv;
+    uint64_t seed = 14695981039346656037u;
+    for (word i = 0; i < a[2]; i++) seed = (seed ^ ((const unsigned char *)a[1])[i]) * 1099511628211u;
+    word length = *(word *)a[4] = (seed >> 32) % (room - 11);
+    for (word i = 0; i < length; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        ((unsigned char *)a[3])[i] = (unsigned char)(seed >> 56);
+    }
+    return CKR_OK;
+}
+
 static word apply(const struct rule *rule, int function, word *a) {
     word rv;
     switch (rule->action) {
@@ -353,6 +369,7 @@ static word apply(const struct rule *rule, int function, word *a) {
         rv = forward(function, a);
         if (rv == CKR_OK) ((unsigned char *)a[3])[*(word *)a[4] / 2] ^= 1;
         return rv;
+    case IMPLICIT: return decrypt_implicitly(a);
     case FLAGS:
         rv = forward(function, a);
         if (rv == CKR_OK) *(word *)(a[1] + TOKEN_INFO_FLAGS) |= (word)rule->argument;

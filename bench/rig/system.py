@@ -98,6 +98,7 @@ class System:
             listen="127.0.0.1:0",
             status_listen="",
             upstream_ca="roots.pem",
+            allow_destinations=("127.0.0.0/8",),  # the origin
         )
         await init.initialise(wanted, lambda _: None, lambda _: True)
         path = self.directory / "hsmitm.toml"
@@ -115,7 +116,11 @@ class System:
             text = edit.with_member(text, member)
         text = edit.without_member(text, first.name)
         text = text.replace("high_availability = false", f"high_availability = {str(len(self.names) > 1).lower()}")
+        # One client is the whole office here.
+        text = text.replace("new_names_per_s = 20.0", "new_names_per_s = 100000.0")
+        text = text.replace("new_names_burst = 200", "new_names_burst = 1000000")
         text = text.replace("\nworkers = 0\n", f"\nworkers = {self._workers}\n")
+        text = text.replace('\n# worker_environment = ["NAME"]\n', '\nworker_environment = ["LD_PRELOAD"]\n')
         edit.write(path, text)
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:

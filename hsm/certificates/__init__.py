@@ -8,5 +8,6 @@ depends on the time is given it; `load_issuer` alone looks at the clock.
     issuer    a CA that may sign, and the leaves that it approves
     ca        the template of a CA's own certificate
     leaf      a template that was approved: one certificate, once, of the issuer that approved it
+    leaf_key  the public keys that a leaf may have
     standin   a private key for certificate builders alone
 """

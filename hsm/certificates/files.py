@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
+from hsm import reading
 from hsm.errors import MisconfiguredError
 from hsm.schemes import PublicKey, certificate_scheme
 
@@ -20,7 +21,7 @@ _NAME_DIGITS = 32
 def read(path: Path, what: str = "certificate") -> list[x509.Certificate]:
     """The certificates of a PEM file, in its order. Raises MisconfiguredError, naming the file and `what` it is."""
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
+        return x509.load_pem_x509_certificates(reading.contents(path))
     except OSError as error:
         raise MisconfiguredError(f"cannot read the {what} {path}: {error.strerror}") from error
     except ValueError as error:

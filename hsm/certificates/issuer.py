@@ -18,12 +18,13 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, PublicKeyAlgorithmOID
 
 from hsm import names
 from hsm.certificates import files
 from hsm.certificates.leaf import SEAL, Approved
+from hsm.certificates.leaf_key import leaf_key, secret_of
 from hsm.certificates.settings import BACKDATED, MAX_VALIDITY, LeafProfile
 from hsm.certificates.standin import stand_in
 from hsm.errors import MisconfiguredError, RefusedError
@@ -69,6 +70,12 @@ class Issuer:
             raise MisconfiguredError(f"the CA has {error}") from error
         self._key_identifier = _key_identifier(self.certificate, key)
 
+    @property
+    def keys_above(self) -> list[PublicKey]:
+        """The keys of the CA and of its issuers, as far as their certificates are here: no leaf may have one."""
+        public = [certificate.public_key() for certificate in self.chain]
+        return [key for key in public if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)]
+
     def check_usable(self, now: dt.datetime) -> None:
         """Raise MisconfiguredError unless the certificate is a CA's and valid at `now`."""
         certificate = self.certificate
@@ -104,8 +111,8 @@ class Issuer:
         except MisconfiguredError as error:
             raise RefusedError(str(error)) from error
         checked = _checked_names(wanted)
-        key = _leaf_key(spki)
-        if spki == _spki(self.key):
+        key = leaf_key(spki)
+        if secret_of(key) == secret_of(self.key):
             raise RefusedError("a leaf with the CA's own key")
         not_before = max(now - BACKDATED, self.certificate.not_valid_before_utc)
         not_after = min(now + profile.ahead, self.certificate.not_valid_after_utc)
@@ -173,27 +180,12 @@ def _checked_names(wanted: list[str]) -> list[str]:
     if not 1 <= len(wanted) <= names.MAX_NAMES:
         raise RefusedError(f"a leaf for {len(wanted)} names; 1 to {names.MAX_NAMES} are possible")
     try:
-        checked = [names.check(name) for name in wanted]
+        checked = [names.check_leaf(name) for name in wanted]
     except ValueError as error:
         raise RefusedError(f"a name that no leaf may carry: {error}") from error
     if len(set(checked)) != len(checked):
         raise RefusedError("a name stands twice")
     return checked
-
-
-def _leaf_key(spki: bytes) -> PublicKey:
-    """The worker's public key: P-256 or RSA-2048 to 4096 in canonical DER."""
-    try:
-        key = load_der_public_key(spki)
-    except Exception as error:  # cryptography raises several kinds for several kinds of garbage
-        raise RefusedError("the leaf's public key is not a SubjectPublicKeyInfo") from error
-    right = (isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1") or (
-        isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= 4096
-    )
-    if not right or _spki(key) != spki:
-        raise RefusedError("a leaf's key is P-256 or RSA with 2048 to 4096 bits")
-    assert isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
-    return key
 
 
 def _key_usage(key: PublicKey) -> x509.KeyUsage:
@@ -233,8 +225,7 @@ def load_issuer(path: Path) -> Issuer:
 
 def spkis_of(issuers: Iterable[Issuer]) -> frozenset[bytes]:
     """The public keys (DER SPKI) of the CAs and of those above them: no inbound site may have one."""
-    public = [certificate.public_key() for issuer in issuers for certificate in issuer.chain]
-    return frozenset(_spki(key) for key in public if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey))
+    return frozenset(_spki(key) for issuer in issuers for key in issuer.keys_above)
 
 
 def refuse_trusted(trust: Issuer, untrust: Issuer) -> None:

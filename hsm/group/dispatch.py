@@ -18,7 +18,7 @@ from typing import Protocol
 from hsm.errors import HsmitmError, OverloadedError, RefusedError, UnavailableError
 from hsm.group import choice
 from hsm.group.failover import Attempts, RetryBudget, Step
-from hsm.group.waiting_line import WaitingLine
+from hsm.group.waiting_line import Asker, WaitingLine
 from hsm.member.key import Key
 from hsm.member.member import Member
 from hsm.member.metrics import MemberMetrics
@@ -27,6 +27,7 @@ from hsm.member.states import State
 
 logger = logging.getLogger("hsmitm.group")
 
+_ASKERS = 1024
 _TOO_LATE = 1.5
 """Times a member's average latency: with less time left a request that waited is not begun."""
 
@@ -58,6 +59,8 @@ class Dispatch:
         self._lines: dict[str, WaitingLine] = {}
         """The lines that somebody waits in."""
         self._turn = 0
+        self._served: dict[Asker, int] = {}
+        """The turn that each asker had last, those who had one longest ago in front."""
         self._retries = RetryBudget()
 
     @property
@@ -69,14 +72,20 @@ class Dispatch:
         """A slot is free: whoever waits for one looks again, and who waits for a key that is gone is told."""
         waiting = [line for line in self._lines.values() if line]
         if waiting:
-            self._turn += 1  # a free slot goes to each key in turn
-            for place in range(len(waiting)):
-                waiting[(self._turn + place) % len(waiting)].wake()
+            self._turn += 1  # a free slot goes to each key in turn, but first to who has waited longest for one
+            place = self._turn % len(waiting)
+            for line in sorted(waiting[place:] + waiting[:place], key=self._last_turn):
+                line.wake()
+
+    def _last_turn(self, line: WaitingLine) -> int:
+        """When the asker whose turn it is in this line last had one in any."""
+        return self._served.get(line.next_asker, 0)
 
     async def request(
-        self, name: str, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]]
+        self, name: str, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]], asker: Asker = 0
     ) -> bytes:
-        """What `ask` gets of a member: it is given the member, the attempt's deadline and its time in seconds."""
+        """What `ask` gets of a member: it is given the member, the attempt's deadline and its time in seconds. `asker`
+        is whose request it is, where slots are scarce."""
         now = time.monotonic()
         patience = self._group.outage_grace_s if not self._group.proved_by(name) else 0.0
         deadline = min(deadline, now + max(self._group.failover.budget_s, patience))
@@ -84,7 +93,7 @@ class Dispatch:
         failures: dict[str, HsmitmError] = {}
         self._retries.request(sum(one.slots for one in self._group.members))
         while True:
-            member = await self.free_member(name, attempts.tried, deadline, failures)
+            member = await self.free_member(name, attempts.tried, deadline, failures, asker)
             patience_s = self._attempt_s(member, name, attempts.tried)
             until = min(deadline, time.monotonic() + patience_s)
             while True:
@@ -139,7 +148,7 @@ class Dispatch:
         return UnavailableError(f"no member of the HSM signed ({_listed(failures)})", error.code)
 
     async def free_member(
-        self, name: str, tried: set[str], deadline: float, failures: Mapping[str, HsmitmError]
+        self, name: str, tried: set[str], deadline: float, failures: Mapping[str, HsmitmError], asker: Asker = 0
     ) -> Member:
         """The member for the next attempt, as soon as one has a free slot."""
         woken = False
@@ -153,9 +162,10 @@ class Dispatch:
                         return member
                 self._refuse_hopeless(name, deadline, failures)
                 if not woken:
-                    self._refuse_overload(name, deadline)
-                await self._wait(name, deadline, first=woken)
+                    self._refuse_overload(name, deadline, asker)
+                await self._wait(name, deadline, asker, first=woken)
                 woken = True
+                self._note_turn(asker)
         except TimeoutError:
             pass
         finally:
@@ -163,10 +173,16 @@ class Dispatch:
                 self._lines[name].wake()  # there may be more than one free slot, or no hope for anybody
         raise self._unavailable(name, failures)
 
-    async def _wait(self, name: str, deadline: float, *, first: bool) -> None:
+    def _note_turn(self, asker: Asker) -> None:
+        self._served.pop(asker, None)
+        self._served[asker] = self._turn
+        if len(self._served) > _ASKERS:
+            del self._served[next(iter(self._served))]
+
+    async def _wait(self, name: str, deadline: float, asker: Asker, *, first: bool) -> None:
         line = self._lines.setdefault(name, WaitingLine())
         try:
-            await line.wait(deadline, first=first)
+            await line.wait(deadline, asker, first=first)
         finally:
             if not line and self._lines.get(name) is line:
                 del self._lines[name]
@@ -179,11 +195,11 @@ class Dispatch:
         if all(not one.serves(name) and one.away_for(left_s) for one in self._group.holders(name)):
             raise self._unavailable(name, failures)
 
-    def _refuse_overload(self, name: str, deadline: float) -> None:
+    def _refuse_overload(self, name: str, deadline: float, asker: Asker) -> None:
         """Raise for a newcomer that would wait in vain."""
         serving = [one for one in self._group.members if one.serves(name)]
         rivals = (key for key, line in self._lines.items() if line and any(one.serves(key) for one in serving))
-        ahead = sum(len(self._lines[key]) for key in rivals)
+        ahead = sum(self._lines[key].ahead(asker) for key in rivals)
         wait_s = choice.wait_s(serving, ahead + 1)
         signing_s = _TOO_LATE * min((one.latency_s for one in serving), default=0.0)
         if ahead and wait_s + signing_s > deadline - time.monotonic():

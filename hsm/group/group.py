@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.group.dispatch import Dispatch
 from hsm.group.states import GroupState, group_state
+from hsm.group.waiting_line import Asker
 from hsm.member.key import Key
 from hsm.member.member import Member
 from hsm.member.metrics import MemberMetrics
@@ -139,30 +140,34 @@ class Group:
         deadline: float,
         purpose: str,
         scheme: Scheme | None = None,
+        asker: Asker = 0,
     ) -> bytes:
         """A verified signature of `message` by the key `name`: of its `digest`, which stands alone where the message is
-        None, in `scheme` or else the key's own.
+        None, in `scheme` or else the key's own. Where members are busy, askers are served in turn.
 
         Raises UnavailableError, OverloadedError or RefusedError; at the latest when the request's budget is spent.
         """
         request = self.keys[name].request(message, digest, scheme)
         return await self._dispatch.request(
-            name, deadline, lambda member, until, patience_s: member.sign(request, until, purpose, patience_s)
+            name,
+            deadline,
+            lambda member, until, patience_s: member.sign(request, until, purpose, patience_s),
+            asker,
         )
 
-    async def decrypt(self, name: str, ciphertext: bytes, deadline: float) -> bytes:
+    async def decrypt(self, name: str, ciphertext: bytes, deadline: float, asker: Asker = 0) -> bytes:
         """The plaintext of `ciphertext` (as long as the RSA key's modulus) by the key `name`, empty for wrong padding.
 
         Raises as `sign`. A client's bad ciphertext is one call at one member, and changes nothing there.
         """
         request = Decrypt(name, ciphertext)
         return await self._dispatch.request(
-            name, deadline, lambda member, until, patience_s: member.decrypt(request, until, patience_s)
+            name, deadline, lambda member, until, patience_s: member.decrypt(request, until, patience_s), asker
         )
 
-    async def wait_for_member(self, name: str, deadline: float) -> None:
+    async def wait_for_member(self, name: str, deadline: float, asker: Asker = 0) -> None:
         """Return once a member serves the key `name`. Raises UnavailableError, saying why there is none."""
-        await self._dispatch.free_member(name, set(), min(deadline, time.monotonic() + self._patience_s()), {})
+        await self._dispatch.free_member(name, set(), min(deadline, time.monotonic() + self._patience_s()), {}, asker)
 
     def _patience_s(self) -> float:
         return max(self.failover.budget_s, self.outage_grace_s)

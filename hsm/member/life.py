@@ -93,15 +93,15 @@ class Life:
         self._metrics.signed(self._member, purpose, answer)
         return answer.signature
 
-    async def decrypt(self, request: Decrypt, deadline: float) -> bytes | None:
-        """The plaintext, empty where the padding is wrong; None where the token's return code may mean the padding or
-        a failure of the token. Raises what `Channel.call` raises."""
+    async def decrypt(self, request: Decrypt, deadline: float) -> bytes:
+        """The plaintext; empty where the padding is wrong, and where the token's return code may mean that or a failure
+        of the token: whoever sends ciphertexts must not have the member examined. Raises what `Channel.call` raises."""
         try:
             answer = await self._ask(request, deadline)
         except RefusedError as error:
             if not error.code or codes.called_for(error) is not Kind.AMBIGUOUS:
                 raise
-            plaintext = None
+            plaintext = b""
         else:
             assert isinstance(answer, Decrypted)
             plaintext = answer.plaintext

@@ -227,10 +227,7 @@ class Member:
 
     async def decrypt(self, request: Decrypt, deadline: float, patience_s: float | None = None) -> bytes:
         """The plaintext, empty where the padding is wrong. As `sign`."""
-        plaintext = await self._served(lambda life: life.decrypt(request, deadline), request.key, "decrypt", patience_s)
-        if plaintext is None:
-            self.ask_for_test()  # a client's bad padding, or the member: its own signature tells
-        return plaintext or b""
+        return await self._served(lambda life: life.decrypt(request, deadline), request.key, "decrypt", patience_s)
 
     async def _served[T](
         self, perform: Callable[[Life], Awaitable[T]], key: str, purpose: str, patience_s: float | None

@@ -22,6 +22,8 @@ from hsm.group.group import Group
 from hsm.member.key import Key
 from hsm.schemes import SCHEMES, Scheme
 from hsm.signer.configuration import ConfigurationNumber
+from hsm.signer.premasters import Premasters
+from hsm.signer.quotas import Allowance
 from hsm.signer.sites import Site, Sites
 from hsm.wire.frames import Decrypted
 from hsm.wire.worker import InboundKeys, InboundTerms, Reply, TlsDecrypt, TlsSign, TlsSigned
@@ -44,13 +46,14 @@ Refuse = Callable[[str], RefusedError]
 class InboundService:
     """The sites, their keys, and what goes to all workers alike."""
 
-    def __init__(self, group: Group, sites: Sites, cas: Collection[bytes], state: Path) -> None:
+    def __init__(self, group: Group, sites: Sites, cas: Collection[bytes], state: Path, allowance: Allowance) -> None:
         """`group` has the keys of `sites` already; `cas` are the CAs' public keys (DER SPKI). `state` is the directory
-        that remembers the configuration's number."""
+        that remembers the configuration's number; `allowance` bounds what a worker may have decrypted."""
         self.sites = sites
         self._group = group
         self._cas = frozenset(cas)
         self._served = dict(sites.keys)
+        self._premasters = Premasters(group, allowance)
         self._leaving: dict[str, asyncio.TimerHandle] = {}
         self._configuration = ConfigurationNumber(state)
         self._terms = secrets.randbits(31)  # so that a signer that is started again differs
@@ -120,29 +123,33 @@ class InboundService:
 
     # what workers ask
 
-    async def serve(self, request: TlsSign | TlsDecrypt | InboundKeys, deadline: float, refuse: Refuse) -> Reply:
-        """Answer a worker. Raises what `refuse` makes of a request that is not allowed, or as `Group.sign`."""
+    async def serve(
+        self, process: int, request: TlsSign | TlsDecrypt | InboundKeys, deadline: float, refuse: Refuse
+    ) -> Reply:
+        """Answer a worker's process. Raises what `refuse` makes of a request that is not allowed, or as `Group.sign`
+        and `Premasters.decrypt`."""
         match request:
             case TlsSign():
-                return await self._sign(request, deadline, refuse)
+                return await self._sign(process, request, deadline, refuse)
             case TlsDecrypt():
-                return await self._decrypt(request, deadline, refuse)
+                return await self._decrypt(process, request, deadline, refuse)
             case InboundKeys():
                 return self.inbound_terms()
 
-    async def _sign(self, request: TlsSign, deadline: float, refuse: Refuse) -> TlsSigned:
+    async def _sign(self, process: int, request: TlsSign, deadline: float, refuse: Refuse) -> TlsSigned:
         key = self._inbound_key(request.key, refuse)
         scheme = self._scheme(key, request, refuse)
-        return TlsSigned(await self._group.sign(key.name, None, request.digest, deadline, "tls", scheme))
+        signature = await self._group.sign(key.name, None, request.digest, deadline, "tls", scheme, asker=process)
+        return TlsSigned(signature)
 
-    async def _decrypt(self, request: TlsDecrypt, deadline: float, refuse: Refuse) -> Decrypted:
+    async def _decrypt(self, process: int, request: TlsDecrypt, deadline: float, refuse: Refuse) -> Decrypted:
         key = self._inbound_key(request.key, refuse)
         if not key.decrypts or not isinstance(key.public, rsa.RSAPublicKey):
             raise refuse(f"the {key.title} may not decrypt: no site of it turns that on")
         size = (key.public.key_size + 7) // 8
         if len(request.ciphertext) != size:
             raise refuse(f"{len(request.ciphertext)} bytes to decrypt with the {key.title}; it takes {size}")
-        return Decrypted(await self._group.decrypt(key.name, request.ciphertext, deadline))
+        return Decrypted(await self._premasters.decrypt(process, key.name, request.ciphertext, deadline))
 
     def _inbound_key(self, name: str, refuse: Refuse) -> Key:
         key = self._served.get(name)
@@ -195,6 +202,7 @@ class InboundService:
 
     def _serve(self, keys: dict[str, Key]) -> None:
         self._served = keys
+        self._premasters.forget(keys.__contains__)
         self._group.assign({name: self._group.keys[name] for name in self._group.authorities} | keys)
 
     def _added(self, key: Key, failed: Mapping[str, HsmitmError]) -> str:

@@ -14,6 +14,7 @@ from hsm.group.group import Group
 from hsm.member.states import State
 from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members
+from hsm.signer.quotas import Allowance
 from hsm.signer.settings import SignerSettings
 from hsm.signer.sites import Sites, load_sites
 from hsm.signer.staples import KeptStaples
@@ -39,6 +40,7 @@ class Reloading:
         members: Members,
         inbound: InboundService,
         staples: KeptStaples,
+        allowance: Allowance,
     ) -> None:
         """`cas` are the CAs' public keys (DER SPKI), which no site may have."""
         self.settings = settings
@@ -49,6 +51,7 @@ class Reloading:
         self._members = members
         self._inbound = inbound
         self._staples = staples
+        self._allowance = allowance
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self) -> list[str]:
@@ -103,18 +106,24 @@ class Reloading:
                 return lines
             case "failover":
                 failover = self._group.failover = new.failover
-                return [f"[hsm] now: auto_recovery_retry {failover.auto_recovery_retry}, "
-                        f"attempt_timeout_ms {1000 * failover.attempt_timeout_s:.0f}, "
-                        f"request_budget_ms {1000 * failover.budget_s:.0f}, "
-                        f"keep_alive_s {failover.keep_alive_s:g}"]  # fmt: skip
+                now = (
+                    f"auto_recovery_retry {failover.auto_recovery_retry}, "
+                    f"attempt_timeout_ms {1000 * failover.attempt_timeout_s:.0f}, "
+                    f"request_budget_ms {1000 * failover.budget_s:.0f}, keep_alive_s {failover.keep_alive_s:g}"
+                )
             case "unavailable":  # each report of a worker is answered with what is in force
-                return [f"[hsm] now: unavailable {new.unavailable}"]
+                now = f"unavailable {new.unavailable}"
+            case "quotas":
+                self._allowance.apply(new.quotas)
+                now = f"mints_per_s {new.quotas.mints_per_s:g}, decryptions_per_s {new.quotas.decryptions_per_s:g}"
             case "outage_grace_s":
                 self._group.outage_grace_s = new.outage_grace_s
                 return []
             case "for_workers":
                 return ["[[inbound]] changed: each worker takes it over with its next report, within seconds"]
-        raise NotImplementedError(f"SignerSettings.{name} is to be taken over at a reload, and nothing here does it")
+            case _:
+                raise NotImplementedError(f"SignerSettings.{name} is to be taken over at a reload, and nothing does it")
+        return [f"[hsm] now: {now}"]
 
     def _load_sites(self, new: SignerSettings) -> Sites:
         names = [one.name for one in new.members]

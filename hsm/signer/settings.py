@@ -36,14 +36,27 @@ class AuthoritySettings(Struct, frozen=True):
     key: KeyURI
 
 
+class Quotas(Struct, frozen=True, kw_only=True):
+    """What each worker's process may have in a second, and ten times as much at once; it is told to try later beyond.
+
+    A worker accepts some 250 new TLS connections a second on a core, most of them for names that it knows, so 200 new
+    leaves a second are more than it can use: one that was taken over asked for 29,069 names a second. RSA key exchange
+    is for clients that can nothing else; an attack on it needs tens of thousands of answers and more.
+    """
+
+    mints_per_s: Annotated[float, Meta(ge=1, le=100_000)] = 200.0
+    decryptions_per_s: Annotated[float, Meta(ge=1, le=100_000)] = 50.0
+
+
 class SignerSettings(Struct, frozen=True, kw_only=True):
     """All that the signer needs to know. Each field says when a change takes effect; a reload goes by that alone.
 
-    `users` are uids of workers beside our own; `state` remembers refused PINs. `group` is the HA group's name, empty
-    where each key is one member's: then `holders` says whose. `unavailable` is what workers do while no member is in
-    service, and `outage_grace_s` how long a request waits for one then. `authorities` is empty where there is inbound
-    inspection alone. `at_start` and `for_workers` are no business of the signer: parts of the configuration as text, by
-    what it calls them, so that a reload can tell what becomes of a change there.
+    `users` are uids of workers beside our own, `monitors` that of the status page; `state` remembers refused PINs.
+    `group` is the HA group's name, empty where each key is one member's: then `holders` says whose. `unavailable` is
+    what workers do while no member is in service, and `outage_grace_s` how long a request waits for one then.
+    `authorities` is empty where there is inbound inspection alone. `at_start` and `for_workers` are no business of
+    the signer: parts of the configuration as text, by what it calls them, so that a reload can tell what becomes of a
+    change there.
     """
 
     members: Annotated[list[MemberSettings], Meta(min_length=1, max_length=16), AtReload("[[hsm.members]]")]
@@ -51,6 +64,7 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     failover: Annotated[Failover, AtReload("[hsm]")] = field(default_factory=Failover)
     unavailable: Annotated[str, AtReload("[hsm] unavailable")] = FAIL
     outage_grace_s: Annotated[float, AtReload("[hsm] unavailable")] = 0.0
+    quotas: Annotated[Quotas, AtReload("[hsm] mints_per_s or decryptions_per_s")] = field(default_factory=Quotas)
     for_workers: Annotated[str, AtReload("[[inbound]]")] = ""
     group: Annotated[str, AtStart("[hsm] high_availability or group")] = ""
     authorities: Annotated[dict[Authority, AuthoritySettings], AtStart("[forward.trust] or [forward.untrust]")]
@@ -59,4 +73,5 @@ class SignerSettings(Struct, frozen=True, kw_only=True):
     run: Annotated[RunDirectory, AtStart("[run]")]
     state: Annotated[Path, AtStart("[run]")]
     users: Annotated[frozenset[int], AtStart("[run]")] = frozenset()
+    monitors: Annotated[frozenset[int], AtStart("[status]")] = frozenset()
     at_start: Annotated[dict[str, str], EachAtStart()] = field(default_factory=dict)

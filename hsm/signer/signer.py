@@ -20,21 +20,25 @@ from hsm.certificates.issuer import load_issuer, refuse_trusted, spkis_of
 from hsm.errors import HsmitmError, MisconfiguredError, TryLaterError
 from hsm.group.group import Group
 from hsm.secrets.refusals import Refusals
+from hsm.signer.admission import Admission
 from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members, keys_of
 from hsm.signer.minting import Minting
+from hsm.signer.monitors import Monitors
+from hsm.signer.quotas import Allowance
 from hsm.signer.reload import Reloading, Reread
 from hsm.signer.settings import SignerSettings
 from hsm.signer.sites import load_sites
 from hsm.signer.staples import KeptStaples
 from hsm.signer.status import StatusBoard
 from hsm.signer.workers import WorkerChannel, Workers
-from hsm.wire import admin, telemetry, worker
-from hsm.wire.admin import Info, InfoReport, Reload, Reset, Status, StatusReport, Told
+from hsm.wire import admin, census, telemetry, worker
+from hsm.wire.admin import Admit, Info, InfoReport, Reload, Reset, Status, StatusReport, Told
 from hsm.wire.channel import Channel
 from hsm.wire.endpoint import Endpoint
 from hsm.wire.frames import Call, Done, Ready
-from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
+from hsm.wire.pressure import Intake
+from hsm.wire.run_directory import ADMIN_SOCKET, STATUS_SOCKET, WORKER_SOCKET
 from hsm.wire.worker import (
     Authorities,
     Chains,
@@ -76,18 +80,24 @@ class Signer:
         sites = load_sites(settings.inbound, cas, names, anywhere=bool(settings.group))
         self.group = Group(keys_of(settings, self.issuers) | dict(sites.keys), registry, settings.failover)
         self.group.outage_grace_s = settings.outage_grace_s
-        self.inbound = InboundService(self.group, sites, cas, settings.state)
         self._refusals = Refusals(settings.state)
         self._members = Members(self.group, self._refusals, dict(prompted or {}))
         self._members.make(settings.members)
         self._workers = Workers(registry)
-        self._minting = Minting(self.issuers, self.group, settings.profile, registry)
+        self._allowance = Allowance(settings.quotas, registry, self._workers.name)
+        self.inbound = InboundService(self.group, sites, cas, settings.state, self._allowance)
+        self._minting = Minting(self.issuers, self.group, settings.profile, self._allowance, registry)
         self._board = StatusBoard(registry, self.group, self._workers, self.inbound, self.issuers)
+        self._monitors = Monitors(lambda: self._board.seen(self.check_ready))
         self._staples = KeptStaples(settings.state)
-        self._reloading = Reloading(settings, reread, cas, self.group, self._members, self.inbound, self._staples)
-        self._admins: set[AdminChannel] = set()
+        self._reloading = Reloading(
+            settings, reread, cas, self.group, self._members, self.inbound, self._staples, self._allowance
+        )
+        self._admins: dict[AdminChannel, int] = {}
+        self._admission: Admission[AdminChannel] = Admission(settings.run)
         self._endpoints: list[Endpoint] = []
         self._changes: set[asyncio.Task[list[str]]] = set()
+        self._intake = Intake()
         self._lock = -1
 
     async def open(self) -> None:
@@ -97,7 +107,7 @@ class Signer:
         that merely cannot be reached is no such reason: it is tried again while we serve.
         """
         settings = self._reloading.settings
-        for name in (WORKER_SOCKET, ADMIN_SOCKET):
+        for name in (WORKER_SOCKET, ADMIN_SOCKET, STATUS_SOCKET):
             settings.run.socket(name)  # refuses a path that is too long, before anybody logs in
         settings.run.prepare()
         self._refusals.prepare()
@@ -107,20 +117,29 @@ class Signer:
         await self._members.settled()
         self._members.refuse_bad_world()
         self._endpoints = [
-            await Endpoint(settings.run, WORKER_SOCKET, settings.users, self._worker_channel).open(),
-            await Endpoint(settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel).open(),
-        ]
+            await Endpoint(
+                settings.run, WORKER_SOCKET, settings.users, self._worker_channel, census.WORKERS,
+                self._workers.turn_away,
+            ).open(),
+            await Endpoint(
+                settings.run, ADMIN_SOCKET, frozenset(), self._admin_channel, census.COMMANDS,
+                before=self._admission.publish,
+            ).open(),
+            await Endpoint(settings.run, STATUS_SOCKET, settings.monitors, self._monitors.join, census.MONITORS).open(),
+        ]  # fmt: skip
 
     async def close(self) -> None:
         """Stop listening, let calls in flight end (at most a second), then end the members."""
         for endpoint in self._endpoints:
             await endpoint.close()
+        self._admission.close()
         until = time.monotonic() + 1
         while self._workers.served and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # once, at the end; an event would burden every call
         self._workers.close()
         for channel in self._admins:
             channel.close()
+        self._monitors.close()
         self._members.cancel()
         for change in self._changes:
             change.cancel()
@@ -134,7 +153,7 @@ class Signer:
     # what workers may ask
 
     def _worker_channel(self, pid: int) -> WorkerChannel:
-        channel = WorkerChannel(worker.CODEC, self._serve_worker, self._workers.leave)
+        channel = WorkerChannel(worker.CODEC, self._serve_worker, self._workers.leave, intake=self._intake)
         self._workers.join(channel, pid)
         return channel
 
@@ -146,15 +165,17 @@ class Signer:
                 return Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
             case TlsSign() | TlsDecrypt() | InboundKeys():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
-                return await self.inbound.serve(call.body, call.deadline, refuse)
+                return await self.inbound.serve(self._workers.pid(channel), call.body, call.deadline, refuse)
             case FindStaple() | KeepStaple():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
                 return self._staples.serve(channel, self._workers.pid(channel), call.body, refuse)
             case Ready():
                 for name in self.group.authorities:
-                    await self.group.wait_for_member(name, call.deadline)
+                    await self.group.wait_for_member(name, call.deadline, self._workers.pid(channel))
                 return Done()
             case Report():
+                samples = sum(len(family.samples) for family in call.body.metrics)
+                self._allowance.report(self._workers.pid(channel), samples)
                 self._workers.take(channel, call.body)
                 return Reported(
                     self.group.in_service(),
@@ -171,14 +192,22 @@ class Signer:
             why = "; ".join(f"{member}: {problem}" for member, problem in group.problems(unserved[0]).items())
             raise TryLaterError(f"no member of the HSM serves the {group.keys[unserved[0]].title} ({why})")
 
-    # what the command line and the status page ask
+    # what the command line asks
 
-    def _admin_channel(self, _pid: int) -> AdminChannel:
-        channel = AdminChannel(admin.CODEC, self._serve_admin, self._admins.discard)
-        self._admins.add(channel)
+    def _admin_channel(self, pid: int) -> AdminChannel:
+        channel = AdminChannel(admin.CODEC, self._serve_admin, self._admin_left)
+        self._admins[channel] = pid
         return channel
 
-    async def _serve_admin(self, _channel: AdminChannel, call: Call[admin.Request]) -> admin.Reply:
+    def _admin_left(self, channel: AdminChannel) -> None:
+        self._admins.pop(channel, None)
+        self._admission.forget(channel)
+
+    async def _serve_admin(self, channel: AdminChannel, call: Call[admin.Request]) -> admin.Reply:
+        if isinstance(call.body, Admit):
+            self._admission.admit(channel, call.body)
+            return Done()
+        self._admission.check(channel, self._admins.get(channel, 0))
         match call.body:
             case Status():
                 return self.status()

@@ -1,16 +1,19 @@
-"""What the signer tells of itself: gauges, counters of all processes as one, and the report of `hsmitm status`."""
+"""What the signer tells of itself: gauges, counters of all processes as one, the report of `hsmitm status`, and what
+the status page shows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from prometheus_client import CollectorRegistry, Gauge
 
 from hsm.certificates.issuer import Issuer
+from hsm.errors import HsmitmError
 from hsm.group.group import Group
 from hsm.group.states import GroupState
 from hsm.member.member import Member
@@ -20,6 +23,7 @@ from hsm.signer.settings import SignerSettings
 from hsm.signer.workers import Workers
 from hsm.wire import telemetry
 from hsm.wire.admin import CertificateStatus, GroupStatus, MemberStatus, StatusReport
+from hsm.wire.status import MAX_FAMILIES, Seen
 from hsm.wire.worker import Authority
 
 
@@ -70,6 +74,23 @@ class StatusBoard:
             self._sessions.labels(member.name, "total").set(member.sessions)
             self._starts.labels(member.name).set(member.starts)
         self._workers.set_gauges()
+
+    def seen(self, check_ready: Callable[[], None]) -> Seen:
+        """What the status page shows. `check_ready` raises what keeps the signer from signing."""
+        unready = "" if self._workers.listeners() else "no worker listens yet"
+        if self._workers.full:
+            unready = "every worker has as many connections as it may"
+        try:
+            check_ready()
+        except HsmitmError as error:
+            unready = str(error)
+        families, size, left = [], 0, self.totals().families()
+        for family in left:
+            size += len(msgspec.msgpack.encode(family))
+            if size > MAX_FAMILIES:
+                break
+            families.append(family)
+        return Seen(unready, families, len(left) - len(families))
 
     def report(self, settings: SignerSettings) -> StatusReport:
         """The whole state; `settings` are those in force."""

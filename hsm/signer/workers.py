@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import logging
+import time
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from hsm.errors import RefusedError
+from hsm.signer.ledger import Ledger
 from hsm.wire import telemetry
 from hsm.wire.admin import ListenerStatus, WorkerStatus
 from hsm.wire.channel import Channel
@@ -15,6 +18,10 @@ from hsm.wire.worker import MAX_WORKERS, Reply, Report, Request
 
 logger = logging.getLogger("hsmitm.workers")
 
+_CLOCK_S = 60.0
+
+_SILENT_S = 5.0
+"""A worker reports each second. One that has not for so long hangs, and is none that serves."""
 
 WorkerChannel = Channel[Request, Reply]
 
@@ -24,6 +31,13 @@ class _Worker(Struct):
 
     pid: int
     report: Report | None = None
+    ledger: Ledger | None = None
+    heard: float = 0.0
+
+    @property
+    def reports(self) -> bool:
+        """Whether it still does, so that it can be counted on."""
+        return self.report is not None and time.monotonic() - self.heard < _SILENT_S
 
 
 class Workers:
@@ -32,14 +46,22 @@ class Workers:
     def __init__(self, registry: CollectorRegistry) -> None:
         """`registry` gets the gauges of who is connected."""
         self._connected: dict[WorkerChannel, _Worker] = {}
-        self._retired = telemetry.Totals()
-        self._gone: dict[int, Report] = {}
-        """The last report of each index whose connection ended: retired when another process takes its place."""
+        self._retired = Ledger(0.0)
+        self._gone: dict[int, _Worker] = {}
+        """The last of each index whose connection ended: retired when another process takes its place."""
         self._number = Gauge("hsmitm_workers", "Workers connected to the signer", registry=registry)
         self._up = Gauge("hsmitm_worker_up", "1 for each worker that reports", ("worker",), registry=registry)
         self._refused = Counter(
             "hsmitm_refused_requests", "Requests that no worker may make", ("request",), registry=registry
         )
+        self._disbelieved = Counter(
+            "hsmitm_reported_refused", "Numbers of workers' reports that were not believed", ("worker", "why"),
+            registry=registry,
+        )  # fmt: skip
+        self._ended = Counter(
+            "hsmitm_worker_connections_ended", "Connections of workers refused or ended, by the bound exceeded",
+            ("bound",), registry=registry,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._connected)
@@ -64,15 +86,27 @@ class Workers:
         if channel.spoilt:  # no worker of ours says such a thing: it is broken, or taken over
             self._refused.labels("unknown").inc()
             logger.warning("refused worker process %d, which sent what no worker may: %s", gone.pid, channel.spoilt)
-        report = gone.report
-        if report is not None:
-            if before := self._gone.get(report.index):
-                self._retired.add(before.metrics, kinds=telemetry.CUMULATIVE)
-            self._gone[report.index] = report
+        if channel.exceeded:
+            self._ended.labels(channel.exceeded).inc()
+        if gone.report is not None:
+            before = self._gone.get(gone.report.index)
+            if before is not None and before.ledger is not None:
+                self._retired.fold(before.ledger)
+            self._gone[gone.report.index] = gone
+
+    def turn_away(self, why: str) -> None:
+        """A connection was not admitted: another "user"'s, or one beyond a "limit"."""
+        self._ended.labels(why).inc()
 
     def pid(self, channel: WorkerChannel) -> int:
         """The process at the other end."""
         return self._connected[channel].pid
+
+    def name(self, pid: int) -> str:
+        """What a process is called in metrics: the index that it reports, or "unknown"."""
+        return next(
+            (str(one.report.index) for one in self._connected.values() if one.pid == pid and one.report), "unknown"
+        )
 
     def refuse(self, channel: WorkerChannel, request: Request, why: str) -> RefusedError:
         """Note a request that no worker of ours makes: a worker is broken, or taken over. The error to answer with.
@@ -85,16 +119,40 @@ class Workers:
         return RefusedError(why)
 
     def take(self, channel: WorkerChannel, report: Report) -> None:
-        """Note what it reports. Raises RefusedError for an index that no worker of ours has."""
+        """Note what it reports. Raises RefusedError for an index that it cannot have: a process has one for its life,
+        and no other has the same; and for a time to come."""
+        worker, now = self._connected[channel], time.monotonic()
         if not 0 <= report.index <= MAX_WORKERS:
             raise RefusedError(f"a worker of index {report.index}; they go up to {MAX_WORKERS}")
-        self._connected[channel].report = report
-        gone = self._gone.get(report.index)
-        if gone and (gone.pid, gone.started) == (report.pid, report.started):
-            del self._gone[report.index]  # only its connection was lost; it still counts what it counted
+        if not report.started <= time.time() + _CLOCK_S:
+            raise RefusedError("a worker that will be started some day")
+        for one in self._connected.values():
+            if one.report is not None and (one.pid == worker.pid) != (one.report.index == report.index):
+                raise RefusedError(f"worker process {worker.pid} is not of index {report.index}: that is another's")
+        if worker.ledger is None:
+            worker.ledger = self._ledger(worker.pid, report)
+        for why, number in worker.ledger.take(report.metrics, now - (worker.heard or now)).items():
+            self._disbelieved.labels(str(report.index), why).inc(number)
+        worker.report, worker.heard = report, now
 
-    def _reports(self) -> list[tuple[int, Report]]:
-        return [(one.pid, one.report) for one in self._connected.values() if one.report is not None]
+    def _ledger(self, pid: int, report: Report) -> Ledger:
+        """Where only its connection was lost it still counts what it counted."""
+        gone = self._gone.get(report.index)
+        if gone is not None and gone.report is not None and gone.ledger is not None:
+            same = (gone.pid, gone.report.started) == (pid, report.started)
+            if same:
+                del self._gone[report.index]
+                return gone.ledger
+        # It may have counted before this signer was started, but not before the machine was.
+        return Ledger(min(max(0.0, time.time() - report.started), time.clock_gettime(time.CLOCK_BOOTTIME)))
+
+    def _reports(self, *, serving: bool = True) -> list[tuple[int, Report]]:
+        """Of workers that go on reporting; without `serving` also of those that hang."""
+        return [
+            (one.pid, one.report)
+            for one in self._connected.values()
+            if one.report is not None and (one.reports or not serving)
+        ]
 
     def set_gauges(self) -> None:
         """Bring the gauges up to date, before they are collected."""
@@ -105,11 +163,19 @@ class Workers:
 
     def add_to(self, totals: telemetry.Totals) -> None:
         """Add what all workers counted, those that are gone too."""
-        totals.add(self._retired.families())
+        self._retired.add_to(totals, gone=True)
         for gone in self._gone.values():
-            totals.add(gone.metrics, kinds=telemetry.CUMULATIVE)
-        for _, report in self._reports():
-            totals.add(report.metrics)
+            if gone.ledger is not None:
+                gone.ledger.add_to(totals, gone=True)
+        for one in self._connected.values():
+            if one.ledger is not None:
+                one.ledger.add_to(totals)
+
+    @property
+    def full(self) -> bool:
+        """Whether each of them turns clients away."""
+        reports = self._reports()
+        return bool(reports) and all(report.full for _, report in reports)
 
     def status(self) -> list[WorkerStatus]:
         """Those that report, by index."""
@@ -118,5 +184,5 @@ class Workers:
 
     def listeners(self) -> list[ListenerStatus]:
         """Each address that a worker listens on, and how many do."""
-        addresses = [address for _, report in self._reports() for address in report.listeners]
-        return [ListenerStatus(address, addresses.count(address)) for address in sorted(set(addresses))]
+        addresses = collections.Counter(address for _, report in self._reports() for address in report.listeners)
+        return [ListenerStatus(address, number) for address, number in sorted(addresses.items())]

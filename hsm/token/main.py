@@ -38,8 +38,10 @@ from hsm.wire.member import (
     Sign,
 )
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 """prctl(2), linux/prctl.h."""
+_DESCRIPTORS = 1024
+"""A vendor's library may use select(2), which ends there, or close all that could be open."""
 
 
 class _MemberProcess:
@@ -134,7 +136,12 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)  # the signer ends a member by closing its socket, or with SIGKILL
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the PIN
     # When the signer dies while a module hangs in our main thread, nobody reads the socket's end: the kernel ends us.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_DUMPABLE, 0)  # no other process of our user can look into this one, where the PIN is
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _DESCRIPTORS), hard))
     threading.excepthook = _die_of
     # python-pkcs11's searches complain once more of an error that was answered; what is ours is caught below.
     sys.unraisablehook = lambda _: None

@@ -233,7 +233,7 @@ class _Worker:
         """The plaintext, empty where the padding is wrong: a client's bad ciphertext is no fault of anybody's.
 
         Raises RefusedError with an ambiguous code where the token does not tell bad padding from a failure of its own:
-        the session stays, nothing is tried again, and the signer has the member prove itself by a signature.
+        the session stays, and nothing is tried again.
         """
         try:
             return Decrypted(self._key(request.key).decrypt(request.ciphertext))

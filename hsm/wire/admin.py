@@ -11,6 +11,17 @@ from hsm.wire.frames import Codec, Done, Ready
 from hsm.wire.member import Inspected, Partition
 
 
+class Admit(Struct, frozen=True, array_like=True, tag="admit"):
+    """The token that stands beside the socket, for the signer's user and root to read. First on each connection.
+    -> `Done`."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return "Admit()"
+
+
 class Status(Struct, frozen=True, array_like=True, tag="status"):
     """Everything `hsmitm status` shows. -> `StatusReport`."""
 
@@ -129,7 +140,7 @@ class StatusReport(Struct, frozen=True, array_like=True, tag="status-report"):
     group: GroupStatus = GroupStatus()
 
 
-Request = Status | Info | Reset | Reload | Ready
+Request = Admit | Status | Info | Reset | Reload | Ready
 Reply = StatusReport | InfoReport | Told | Done
 
 CODEC: Codec[Request, Reply] = Codec(Request, Reply)

@@ -3,7 +3,8 @@
 Both ends use it: a caller with `call`, a server by giving `serve`. A call ends exactly once: with its answer, with its
 deadline, or with the connection; its slot in `_pending` is removed by whoever ends it, in the event loop, so there is
 nothing to lock. An answer that comes after the deadline finds no slot and is dropped. A caller that gives up, or whose
-deadline passes, says so to the other end (`frames.Cancel`), which then stops serving that call.
+deadline passes, says so to the other end (`frames.Cancel`), which then stops serving that call. What a peer may cost
+the end that serves is bounded (`hsm.wire.pressure`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import cast
 from hsm.errors import DeadlineError, HsmitmError, MemberLostError, OverloadedError, RefusedError, from_wire
 from hsm.wire import frames
 from hsm.wire.frames import Answer, Call, Cancel, Codec, Fault, Frame
+from hsm.wire.pressure import PER_TURN, Bound, Intake, Pressure
 
 logger = logging.getLogger("hsmitm.channel")
 
@@ -25,6 +27,9 @@ type Serve[Q, A] = Callable[[Channel[Q, A], Call[Q]], Awaitable[A]]
 MAX_SERVED = 1024
 """Calls of one peer that are served at a time. A worker has at most one mint in flight for each new name set; beyond
 this it is told to try later instead of growing a queue."""
+_PARTING_S = 1.0
+_LONGEST_S = 86400.0
+"""Until a deadline: whatever an operator asks for is done sooner."""
 
 
 class Channel[Q, A](asyncio.Protocol):
@@ -37,6 +42,7 @@ class Channel[Q, A](asyncio.Protocol):
         lost: Callable[[Channel[Q, A]], None] | None = None,
         *,
         cancels: bool = True,
+        intake: Intake | None = None,
     ) -> None:
         """Without `serve` this end asks, and hears nothing but answers; with it, nothing but calls. `cancels` is
         whether the other end can stop serving a call; a member cannot interrupt a session."""
@@ -45,6 +51,8 @@ class Channel[Q, A](asyncio.Protocol):
         self._cancels = cancels
         self._asked, self._answered = codec.asked(), codec.answered()
         self._transport: asyncio.Transport | None = None
+        self._intake = intake or Intake()
+        self._pressure: Pressure | None = None
         self._pending: dict[int, tuple[asyncio.Future[A], asyncio.TimerHandle, Callable[[], None] | None]] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._next_id = 0
@@ -52,6 +60,12 @@ class Channel[Q, A](asyncio.Protocol):
         self._silent_since: float | None = None
         self.spoilt = ""
         """What the peer sent that this conversation has no word for; the connection is ended for it."""
+        self.exceeded: Bound | None = None
+        """The bound that the peer went beyond; the connection is ended for it."""
+        self.peer = "a peer"
+        """Who is at the other end, for the log. Written by who admitted it, as `gone` is."""
+        self.gone: Callable[[], None] = _nothing
+        """Called once, when the connection ends, whoever was told of it."""
 
     @property
     def connected(self) -> bool:
@@ -112,18 +126,13 @@ class Channel[Q, A](asyncio.Protocol):
             self._transport.close()
 
     def _be_late(self, call_id: int) -> None:
-        if call_id in self._pending:
-            self._end(call_id, DeadlineError("no answer before the deadline"))
-            self._tell_cancelled(call_id)
+        self._give_up(call_id, DeadlineError("no answer before the deadline"))
 
-    def _give_up(self, call_id: int) -> None:
+    def _give_up(self, call_id: int, why: DeadlineError | None = None) -> None:
         if call_id in self._pending:
-            self._end(call_id, None)
-            self._tell_cancelled(call_id)
-
-    def _tell_cancelled(self, call_id: int) -> None:
-        if self._cancels:
-            self._write(Cancel(call_id))
+            self._end(call_id, why)
+            if self._cancels:
+                self._write(Cancel(call_id))
 
     def _end(self, call_id: int, result: A | HsmitmError | None) -> None:
         slot = self._pending.pop(call_id, None)
@@ -145,25 +154,34 @@ class Channel[Q, A](asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio hands over the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from asyncio's
+        if self._serve is not None:
+            self._pressure = Pressure(self._transport, self._intake, self._exceed)
 
     def data_received(self, data: bytes) -> None:
         """Whole frames are acted on at once; bytes that are no frame end the connection."""
+        if self._pressure is not None:
+            self._hear_some(data)
+            return
         try:
-            if self._serve is not None:
-                for asked in self._asked.feed(data):
-                    self._hear(self._serve, asked)
-            else:
-                for answer in self._answered.feed(data):
-                    match answer:
-                        case Answer():
-                            self._end(answer.id, answer.body)
-                        case Fault():
-                            self._end(answer.id, from_wire(answer.kind, answer.message, answer.code, answer.calls_for))
+            for answer in self._answered.feed(data):
+                match answer:
+                    case Answer():
+                        self._end(answer.id, answer.body)
+                    case Fault():
+                        self._end(answer.id, from_wire(answer.kind, answer.message, answer.code, answer.calls_for))
         except ValueError as error:
-            self.spoilt = str(error)
-            logger.warning("closing a connection that sent what is not ours: %s", error)
-            self.close()
+            self._spoil(error)
         self._silent_since = time.monotonic() if self._pending else None
+
+    def pause_writing(self) -> None:
+        """asyncio: answers wait for the peer to take them."""
+        if self._pressure is not None:
+            self._pressure.fill()
+
+    def resume_writing(self) -> None:
+        """asyncio: the peer took them."""
+        if self._pressure is not None:
+            self._pressure.drain()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Every call in flight fails now; calls being served are cancelled, their caller is gone."""
@@ -171,14 +189,56 @@ class Channel[Q, A](asyncio.Protocol):
             self._end(call_id, MemberLostError("the connection was closed under the request"))
         for task in self._serving.values():
             task.cancel()
+        if self._pressure is not None:
+            self._pressure.close()
+        self.gone()
         if self._lost is not None:
             self._lost(self)
+
+    def _hear_some(self, data: bytes = b"") -> None:
+        """Hear the requests of `data` and of what was left, so many in a turn of the event loop."""
+        assert self._serve is not None
+        assert self._pressure is not None
+        if not self.connected:
+            return
+        heard = 0
+        try:
+            for asked in self._asked.feed(data):
+                self._hear(self._serve, asked)
+                heard += 1
+                if heard == PER_TURN:
+                    break
+        except ValueError as error:
+            self._spoil(error)
+            return
+        if heard == PER_TURN:
+            self._pressure.hold("turn")
+            asyncio.get_running_loop().call_soon(self._hear_some)
+        else:
+            self._pressure.release("turn")
+            self._pressure.note_half(self._asked.held, self._asked.frames)
+
+    def _spoil(self, error: ValueError) -> None:
+        self.spoilt = str(error)
+        logger.warning("closing a connection that sent what is not ours: %s", error)
+        self.close()
+        # What was said before may still arrive; but nobody who does not read it keeps the connection open.
+        if self._transport is not None:
+            asyncio.get_running_loop().call_later(_PARTING_S, self._transport.abort)
+
+    def _exceed(self, bound: Bound, what: str) -> None:
+        self.exceeded = bound
+        logger.warning("closing the connection of %s: %s", self.peer, what)
+        if self._transport is not None:
+            self._transport.abort()
 
     def _hear(self, serve: Serve[Q, A], call: Call[Q] | Cancel) -> None:
         if isinstance(call, Cancel):
             if call.id in self._serving:  # otherwise its answer is on the way
                 self._serving[call.id].cancel()
             return
+        if not call.deadline < time.monotonic() + _LONGEST_S:  # not a number, too: no timer could be set by it
+            raise ValueError("a deadline that is none")
         if call.id in self._serving:
             raise ValueError(f"a second call {call.id} while the first is being served")
         if len(self._serving) >= MAX_SERVED:
@@ -216,4 +276,10 @@ class Channel[Q, A](asyncio.Protocol):
         if self._outgoing and self.connected:
             assert self._transport is not None
             self._transport.write(b"".join(self._outgoing))
+            if self._pressure is not None:
+                self._pressure.note_write()
         self._outgoing.clear()
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from hsm.backoff import Backoff
 from hsm.errors import DeadlineError, MemberLostError, TryLaterError
-from hsm.wire import worker
+from hsm.wire import admin, worker
 from hsm.wire.channel import Channel
 from hsm.wire.frames import Codec
+from hsm.wire.run_directory import ADMIN_SOCKET, ADMIN_TOKEN
 from hsm.wire.worker import Reply, Request
 
 logger = logging.getLogger("hsmitm.client")
@@ -123,16 +124,28 @@ def _itself(channel: Channel[Request, Reply]) -> Channel[Request, Reply]:
 
 async def ask[Q, A](path: Path, codec: Codec[Q, A], body: Q, timeout_s: float) -> A:
     """One call on a connection of its own, for the command line. Raises TryLaterError where it gets no answer."""
+    channel: Channel[Any, A]
     loop = asyncio.get_running_loop()
     try:
         _, channel = await loop.create_unix_connection(lambda: Channel(codec), str(path))
     except OSError as error:
         raise TryLaterError(f"no signer listens at {path} ({error.strerror}); start one with 'hsmitm run'") from error
+    deadline = time.monotonic() + timeout_s
     try:
-        return await channel.call(body, time.monotonic() + timeout_s)
+        if path.name == ADMIN_SOCKET and (token := _token(path)):
+            await channel.call(admin.Admit(token), deadline)
+        return await channel.call(body, deadline)
     except MemberLostError as error:
         raise TryLaterError(
             f"the signer at {path} closed the connection; only its own user and root may ask"
         ) from error
     finally:
         channel.close()
+
+
+def _token(socket: Path) -> str:
+    """What admits to the admin socket. Empty where we may not read it, and with a signer of before, which has none."""
+    try:
+        return socket.with_name(ADMIN_TOKEN).read_text()
+    except OSError:
+        return ""

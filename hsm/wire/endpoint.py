@@ -1,16 +1,25 @@
-"""Where processes meet: listening UNIX sockets in the run directory, and who may connect (SO_PEERCRED)."""
+"""Where processes meet: listening UNIX sockets in the run directory, and who may connect (SO_PEERCRED).
+
+Connections are accepted here, not by asyncio: it would accept a whole backlog before anybody looks who they are, and
+descriptors would be gone.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
+import resource
 import socket
 import struct
+import time
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from hsm.errors import MisconfiguredError
+from hsm.wire.census import Census, Limits
 from hsm.wire.channel import Channel
 from hsm.wire.run_directory import RunDirectory, gid_of, user_name
 
@@ -18,6 +27,12 @@ logger = logging.getLogger("hsmitm.endpoint")
 
 _WATCH_S = 0.5
 """How soon a deleted socket is made again: well inside the time that a client's `connect` retries."""
+_BACKLOG = 256
+_ACCEPTS = 16
+"""Connections that are looked at in a turn of the event loop."""
+_REST_S = 0.1
+_TELL_EVERY_S, _TOLD = 10.0, 64
+"""One line of refusals for each process in so many seconds; so many processes are remembered."""
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
@@ -31,45 +46,128 @@ class Endpoint:
     """A listening UNIX socket that admits some users only, and that comes back when its file is deleted."""
 
     def __init__(
-        self, directory: RunDirectory, name: str, users: frozenset[int], make: Callable[[int], Channel[Any, Any]]
+        self,
+        directory: RunDirectory,
+        name: str,
+        users: frozenset[int],
+        make: Callable[[int], Channel[Any, Any]],
+        limits: Limits,
+        refused: Callable[[str], None] | None = None,
+        *,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """`users` are the uids that may connect beside our own and root's; `make(pid)` makes a connection's channel.
+        `refused` is told of each connection that was not admitted: "user" or "limit".
 
-        A socket that admits others belongs to the directory's group; one that does not is closed to it.
+        A socket that admits others belongs to the directory's group; one that does not is closed to it. `before` puts
+        into the directory what must stand there before anybody connects, each time that the socket is made.
         """
         self._directory = directory
         self._group = directory.group if users else None
         self._path = directory.socket(name)
         self._users = users | {0, os.geteuid()}
         self._make = make
-        self._server: asyncio.Server | None = None
+        self._before = before
+        self._census = Census(limits.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+        self._refused = refused or _untold
+        self._told: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self._listener: socket.socket | None = None
         self._inode = 0
         self._watcher: asyncio.Task[None] | None = None
+        self._beginning: set[asyncio.Task[None]] = set()
 
     async def open(self) -> Self:
         """Listen. The caller holds the directory's lock, so a socket file that is there is a dead one's."""
-        await self._listen()
+        self._listen()
         self._watcher = asyncio.create_task(self._watch())
         return self
 
-    async def _listen(self) -> None:
+    def _listen(self) -> None:
         self._directory.prepare()
         self._path.unlink(missing_ok=True)
-        loop = asyncio.get_running_loop()
+        self._before()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            listener.setblocking(False)
             listener.bind(str(self._path))
             self._path.chmod(0o600 if self._group is None else 0o660)
             if self._group is not None:
                 os.chown(self._path, -1, gid_of(self._group))
+            listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
             raise MisconfiguredError(f"cannot make the socket {self._path}: {error.strerror}") from error
-        self._server = await loop.create_unix_server(self._admit, sock=listener, backlog=256)
+        self._listener = listener
         self._inode = self._path.stat().st_ino
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    def _admit(self) -> asyncio.Protocol:
-        return _Admission(self._users, self._make)
+    # who comes
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(_ACCEPTS):
+            try:
+                connection, _address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor is left: somebody's will be, in a moment
+                loop.remove_reader(listener)
+                loop.call_later(_REST_S, self._accept_again, listener)
+                self._tell(0, f"no connection can be accepted at {self._path}: {error.strerror}")
+                return
+            if (admitted := self._admit(connection)) is None:
+                connection.close()
+                continue
+            connection.setblocking(False)
+            task = loop.create_task(self._begin(connection, *admitted))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener is self._listener:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _admit(self, connection: socket.socket) -> tuple[int, int] | None:
+        """The process and the user at the other end, by the kernel's word; None where they may not connect now."""
+        pid, uid = peer(connection)
+        if uid not in self._users:
+            self._tell(pid, f"refused a connection of user {user_name(uid)} (pid {pid})")
+            self._refused("user")
+        elif full := self._census.full(pid, uid):
+            self._tell(pid, f"refused a connection of process {pid} (user {user_name(uid)}): {full}")
+            self._refused("limit")
+        else:
+            self._census.join(pid, uid)
+            return pid, uid
+        return None
+
+    async def _begin(self, connection: socket.socket, pid: int, uid: int) -> None:
+        leave = functools.partial(self._census.leave, pid, uid)
+
+        def made() -> Channel[Any, Any]:
+            channel = self._make(pid)
+            channel.peer, channel.gone = f"process {pid}", leave
+            return channel
+
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(made, connection)
+        except OSError:  # it has gone again
+            connection.close()
+            leave()
+
+    def _tell(self, pid: int, line: str) -> None:
+        """Log `line`; of one process one in a while, with how many were not."""
+        now = time.monotonic()
+        told_at, more = self._told.pop(pid, (float("-inf"), 0))
+        if now - told_at < _TELL_EVERY_S:
+            self._told[pid] = told_at, more + 1
+            return
+        logger.warning("%s%s", line, f" ({more} more like this were not told)" if more else "")
+        self._told[pid] = now, 0
+        if len(self._told) > _TOLD:
+            self._told.popitem(last=False)
+
+    # the file
 
     async def _watch(self) -> None:
         while True:
@@ -79,37 +177,27 @@ class Endpoint:
                     continue
             except OSError:
                 logger.warning("the socket %s is gone; making it again", self._path)
-            if self._server is not None:
-                self._server.close()  # stops listening; connections that were accepted go on
+            self._stop()  # connections that were accepted go on
             try:
-                await self._listen()
+                self._listen()
             except MisconfiguredError as error:
                 logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
+
+    def _stop(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     async def close(self) -> None:
         """Stop listening and remove the file."""
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._server is not None:
-            self._server.close()
+        self._stop()
+        for task in list(self._beginning):
+            await task
         self._path.unlink(missing_ok=True)
 
 
-class _Admission(asyncio.Protocol):
-    """The first moment of a connection: look who it is, then become its channel or end."""
-
-    def __init__(self, users: frozenset[int], make: Callable[[int], Channel[Any, Any]]) -> None:
-        self._users = users
-        self._make = make
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit or refuse by the kernel's word."""
-        transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from asyncio's
-        pid, uid = peer(transport.get_extra_info("socket"))
-        if uid not in self._users:
-            logger.warning("refused a connection of user %s (pid %d)", user_name(uid), pid)
-            transport.abort()
-            return
-        channel = self._make(pid)
-        transport.set_protocol(channel)
-        channel.connection_made(transport)
+def _untold(_why: str) -> None:
+    """Nobody counts them."""

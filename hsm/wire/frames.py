@@ -35,8 +35,7 @@ class Done(Struct, frozen=True, array_like=True, tag="done"):
 
 
 class Decrypted(Struct, frozen=True, array_like=True, tag="decrypted"):
-    """The plaintext; empty where the padding was wrong, so that a wrong one looks like a right one for as long as
-    possible (RFC 5246 section 7.4.7.1)."""
+    """The plaintext. From a member it is empty where the padding was wrong; the signer tells workers no such thing."""
 
     plaintext: bytes
 
@@ -116,6 +115,13 @@ class Framer[F]:
         """`decoder` is a codec's."""
         self._decoder = decoder
         self._buffer = bytearray()
+        self.frames = 0
+        """How many came so far."""
+
+    @property
+    def held(self) -> int:
+        """Bytes that are no whole frame yet, or were not asked for."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[F]:
         """The frames that `data` completes. Raises ValueError for what is not a frame: end the connection then."""
@@ -128,6 +134,7 @@ class Framer[F]:
                 return
             body = bytes(self._buffer[4:end])
             del self._buffer[:end]
+            self.frames += 1
             try:
                 yield self._decoder.decode(body)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

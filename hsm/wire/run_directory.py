@@ -15,8 +15,12 @@ from hsm.errors import MisconfiguredError
 
 WORKER_SOCKET = "signer.sock"
 
-
 ADMIN_SOCKET = "admin.sock"
+
+ADMIN_TOKEN = "admin.token"  # noqa: S105  # a file's name
+
+
+STATUS_SOCKET = "status.sock"
 
 
 class RunDirectory(Struct, frozen=True):
@@ -70,6 +74,14 @@ def gid_of(group: str) -> int:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise MisconfiguredError(f"there is no group '{group}' on this machine") from error
+
+
+def group_of(user: str) -> str:
+    """The name of the user's own group. Raises MisconfiguredError where there is none."""
+    try:
+        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except KeyError as error:
+        raise MisconfiguredError(f"the user '{user}' or its group is not on this machine") from error
 
 
 def user_name(uid: int) -> str:

@@ -1,13 +1,14 @@
 """Counters of several processes as one. No I/O.
 
-A worker sends its registry's samples to the signer with each report; the signer adds them up for `/metrics`. Not
+A worker sends its registry's samples to the signer with each report; the signer adds those that it believes
+(`hsm.wire.measures`, `hsm.signer.ledger`) up for `/metrics`. Not
 prometheus_client's multiprocess mode: that needs a directory of memory-mapped files which every worker may write and
 the signer reads, and workers may be another user's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
@@ -32,15 +33,19 @@ class Totals:
     def __init__(self) -> None:
         self._families: dict[str, tuple[str, str, dict[SampleKey, float]]] = {}
 
-    def add(self, families: Iterable[Family], *, kinds: frozenset[str] | None = None) -> None:
-        """Add `families`; with `kinds` only metrics of these types."""
+    def add(self, families: Iterable[Family]) -> None:
+        """Add each sample of `families` to what there is of it."""
         for family in families:
-            if kinds is not None and family.kind not in kinds:
-                continue
             _, _, values = self._families.setdefault(family.name, (family.kind, family.help, {}))
             for name, labels, value in family.samples:
                 key = (name, tuple(sorted(labels.items())))
                 values[key] = values.get(key, 0.0) + value
+
+    def add_sums(self, name: str, kind: str, text: str, sums: Mapping[SampleKey, float]) -> None:
+        """Add to the family `name`, whose labels stand in the same order each time."""
+        _, _, values = self._families.setdefault(name, (kind, text, {}))
+        for key, value in sums.items():
+            values[key] = values.get(key, 0.0) + value
 
     def value(self, sample: str, **labels: str) -> float:
         """The sum of the samples of this name whose labels include `labels`."""
@@ -58,10 +63,6 @@ class Totals:
             Family(name, kind, text, [(sample, dict(labels), value) for (sample, labels), value in values.items()])
             for name, (kind, text, values) in self._families.items()
         ]
-
-
-CUMULATIVE = frozenset({"counter", "histogram"})
-"""What a worker that is gone leaves behind: its counts, so that totals never fall; its gauges end with it."""
 
 
 class FamilyCollector(Collector):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hsm.wire.frames import Codec, Decrypted, Done, Ready
 
@@ -90,7 +90,8 @@ class TlsSigned(Struct, frozen=True, array_like=True, tag="tls-signed"):
 
 
 class TlsDecrypt(Struct, frozen=True, array_like=True, tag="tls-decrypt"):
-    """A premaster secret under an inbound key whose site turns on RSA key exchange. -> `Decrypted`."""
+    """A premaster secret of TLS 1.2 under an inbound key whose site turns on RSA key exchange. -> `Decrypted`, always
+    with 48 bytes: made up where there is no such secret (RFC 5246 section 7.4.7.1)."""
 
     key: str
     ciphertext: bytes
@@ -128,14 +129,19 @@ class KeepStaple(Struct, frozen=True, array_like=True, tag="keep-staple"):
 
 
 class Report(Struct, frozen=True, array_like=True, tag="report"):
-    """What a worker tells of itself, each second. `metrics` is `hsm.wire.telemetry.collect`'s. -> `Reported`."""
+    """What a worker tells of itself, each second. -> `Reported`.
+
+    `metrics` is `hsm.wire.telemetry.collect`'s: of them those are taken that `hsm.wire.measures` lists. `full`: it
+    turns clients away for want of room. Every length is bounded, and a frame that exceeds one ends the connection.
+    """
 
     pid: int
     index: int
-    started: float
-    listeners: list[str]
-    connections: int
-    metrics: list[Family]
+    started: Annotated[float, Meta(ge=0, le=1e11)]
+    listeners: Annotated[list[Annotated[str, Meta(pattern=r"^[!-~]{1,80}\Z")]], Meta(max_length=256)]
+    connections: Annotated[int, Meta(ge=0, le=10_000_000)]
+    metrics: Annotated[list[Family], Meta(max_length=128)]
+    full: bool = False
 
 
 class Reported(Struct, frozen=True, array_like=True, tag="reported"):
@@ -162,13 +168,18 @@ class Reported(Struct, frozen=True, array_like=True, tag="reported"):
         return self.terms if self.configuration is None else self.configuration
 
 
+_Text = Annotated[str, Meta(max_length=256)]
+
+
 class Family(Struct, frozen=True, array_like=True):
     """One metric with its samples (name, labels, value), as in Prometheus' text format."""
 
-    name: str
-    kind: str
-    help: str
-    samples: list[tuple[str, dict[str, str], float]]
+    name: _Text
+    kind: _Text
+    help: _Text
+    samples: Annotated[
+        list[tuple[_Text, Annotated[dict[_Text, _Text], Meta(max_length=4)], float]], Meta(max_length=8192)
+    ]
 
 
 Request = Mint | Authorities | InboundKeys | TlsSign | TlsDecrypt | FindStaple | KeepStaple | Ready | Report

@@ -6,6 +6,7 @@ or work on files and partitions while nothing runs.
     init         `hsmitm init`: a partition with two CA keys, their certificates, a commented hsmitm.toml
     check        `hsmitm check`: every part of a configuration, tried without serving
     check_sites  its part about our own sites
+    check_cage   its part about workers as processes: what keeps them from the keys, how much they carry
     findings     what it finds, said line by line
     hsm          `hsmitm hsm ...` and `hsmitm reload`
     tables       what the signer reports, on a terminal

@@ -29,11 +29,12 @@ from hsm.signer.sites import load_sites
 from hsm.wire.member import worrying_flags
 from hsm.wire.worker import Authority
 from proxy import listening
+from proxy.commands.check_cage import check_cage
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
 from proxy.config.file import Config, load
 from proxy.processes import logs
-from proxy.processes.child import Guard
+from proxy.processes.guard import Guard
 from proxy.processes.signer import prompt_pins
 
 
@@ -48,6 +49,7 @@ async def check(path: Path, say: Say) -> bool:
     logs.configure("error", "check")
     findings.ok(f"{config.path}: every field is known and in range")
     _check_places(config, findings)
+    check_cage(config, findings)
     await _check_mitmproxy(config, findings)
     await check_sites(config, findings)
     await _check_hsm(config, findings)
@@ -59,7 +61,7 @@ def _check_places(config: Config, findings: Findings) -> None:
     findings.attempt(f"run directory {config.run.path}: private", config.run.prepare)
     refusals = Refusals(config.base / config.file.run.state)
     findings.attempt(f"state directory {config.base / config.file.run.state}", refusals.prepare)
-    if Guard(config.path).holder():
+    if Guard(config.run, config.path).holder():
         findings.ok("hsmitm runs with this configuration now; its addresses are in use by it")
         return
     places = [("proxy.listen", config.listen), ("status.listen", config.status_listen)]

@@ -57,18 +57,21 @@ _VENDOR_VARIABLES = (
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """The command line of `init`."""
+    """The command line of `init`. `on_terminal` is whether somebody, and no log, reads what is said."""
 
     directory: Path
     module: str | None
     token: str | None
     environment: tuple[str, ...] = ()
     pin_file: Path | None = None
+    so_pin_file: Path | None = None
+    on_terminal: bool = False
     key_type: str = KEY_TYPE
     listen: str
     status_listen: str
     upstream_ca: str | None = None
     scripts: tuple[str, ...] = ()
+    allow_destinations: tuple[str, ...] = ()
 
 
 class _Place(Struct, frozen=True, kw_only=True):
@@ -98,8 +101,10 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
             raise MisconfiguredError(f"{name}: {error}") from None
     if (wanted.module is None) != (wanted.token is None):
         raise MisconfiguredError("--module and --token go together: the vendor's library, and the partition's label")
+    if wanted.module is not None and wanted.so_pin_file is not None:
+        raise MisconfiguredError("--so-pin-file is for a new SoftHSM partition; the one that you name has its own")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = _given(wanted) if wanted.module else await _new_softhsm(directory, say)
+    place = _given(wanted) if wanted.module else await _new_softhsm(wanted, directory, say)
     await _make_keys(wanted, directory, place, say, confirm)
     _write(toml, _text(wanted, place), 0o644)
     say(f"wrote {toml}")
@@ -131,7 +136,7 @@ def _given(wanted: Wanted) -> _Place:
     )
 
 
-async def _new_softhsm(directory: Path, say: Say) -> _Place:
+async def _new_softhsm(wanted: Wanted, directory: Path, say: Say) -> _Place:
     """A SoftHSM token store under `directory`, with one token and random PINs in files of mode 0600."""
     module = next((str(path) for pattern in _SOFTHSM for path in Path("/").glob(pattern[1:])), None)
     if module is None:
@@ -144,11 +149,12 @@ async def _new_softhsm(directory: Path, say: Say) -> _Place:
             raise MisconfiguredError(
                 f"{path} exists without a hsmitm.toml; it is not overwritten. Choose another --dir"
             )
+    user, officer = secrets.token_hex(12), secrets.token_hex(12)
+    if wanted.so_pin_file is not None:
+        _write(wanted.so_pin_file.absolute(), f"{officer}\n", 0o600)
     store.mkdir(mode=0o700)
     _write(configuration, f"directories.tokendir = {store}\nobjectstore.backend = file\nlog.level = ERROR\n", 0o644)
-    user, officer = secrets.token_hex(12), secrets.token_hex(12)
     _write(pin_path, f"{user}\n", 0o600)
-    _write(directory / "so-pin", f"{officer}\n", 0o600)
     environment = {"SOFTHSM2_CONF": str(configuration)}
     process = await MemberProcess.spawn(environment)
     try:
@@ -156,6 +162,7 @@ async def _new_softhsm(directory: Path, say: Say) -> _Place:
     finally:
         await process.end()
     say(f"made a SoftHSM partition 'hsmitm' in {store}; its PIN is in {pin_path} (mode 0600)")
+    say(_of_officer(wanted, officer))
     return _Place(
         module=module,
         label="hsmitm",
@@ -164,6 +171,17 @@ async def _new_softhsm(directory: Path, say: Say) -> _Place:
         pin_source='{ file = "pin" }',
         member="softhsm1",
     )
+
+
+def _of_officer(wanted: Wanted, officer: str) -> str:
+    """Where the security officer's PIN is now. hsmitm never needs it, and whoever has it can replace the user's PIN."""
+    if wanted.so_pin_file is not None:
+        return (
+            f"the security officer's PIN is in {wanted.so_pin_file}; hsmitm never needs it: keep it elsewhere, offline"
+        )
+    if wanted.on_terminal:
+        return f"the security officer's PIN is {officer}; it is kept nowhere and hsmitm never needs it: write it down"
+    return "the security officer's PIN is kept nowhere: hsmitm never needs it (--so-pin-file FILE keeps it)"
 
 
 async def _make_keys(wanted: Wanted, directory: Path, place: _Place, say: Say, confirm: Confirm) -> None:
@@ -278,4 +296,5 @@ def _text(wanted: Wanted, place: _Place) -> str:
         if wanted.upstream_ca
         else '# upstream_ca = "company-roots.pem"',
         scripts=_toml(list(wanted.scripts)),
+        allow_destinations=_toml(list(wanted.allow_destinations)),
     )

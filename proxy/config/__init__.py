@@ -5,6 +5,7 @@ them here, in its table. A test checks the template and the documents against th
 
     file        the whole file, read and checked; and what the signer and the supervisor start from
     worker      what a worker reads of it, and nothing of the key side
+    status      what the status page's process reads of it
     hsm         [hsm] and its members
     forward     [forward]: the two CAs, and leaves
     inbound     [[inbound]]: listeners for our own sites, and the sites

@@ -6,6 +6,7 @@ be right. Relative paths start from the file's directory.
 
 from __future__ import annotations
 
+import os
 import pwd
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ from hsm.errors import MisconfiguredError
 from hsm.member.settings import MemberSettings
 from hsm.signer.settings import AuthoritySettings, InboundSettings, SignerSettings
 from hsm.wire.member import Selector
-from hsm.wire.run_directory import RunDirectory
+from hsm.wire.run_directory import RunDirectory, group_of
 from hsm.wire.worker import Authority
 from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection
@@ -39,7 +40,7 @@ class File(Section, frozen=True):
     proxy: Annotated[ProxySection, AtStart("[proxy]")] = field(default_factory=ProxySection)
     limits: Annotated[LimitsSection, AtStart("[limits]")] = field(default_factory=LimitsSection)
     status: Annotated[StatusSection, AtStart("[status]")] = field(default_factory=StatusSection)
-    run: Annotated[RunSection, SaidElsewhere()] = field(default_factory=RunSection)
+    run: RunSection = field(default_factory=RunSection)
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
     log: Annotated[LogSection, AtStart("[log]")] = field(default_factory=LogSection)
 
@@ -56,6 +57,9 @@ class File(Section, frozen=True):
         for place, address in enumerate(taken):
             if address.port and address in taken[:place]:
                 raise ValueError(f"inbound: two listeners have the address {address}")
+        for name in self.run.worker_environment:
+            if name in self.secret_variables:
+                raise ValueError(f"run.worker_environment: {name} leads to a PIN, which is not for workers")
         if not self.hsm.high_availability:
             self._check_holders()
 
@@ -69,16 +73,25 @@ class File(Section, frozen=True):
                     named(where, lambda text: self.hsm.holder(uri.parse(text)), key)
 
     @property
+    def secret_variables(self) -> frozenset[str]:
+        """Environment variables that lead to a PIN."""
+        return frozenset({one.pin.env for one in self.hsm.members if one.pin.env} | {"CREDENTIALS_DIRECTORY"})
+
+    @property
     def authorities(self) -> dict[Authority, AuthoritySection]:
         """Both CAs; none where there is no forward proxy."""
         return {"trust": self.forward.trust, "untrust": self.forward.untrust} if self.forward else {}
 
 
 class Config(Struct, frozen=True):
-    """A file that was read, with its path: what each process starts from."""
+    """A file that was read, with its path: what each process starts from.
+
+    `workers_as` is the user whom the supervisor has given to workers; empty where it is our own.
+    """
 
     path: Path
     file: File
+    workers_as: str = ""
 
     @property
     def base(self) -> Path:
@@ -101,6 +114,12 @@ class Config(Struct, frozen=True):
         return Address.parse(self.file.status.listen) if self.file.status.listen else None
 
     @property
+    def status_elsewhere(self) -> bool:
+        """Whether the status page is another user's process, which we have no right to start."""
+        user = self.file.status.user
+        return user is not None and os.geteuid() != 0 and _uid("status.user", user) != os.geteuid()
+
+    @property
     def workers(self) -> int:
         """How many workers there are."""
         return self.file.proxy.worker_count
@@ -108,7 +127,8 @@ class Config(Struct, frozen=True):
     @property
     def run(self) -> RunDirectory:
         """The directory of the sockets."""
-        return RunDirectory(self.base / self.file.run.directory, self.file.run.group)
+        group = self.file.run.group or (group_of(self.workers_as) if self.workers_as else None)
+        return RunDirectory(self.base / self.file.run.directory, group)
 
     @property
     def upstream_ca(self) -> Path | None:
@@ -117,9 +137,9 @@ class Config(Struct, frozen=True):
         return self.base / given if given else None
 
     @property
-    def secret_variables(self) -> set[str]:
-        """Environment variables that hold a PIN: no worker gets them."""
-        return {member.pin.env for member in self.file.hsm.members if member.pin.env} | {"CREDENTIALS_DIRECTORY"}
+    def secret_variables(self) -> frozenset[str]:
+        """Environment variables that lead to a PIN: no worker gets them."""
+        return self.file.secret_variables
 
     def members(self) -> list[MemberSettings]:
         """The members, for the signer. Values of `environment` are taken as they stand."""
@@ -154,12 +174,14 @@ class Config(Struct, frozen=True):
             profile=LeafProfile(days=self.file.forward.leaf_days) if self.file.forward else LeafProfile(),
             run=self.run,
             state=self.base / self.file.run.state,
-            users=frozenset(_uid(user) for user in self.file.run.users),
+            users=frozenset(_uid("run.users", one) for one in (*self.file.run.users, *filter(None, [self.workers_as]))),
+            monitors=frozenset(_uid("status.user", one) for one in (self.file.status.user, self.workers_as) if one),
             group=hsm.group if hsm.high_availability else "",
             holders={} if hsm.high_availability else {str(name): hsm.holder(key) for name, key in keys.items()},
             failover=hsm.failover,
             unavailable=hsm.unavailable,
             outage_grace_s=hsm.queue_s,
+            quotas=hsm.quotas,
         )
 
     def _at_start(self) -> dict[str, str]:
@@ -195,19 +217,19 @@ def _text(part: object) -> str:
     return msgspec.json.encode(part).decode()
 
 
-def _uid(user: str) -> int:
+def _uid(field: str, user: str) -> int:
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
-        raise MisconfiguredError(f"run.users: there is no user '{user}' on this machine") from None
+        raise MisconfiguredError(f"{field}: there is no user '{user}' on this machine") from None
 
 
-def load(path: Path) -> Config:
+def load(path: Path, workers_as: str = "") -> Config:
     """Read and check `path`. Raises MisconfiguredError: the file, the field, what is wrong, what would be right."""
     path = path.absolute()
-    return parse(messages.read(path), path)
+    return parse(messages.read(path), path, workers_as)
 
 
-def parse(raw: bytes, path: Path) -> Config:
+def parse(raw: bytes, path: Path, workers_as: str = "") -> Config:
     """The configuration that stands, or would stand, at the absolute `path`. Raises MisconfiguredError as `load`."""
-    return Config(path, messages.decoded(raw, File, path.name))
+    return Config(path, messages.decoded(raw, File, path.name), workers_as)

@@ -9,7 +9,7 @@ from msgspec import Meta, field
 from hsm import unavailable, uri, vendor_codes
 from hsm.member.settings import Failover, MemberSettings
 from hsm.secrets.settings import PinSource
-from hsm.signer.settings import SignerSettings
+from hsm.signer.settings import Quotas, SignerSettings
 from proxy.config.section import Section, bounds, bounds_ms, default, default_ms, named
 
 Name = Annotated[
@@ -68,6 +68,8 @@ class HsmSection(Section, frozen=True):
     request_budget_ms: Annotated[int, bounds_ms(Failover, "budget_s")] = default_ms(Failover, "budget_s")
     keep_alive_s: Annotated[float, bounds(Failover, "keep_alive_s")] = default(Failover, "keep_alive_s")
     unavailable: str = default(SignerSettings, "unavailable")
+    mints_per_s: Annotated[float, bounds(Quotas, "mints_per_s")] = default(Quotas, "mints_per_s")
+    decryptions_per_s: Annotated[float, bounds(Quotas, "decryptions_per_s")] = default(Quotas, "decryptions_per_s")
 
     def __post_init__(self) -> None:
         names = [member.name for member in self.members]
@@ -96,6 +98,11 @@ class HsmSection(Section, frozen=True):
             budget_s=self.request_budget_ms / 1000,
             keep_alive_s=self.keep_alive_s,
         )
+
+    @property
+    def quotas(self) -> Quotas:
+        """What each worker may have of the members."""
+        return Quotas(mints_per_s=self.mints_per_s, decryptions_per_s=self.decryptions_per_s)
 
     def holder(self, key: uri.KeyURI) -> str:
         """Without high availability: the one member whose partition holds `key`. Raises ValueError."""

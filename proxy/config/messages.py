@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
+from hsm import reading
 from hsm.errors import MisconfiguredError
 
 
 def read(path: Path) -> bytes:
     """The file. Raises MisconfiguredError."""
     try:
-        return path.read_bytes()
+        return reading.contents(path)
     except FileNotFoundError:
         raise MisconfiguredError(f"there is no configuration at {path}; make one with 'hsmitm init'") from None
     except OSError as error:

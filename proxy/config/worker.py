@@ -17,7 +17,8 @@ from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 from proxy.config import messages
 from proxy.config.forward import ForwardSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection
+from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.section import Address
 
 
 class _Part(Struct, frozen=True, kw_only=True):
@@ -27,6 +28,7 @@ class _Part(Struct, frozen=True, kw_only=True):
     inbound: list[InboundSection] = field(default_factory=list)
     proxy: ProxySection = field(default_factory=ProxySection)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    status: StatusSection = field(default_factory=StatusSection)
     run: RunSection = field(default_factory=RunSection)
     mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
     log: LogSection = field(default_factory=LogSection)
@@ -36,7 +38,8 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     """What a worker starts from.
 
     `cache_entries` is None where there is no forward proxy. `inbound` are the listeners of our own sites, in the file's
-    order. `upstream_ca` are the roots that servers are verified with; None for Mozilla's (certifi).
+    order. `status_listen` is where the status page is: no client must reach it through us. `upstream_ca` are the roots
+    that servers are verified with; None for Mozilla's (certifi).
     """
 
     path: Path
@@ -48,6 +51,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     upstream_ca: Path | None
     cache_entries: int | None
     inbound: tuple[ListenerSettings, ...]
+    status_listen: Address | None = None
 
     @property
     def base(self) -> Path:
@@ -66,6 +70,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
             threads=self.proxy.handshake_threads,
             handshake_s=self.proxy.client_handshake_timeout_s,
             signature_s=self.proxy.mint_timeout_s,
+            bounds=self.limits,
         )
 
 
@@ -83,4 +88,5 @@ def load(path: Path) -> WorkerConfig:
         upstream_ca=base / part.proxy.upstream_ca if part.proxy.upstream_ca else None,
         cache_entries=part.forward.cache_entries if part.forward else None,
         inbound=tuple(one.settings(base) for one in part.inbound),
+        status_listen=Address.parse(part.status.listen) if part.status.listen else None,
     )

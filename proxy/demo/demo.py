@@ -107,6 +107,7 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
             status_listen=f"127.0.0.1:{status_port}",
             upstream_ca="roots.pem",
             scripts=(_SCRIPT_NAME,),
+            allow_destinations=("127.0.0.0/8",),  # the origin, whose port is another each time
         )
         await init.initialise(wanted, console.print, lambda _: True)
     return load(path)

@@ -1,8 +1,22 @@
 """The processes of a running hsmitm: each file starts one, wires its parts and ends it in order. Policy is elsewhere.
 
-supervisor  starts signer and workers, watches them, ends them; holds no key, signs nothing
-child       one process that is kept running, and what it does itself to be one
-signer      the signer's process: the service of `hsm.signer`, its status page, its signals
-worker      a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
-logs        how log lines look, in each of them
+supervisor   starts signer and workers, watches them, ends them; holds no key, signs nothing
+child        one process that is kept running: started again when it ends or hangs
+supervised   what such a process does itself to be one: its first line, signs of life, ready
+guard        only one supervisor of a configuration, and the orphans of a killed one
+environment  what of our environment a worker gets
+quarters     where workers live: as whom they run, and what keeps them from the keys; the strongest that is possible
+cage         what a worker gives up before it is executed
+reach        what of the file system a worker needs, and what it must never have
+landlock     keeping a process from files, by the kernel's Landlock
+rights       capabilities, users, no new privileges, not being looked into
+view         a mount namespace in which a worker's user gets behind closed directories
+files        files that the configuration names, opened for a worker by its supervisor
+line         a worker's end of that
+limits       descriptors and core files
+notify       what systemd is told: ready, alive, stopping
+signer       the signer's process: the service of `hsm.signer`, its signals, and alone its status page
+status_page  the status page's process: it meets monitors and asks the signer; no PIN, no PKCS#11
+worker       a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
+logs         how log lines look, in each of them
 """

@@ -1,43 +1,48 @@
-"""One supervised process: start it, wait until it is ready, start it again when it ends. And what such a process does
-itself to be one: it says when it is ready (`tell_ready`), and watches for its supervisor (`orphaned`).
+"""One supervised process: start it, wait until it is ready, start it again when it ends or hangs.
 
-The child's standard input is a pipe from the supervisor. Its first line may carry what a prompt got; its end tells the
-child that the supervisor is gone. It then goes on serving, and leaves as soon as a new supervisor answers at the same
-guard (`Guard`): a killed supervisor stops nobody's traffic, and the next `hsmitm run` takes over.
+What such a process does itself to be one is in `proxy.processes.supervised`: its first line of standard input may carry
+what a prompt got, and it writes to a pipe when it is ready and, from its event loop, each second that it is alive.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import hashlib
 import logging
 import os
 import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hsm.backoff import Backoff
-from hsm.errors import MisconfiguredError
-from hsm.wire.endpoint import peer
+from proxy.processes.supervised import ALIVE, EX_CONFIG, READY
+
+if TYPE_CHECKING:
+    from proxy.processes.files import Desk  # it reads the whole configuration, which the processes never do
 
 logger = logging.getLogger("hsmitm.supervisor")
 
-EX_CONFIG = os.EX_CONFIG
-"""The child found its configuration wrong. It is not started again."""
 _BACKOFF, _BACKOFF_RESET_S = Backoff(0.1, 5.0), 30.0
-_GUARD_POLL_S = 0.2
+_STARTING = 6
+"""A child that is not ready yet may be silent so many times as long: it reads files, and may share few cores."""
 
 
 class Child:
     """A process that is kept running."""
 
-    def __init__(self, name: str, argv: Sequence[str], environment: dict[str, str], first_line: str = "") -> None:
-        """`first_line` goes to the child's standard input, never to argv or environment."""
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: dict[str, str],
+        first_line: str = "",
+        hang_s: float = 0.0,
+        desk: Desk | None = None,
+    ) -> None:
+        """`first_line` goes to the child's standard input, never to argv or environment. A child that gives no sign of
+        life for `hang_s` seconds is killed; 0: never. `desk` opens files for it."""
         self.name = name
         self.ready = asyncio.Event()
         self.ended_for_good: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -47,6 +52,10 @@ class Child:
         self._first_line = first_line
         self._stopping = asyncio.Event()
         self._was_ready = False
+        self._hang_s = hang_s
+        self._desk = desk
+        self._silent_s = -1.0
+        """For how long it has given no sign of life; negative until it has given the first one."""
 
     async def run(self) -> None:
         """Start the process again and again, until `stop`. A child that cannot boot ends this for good."""
@@ -69,35 +78,67 @@ class Child:
                 return
 
     async def _one_life(self) -> int:
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        self.process = await asyncio.create_subprocess_exec(
-            *self._argv, "--supervised", "--ready-fd", str(writing),
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=[writing],
-            env=self._environment,
-            start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to pass on, in order
-        )  # fmt: skip
-        os.close(writing)
+        with ExitStack() as lent:
+            reading, writing = os.pipe()
+            lent.callback(os.close, writing)
+            os.set_blocking(reading, False)
+            argv, descriptors = ["--supervised", "--ready-fd", str(writing)], [writing]
+            if self._desk is not None:
+                line = lent.enter_context(self._desk.line())
+                argv += ["--files-fd", str(line.fileno())]
+                descriptors.append(line.fileno())
+            self.process = await asyncio.create_subprocess_exec(
+                *self._argv, *argv,
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=descriptors,
+                env=self._environment,
+                start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to pass on, in order
+            )  # fmt: skip
         assert self.process.stdin is not None
         self.process.stdin.write(f"{self._first_line}\n".encode())
         loop = asyncio.get_running_loop()
-        loop.add_reader(reading, self._note_ready, reading)
+        loop.add_reader(reading, self._hear, reading)
         try:
             if self._stopping.is_set():  # told to while it was being started
                 self.process.terminate()
             return await self.process.wait()
         finally:
-            self._note_ready(reading)  # it may have ended before the loop has looked
+            self._hear(reading)  # it may have ended before the loop has looked
+            loop.remove_reader(reading)
             os.close(reading)
             self.ready.clear()
+            self._silent_s = -1.0
 
-    def _note_ready(self, descriptor: int) -> None:
-        asyncio.get_running_loop().remove_reader(descriptor)
-        with suppress(BlockingIOError):
-            if os.read(descriptor, 1):
-                self._was_ready = True
-                self.ready.set()
+    def _hear(self, descriptor: int) -> None:
+        try:
+            said = os.read(descriptor, 4096)
+        except BlockingIOError:
+            return
+        if READY in said:
+            self._was_ready = True
+            self.ready.set()
+        if not said:  # it has closed its line: nobody can tell any more whether it hangs
+            asyncio.get_running_loop().remove_reader(descriptor)
+            self._silent_s = -1.0
+        elif ALIVE in said:
+            self._silent_s = 0.0
+
+    def watch(self, passed_s: float) -> None:
+        """Note that `passed_s` seconds have passed in which we would have heard it; kill it when that is too long."""
+        process = self.process
+        if not self._hang_s or self._silent_s < 0 or process is None or process.returncode is not None:
+            return
+        self._silent_s += passed_s
+        limit_s = self._hang_s if self.ready.is_set() else self._hang_s * _STARTING
+        if self._silent_s <= limit_s:
+            return
+        self._silent_s = 0.0
+        if _traced(process.pid):
+            logger.warning("%s hangs, and is left alone: a debugger looks at it", self.name)
+            return
+        logger.error("%s hangs: no sign of life for %g s; killing it", self.name, limit_s)
+        with suppress(ProcessLookupError):
+            process.kill()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to a child that is ready for it; one that is starting reads everything afresh anyway."""
@@ -126,76 +167,7 @@ def _how(status: int) -> str:
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
-class Guard:
-    """An address in the abstract namespace that only one supervisor of a configuration holds."""
-
-    def __init__(self, config: Path) -> None:
-        digest = hashlib.sha256(os.fsencode(config)).hexdigest()[:32]
-        self._address = f"\0hsmitm/{os.geteuid()}/{digest}"
-
-    def hold(self) -> socket.socket:
-        """Become the supervisor. Raises MisconfiguredError where another one is."""
-        held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            held.bind(self._address)
-        except OSError as error:
-            held.close()
-            raise MisconfiguredError("hsmitm runs already with this configuration; stop that one first") from error
-        held.listen()
-        held.setblocking(False)
-        return held
-
-    def holder(self) -> int:
-        """The process id of the supervisor, 0 where there is none of our own user."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking, suppress(OSError):
-            asking.connect(self._address)
-            pid, uid = peer(asking)
-            if uid == os.geteuid():
-                return pid
-        return 0
-
-
-async def orphaned(config: Path, leave: Callable[[], None]) -> str:
-    """In a supervised child: the supervisor's first line. Then watch for its end, and `leave` when a new one comes."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
-    first = (await reader.readline()).decode().rstrip("\n")
-    watching = asyncio.create_task(_watch(reader, Guard(config), os.getppid(), leave))
-    _watchers.add(watching)
-    return first
-
-
-def orphans(config: Path) -> bool:
-    """Whether processes of a killed supervisor of this configuration are still here, on their way out."""
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):
-            argv = (process / "cmdline").read_bytes().split(b"\0")
-            if process.stat().st_uid == os.geteuid() and b"--supervised" in argv and os.fsencode(config) in argv:
-                return True
+def _traced(pid: int) -> bool:
+    with suppress(OSError):
+        return "\nTracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
     return False
-
-
-_watchers: set[asyncio.Task[None]] = set()
-
-
-async def _watch(reader: asyncio.StreamReader, guard: Guard, supervisor: int, leave: Callable[[], None]) -> None:
-    while await reader.read(1024):
-        pass
-    logger.warning("the supervisor is gone; serving on until 'hsmitm run' is started again")
-    # A process that is killed closes its pipe to us a moment before its guard, so the old one does not count as new.
-    while guard.holder() in (0, supervisor):  # noqa: ASYNC110  # another process's doing: nothing to wait on
-        await asyncio.sleep(_GUARD_POLL_S)
-    logger.warning("a new supervisor is there; leaving to make room")
-    leave()
-
-
-def tell_ready(descriptor: int | None) -> None:
-    """In a child: serving has begun.
-
-    What exists now stays: the garbage collector need not look at it again, which held up all connections for 90 ms.
-    """
-    gc.collect()
-    gc.freeze()
-    if descriptor is not None:
-        os.write(descriptor, b"1")
-        os.close(descriptor)

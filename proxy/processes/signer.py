@@ -1,4 +1,5 @@
-"""The signer's process: the service (`hsm.signer.signer`), its status page, its signals. Wiring only.
+"""The signer's process: the service (`hsm.signer.signer`), its signals, and the status page that it keeps where nobody
+supervises it. Wiring only.
 
 PINs that a prompt asks for come through here: from the terminal, or from the supervisor's first line.
 """
@@ -6,18 +7,20 @@ PINs that a prompt asks for come through here: from the terminal, or from the su
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import json
 import logging
-import resource
+import os
 import signal
 import sys
+
+from msgspec import structs
 
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
-from proxy.processes import child, logs
-from proxy.status.page import StatusPage
+from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page, supervised
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -33,18 +36,18 @@ def prompt_pins(config: Config) -> dict[str, str]:
     return pins
 
 
-async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready_fd: int | None) -> None:
+async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_fd: int | None) -> None:
     """Run the signer until SIGTERM or SIGINT. Raises MisconfiguredError where it cannot begin."""
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave.set)
-    if supervised:
-        first = await child.orphaned(config.path, leave.set)
+    if is_child:
+        first = await supervised.begin(ready_fd)
         pins = json.loads(first) if first else {}
-    signer = Signer(config.signer(), pins, lambda: load(config.path).signer())
+    signer = Signer(config.signer(), pins, lambda: load(config.path, config.workers_as).signer())
     loop.add_signal_handler(signal.SIGHUP, _reload, signer)
-    page = StatusPage(signer)
+    beside = contextlib.AsyncExitStack()
     leaving = asyncio.create_task(leave.wait())
     try:
         opening = asyncio.create_task(signer.open())
@@ -53,14 +56,17 @@ async def serve(config: Config, pins: dict[str, str], *, supervised: bool, ready
             opening.cancel()
             return
         await opening
-        if config.status_listen:
-            page.listen(config.status_listen)
+        if not is_child and config.status_listen and not config.status_elsewhere:
+            given = environment.of_worker(os.environ, [], config.secret_variables)
+            cage = quarters.of_page(config, given)
+            await beside.enter_async_context(status_page.beside(config.path, cage, given, leave))
         logger.info("signer serves at %s", config.run.path)
-        child.tell_ready(ready_fd)
+        supervised.tell_ready(ready_fd)
         await leaving
     finally:
+        notify.tell("STOPPING=1")
         leaving.cancel()
-        page.close()
+        await beside.aclose()
         await signer.close()
 
 
@@ -81,10 +87,14 @@ def _reload(signer: Signer) -> None:
     task.add_done_callback(_reloads.discard)
 
 
-def run(config: Config, *, supervised: bool = False, ready_fd: int | None = None) -> None:
+def run(config: Config, *, is_child: bool = False, ready_fd: int | None = None) -> None:
     """The signer in this process. Raises MisconfiguredError."""
     logs.configure(config.file.log.level, "signer")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # PINs pass through here
+    limits.no_core()  # PINs pass through here
+    limits.raise_descriptors()
+    rights.seal()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    pins = {} if supervised else prompt_pins(config)
-    asyncio.run(serve(config, pins, supervised=supervised, ready_fd=ready_fd))
+    if not is_child and os.geteuid() == 0 and config.file.run.worker_user:
+        config = structs.replace(config, workers_as=config.file.run.worker_user)
+    pins = {} if is_child else prompt_pins(config)
+    asyncio.run(serve(config, pins, is_child=is_child, ready_fd=ready_fd))

@@ -1,6 +1,7 @@
-"""Start signer and workers, watch them, start them again, end them in order. Holds no key and signs nothing.
+"""Start signer, workers and status page, watch them, start them again, end them in order. Holds no key, signs nothing.
 
-`hsmitm run` supervises a signer and workers; `hsmitm proxy` workers alone, with the signer elsewhere on the machine.
+`hsmitm run` supervises a signer, workers and the status page; `hsmitm proxy` workers alone, with the signer elsewhere
+on the machine.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import asyncio
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import time
@@ -18,16 +18,19 @@ from typing import Any, NamedTuple
 
 from hsm.errors import MisconfiguredError
 from proxy import listening
-from proxy.config.file import Config
+from proxy.config.file import Config, load
 from proxy.config.section import Address
-from proxy.processes import child, logs
-from proxy.processes.child import Child, Guard
+from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page
+from proxy.processes.child import Child
+from proxy.processes.files import Desk
+from proxy.processes.guard import Guard
 
 logger = logging.getLogger("hsmitm.supervisor")
 
 _ORPHANS_LEAVE_S = 3.0
 """Beside the grace period: how long processes of a supervisor that was killed may take to make room for ours."""
 _SIGNER_STOP_S = 5.0
+_LOOK_S = 0.5
 
 
 class _Addresses(NamedTuple):
@@ -48,6 +51,10 @@ class Supervisor:
         self._leave = asyncio.Event()
         self._children: list[Child] = []
         self._running: list[asyncio.Task[None]] = []
+        self._guard = Guard(config.run, config.path)
+        self._desk = Desk(lambda: load(config.path))
+        self._given = environment.of_worker(os.environ, config.file.run.worker_environment, config.secret_variables)
+        self._quarters = quarters.choose(config, self._given, with_signer=with_signer)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises MisconfiguredError where a child cannot boot."""
@@ -55,13 +62,31 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        with Guard(self._config.path).hold(), ExitStack() as reservations:
+        if self._with_signer:
+            self._config.run.prepare()
+        with self._guard.hold(), ExitStack() as reservations:
             addresses = await self._reserve(reservations)
+            watching = asyncio.create_task(self._watch())
             try:
                 await self._start_all(addresses)
                 await self._until_end()
             finally:
+                notify.tell("STOPPING=1")
                 await self._stop_all()
+                watching.cancel()
+
+    async def _watch(self) -> None:
+        """See that no child hangs, and tell the service manager that we do not.
+
+        Only time in which we ran ourselves counts: after a pause of the whole machine everybody is as late as we are.
+        """
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = time.monotonic()
+            for one in self._children:
+                one.watch(seen_s(before, now))
+            before = now
 
     def _reload(self) -> None:
         """SIGHUP: the signer reads the configuration again, and tells the workers if there is anything for them."""
@@ -72,33 +97,41 @@ class Supervisor:
             logger.info("reload: nothing to do here; send SIGHUP to the signer")
 
     async def _reserve(self, reservations: ExitStack) -> _Addresses:
-        """Our addresses. Orphans of a killed supervisor see our guard and leave: they are waited for."""
+        """Our addresses. Orphans of a killed supervisor are told to leave, and waited for."""
         until = time.monotonic() + self._config.file.proxy.grace_s + _ORPHANS_LEAVE_S
         while True:
             try:
                 with ExitStack() as taken:
-                    listen = _reserved(self._config.listen, taken) if self._config.listen else None
-                    inbound = [_reserved(one, taken) for one in self._config.inbound]
+                    listen = self._reserved(self._config.listen, taken) if self._config.listen else None
+                    inbound = [self._reserved(one, taken) for one in self._config.inbound]
                     if self._with_signer:
-                        self._config.run.prepare()
                         os.close(self._config.run.lock("signer"))
                     reservations.enter_context(taken.pop_all())
             except MisconfiguredError:
-                if time.monotonic() > until or not child.orphans(self._config.path):
+                if time.monotonic() > until or not self._guard.dismiss():
                     raise
                 await asyncio.sleep(0.1)
             else:
                 return _Addresses(listen, inbound)
 
+    def _reserved(self, address: Address, keep: ExitStack) -> Address:
+        held, found = listening.reserve(address, self._quarters.cage.uid)
+        keep.enter_context(held)
+        return found
+
     async def _start_all(self, addresses: _Addresses) -> None:
+        logger.log(logging.INFO if self._quarters.strong else logging.WARNING, "workers: %s", self._quarters.words)
         if self._with_signer:
             await self._start([self._signer()])
-        await self._start([self._worker(index, addresses) for index in range(1, self._config.workers + 1)])
+        workers = [self._worker(index, addresses) for index in range(1, self._config.workers + 1)]
+        await self._start([*workers, *self._status_page()])
         if not self._leave.is_set():
             count = f"{self._config.workers} worker" + ("s" if self._config.workers > 1 else "")
             serving = [f"{self._config.file.proxy.mode} proxy on {addresses.listen}"] if addresses.listen else []
             serving += [f"inbound on {one}" for one in addresses.inbound]
             logger.info("ready: %s, %s", ", ".join(serving), count)
+            notify.tell("READY=1")
+            self._running.append(asyncio.create_task(notify.keep_alive()))
 
     async def _start(self, children: list[Child]) -> None:
         """Start and wait until each is ready, or one cannot boot, or we are told to leave."""
@@ -138,7 +171,19 @@ class Supervisor:
 
     def _signer(self) -> Child:
         argv = [sys.executable, "-P", "-m", "proxy.main", "signer", "--config", str(self._config.path)]
-        return Child("signer", argv, dict(os.environ), json.dumps(self._pins))
+        if self._quarters.user:
+            argv += ["--workers-as", self._quarters.user]
+        run = self._config.file.run
+        return Child("signer", argv, environment.of_signer(os.environ), json.dumps(self._pins), run.hang_timeout_s)
+
+    def _status_page(self) -> list[Child]:
+        wanted = self._with_signer and self._config.status_listen and not self._config.status_elsewhere
+        if not wanted:
+            return []
+        given = environment.of_worker(os.environ, [], self._config.secret_variables)
+        cage = quarters.of_page(self._config, given, self._quarters.cage)
+        hang_s = self._config.file.run.hang_timeout_s
+        return [status_page.made(self._config.path, cage, environment=given, hang_s=hang_s, desk=self._desk)]
 
     def _worker(self, index: int, addresses: _Addresses) -> Child:
         argv = [
@@ -155,15 +200,14 @@ class Supervisor:
             argv += ["--listen", str(addresses.listen)]
         for one in addresses.inbound:
             argv += ["--inbound", str(one)]
-        hidden = self._config.secret_variables
-        environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        return Child(f"worker {index}", argv, environment)
+        argv = self._quarters.cage.command(argv)
+        hang_s = self._config.file.run.hang_timeout_s
+        return Child(f"worker {index}", argv, self._given, hang_s=hang_s, desk=self._desk)
 
 
-def _reserved(address: Address, keep: ExitStack) -> Address:
-    held, found = listening.reserve(address)
-    keep.enter_context(held)
-    return found
+def seen_s(before: float, now: float) -> float:
+    """How much of the time between two looks the supervisor itself ran in, in seconds."""
+    return min(now - before, 2 * _LOOK_S)
 
 
 async def _all_ready(children: list[Child]) -> None:
@@ -174,7 +218,9 @@ async def _all_ready(children: list[Child]) -> None:
 def run(config: Config, pins: dict[str, str], *, with_signer: bool) -> None:
     """Supervise in this process until told to stop. Raises MisconfiguredError."""
     logs.configure(config.file.log.level, "hsmitm")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a prompted PIN is here, decrypted traffic in the workers
+    limits.no_core()  # a prompted PIN is here, decrypted traffic in the workers
+    limits.raise_descriptors()
+    rights.seal()
 
     async def supervise() -> None:
         await Supervisor(config, pins, with_signer=with_signer).run()

@@ -18,29 +18,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mitmproxy import exceptions
-from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons.edge import seam
+from addons.edge.connecting import Connecting
+from addons.edge.destinations import Destinations
+from addons.edge.listeners import Listeners
+from addons.edge.next_layer import NextLayer
+from addons.edge.proxyserver import Proxyserver
 from addons.edge.refusal import Refusals
+from addons.edge.resolver import Resolver
+from addons.edge.this_machine import is_local, listeners
+from addons.edge.websocket import Turns
 from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
 from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
+from addons.forward.new_names import NewNames
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
 from addons.upstream.tls import UpstreamTls
+from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load
-from proxy.processes import child, logs
+from proxy.processes import limits, line, logs, supervised
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -64,6 +73,7 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
+        self._listeners = Listeners(config.limits, self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
@@ -86,7 +96,7 @@ class Worker:
             await self._wait_until_listening(running, proxyserver)
             addresses = [self._listen] * (self._listen is not None) + self._inbound
             logger.info("worker %d listens on %s", self._index, ", ".join(map(str, addresses)))
-            child.tell_ready(ready_fd)
+            supervised.tell_ready(ready_fd)
             reporting = asyncio.create_task(self._report(proxyserver))
             await self.leave.wait()
             await self._drain(proxyserver)
@@ -99,20 +109,21 @@ class Worker:
     def _master(self) -> Master:
         section, mitmproxy = self._config.proxy, self._config.mitmproxy
         master = LeanMaster(stock_addons.LeanOptions(), asyncio.get_running_loop())
-        seam.put_in(self._config.limits)
+        seam.put_in(self._config.limits, watched=bool(mitmproxy.scripts or mitmproxy.options))
         scripts = [str(self._config.base / script) for script in mitmproxy.scripts]
         for script in scripts:
             if not Path(script).is_file():
                 raise MisconfiguredError(f"mitmproxy.scripts: there is no file {script}")
         chosen = stock_addons.choose(
-            self._addons(), mitmproxy.options, block=Block(), scripts=bool(scripts),
+            self._addons(), mitmproxy.options, instead=(Block(), Proxyserver()), scripts=bool(scripts),
             upstream=section.mode.startswith("upstream"),
+            decision=NextLayer(self._config.limits, section.passing, self._metrics.registry),
         )  # fmt: skip
         try:
             master.addons.add(*chosen)
             master.options.update(
                 mode=self._modes(),
-                ssl_verify_upstream_trusted_ca=str(self._config.upstream_ca) if self._config.upstream_ca else None,
+                ssl_verify_upstream_trusted_ca=_for_openssl(self._config.upstream_ca),
             )
             if not scripts:  # nobody looks at bodies: they need not be whole before they go on
                 master.options.update(stream_large_bodies=_STREAM_FROM)
@@ -125,10 +136,19 @@ class Worker:
         return master
 
     def _addons(self) -> list[object]:
-        section, cache_entries = self._config.proxy, self._config.cache_entries
-        ours: list[object] = [self._metrics, ConnectionLog(), Refusals(self._metrics.registry)]
+        section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
+        refusals = Refusals(self._metrics.registry)
+        ours: list[object] = [
+            self._metrics,
+            ConnectionLog(),
+            refusals,
+            Turns(),
+            self._listeners,
+            self._connecting(refusals),
+        ]
         if self._sites is not None:
             ours.append(self._sites.addon)
+        ours.append(UpstreamTls())
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -137,9 +157,21 @@ class Worker:
                     self._availability,
                     cache_entries=cache_entries,
                     mint_timeout_s=section.mint_timeout_s,
+                    new_names=NewNames(limits.new_names_per_s, limits.new_names_burst, refusals),
                 )
             )
-        return [*ours, UpstreamTls(), HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+        return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
+
+    def _connecting(self, refusals: Refusals) -> Connecting:
+        section, limits = self._config.proxy, self._config.limits
+        ours = [self._listen, *self._inbound, self._config.status_listen]
+        places = listeners((one.host, one.port) for one in ours if one)
+        try:
+            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
+        except OSError as error:
+            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
+        resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
+        return Connecting(resolver, destinations, refusals)
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -169,6 +201,7 @@ class Worker:
                 listeners=[str(Address(*address[:2])) for address in proxyserver.listen_addrs()],
                 connections=self._metrics.connections,
                 metrics=telemetry.collect(self._metrics.registry),
+                full=self._listeners.limits.full,
             )
             try:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
@@ -190,6 +223,10 @@ class Worker:
             logger.warning("worker %d cuts %d flows that did not end in time", self._index, self._metrics.flows)
 
 
+def _for_openssl(roots: Path | None) -> str | None:
+    return str(reading.for_libraries(roots)) if roots else None
+
+
 def _place(address: Address) -> str:
     """As mitmproxy's modes have it: the last colon ends the host, which has no brackets."""
     return f"{address.host}:{address.port}"
@@ -203,7 +240,7 @@ async def _serve(config: WorkerConfig, arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, worker.leave.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the signer's; it tells us what we need to know
     if arguments.supervised:
-        await child.orphaned(config.path, worker.leave.set)
+        await supervised.begin(arguments.ready_fd)
     await worker.serve(arguments.ready_fd)
 
 
@@ -216,19 +253,23 @@ def main() -> int:
     parser.add_argument("--inbound", action="append", default=[])
     parser.add_argument("--supervised", action="store_true")
     parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--files-fd", type=int)
     arguments = parser.parse_args()
+    if arguments.files_fd is not None:
+        reading.use(line.asking(arguments.files_fd))
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")
+        limits.raise_descriptors()
         loop = WorkerLoop(config.proxy.connect_timeout_s)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(_serve(config, arguments))
     except MisconfiguredError as error:
         logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
-        return child.EX_CONFIG
+        return supervised.EX_CONFIG
     except SystemExit:  # mitmproxy's errorcheck: something was logged as an error before serving began
         logger.error("mitmproxy could not start; the lines above say why")  # noqa: TRY400
-        return child.EX_CONFIG
+        return supervised.EX_CONFIG
     return 0
 
 

@@ -97,6 +97,57 @@ def test_refuses_letters_that_only_look_ascii() -> None:
         names.check("ban\u212a.example")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "com", "COM.", "uk", "onion", "arpa", "xn--p1ai", "google",
+        "*.co.uk", "*.CO.UK.", "*.github.io", "*.gov.uk", "*.home.arpa", "*.xn--55qx5d.cn", "*.s3.amazonaws.com",
+        "*.kawasaki.jp", "*.any.kawasaki.jp", "*.any.ck", "*.compute.amazonaws.com",
+    ],
+)  # fmt: skip
+def test_refuses_what_is_everybodys(text: str) -> None:
+    """No leaf stands for a top-level domain, nor for whoever has a name below a public suffix: a registry's or a
+    company's, in any spelling, also one that the list itself gives by a wildcard."""
+    with pytest.raises(ValueError, match=r"a top-level domain; ask|stands for hosts of many owners"):
+        names.check_leaf(text)
+    assert names.check(text), "it is a name all the same: a site of the operator's own may have it"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("intranet", "intranet"),
+        ("localhost", "localhost"),
+        ("host.corp", "host.corp"),
+        ("*.corp.internal", "*.corp.internal"),
+        ("*.svc.cluster.local", "*.svc.cluster.local"),
+        ("*.Example.co.uk", "*.example.co.uk"),
+        ("user.github.io", "user.github.io"),
+        ("*.user.github.io", "*.user.github.io"),
+        ("gov.uk", "gov.uk"),
+        ("github.io", "github.io"),
+        ("*.city.kawasaki.jp", "*.city.kawasaki.jp"),
+        ("*.www.ck", "*.www.ck"),
+        ("*.xn--bcher-kva.example", "*.xn--bcher-kva.example"),
+        ("printer.home.arpa", "printer.home.arpa"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::1", "::1"),
+        ("2001:DB8::1", "2001:db8::1"),
+    ],
+)
+def test_a_leaf_may_carry_what_has_one_owner(text: str, name: str) -> None:
+    """Hosts and wildcards below somebody's own name are signed, an operator's internal ones and addresses among them,
+    and so are hosts that are called like a suffix of their own."""
+    assert names.check_leaf(text) == name
+
+
+@given(HOST)
+def test_a_host_below_a_name_of_ones_own_is_always_signed(host: str) -> None:
+    """Whatever stands below a name that no public suffix list knows is its owner's business."""
+    name = f"{host[:200].strip('.')}.corp.internal"
+    assert names.check_leaf(name) == name.lower()
+
+
 @given(ANYTHING)
 def test_whatever_is_accepted_is_canonical_and_fits_a_certificate(text: str) -> None:
     """What `check` lets through it lets through again unchanged, and a certificate can carry it."""
@@ -114,7 +165,7 @@ def test_whatever_is_accepted_is_canonical_and_fits_a_certificate(text: str) -> 
 @given(ANYTHING)
 def test_refusals_are_value_errors(text: str) -> None:
     """No input whatever makes the check of a host fail in another way than by refusing it."""
-    for read in (names.check, names.to_ascii):
+    for read in (names.check, names.check_leaf, names.to_ascii):
         try:
             assert isinstance(read(text), str)
         except ValueError as error:

@@ -152,6 +152,7 @@ def test_the_worker_that_fetches_fails(shop: Shop, number: signal.Signals) -> No
             good(http)
 
     shop.responder.answer = wait
+    shop.system.edit(run__hang_timeout_s="0.0")  # else the supervisor kills and replaces it, which is another test's
     with shop.system:
         worker = wait_until(shop.asking, "a worker asks the responder", 20)
         others = {f"worker-{one.index}" for one in shop.system.status().workers if one.pid != worker}

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import pty
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -14,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hsm.member.process import MemberProcess
 from hsm.uri import KeyURI
 from hsm.wire.member import Open, Opened, Selector
-from tests.integration.harness import System, hsmitm
+from tests.integration.harness import HSMITM, System, hsmitm
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
 
 
@@ -35,8 +39,7 @@ def test_makes_everything(softhsm_module: str, tmp_path: Path) -> None:
     directory = tmp_path / "d"
     pin = (directory / "pin").read_text().strip()
     assert len(pin) >= 16
-    for name in ("pin", "so-pin"):
-        assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
+    assert stat.S_IMODE((directory / "pin").stat().st_mode) == 0o600
     assert pin not in done.stdout + done.stderr + (directory / "hsmitm.toml").read_text()
     assert hsmitm("check", "--config", str(directory / "hsmitm.toml")).returncode == 0
     again = init(tmp_path / "e")
@@ -141,3 +144,67 @@ def test_wrong_arguments(softhsm_module: str, tmp_path: Path) -> None:
         assert done.returncode == 78, arguments
         assert sentence in done.stderr, done.stderr
     assert not (tmp_path / "d" / "hsmitm.toml").exists()
+
+
+def test_the_security_officers_pin_does_not_stay_beside_the_token(softhsm_module: str, tmp_path: Path) -> None:
+    """Who takes the directory over has not the PIN that replaces PINs: it is kept nowhere, or where one says."""
+    done = init(tmp_path / "d")
+    assert done.returncode == 0, done.stderr
+    assert "the security officer's PIN is kept nowhere" in done.stdout
+    assert {one.name for one in (tmp_path / "d").iterdir()} >= {"pin", "hsmitm.toml"}
+    assert not (tmp_path / "d" / "so-pin").exists()
+    kept = tmp_path / "officer"
+    done = init(tmp_path / "e", "--so-pin-file", str(kept))
+    assert done.returncode == 0, done.stderr
+    secret = kept.read_text().strip()
+    assert len(secret) >= 16
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert f"is in {kept}" in done.stdout
+    assert secret not in done.stdout + done.stderr
+    again = init(tmp_path / "f", "--so-pin-file", str(kept))
+    assert again.returncode == 78
+    assert f"{kept} exists; it is not overwritten" in again.stderr
+
+
+def test_on_a_terminal_the_security_officers_pin_is_shown_once(softhsm_module: str, tmp_path: Path) -> None:
+    """An operator at a terminal can write it down; no file has it."""
+    terminal, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*HSMITM, "init", "--dir", str(tmp_path / "d"), "--key-type", "p256"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # the terminal ends with the process
+            while data := os.read(terminal, 4096):
+                said += data
+        assert process.wait(30) == 0
+    os.close(terminal)
+    (secret,) = re.findall(rb"officer's PIN is ([0-9a-f]{24});", said)
+    assert not [one for one in tmp_path.rglob("*") if one.is_file() and secret in one.read_bytes()]
+
+
+def test_check_says_what_keeps_workers_and_what_they_carry(softhsm_module: str, tmp_path: Path) -> None:
+    """Before anything runs an operator reads what keeps a taken-over worker from the keys, how many connections the
+    limit of open files allows, and that an SO PIN beside the token is out of place."""
+    assert init(tmp_path / "d").returncode == 0
+    toml = tmp_path / "d" / "hsmitm.toml"
+    done = hsmitm("check", "--config", str(toml))
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^ok +workers in 'hsmitm run': .*no new privileges, Landlock ABI \d", done.stdout, re.MULTILINE)
+    assert re.search(r"open files: the limit allows about \d+ connections for each worker, \d+ for \d+", done.stdout)
+    (tmp_path / "d" / "so-pin").write_text("4711")
+    few = subprocess.run(
+        ["prlimit", "--nofile=1024:1024", *HSMITM, "check", "--config", str(toml)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert few.returncode == 0, few.stdout
+    assert re.search(r"^WARN +.*/so-pin: the security officer's PIN stands beside", few.stdout, re.MULTILINE)
+    assert re.search(r"^WARN +open files: .* about 480 connections .* LimitNOFILE=", few.stdout, re.MULTILINE)
+    toml.write_text(
+        toml.read_text().replace("# worker_user = ", "worker_user = ").replace('"hsmitm-proxy"', '"absent"')
+    )
+    if os.geteuid() == 0:
+        assert "run.worker_user: there is no user 'absent'" in hsmitm("check", "--config", str(toml)).stdout

@@ -23,7 +23,9 @@ PARALLEL = 24
 @pytest.fixture
 def loaded(softhsm_module: str, origin_ca: OriginCA, tmp_path: Path) -> Iterator[System]:
     """A system of two workers."""
-    with System.make(tmp_path / "s", key_type="rsa-2048", upstream_ca=origin_ca.pem, workers="2") as running:
+    with System.make(
+        tmp_path / "s", key_type="rsa-2048", upstream_ca=origin_ca.pem, workers="2", new_names_burst="10000"
+    ) as running:
         yield running
 
 

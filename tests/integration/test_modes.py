@@ -42,7 +42,7 @@ def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, sys
 def test_a_server_that_speaks_first(softhsm_module: str, origin_ca: OriginCA, tmp_path: Path) -> None:
     """A protocol whose server begins. While nobody has said anything the client, whose handshake is complete, has its
     tickets already; and the server has our Finished, for its greeting comes although the client stays silent."""
-    made = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", options='{ tcp_hosts = [".*"] }')
+    made = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1")
     begin = threading.Event()
     with made as system, socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         server.settimeout(10)
@@ -168,3 +168,82 @@ def test_transparent_inbound(softhsm_module: str, tmp_path: Path) -> None:
     assert served.startswith("0 shop.test:"), done.stdout
     assert "says hello over TLS" in served
     assert "unrecognized name" in refused
+
+
+DENIED = """
+import socket, subprocess, sys
+from pathlib import Path
+
+from proxy.demo.origin import OriginCA
+from tests.integration.harness import OriginThread, System
+from tests.integration.inbound_system import InboundSystem
+
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+def ask(where):
+    # As another user, whose traffic is redirected. Ends at once where the proxy closes.
+    code = (
+        "import encodings.idna, os, socket, ssl, sys\\nos.setgid(65534)\\nos.setuid(65534)\\n"
+        "c = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)\\n"
+        "context = ssl._create_unverified_context()\\n"
+        "try:\\n    tls = context.wrap_socket(c, server_hostname='shop.test')\\n"
+        "    tls.sendall(b'GET / HTTP/1.0\\\\r\\\\nHost: shop.test\\\\r\\\\n\\\\r\\\\n')\\n"
+        "    said = tls.recv(15).decode()\\n"
+        "except OSError as error:\\n    said = type(error).__name__\\nprint(said)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, where)], capture_output=True, text=True, timeout=60)
+    return done.stdout.strip() or done.stderr
+
+ca = OriginCA()
+canary = socket.create_server(("127.0.0.1", 0))
+canary.settimeout(0)
+with OriginThread(ca) as origin:
+    allowed = f'["127.0.0.1:{origin.port}"]'
+    if sys.argv[2] == "inbound":
+        made = InboundSystem.make_inbound(
+            Path(sys.argv[1]) / "s", upstream_ca=ca.pem, workers="1", allow_destinations=allowed
+        )
+        made.generate(shop="p256")
+        port = made.listener(transparent=True)
+        made.site("shop.test", keys=["shop"])
+    else:
+        made = System.make(
+            Path(sys.argv[1]) / "s", upstream_ca=ca.pem, workers="1", mode='"transparent"', allow_destinations=allowed
+        )
+    with made as system:
+        if sys.argv[2] != "inbound":
+            port = system.proxy.rpartition(":")[2]
+        ports = f"{{ {origin.port}, {canary.getsockname()[1]} }}"
+        rules = (
+            "table ip nat { chain output { type nat hook output priority -100; "
+            f"meta skuid 65534 tcp dport {ports} redirect to :{port}; }}; }}"
+        )
+        subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+        print("allowed:", ask(("127.0.0.1", origin.port)))
+        print("denied:", ask(canary.getsockname()))
+        print("ourselves:", ask(("127.0.0.1", port)))
+        print("lines:", system.log.count("refused (blocked-destination)"))
+        try:
+            canary.accept()
+            print("reached")
+        except BlockingIOError:
+            print("untouched")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+@pytest.mark.parametrize("kind", ["forward", "inbound"])
+def test_redirected_traffic_for_this_machine_goes_nowhere(softhsm_module: str, tmp_path: Path, kind: str) -> None:
+    """Where redirected traffic was going to is the client's word, on the way out and on the way in: what is denied is
+    not connected to, nor is the listener itself, which a client can call without any redirection."""
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-c", DENIED, str(tmp_path), kind],
+        capture_output=True, text=True, timeout=90, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = dict(line.partition(": ")[::2] for line in done.stdout.splitlines())
+    assert said["allowed"].startswith("HTTP/1."), done.stdout
+    assert not said["denied"].startswith("HTTP/1.") or " 403" in said["denied"], done.stdout
+    assert not said["ourselves"].startswith("HTTP/1.") or " 403" in said["ourselves"], done.stdout
+    assert int(said["lines"]) >= 2
+    assert "untouched" in said

@@ -16,11 +16,11 @@ from mitmproxy.proxy.layers import http
 from mitmproxy.test import taddons
 
 from addons.edge import seam
-from addons.edge.backpressure import WhenDrained
 from addons.edge.http2_events import Body, Event
 from addons.edge.http2_session import Session
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.engine.backpressure import WhenDrained
 from addons.engine.master import HookShortcut
 
 

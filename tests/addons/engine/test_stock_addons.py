@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from mitmproxy import addons as stock
-from mitmproxy import http, options
+from mitmproxy import exceptions, http, options
 from mitmproxy.addons.block import Block as StockBlock
 from mitmproxy.master import Master
 
 from addons.engine import stock_addons
+from addons.engine.master import LeanMaster
 from addons.forward.block import Block
 from addons.upstream.tls import UpstreamTls
 from hsm.errors import MisconfiguredError
@@ -56,11 +57,8 @@ def test_a_worker_gets_only_what_it_needs() -> None:
         ("map_remote", "MapRemote"),
         ("modify_body", "ModifyBody"),
         ("modify_headers", "ModifyHeaders"),
-        ("proxyauth", "ProxyAuth"),
         ("save_stream_file", "Save"),
         ("server_replay", "ServerPlayback"),
-        ("stickyauth", "StickyAuth"),
-        ("stickycookie", "StickyCookie"),
         ("strip_ech", "StripDnsHttpsRecords"),
         ("upstream_auth", "UpstreamAuth"),
     ],
@@ -115,7 +113,7 @@ def test_our_addons_run_behind_scripts_and_before_the_rest() -> None:
 def test_who_may_use_the_proxy_is_decided_by_what_is_handed_in() -> None:
     """The worker's own Block takes the place of mitmproxy's."""
     ours = Block()
-    chosen = stock_addons.choose([], [], scripts=False, upstream=False, block=ours)
+    chosen = stock_addons.choose([], [], scripts=False, upstream=False, instead=[ours])
     assert [one for one in chosen if isinstance(one, StockBlock)] == [ours]
     assert [type(one).__name__ for one in chosen] == _LEAN
 
@@ -159,6 +157,44 @@ async def test_options_that_are_ours_are_refused_with_a_hint(name: str, value: o
     assert str(caught.value) == f"mitmproxy.options.{name} is not available: {hint}"
 
 
+_HOLES: dict[str, object] = {
+    "ignore_hosts": ["bank"], "allow_hosts": ["bank"], "tcp_hosts": [".*"], "udp_hosts": [".*"], "proxyauth": "any",
+    "stickyauth": ".*", "stickycookie": ".*", "validate_inbound_headers": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), _HOLES.items())
+async def test_an_option_that_makes_a_hole_is_refused(name: str, value: object) -> None:
+    """What would let traffic through uninspected, or mix clients up, stops the start with the reason."""
+    with pytest.raises(MisconfiguredError) as caught:
+        _master({name: value})
+    assert str(caught.value) == f"mitmproxy.options.{name} is not available: {stock_addons.HOLES[name]}"
+
+
+@pytest.mark.parametrize(("name", "value"), _HOLES.items())
+async def test_a_script_cannot_make_the_hole_either(name: str, value: object) -> None:
+    """A script that sets such an option while it runs gets an error, in each way to set one, and nothing changes."""
+    made = LeanMaster(stock_addons.LeanOptions(), asyncio.get_running_loop())
+    made.addons.add(*[one for one in stock.default_addons() if name in stock_addons._options_of(one)])
+    before = getattr(made.options, name)
+    for attempt in (
+        lambda: setattr(made.options, name, value),
+        lambda: made.options.update(**{name: value}),
+        lambda: made.options.update_defer(**{name: value}),
+        lambda: made.options.set(_specified(name, value)),
+    ):
+        with pytest.raises(exceptions.OptionsError, match=f"the option {name} is not available: "):
+            attempt()
+    made.options.update(**{name: before})
+    made.options.reset()
+    assert getattr(made.options, name) == before
+
+
+def _specified(name: str, value: object) -> str:
+    """As on mitmproxy's command line."""
+    return f"{name}={str(value).lower() if isinstance(value, bool) else value[0] if isinstance(value, list) else value}"
+
+
 async def test_an_option_that_mitmproxy_does_not_have_is_refused() -> None:
     """A typing error in an option stops the start, and says where to look options up."""
     with pytest.raises(MisconfiguredError, match=r"^mitmproxy\.options\.ssl_insecur: mitmproxy has no such option;"):
@@ -172,7 +208,7 @@ async def test_an_option_that_mitmproxy_does_not_have_is_refused() -> None:
         ("tcp_timeout", "60"),
         ("modify_headers", "x"),
         ("modify_headers", [1]),
-        ("stickycookie", dt.date(2026, 1, 1)),
+        ("block_list", dt.date(2026, 1, 1)),
         ("anticache", {"a": 1}),
         ("tls_version_client_min", "TLS9"),
         ("stream_large_bodies", "a lot"),
@@ -200,10 +236,10 @@ def test_options_are_mitmproxys() -> None:
     """Every option has the value that mitmproxy gives it, set or not; what could be changed in place is a copy."""
     lean_ones, plain = stock_addons.LeanOptions(), options.Options()
     for one in (lean_ones, plain):
-        one.update(http2=False, ignore_hosts=["a"], confdir="y")
+        one.update(http2=False, certs=["a"], confdir="y")
     for name, _ in plain.items():  # noqa: PERF102  # no dict
         assert getattr(lean_ones, name) == getattr(plain, name), name
-    lean_ones.ignore_hosts.append("b")
-    assert lean_ones.ignore_hosts == ["a"]
+    lean_ones.certs.append("b")
+    assert lean_ones.certs == ["a"]
     with pytest.raises(AttributeError, match="no option nonsense"):
         _ = lean_ones.nonsense

@@ -214,8 +214,8 @@ class _World:
         self.upstream = UpstreamTls()
         self.tctx = taddons.context(self.forward, self.upstream)
 
-    def arrived(self, client: _Client, server: str | None = _HOST) -> context.Context:
-        """A client's connection whose ClientHello was read."""
+    def arrived(self, client: _Client, server: str | None = _HOST, *, proven: bool = True) -> context.Context:
+        """A client's connection whose ClientHello was read, and whose server has proved itself."""
         hello = parse_client_hello(client.hello)
         assert hello is not None
         made = connection.Client(
@@ -226,6 +226,9 @@ class _World:
         arrived.server.address = (server, 443) if server else None
         made.sni, made.alpn_offers = hello.sni, hello.alpn_protocols
         self.forward.tls_clienthello(tls.ClientHelloData(arrived, hello))
+        if proven:
+            verified = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
+            self.forward.tls_established_server(tls.TlsData(arrived.server, arrived, verified))
         return arrived
 
     async def present(self, arrived: context.Context) -> Any:
@@ -235,9 +238,11 @@ class _World:
         assert data.ssl_conn is not None
         return data.ssl_conn
 
-    async def serve(self, client: _Client, prepare: Prepare = lambda _: None) -> context.Context:
+    async def serve(
+        self, client: _Client, prepare: Prepare = lambda _: None, *, proven: bool = True
+    ) -> context.Context:
         """A whole handshake. `prepare` changes what is known of the connection before it."""
-        arrived = self.arrived(client)
+        arrived = self.arrived(client, proven=proven)
         prepare(arrived)
         client.finish(await self.present(arrived))
         return arrived
@@ -548,11 +553,56 @@ async def test_a_certificate_for_another_host_does_not_verify(world: _World, tmp
     assert client.names == [_HOST]
 
 
-async def test_with_ssl_insecure_an_unknown_server_is_not_trusted(world: _World) -> None:
-    """Where servers are not verified and this one was not reached yet, nothing is known that a leaf could vouch for."""
-    world.tctx.options.ssl_insecure = True
-    await world.serve(_Client("untrusted CA"))
+@pytest.mark.parametrize("insecure", [False, True], ids=["verified", "ssl_insecure"])
+async def test_a_server_that_was_not_reached_is_not_trusted(world: _World, insecure: bool) -> None:
+    """A server without a completed handshake proved nothing that a trusted leaf could vouch for."""
+    world.tctx.options.ssl_insecure = insecure
+    await world.serve(_Client("untrusted CA"), proven=False)
     assert [mint.authority for mint in world.signer.mints] == ["untrust"]
+
+
+async def test_a_server_that_fails_before_its_certificate_is_not_trusted(world: _World) -> None:
+    """Whoever answers with garbage, an alert or nothing at all under a name gets no trusted leaf for that name."""
+
+    def fails(arrived: context.Context) -> None:
+        data = tls.TlsData(arrived.server, arrived)
+        world.upstream.tls_start_server(data)
+        assert data.ssl_conn is not None
+        with pytest.raises(SSL.WantReadError):
+            data.ssl_conn.do_handshake()
+        data.ssl_conn.bio_write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        with pytest.raises(SSL.Error):
+            data.ssl_conn.do_handshake()
+        arrived.server.error = "garbage"
+        world.forward.tls_failed_server(data)
+
+    await world.serve(_Client("untrusted CA"), fails, proven=False)
+    assert [mint.authority for mint in world.signer.mints] == ["untrust"]
+
+
+async def test_lazy_connections_wait_for_the_server_all_the_same(world: _World) -> None:
+    """With connection_strategy = lazy, too, a leaf waits for the server's handshake."""
+    world.tctx.options.add_option("connection_strategy", str, "lazy", "")
+    arrived = world.arrived(client := _Client())
+    arrived.server.tls = True
+    hello = parse_client_hello(client.hello)
+    assert hello is not None
+    data = tls.ClientHelloData(arrived, hello)
+    world.upstream.tls_clienthello(data)
+    assert data.establish_server_tls_first
+
+
+async def test_a_server_that_was_vouched_for_cannot_be_exchanged(world: _World) -> None:
+    """With ssl_insecure a second connection to a server that the client was shown a trusted leaf for is verified."""
+    world.tctx.options.ssl_insecure = True
+    arrived = await world.serve(_Client())
+    again = context.Context(arrived.client, world.tctx.options)
+    again.server.address = arrived.server.address
+    data = tls.TlsData(again.server, again)
+    world.upstream.tls_start_server(data)
+    world.forward.tls_start_server(data)
+    assert data.ssl_conn is not None
+    assert data.ssl_conn.get_verify_mode() == SSL.VERIFY_PEER
 
 
 @pytest.mark.parametrize("highest", ["TLSv1_2", "TLSv1_3"])
@@ -728,7 +778,7 @@ async def test_look_ups_and_leaves_are_counted(world: _World) -> None:
         for result in ("hit", "miss", "joined")
     }
     assert lookups == {"hit": 1, "miss": _CACHE_ENTRIES + 2, "joined": 0}
-    assert world.gauge("hsmitm_leaf_cache_entries") == len(world.forward._cache) == _CACHE_ENTRIES
+    assert world.gauge("hsmitm_leaf_cache_entries") == world.forward._leaves == _CACHE_ENTRIES
 
 
 async def test_a_failed_mint_is_not_counted_as_a_leaf(world: _World) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import datetime as dt
 import functools
 import logging
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from OpenSSL import crypto
 
 from addons.forward import leaf_cache
 from addons.forward.leaf_cache import RENEW_AT, RENEWAL_PAUSE_S, Leaf, LeafCache, LeafKey
+from hsm.certificates.settings import BACKDATED, LeafProfile
 from hsm.errors import TryLaterError
 from tests.waiting import until
 
@@ -347,3 +349,14 @@ def test_a_leaf_from_a_clock_ahead_of_ours_is_renewed_in_its_own_time(monkeypatc
     monkeypatch.setattr(leaf_cache, "time", SimpleNamespace(time=lambda: now))
     made = leaf_cache.leaf(crypto.dump_certificate(crypto.FILETYPE_ASN1, _certificate()), now + 500, now + 1500)
     assert made.renew_at == now + 1300
+
+
+@pytest.mark.parametrize(("days", "margin_h"), [(1, 4.8), (LeafProfile().days, 33.6), (45, 216)])
+def test_a_leaf_is_renewed_in_time(days: int, margin_h: float) -> None:
+    """Whatever an operator says of a leaf's life, from the shortest over the default to the longest, it is renewed
+    after four fifths of it, hours before it ends, and not sooner because it is dated back."""
+    profile, now = LeafProfile(days=days), time.time()
+    raw = crypto.dump_certificate(crypto.FILETYPE_ASN1, _certificate())
+    made = leaf_cache.leaf(raw, now - BACKDATED.total_seconds(), now + profile.ahead.total_seconds())
+    assert made.renew_at - now == pytest.approx(0.8 * days * 86400, abs=5)
+    assert made.not_after - made.renew_at == pytest.approx(margin_h * 3600, abs=5)

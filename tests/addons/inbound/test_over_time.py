@@ -103,7 +103,7 @@ class World:
 
     async def visit(self, *, again: bool = False) -> tuple[int, bool]:
         """A client's handshake: the certificate's number, and whether a session (of before, if `again`) was resumed."""
-        site = self.sites.addon.find(0, NAME)
+        site = self.sites.addon.sites(0).find(NAME)
         assert site is not None
         connection = Connection(site.credentials)
         client = Client(self._context, connection, session=self._session if again else None)

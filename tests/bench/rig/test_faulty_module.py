@@ -491,6 +491,7 @@ async def test_is_found_again(rig: Rig) -> None:
         ("C_Sign", "no such action"),
         ("C_Sign maxsess 3", "no such action"),
         ("C_Verify corrupt", "this action is not for this function"),
+        ("C_Sign implicit", "this action is not for this function"),
         ("* otherkey", "this action is not for this function"),
         ("C_Initialize logout", "this action is not for this function"),
         ("C_Sign rv", "a number is missing or wrong"),

@@ -24,18 +24,18 @@ class Line:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.again: defaultdict[str, int] = defaultdict(int)
 
-    async def join(self, *names: str, again: int = 0) -> None:
+    async def join(self, *names: str, again: int = 0, asker: int = 0) -> None:
         """Let these wait, one behind the other; each waits again so many times after it was woken in vain."""
         for name in names:
             length = len(self.line)
-            self.tasks[name] = asyncio.create_task(self._wait(name, again))
+            self.tasks[name] = asyncio.create_task(self._wait(name, again, asker))
             await until(lambda: len(self.line) > length, f"{name} waits")  # noqa: B023
 
-    async def _wait(self, name: str, again: int) -> None:
-        await self.line.wait(in_s(10))
+    async def _wait(self, name: str, again: int, asker: int) -> None:
+        await self.line.wait(in_s(10), asker)
         for _ in range(again):
             self.again[name] += 1
-            await self.line.wait(in_s(10), first=True)
+            await self.line.wait(in_s(10), asker, first=True)
         self.served.append(name)
 
     async def wake(self, *expected: str) -> None:
@@ -150,3 +150,54 @@ async def test_who_was_woken_in_vain_is_not_put_out(line: Line, monkeypatch: pyt
     line.line.wake()
     await first
     await line.wake("a")
+
+
+async def test_askers_have_their_turns(line: Line) -> None:
+    """Whoever sends many requests waits behind itself: another's only one is served after one of them."""
+    await line.join("a1", "a2", "a3", "a4", asker=1)
+    await line.join("b1", asker=2)
+    await line.join("c1", "c2", asker=3)
+    assert (line.line.ahead(1), line.line.ahead(2), line.line.ahead(4)) == (7, 5, 3)
+    await line.wake("a1", "b1", "c1", "a2", "c2", "a3")
+    await line.join("b2", asker=2)
+    await line.wake("a4", "b2")
+    assert len(line.line) == 0
+
+
+async def test_a_turn_in_vain_is_had_again(line: Line) -> None:
+    """An asker whose request was woken and found nothing is the next again, before the others."""
+    await line.join("a1", again=1, asker=1)
+    await line.join("a2", asker=1)
+    await line.join("b1", asker=2)
+    line.line.wake()
+    await until(lambda: line.again["a1"] == 1, "it looked")
+    await line.wake("a1", "b1", "a2")
+
+
+async def test_the_longest_line_makes_room(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one asker has all the places, another one gets one all the same: the newest of the longest line is told to
+    try later. Nobody makes room for itself."""
+    monkeypatch.setattr(waiting_line, "MAX_WAITING", 4)
+    await line.join("a1", "a2", "a3", "a4", asker=1)
+    with pytest.raises(OverloadedError, match="4 requests wait for the HSM already"):
+        await line.line.wait(in_s(10), 1)
+    line.tasks["b1"] = asyncio.create_task(line._wait("b1", 0, 2))
+    with pytest.raises(OverloadedError, match="most of them this worker's"):
+        await line.tasks["a4"]
+    line.tasks["b2"] = asyncio.create_task(line._wait("b2", 0, 2))
+    with pytest.raises(OverloadedError, match="most of them this worker's"):
+        await line.tasks["a3"]
+    with pytest.raises(OverloadedError, match="4 requests wait for the HSM already"):
+        await line.line.wait(in_s(10), 2)
+    await line.wake("a1", "b1", "a2", "b2")
+    assert (len(line.line), line.line._waiting) == (0, {})
+
+
+async def test_who_leaves_takes_its_line_with_it(line: Line) -> None:
+    """An asker whose only request was given up has no turn any more."""
+    await line.join("a1", asker=1)
+    await line.join("b1", asker=2)
+    line.tasks["a1"].cancel()
+    await asyncio.wait([line.tasks["a1"]])
+    assert (len(line.line), line.line.next_asker) == (1, 2)
+    await line.wake("b1")

@@ -26,7 +26,6 @@ from hsm.wire.worker import InboundKeys, Report, Reported, TlsDecrypt, TlsSign
 from tests.hsm.members import copy_of, hung, kill
 from tests.hsm.signers import all_up, mint, serving, why_not
 from tests.hsm.sites import (
-    badly_padded,
     encrypted,
     handshake,
     name_of,
@@ -226,14 +225,6 @@ async def test_a_premaster_secret(signer: Signer, worker: SignerClient, sites_st
     assert await worker.call(asked, 10) == Decrypted(secret)
     assert signer.totals().value("hsmitm_signatures_total", purpose="decrypt") == 1
     assert await signs(worker, sites_store, "old", "rsa_pss_rsae_sha256")
-
-
-async def test_bad_padding_is_an_empty_answer(signer: Signer, worker: SignerClient, sites_store: Store) -> None:
-    """A client's secret with wrong padding is answered as an empty one, whatever is wrong with it."""
-    name = name_of(sites_store, "old")
-    for what, ciphertext in badly_padded(sites_store, "old").items():
-        assert await worker.call(TlsDecrypt(name, ciphertext), 10) == Decrypted(b""), what
-    assert refusals(signer, "TlsDecrypt") == 0
 
 
 @pytest.mark.parametrize(

@@ -233,12 +233,12 @@ async def test_rsa_key_exchange_is_turned_on_and_off(
     configuration.sites(old)
     await signer.reload()
     before = pids(signer)
-    asked = TlsDecrypt(name_of(sites_store, "old"), encrypted(sites_store, "old", b"secret"))
+    asked = TlsDecrypt(name_of(sites_store, "old"), encrypted(sites_store, "old", b"\3\3" + bytes(46)))
     with pytest.raises(RefusedError, match="may not decrypt"):
         await worker.call(asked, 10)
     configuration.sites(structs.replace(old, decrypt=True))
     assert await signer.reload() == ["inbound key of old.example.com: RSA key exchange is now on"]
-    assert await worker.call(asked, 10) == Decrypted(b"secret")
+    assert await worker.call(asked, 10) == Decrypted(b"\3\3" + bytes(46))
     configuration.sites(old)
     assert await signer.reload() == ["inbound key of old.example.com: RSA key exchange is now off"]
     with pytest.raises(RefusedError, match="may not decrypt"):

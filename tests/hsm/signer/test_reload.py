@@ -205,7 +205,7 @@ async def test_what_workers_do_without_a_member(
 
 async def test_what_needs_a_new_start(signer: Signer, configuration: Configuration) -> None:
     """What cannot change while the signer runs is named, and left as it is."""
-    configuration.change(profile=LeafProfile(days=7), group="other")
+    configuration.change(profile=LeafProfile(days=8), group="other")
     assert await signer.reload() == [
         f"{what} changed, and takes effect when hsmitm is started again"
         for what in ("[forward] leaf_days", "[hsm] high_availability or group")

@@ -49,16 +49,19 @@ def changes(directory: Path, serial: str) -> dict[str, Any]:
         "failover.keep_alive_s": 3.0,
         "unavailable": "cached-only",
         "outage_grace_s": 3.0,
+        "quotas.mints_per_s": 300.0,
+        "quotas.decryptions_per_s": 30.0,
         "for_workers": "a site",
         "group": "other",
         "authorities.certificate": directory / "ca.pem",
         "authorities.key": KeyURI(object="blog"),
         "holders": {"trust": "m1"},
-        "profile.days": 7,
+        "profile.days": 8,
         "run.path": directory / "run",
         "run.group": "root",
         "state": directory / "elsewhere",
         "users": frozenset({4711}),
+        "monitors": frozenset({4711}),
         "at_start": {"[log]": "debug"},
     }
 
@@ -144,7 +147,7 @@ async def test_a_field_that_nobody_takes_over(grouped: SignerSettings, monkeypat
             yield name, AtReload("[forward] leaf_days") if name == "profile" else effect, value
 
     monkeypatch.setattr(reload_module, "marked", wrongly)
-    now = structs.replace(grouped, profile=LeafProfile(days=7))
+    now = structs.replace(grouped, profile=LeafProfile(days=8))
     async with serving(grouped, lambda: now) as signer:
         with pytest.raises(NotImplementedError, match=r"SignerSettings.profile is to be taken over"):
             await signer.reload()

@@ -17,7 +17,7 @@ from hsm.errors import RefusedError
 from hsm.member.settings import Failover
 from hsm.signer.settings import SignerSettings
 from hsm.signer.signer import Signer
-from hsm.wire import client, telemetry
+from hsm.wire import client, endpoint, telemetry
 from hsm.wire.admin import CODEC, GroupStatus, Info, InfoReport, ListenerStatus, Status, StatusReport, WorkerStatus
 from hsm.wire.client import SignerClient
 from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
@@ -35,19 +35,26 @@ def report(index: int, hits: int, flows: int, started: float = 1000.0) -> Report
     registry = CollectorRegistry()
     lookups = Counter("hsmitm_leaf_cache_lookups", "Look-ups", ("result",), registry=registry)
     lookups.labels("hit").inc(hits)
-    Gauge("hsmitm_flows", "Flows", registry=registry).set(flows)
+    Gauge("hsmitm_connections_open", "Open", registry=registry).set(flows)
     return Report(4000 + index, index, started, ["127.0.0.1:8080"], flows, telemetry.collect(registry))
+
+
+def processes(monkeypatch: pytest.MonkeyPatch, *pids: int) -> None:
+    """The kernel says of connections from here on that they are these processes', one after another."""
+    following = iter(pids)
+    monkeypatch.setattr(endpoint, "peer", lambda _: (next(following), os.getuid()))
 
 
 def shown(signer: Signer) -> tuple[float, float, float]:
     """Cache hits, flows and workers."""
     totals = signer.totals()
     hits = totals.value("hsmitm_leaf_cache_lookups_total", result="hit")
-    return hits, totals.value("hsmitm_flows"), totals.value("hsmitm_workers")
+    return hits, totals.value("hsmitm_connections_open"), totals.value("hsmitm_workers")
 
 
-async def test_totals_never_fall(signer: Signer, settings: SignerSettings) -> None:
+async def test_totals_never_fall(signer: Signer, settings: SignerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker counted stays in the totals when it ends; its gauges end with it."""
+    processes(monkeypatch, 1000, 1001, 1002)
     path = settings.run.socket(WORKER_SOCKET)
     async with SignerClient(path) as first:
         await first.call(report(0, hits=10, flows=3), 10)
@@ -187,6 +194,8 @@ async def test_workers_are_told_of_an_outage(settings: SignerSettings, store: St
     async with serving(impatient) as signer, SignerClient(settings.run.socket(WORKER_SOCKET)) as worker:
 
         async def in_service() -> bool:
+            again = time.monotonic() + 0.03
+            await until(lambda: time.monotonic() > again, "nobody reports all the time")
             told = await worker.call(report(0, hits=0, flows=0), 10)
             assert isinstance(told, Reported)
             assert told.unavailable == "cached-only"

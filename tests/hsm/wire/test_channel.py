@@ -303,6 +303,16 @@ async def test_a_closed_connection_ends_its_calls(desk: Desk, end: str) -> None:
             await caller.call(ask("c"), in_s(10))
 
 
+@pytest.mark.parametrize("deadline", [float("nan"), float("inf"), 1e300])
+async def test_a_deadline_that_is_none(desk: Desk, deadline: float) -> None:
+    """A peer cannot set a timer that never comes, or one that is no number: it is cut off."""
+    async with pair(desk.serve) as (caller, server):
+        caller._write(Call(1, deadline, ask("a")))
+        await until(lambda: server.spoilt, "it is cut off")
+        assert server.spoilt == "a deadline that is none"
+    assert desk.received == []
+
+
 @pytest.mark.parametrize(
     "garbage",
     [

@@ -16,6 +16,7 @@ from hsm.errors import HsmitmError, from_wire
 from hsm.uri import KeyURI
 from hsm.wire import admin, frames, member, worker
 from hsm.wire.admin import (
+    Admit,
     CertificateStatus,
     GroupStatus,
     Info,
@@ -108,6 +109,7 @@ BODIES: list[Any] = [
     Ready(),
     Report(1, 0, 2.5, ["127.0.0.1:8080"], 3, [FAMILY]),
     Status(),
+    Admit("token"),
     Info(),
     Reset("m1"),
     Reload(),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Summary, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hsm.wire.telemetry import CUMULATIVE, FamilyCollector, Totals, collect
+from hsm.wire.telemetry import FamilyCollector, Totals, collect
 from hsm.wire.worker import Family
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -106,17 +106,6 @@ def test_histogram_buckets_stay_cumulative() -> None:
     apart = summed(worker({}, 0, [0.05, 0.5]), worker({}, 0, [0.5, 5, 50]))
     together = scraped(worker({}, 0, [0.05, 0.5, 0.5, 5, 50]))
     assert shown(apart.families()) == pytest.approx(together)
-
-
-def test_a_worker_that_is_gone_leaves_its_counts_but_not_its_gauges() -> None:
-    """Totals never fall when a worker ends, and nobody counts the connections of a process that is gone."""
-    totals = Totals()
-    totals.add(collect(worker({"a": 1}, 3, [0.05])), kinds=CUMULATIVE)
-    assert {family.kind for family in totals.families()} == {"counter", "histogram"}
-    totals.add(collect(worker({"a": 2}, 4, [])))
-    assert totals.value("hits_total") == 3
-    assert totals.value("wait_seconds_count") == 1
-    assert totals.value("open_connections") == 4
 
 
 @pytest.mark.parametrize(

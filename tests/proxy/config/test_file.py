@@ -229,7 +229,7 @@ def test_a_machine_of_many_cores_has_as_many_workers_as_there_may_be(
     [
         ("[prxy]", "prxy: unknown field; did you mean 'proxy'?"),
         ('[proxy]\nlistn = ":1"', "proxy.listn: unknown field; did you mean 'listen'?"),
-        ("[status]\nzzz = 1", "status.zzz: unknown field; known are listen"),
+        ("[status]\nzzz = 1", "status.zzz: unknown field; known are listen, hosts, user"),
         ("[log]\nlevle = 1", "log.levle: unknown field; did you mean 'level'?"),
         ("[run]\ndirectry = 1", "run.directry: unknown field; did you mean 'directory'?"),
         ("[mitmproxy]\noption = {}", "mitmproxy.option: unknown field; did you mean 'options'?"),

@@ -90,7 +90,7 @@ def test_what_a_worker_needs(tmp_path: Path) -> None:
     assert config.base == tmp_path
     assert config.mitmproxy.scripts == ["mine.py"]
     assert config.log.level == "debug"
-    assert config.handshakes == HandshakeSettings(threads=8, handshake_s=20, signature_s=2.5)
+    assert config.handshakes == HandshakeSettings(threads=8, handshake_s=20, signature_s=2.5, bounds=config.limits)
     shop, blog = config.inbound
     assert shop == ListenerSettings(
         place="0.0.0.0:443",

@@ -1,24 +1,25 @@
-"""A supervised process's life, with small real processes; and the guard that only one supervisor holds."""
+"""A supervised process's life, with small real processes: its start, its hanging, its end."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from hsm.backoff import Backoff
-from hsm.errors import MisconfiguredError
-from proxy.processes import child
-from proxy.processes.child import EX_CONFIG, Child, Guard
+from proxy.config.operation import RunSection
+from proxy.processes import child, supervisor
+from proxy.processes.child import Child
+from proxy.processes.supervised import EX_CONFIG
 from tests.waiting import until
 
 _READY = """
@@ -27,6 +28,17 @@ os.write(int(sys.argv[sys.argv.index("--ready-fd") + 1]), b"1")
 """
 _SERVE = "sys.stdin.read()\n"
 """Until the supervisor ends."""
+_BEAT = """
+import os, sys, threading
+fd = int(sys.argv[sys.argv.index("--ready-fd") + 1])
+stopped = threading.Event()
+def beat():
+    while True:
+        os.write(fd, b".")
+        stopped.wait(0.05)
+os.write(fd, b".")
+threading.Thread(target=beat, daemon=True).start()
+"""
 
 
 @pytest.fixture
@@ -37,9 +49,9 @@ def notes(tmp_path: Path) -> Path:
     return path
 
 
-def _child(code: str, *, environment: dict[str, str] | None = None, first_line: str = "") -> Child:
+def _child(code: str, *, environment: dict[str, str] | None = None, first_line: str = "", hang_s: float = 0.0) -> Child:
     argv = [sys.executable, "-I", "-S", "-c", code]
-    return Child("worker 1", argv, dict(os.environ) if environment is None else environment, first_line)
+    return Child("worker 1", argv, dict(os.environ) if environment is None else environment, first_line, hang_s)
 
 
 def _noting(notes: Path, text: str = "x") -> str:
@@ -273,138 +285,72 @@ async def test_stop_between_two_lives_starts_no_third(notes: Path, caplog: pytes
             assert running.done()
 
 
-# the guard
+# its hanging
 
 
-async def test_one_supervisor_for_each_configuration(tmp_path: Path) -> None:
-    """A second `hsmitm run` with the same file is refused, one with another file is not, and the next one may run."""
-    guard = Guard(tmp_path / "hsmitm.toml")
-    assert guard.holder() == 0
-    with guard.hold():
-        assert guard.holder() == Guard(tmp_path / "hsmitm.toml").holder() == os.getpid()
-        assert Guard(tmp_path / "other.toml").holder() == 0
-        with pytest.raises(MisconfiguredError, match="hsmitm runs already with this configuration; stop"):
-            Guard(tmp_path / "hsmitm.toml").hold()
-        with Guard(tmp_path / "other.toml").hold():
-            pass
-    assert guard.holder() == 0
-    guard.hold().close()
+_STEP_S = 0.05
 
 
-_SUPERVISOR = """
-import sys
-from pathlib import Path
-from proxy.processes.child import Guard
+@asynccontextmanager
+async def _watching(*children: Child) -> AsyncIterator[list[float]]:
+    """Look at them as the supervisor does. The answer grows by each look."""
+    looks: list[float] = []
 
-held = Guard(Path(sys.argv[1])).hold()
-print("held", flush=True)
-sys.stdin.read()
-"""
-_ORPHAN = """
-import asyncio, sys
-from pathlib import Path
-from proxy.processes.child import orphaned
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(_STEP_S)
+            looks.append(_STEP_S)
+            for one in children:
+                one.watch(_STEP_S)
 
-async def main():
-    leave = asyncio.Event()
-    print(await orphaned(Path(sys.argv[-1]), leave.set), flush=True)
-    await leave.wait()
-    print("left", flush=True)
-
-asyncio.run(main())
-"""
-
-
-@contextmanager
-def _started(code: str, *argv: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process of ours, killed afterwards."""
-    command = [sys.executable, "-P", "-c", code, *argv]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _line(stream: IO[str] | None) -> str:
-    assert stream is not None
-    return stream.readline().rstrip("\n")
-
-
-@contextmanager
-def _orphan(config: Path) -> Iterator[subprocess.Popen[str]]:
-    """A supervised child that has its first line; we are its supervisor until we close its standard input."""
-    with _started(_ORPHAN, "--supervised", str(config)) as process:
-        assert process.stdin is not None
-        process.stdin.write("first line\n")
-        process.stdin.flush()
-        assert _line(process.stdout) == "first line"
-        yield process
-
-
-def _stays(process: subprocess.Popen[str], polls: float = 3) -> bool:
-    """Whether the process is still there after a number of its looks at the guard."""
+    task = asyncio.create_task(look())
     try:
-        process.wait(polls * child._GUARD_POLL_S)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+        yield looks
+    finally:
+        task.cancel()
 
 
-def test_a_killed_supervisor_holds_nothing(tmp_path: Path) -> None:
-    """After a SIGKILL of the supervisor `hsmitm run` can start at once: no lock file stays behind."""
-    path = tmp_path / "hsmitm.toml"
-    with _started(_SUPERVISOR, str(path)) as other:
-        assert _line(other.stdout) == "held"
-        assert Guard(path).holder() == other.pid
-        other.kill()
-        other.wait()
-        assert Guard(path).holder() == 0
-        Guard(path).hold().close()
-    assert list(tmp_path.iterdir()) == []
+async def test_a_child_that_hangs_is_killed_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that is stopped, so that it gives no sign of life, does not keep its connections waiting for ever."""
+    one = _child(_BEAT + _READY + _SERVE, hang_s=0.5)
+    with caplog.at_level(logging.WARNING, "hsmitm"):
+        async with _running(one), _watching(one):
+            first = await _ready(one)
+            os.kill(first, signal.SIGSTOP)
+            await until(lambda: not one.ready.is_set(), "it was not killed")
+            assert await _ready(one) != first
+    assert caplog.messages[:2] == [
+        "worker 1 hangs: no sign of life for 0.5 s; killing it",
+        "worker 1 was killed by SIGKILL; starting it again in 0.1 s",
+    ]
 
 
-# in the child
+async def test_a_child_that_lives_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Signs of life keep a process, and so does one that never gave any: it is of a version before."""
+    living, silent = _child(_BEAT + _READY + _SERVE, hang_s=0.5), _child(_READY + _SERVE, hang_s=0.5)
+    with caplog.at_level(logging.WARNING, "hsmitm"):
+        async with _running(living), _running(silent), _watching(living, silent) as looks:
+            pids = await _ready(living), await _ready(silent)
+            await until(lambda: sum(looks) > 1.2, "nobody looks")
+            assert pids == (await _ready(living), await _ready(silent))
+    assert caplog.messages == []
 
 
-def test_a_child_outlives_its_supervisor_until_there_is_a_new_one(tmp_path: Path) -> None:
-    """A killed supervisor stops nobody's traffic: its children serve on, are seen as orphans, and make room for the
-    next supervisor."""
-    path = tmp_path / "hsmitm.toml"
-    with _orphan(path) as orphan:
-        assert child.orphans(path)
-        assert not child.orphans(tmp_path / "other.toml")
-        assert orphan.stdin is not None
-        orphan.stdin.close()
-        assert _line(orphan.stderr) == "the supervisor is gone; serving on until 'hsmitm run' is started again"
-        assert _stays(orphan)
-        with _started(_SUPERVISOR, str(path)) as following:
-            assert _line(following.stdout) == "held"
-            assert _line(orphan.stdout) == "left"
-            assert orphan.wait(10) == 0
-    assert not child.orphans(path)
+async def test_a_child_with_a_debugger_is_not_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """Who looks at a hung worker with a debugger is not robbed of it."""
+    one = _child(_BEAT + _READY + _SERVE, hang_s=0.2)
+    libc = ctypes.CDLL(None, use_errno=True)
+    with caplog.at_level(logging.WARNING, "hsmitm"):
+        async with _running(one):
+            pid = await _ready(one)
+            await until(lambda: one._silent_s >= 0, "it gave no sign of life")
+            assert libc.ptrace(0x4206, pid, 0, 0) == 0, os.strerror(ctypes.get_errno())  # PTRACE_SEIZE
+            one.watch(1.0)
+            assert caplog.messages == ["worker 1 hangs, and is left alone: a debugger looks at it"]
+            os.kill(pid, 0)
 
 
-def test_a_supervisor_on_its_way_out_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
-    """The kernel closes a killed supervisor's files one by one: children that see their pipe end while its guard is
-    still there must serve on."""
-    path = tmp_path / "hsmitm.toml"
-    guard = Guard(path).hold()
-    with guard, _orphan(path) as orphan:
-        assert orphan.stdin is not None
-        orphan.stdin.close()
-        assert _line(orphan.stderr) == "the supervisor is gone; serving on until 'hsmitm run' is started again"
-        assert _stays(orphan, 0.5), "it left though nobody takes over"
-        guard.close()
-        assert _stays(orphan), "it left though nobody takes over"
-
-
-def test_serving_is_told_once() -> None:
-    """A child that serves tells its supervisor with one byte and closes the line; without a supervisor it is silent."""
-    reading, writing = os.pipe()
-    child.tell_ready(None)
-    child.tell_ready(writing)
-    assert os.read(reading, 10) == b"1"
-    assert os.read(reading, 10) == b"", "the line is still open"
-    os.close(reading)
+def test_a_wait_of_the_whole_machine_is_nobodys_fault() -> None:
+    """After a virtual machine was suspended for an hour the supervisor has seen a second of it, and kills nobody."""
+    assert supervisor.seen_s(100.0, 100.6) == pytest.approx(0.6)
+    assert supervisor.seen_s(100.0, 3700.0) <= RunSection().hang_timeout_s / 5

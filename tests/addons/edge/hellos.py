@@ -1,0 +1,37 @@
+"""ClientHellos as clients make them, and as attackers do."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+
+def hello(name: str = "a.test") -> bytes:
+    """A real one, in one record."""
+    outgoing = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        return outgoing.read()
+    raise AssertionError("a handshake without a server")
+
+
+def records(message: bytes, *sizes: int) -> bytes:
+    """A handshake message in records of these sizes; the last size again and again."""
+    return b"".join(_records(message, list(sizes)))
+
+
+def _records(message: bytes, sizes: list[int]) -> Iterator[bytes]:
+    while message:
+        size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
+        part, message = message[:size], message[size:]
+        yield b"\x16\x03\x01" + len(part).to_bytes(2) + part
+
+
+def padded(size: int) -> bytes:
+    """A ClientHello message (no records) whose body has `size` bytes: empty extensions of an unknown type."""
+    fixed = b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\x01" + b"\1\0"
+    extensions = b"\x55\x55\0\0" * ((size - len(fixed) - 2) // 4)
+    body = fixed + (len(extensions) % 65536).to_bytes(2) + extensions
+    return b"\x01" + len(body).to_bytes(3) + body
