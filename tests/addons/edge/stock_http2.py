@@ -84,11 +84,16 @@ class _Stock(Http2Connection):
                     command.data = self._spelling.spell(command.data)
                     if command.data:
                         yield command
-                elif not isinstance(command, EdgeRefusedHook | backpressure.Stop):
+                elif not self._unknown(command):
                     yield command
             for taken in [one for one in self._until_taken if not waiting and one.ready()]:
                 self._until_taken.remove(taken)
                 waiting.append(events.Wakeup(taken))
+
+    def _unknown(self, command: commands.Command) -> bool:
+        """Whether mitmproxy has no such thing: refusals, readers that stop, a client's time without a request."""
+        idle = isinstance(command, commands.RequestWakeup) and command.delay == self.bounds.idle_s
+        return idle or isinstance(command, EdgeRefusedHook | backpressure.Stop)
 
     def _greeting(self, event: events.Event) -> events.Event:
         if self._greeted or not isinstance(event, events.DataReceived):

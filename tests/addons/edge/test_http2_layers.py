@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -563,3 +565,28 @@ def test_any_two_peers_are_survived(ups: list[bytes], downs: list[bytes]) -> Non
         if connection not in proxy.closed:
             proxy.event(events.ConnectionClosed(connection))
     proxy.settle()
+
+
+def test_a_client_that_asks_for_nothing_is_told_that_we_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `idle_s` without a request the connection ends with GOAWAY, and not while one is under way."""
+    now = [1000.0]
+    monkeypatch.setattr("addons.edge.http2_server.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    proxy = Proxy()
+    client, server = Peer(proxy, client=True), Peer(proxy, client=False)
+    (idle,) = proxy.timers
+    proxy.timers.clear()
+    stream = client.session.request(REQUEST, ended=True)
+    talk(proxy, client, server)
+    now[0] += BOUNDS.idle_s + 1
+    proxy.event(idle)
+    (idle,) = proxy.timers
+    assert proxy.client not in proxy.closed
+    server.session.respond(1, OK, ended=True)
+    talk(proxy, client, server)
+    assert Ended(stream) in client.taken()
+    now[0] += BOUNDS.idle_s + 1
+    proxy.event(idle)
+    assert proxy.client in proxy.closed
+    talk(proxy, client)
+    assert any(isinstance(one, GoAway) and not one.code for one in client.taken())
+    assert not proxy.refused
