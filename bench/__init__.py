@@ -16,10 +16,12 @@ In a checkout alone:
     forward  hsmitm and every peer that is installed take turns under connections, requests and large bodies
     inbound  hsmitm, nginx with the PKCS#11 engine and nginx with key files take turns under new connections
     soak     members fail at random, or are killed again and again, and come back
+    edge     attacks on a running hsmitm, each beside a client that does nothing wrong
     fuzz     spoiled handshakes of real clients against a worker with sites
 
 Who imports whom: report nobody of bench, rig only report; sign report, mint report and sign, plan all three; forward,
-inbound, soak and fuzz only rig and report, never each other. No room imports the files of this one but `checkout`:
+inbound, soak, fuzz and edge only rig and report, never each other. No room imports the files of this one but
+`checkout`:
 
     commands           hsmitm bench ...: those that are installed
     checkout_commands  hsmitm bench ...: those that need a checkout

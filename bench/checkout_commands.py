@@ -5,6 +5,7 @@ Without one they have their --help, and a sentence.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -189,7 +190,29 @@ def inbound_fuzz(
     )
 
 
+def edge(
+    *,
+    seconds: Annotated[float, typer.Option(min=0.5, max=600, help="Seconds of each attack.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help="Attacks whose names contain this; may be repeated.")] = None,
+    hsmitm: Annotated[Path | None, typer.Option(help="The hsmitm command that is attacked. [this one]")] = None,
+    seed: SeedOption = 1,
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Attacks on a running hsmitm, each beside a client that does nothing wrong: what passes, who waits or grows."""
+    checkout.require("edge")
+    from bench.edge import edge as attacking  # noqa: PLC0415  # commands load what they need
+    from bench.edge.table import ATTACKS  # noqa: PLC0415
+
+    attacks = [one for one in ATTACKS if not only or any(part in one.name for part in only)]
+    if not attacks:
+        raise typer.BadParameter(f"there are {listed(one.name for one in ATTACKS)}", param_hint="--only")
+    command = [str(hsmitm)] if hsmitm else [sys.executable, "-P", "-m", "proxy.main"]
+    plan = attacking.Plan(seconds=seconds, attacks=attacks, command=command, seed=seed)
+    measured(lambda progress: attacking.edge(plan, progress), json, plot)
+
+
 def add_to(app: typer.Typer) -> None:
     """Let `app` have them."""
-    for command in (failover, restarts, inbound, forward, inbound_fuzz):
+    for command in (failover, restarts, inbound, forward, inbound_fuzz, edge):
         app.command(rich_help_panel=_PANEL)(command)

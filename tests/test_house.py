@@ -45,6 +45,7 @@ BENCH_MAY_IMPORT: dict[str, set[str]] = {
     "inbound": {"report", "rig"},
     "soak": {"report", "rig"},
     "fuzz": {"report", "rig"},
+    "edge": {"report", "rig"},
 }
 """Between the rooms of bench/. The first four are in the wheel, so they need nothing that is not: `bench.checkout`, in
 no room itself, asks for the rig where there is one."""

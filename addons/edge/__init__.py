@@ -4,6 +4,7 @@
     refusal           what is refused at the edge, by its class: one counter, one hook, one bounded line
     seam              the one place where classes of ours stand in for mitmproxy's, and for which versions that is true
     account           on whose account something goes: clients told apart by address; no I/O
+    bucket            so many at once, and so many a second from there on
     limits            how many connections and handshakes there may be, in all and of one client; no I/O
     listeners         who is connected, how busy each client is, and whom to let go
     handler           the handler of a connection: its door, its back-pressure, its turns
@@ -33,7 +34,6 @@
     http1_hops        fields that are about one connection alone
     http1_sending     heads and content as they go out
     http1_faults      what a peer may not send, as one sentence
-    bucket            so many at once, and so many a second from there on
     nghttp2           the library for HTTP/2: its declarations, loading it, its errors as text
     http2_events      what an HTTP/2 peer has done, in types of our own
     http2_body        a message's body on its way out

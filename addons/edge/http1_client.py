@@ -31,6 +31,8 @@ from addons.edge.http1_connection import Http1Connection, Phase, is_pipe
 from addons.edge.http1_faults import FaultError, MalformedError
 from addons.edge.http1_sections import Section
 
+_TIMED_OUT = (b"HTTP/1.1 408 ", b"HTTP/1.0 408 ")
+"""What some servers say when they close an idle connection (RFC 9110 section 15.5.9); nothing is wrong with it."""
 _INTERIM = 100
 """Interim responses to one request."""
 
@@ -49,7 +51,7 @@ class Http1Client(Http1Connection):
         """As mitmproxy makes it."""
         super().__init__(context, context.server)
         self._interim = 0
-        self._offered = False
+        self._offered: list[bytes] = []
         self._switching = False
 
     # to the server
@@ -99,7 +101,8 @@ class Http1Client(Http1Connection):
     def read_head(self) -> layer.CommandGenerator[None]:
         """Read a response's head. Raises FaultError."""
         if self.request is None:
-            raise MalformedError("The server sent something that was not asked for.")
+            yield from self._refuse_unasked()
+            return
         assert self.stream_id is not None
         if self._section is None:
             bounds = self.bounds
@@ -112,12 +115,13 @@ class Http1Client(Http1Connection):
         head = heads.read_response(lines)
         length = framing.response_length(self.request.data.method, head)
         response = head.response
-        response.headers.fields = tuple(hops.received(list(response.headers.fields), head.named))
+        if b"connection" in head.named:
+            response.headers.fields = tuple(hops.received(list(response.headers.fields), head.named))
         status = response.data.status_code
         if status <= 199 and status != 101:
             yield from self._pass_interim(ResponseHeaders(self.stream_id, response))
             return
-        if status == 101 and not self._offered:
+        if status == 101 and not self._may_switch(head.named.get(b"upgrade", [])):
             raise MalformedError("The server switches to a protocol that nobody offered.")
         self.response, self.phase = response, Phase.BODY
         self._ends = self._ends or framing.ends_connection(response) or length == framing.UNTIL_CLOSE
@@ -125,6 +129,16 @@ class Http1Client(Http1Connection):
         yield ReceiveHttp(ResponseHeaders(self.stream_id, response, end_stream=length == 0))
         if self.phase is Phase.BODY:
             yield from self.begin_body(body(length, self.bounds, strict=False))
+
+    def _refuse_unasked(self) -> layer.CommandGenerator[None]:
+        if not self._data.startswith(_TIMED_OUT, self._at):
+            raise MalformedError("The server sent something that was not asked for.")
+        yield commands.Log("The server closes a connection that has been idle.")
+        yield from self.over()
+
+    def _may_switch(self, upgrade: list[bytes]) -> bool:
+        """RFC 9110 section 7.8: to what was offered alone. Some servers do not say to what."""
+        return bool(self._offered) and set(hops.tokens(upgrade)) <= set(self._offered)
 
     def _pass_interim(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
         """A 1xx is not the answer (RFC 9110 section 15.2): the client's connection passes it on if it can."""

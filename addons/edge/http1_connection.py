@@ -33,6 +33,7 @@ from addons.edge.http1_sections import Section
 from addons.edge.http1_sending import Outgoing
 from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.engine import backpressure
 
 
 class Phase(enum.Enum):
@@ -68,10 +69,12 @@ class Http1Connection(HttpConnection, metaclass=abc.ABCMeta):
         self.phase = Phase.HEAD
         self._data = b""
         self._at = 0
+        self._reading = False
         self._section: Section | None = None
         self._body: Body | None = None
         self._outgoing = Outgoing(0)
         self._ends = False
+        self._around = backpressure.around(context)
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, HttpEvent):
@@ -110,24 +113,34 @@ class Http1Connection(HttpConnection, metaclass=abc.ABCMeta):
         """Bytes that are not of this message."""
 
     def _read(self) -> layer.CommandGenerator[None]:
-        """Read what there is. Nothing of it is held in here while commands are on their way."""
-        while self._at < len(self._data):
-            try:
-                if self.phase is Phase.HEAD:
-                    yield from self.read_head()
-                elif self.phase is Phase.BODY:
-                    yield from self._read_body()
-                else:
-                    rest, self._data, self._at = self._data[self._at :], b"", 0
-                    if self.phase is Phase.PIPE:
-                        assert self.stream_id is not None
-                        yield ReceiveHttp(self.ReceiveData(self.stream_id, rest))
-                    elif self.phase is Phase.WAITING:
-                        yield from self.keep_rest(rest)
-            except FaultError as fault:
-                self.phase, self._data, self._at = Phase.OVER, b"", 0
-                yield from self.refuse(fault)
-        self._data, self._at = b"", 0
+        """Read what there is. Nothing of it is held in here while commands are on their way: what they bring about may
+        be that there is more to read, which whoever reads already does, however many messages have come at once."""
+        if self._reading:
+            return
+        self._reading = True
+        try:
+            while self._at < len(self._data):
+                yield from self._read_some()
+            self._data, self._at = b"", 0
+        finally:
+            self._reading = False
+
+    def _read_some(self) -> layer.CommandGenerator[None]:
+        try:
+            if self.phase is Phase.HEAD:
+                yield from self.read_head()
+            elif self.phase is Phase.BODY:
+                yield from self._read_body()
+            else:
+                rest, self._data, self._at = self._data[self._at :], b"", 0
+                if self.phase is Phase.PIPE:
+                    assert self.stream_id is not None
+                    yield ReceiveHttp(self.ReceiveData(self.stream_id, rest))
+                elif self.phase is Phase.WAITING:
+                    yield from self.keep_rest(rest)
+        except FaultError as fault:
+            self.phase, self._data, self._at = Phase.OVER, b"", 0
+            yield from self.refuse(fault)
 
     def begin_body(self, body: Body) -> layer.CommandGenerator[None]:
         """The head was passed on; what it announces follows."""
@@ -143,6 +156,9 @@ class Http1Connection(HttpConnection, metaclass=abc.ABCMeta):
         done = body.done
         if body.content:
             yield ReceiveHttp(self.ReceiveData(self.stream_id, body.content))
+            yield from backpressure.thought_about(
+                self._around, self.conn, self.stream_id, self.bounds.stream_window_bytes
+            )
         if done and self.phase is Phase.BODY:
             yield from self._end_message()
 

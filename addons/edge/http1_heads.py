@@ -104,6 +104,9 @@ def read_fields(lines: Sequence[bytes]) -> tuple[Fields, Named]:
         lower = name.lower()
         if lower in DECISIVE:
             named.setdefault(lower, []).append(value)
+        elif b"_" in lower and lower.replace(b"_", b"-") in DECISIVE:
+            # Servers that make variables of names cannot tell the two apart (RFC 3875 section 4.1.18).
+            raise MalformedError("There is a field that a server could take for one that frames or routes.")
     return fields, named
 
 

@@ -35,10 +35,7 @@ def tokens(values: Iterable[bytes]) -> list[bytes]:
 
 def received(fields: Fields, named: Named) -> Fields:
     """A received head's fields, without those that its sender names as its connection's alone."""
-    connection = named.get(b"connection")
-    if connection is None:
-        return fields
-    dropped = {one for one in tokens(connection) if one not in _OWN_RULES and one not in _FOR_ALL}
+    dropped = {one for one in tokens(named.get(b"connection", [])) if one not in _OWN_RULES and one not in _FOR_ALL}
     return [field for field in fields if field[0].lower() not in dropped] if dropped else fields
 
 
@@ -57,9 +54,9 @@ def sent(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
     return _each(kept, b"connection", lambda one: one in _GO_ON and one not in gone)
 
 
-def offered(fields: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a head that goes out offers another protocol."""
-    return any(name.lower() == b"upgrade" for name, _ in fields)
+def offered(fields: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """The protocols that a head which goes out offers, in lower case."""
+    return tokens(value for name, value in fields if name.lower() == b"upgrade")
 
 
 def _each(fields: Fields, name: bytes, keep: Callable[[bytes], bool]) -> Fields:

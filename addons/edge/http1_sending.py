@@ -59,8 +59,8 @@ NOTHING = 0
 """The length of content that a message cannot have."""
 
 
-def request(message: http.Request, *, end_stream: bool) -> tuple[bytes, Outgoing, bool]:
-    """Head, framing, and whether the request offers another protocol. `end_stream`: no content follows.
+def request(message: http.Request, *, end_stream: bool) -> tuple[bytes, Outgoing, list[bytes]]:
+    """Head, framing, and the protocols that the request offers. `end_stream`: no content follows.
 
     Raises MalformedError where the head would be another one for who reads it.
     """

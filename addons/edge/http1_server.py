@@ -31,10 +31,12 @@ from addons.edge.http1_faults import FaultError
 from addons.edge.http1_sections import EMPTY_LINES, Section
 from addons.modes import Modes
 
+_IN_TURN = 16
+"""Requests that are answered at once, before others have their turn."""
 _LINGER_S = 1.0
 _LINGER_BYTES = 1_048_576
-"""For how long, and how much of what an oversized head goes on with, is dropped before the connection is closed: closed
-at once, what is unread would have the client's own system throw the answer away (RFC 9112 section 9.6)."""
+"""For how long, and how much of what an oversized message goes on with, is dropped before the connection is closed:
+closed at once, what is unread would have the client's own system throw the answer away (RFC 9112 section 9.6)."""
 
 
 class Http1Server(Http1Connection):
@@ -56,6 +58,7 @@ class Http1Server(Http1Connection):
         self._too_far_ahead = False
         self._answering = False
         self._lingering = 0
+        self._in_turn = 0
         # At our own sites a client that ends its direction after its request still gets the answer (RFC 9112 section
         # 9.6), so the request of a client that is gone goes on until the server answers, or until an idle timeout.
         self._patient = isinstance(context.client.proxy_mode, Modes)
@@ -67,16 +70,20 @@ class Http1Server(Http1Connection):
         if isinstance(event, events.Wakeup):
             if self._lingering:
                 yield commands.CloseConnection(self.conn)
+            elif self.phase is Phase.WAITING and self.request is None:
+                self._in_turn = 0
+                yield from self._take_turn()
         else:
             yield from super()._handle_event(event)
 
     def received(self, data: bytes) -> layer.CommandGenerator[None]:
-        """As the base class; what comes after an oversized head is dropped."""
+        """As the base class; what comes after an oversized message is dropped."""
         if self._lingering:
             self._lingering -= min(len(data), self._lingering)
             if not self._lingering:
                 yield commands.CloseConnection(self.conn)
         else:
+            self._in_turn = 0
             yield from super().received(data)
 
     def read_head(self) -> layer.CommandGenerator[None]:
@@ -93,7 +100,8 @@ class Http1Server(Http1Connection):
         length = framing.request_length(head)
         request = head.request
         self._ends = framing.ends_connection(request)
-        request.headers.fields = tuple(hops.received(list(request.headers.fields), head.named))
+        if b"connection" in head.named:
+            request.headers.fields = tuple(hops.received(list(request.headers.fields), head.named))
         self.request = request
         self.phase = Phase.BODY
         yield ReceiveHttp(RequestHeaders(self.stream_id, request, end_stream=length == 0))
@@ -148,10 +156,10 @@ class Http1Server(Http1Connection):
     def refuse(self, fault: FaultError) -> layer.CommandGenerator[None]:
         """Say what was wrong, if nothing else was said yet, and end the connection."""
         kind = self.kind(fault)
-        oversized = kind == "oversized-head"
         if not self._answering:
-            yield commands.SendData(self.conn, _http1.make_error_response(431 if oversized else 400, str(fault)))
-        if oversized:
+            status = 431 if kind == "oversized-head" else 400
+            yield commands.SendData(self.conn, _http1.make_error_response(status, str(fault)))
+        if fault.which != "malformed":
             self._lingering = _LINGER_BYTES
             yield commands.RequestWakeup(_LINGER_S)
         else:
@@ -167,6 +175,8 @@ class Http1Server(Http1Connection):
         if isinstance(event, ResponseHeaders) and event.response.data.status_code <= 199 and not _switches(event):
             yield from self._send_interim(event)
             return
+        if isinstance(event, ResponseProtocolError) and event.stream_id != self.stream_id:
+            return  # its answer is complete
         assert event.stream_id == self.stream_id
         if isinstance(event, ResponseHeaders):
             yield from self._send_head(event)
@@ -226,23 +236,36 @@ class Http1Server(Http1Connection):
             return
         assert self.request is not None
         assert self.response is not None
-        if is_pipe(self.request, self.response):
+        if self._too_far_ahead:
+            yield from self.over()
+        elif is_pipe(self.request, self.response):
             yield from self._begin_pipe()
-        elif self._ends or not self._outgoing.exact or self._too_far_ahead or self._ended is not None:
+        elif self._ends or not self._outgoing.exact:
             yield from self.over()
         else:
-            self._next()
-            yield from self._read()
+            yield from self._next()
 
-    def _next(self) -> None:
+    def _next(self) -> layer.CommandGenerator[None]:
+        """The next request's turn; others' first, when this client has had a few that needed no server."""
         self.request = self.response = None
         self.request_done = self.response_done = self._answering = False
         self.stream_id += 2
+        self._in_turn += 1
+        if self._in_turn > _IN_TURN and (self._ahead or self._at < len(self._data)):
+            self.phase = Phase.WAITING
+            yield commands.RequestWakeup(0)
+        else:
+            yield from self._take_turn()
+
+    def _take_turn(self) -> layer.CommandGenerator[None]:
         self.phase = Phase.HEAD
         self._come_back()
+        yield from self._read()
+        if self._ended is not None and self.phase is Phase.HEAD and self._at >= len(self._data):
+            yield from self.over()
 
     def _come_back(self) -> None:
-        """Read what was kept, unless a reader of what came behind that is on its way already."""
+        """Read what was kept, in front of what somebody reads already."""
         if self._ahead:
             self._data, self._at = bytes(self._ahead) + self._data[self._at :], 0
             self._ahead.clear()

@@ -1,7 +1,7 @@
 """How many connections and handshakes there may be, in all and of one client address. No I/O, no clock.
 
 A client's connection needs a descriptor, and as a rule one more for its server; so clients have at most half of what a
-worker may open, less a tenth for all else, and servers what is left of it.
+worker may open, less a tenth or what the worker itself needs, and servers what is left of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from addons.edge.settings import Bounds
 
 Refused = Literal["too-many-connections", "too-many-of-client", "too-many-handshakes"]
 
+_OURS = 64
+"""Descriptors: the loop's, the signer's socket, name servers', files."""
+
 
 class Limits:
     """The counts of one worker."""
@@ -21,7 +24,7 @@ class Limits:
     def __init__(self, bounds: Bounds, descriptors: int) -> None:
         """`descriptors` is how many the worker may have open. A bound that they do not carry is lowered to what they
         do."""
-        self.descriptors = max(2, descriptors * 9 // 10)
+        self.descriptors = max(2, min(descriptors * 9 // 10, descriptors - _OURS))
         self.most = min(bounds.connections or self.descriptors, self.descriptors // 2)
         self.lowered = bool(bounds.connections) and self.most < bounds.connections
         self.clients = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import time
 from typing import Protocol
@@ -76,6 +77,7 @@ class Listeners:
         self.limits = Limits(bounds, _descriptors())
         self._occupants: dict[str, _Occupant] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._exhausted = False
         self._idle = Counter(
             "hsmitm_connections_idle", "Client connections closed for being idle: before a request, between, within",
             ("phase",), registry=registry,
@@ -140,8 +142,26 @@ class Listeners:
         if self._timer is not None:
             self._timer.cancel()
 
+    @property
+    def full(self) -> bool:
+        """Whether the next client is turned away, by us or, for want of a descriptor, by the loop below us."""
+        return self.limits.full or self._exhausted
+
+    def _look_for_descriptors(self) -> None:
+        """libuv closes clients unheard when there is no descriptor for them, so somebody else has to say it. Our limits
+        keep clear of that; a script may not."""
+        try:
+            os.close(os.dup(2))
+        except OSError as error:
+            if not self._exhausted:
+                logger.error("no descriptor is left, clients are turned away: %s; raise LimitNOFILE", error)  # noqa: TRY400
+            self._exhausted = True
+        else:
+            self._exhausted = False
+
     def _look(self) -> None:
         self.running()
+        self._look_for_descriptors()
         now = time.monotonic()
         for occupant in list(self._occupants.values()):
             if occupant.hello is not None and now - occupant.hello > self._bounds.hello_s:

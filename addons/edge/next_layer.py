@@ -183,7 +183,8 @@ def looks_like_http(received: bytes) -> bool | None:
 
 def upgraded(made: context.Context) -> layer.Layer:
     """The layer of what follows a 101 that is no WebSocket. A tunnel where no worker runs, as in tests of layers."""
-    asked = ctx.master.addons.get(NextLayer.name)
+    master = getattr(ctx, "master", None)
+    asked = master.addons.get(NextLayer.name) if master is not None else None
     return asked.upgraded(made) if isinstance(asked, NextLayer) else Tunnel(made, Bounds())
 
 

@@ -57,14 +57,6 @@ def _put_in_streams() -> None:
     modes.Socks5Proxy = Socks5  # type: ignore[misc]
 
 
-def _put_in_websockets(bounds: Bounds, *, watched: bool) -> None:
-    Deflate.most = Connection.most = bounds.websocket_message_bytes
-    Websocket.whole = watched
-    extensions.PerMessageDeflate = Deflate  # type: ignore[misc]  # mitmproxy looks it up there
-    websocket.WebsocketConnection = Connection  # type: ignore[misc]
-    websocket.WebsocketLayer = Websocket  # type: ignore[misc]
-
-
 def _put_in_http1(bounds: Bounds) -> None:
     Http1Connection.bounds = ParentProxy.bounds = bounds
     http.Http1Server = Http1Server  # type: ignore[attr-defined,assignment]
@@ -77,3 +69,11 @@ def _put_in_http2(bounds: Bounds) -> None:
     Http2Connection.bounds = bounds
     http.Http2Server = Http2Server  # type: ignore[attr-defined,assignment]
     http.Http2Client = Http2Client  # type: ignore[attr-defined,assignment]
+
+
+def _put_in_websockets(bounds: Bounds, *, watched: bool) -> None:
+    Deflate.most = Connection.most = bounds.websocket_message_bytes
+    Websocket.whole = watched
+    extensions.PerMessageDeflate = Deflate  # type: ignore[misc]  # mitmproxy looks it up there
+    websocket.WebsocketConnection = Connection  # type: ignore[misc]
+    websocket.WebsocketLayer = Websocket  # type: ignore[misc]

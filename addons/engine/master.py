@@ -180,6 +180,14 @@ class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):
     def layer(self, outermost: layer.Layer) -> None:
         self._shortcut = HookShortcut(outermost, cast(LeanAddons, ctx.master.addons))
 
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        """As mitmproxy's. Behind `server_connect`, which may name another server, comes the connection to it."""
+        await super().handle_hook(hook)
+        connecting = ctx.master.addons.get("connecting")
+        if isinstance(hook, server_hooks.ServerConnectHook) and connecting is not None:
+            stated = getattr(self._shortcut.outermost, "stated", None)
+            CONNECT.set(functools.partial(connecting.connect, self.client, stated))
+
     async def drain_writers(self) -> None:
         """mitmproxy's, for the connection that was read from; it is read on when nobody has too much of it."""
         reading = backpressure.whose(self.transports, self.client)
@@ -191,14 +199,6 @@ class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):
         if isinstance(request, backpressure.WhenDrained):
             await backpressure.drained(self.transports.get(request.connection))
         await super().wakeup(request)
-
-    async def handle_hook(self, hook: commands.StartHook) -> None:
-        """As mitmproxy's. Behind `server_connect`, which may name another server, comes the connection to it."""
-        await super().handle_hook(hook)
-        connecting = ctx.master.addons.get("connecting")
-        if isinstance(hook, server_hooks.ServerConnectHook) and connecting is not None:
-            stated = getattr(self._shortcut.outermost, "stated", None)
-            CONNECT.set(functools.partial(connecting.connect, self.client, stated))
 
 
 class LeanMaster(Master):

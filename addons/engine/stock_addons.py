@@ -13,7 +13,7 @@ from typing import Any
 from mitmproxy import addons as stock
 from mitmproxy import exceptions, http, master, options, optmanager
 from mitmproxy.addons import block as stock_block
-from mitmproxy.addons import core, disable_h2c, errorcheck, next_layer, proxyserver, script, upstream_auth
+from mitmproxy.addons import core, errorcheck, next_layer, proxyserver, script, upstream_auth
 
 from hsm.errors import MisconfiguredError
 
@@ -23,10 +23,10 @@ _NEEDED: tuple[type, ...] = (
     core.Core,
     stock_block.Block,  # refuses clients from public addresses unless block_global is off: no open proxy by mistake
     proxyserver.Proxyserver,
-    disable_h2c.DisableH2C,
 )
-_REPLACED = {"TlsConfig", "Onboarding"}
-"""Ours stands in for the first; the second hands out mitmproxy's CA, which does not exist here."""
+_REPLACED = {"TlsConfig", "Onboarding", "DisableH2C"}
+"""Ours stands in for the first; the second hands out mitmproxy's CA, which does not exist here; what the third does, in
+one spelling and with a warning for each request, the edge's HTTP/1 does."""
 _OURS = {
     "mode": "set proxy.mode",
     "listen_host": "set proxy.listen",

@@ -6,6 +6,5 @@ It imports rig and report, and is not installed.
     system      a whole hsmitm with one member
     peers       mitmdump, squid, sslsplit and another version of hsmitm: how each is set up
     http2       what each has to do over HTTP/2
-    tls_origin  nginx with a certificate for each host, behind all of them
     figures     what the turns add up to: figures, targets, doubts, charts; no I/O
 """

@@ -29,7 +29,6 @@ from msgspec import Struct, structs
 from bench.forward import figures, http2, peers
 from bench.forward.figures import HSMITM, ORIGIN, TWO_WORKERS
 from bench.forward.system import ForwardSystem
-from bench.forward.tls_origin import COLD, WARM, TlsOrigin
 from bench.report.report import Progress, Report
 from bench.report.versions import installed
 from bench.rig import h2load, nginx
@@ -37,6 +36,7 @@ from bench.rig.loopback_names import resolving
 from bench.rig.nghttpd import Nghttpd
 from bench.rig.peer import Peer, Program
 from bench.rig.server import Idle, Load, Phase, Row, Server, Turn
+from bench.rig.tls_origin import COLD, WARM, TlsOrigin
 from bench.rig.tunnel import Route, TunnelError
 from bench.rig.tunnel_load import Generator, Job, Kind
 from hsm.errors import MisconfiguredError

@@ -171,6 +171,7 @@ def before(setting: Setting, directory: Path) -> Program:
     wanted_lines = f'\nworkers = 1\nupstream_ca = "{setting.roots}"\n'
     if "\nworkers = 0\n" not in text or "\nupstream_ca" in text:
         raise MisconfiguredError(f"{program} init made a configuration that is not known here: {configuration}")
+    text = text.replace("\nallow_destinations = []\n", '\nallow_destinations = ["127.0.0.0/8"]\n')
     configuration.write_text(text.replace("\nworkers = 0\n", wanted_lines))
     return Program(
         name=BEFORE,

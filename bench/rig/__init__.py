@@ -9,6 +9,7 @@ It imports report alone of bench, and is not installed.
     site            names, certificates and keys of the sites
     plain_origin    the plain-HTTP server behind the sites
     nginx           nginx with one worker, its keys in files or on a partition
+    tls_origin      nginx with a certificate for each host, behind forward proxies
     nginx_origin    nginx as the plain-HTTP server behind the sites
     peer            a proxy that hsmitm is measured against, as a process
     visits          a client that opens ever new connections through the proxy, and what it met

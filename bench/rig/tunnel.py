@@ -19,13 +19,15 @@ class Route(Struct, frozen=True):
     """Through `proxy` ("host:port") to port `port` of a host, whose certificate is of the CA in the file `ca`.
 
     With `connect` the proxy is asked with CONNECT, without it the TLS connection is to `proxy` itself: that is how one
-    reaches a proxy that has no CONNECT, or the origin. `names_host` is whether the answer to / begins with the host."""
+    reaches a proxy that has no CONNECT, or the origin. `names_host` is whether the answer to / begins with the host.
+    Nothing that is waited for may take more than `limit_s`."""
 
     proxy: str
     port: int
     ca: str
     connect: bool = True
     names_host: bool = True
+    limit_s: float = LIMIT_S
 
     def tls(self) -> ssl.SSLContext:
         """TLS 1.3, verified, as a client that speaks HTTP/1.1 alone. No session is resumed."""
@@ -42,7 +44,7 @@ class TunnelError(Exception):
 def opened(route: Route, host: str) -> socket.socket:
     """A TCP connection that leads to `host` along the route. Raises OSError or TunnelError."""
     address, _, port = route.proxy.rpartition(":")
-    raw = socket.create_connection((address, int(port)), timeout=LIMIT_S)
+    raw = socket.create_connection((address, int(port)), timeout=route.limit_s)
     try:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if route.connect:

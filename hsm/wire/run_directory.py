@@ -47,8 +47,14 @@ class RunDirectory(Struct, frozen=True):
             owner = user_name(found.st_uid)
             raise MisconfiguredError(f"the run directory {self.path} belongs to {owner}; it must be ours or root's")
         if self.group is not None and found.st_uid == os.geteuid():
-            os.chown(self.path, -1, gid_of(self.group))
-            self.path.chmod(0o710)
+            try:
+                os.chown(self.path, -1, gid_of(self.group))
+                self.path.chmod(0o710)
+            except OSError as error:
+                raise MisconfiguredError(
+                    f"cannot give the run directory {self.path} to the group '{self.group}': {error.strerror}; "
+                    "are we a member of it?"
+                ) from error
 
     def socket(self, name: str) -> Path:
         """The path of a socket. Raises MisconfiguredError where a UNIX address cannot hold it (107 bytes, unix(7))."""

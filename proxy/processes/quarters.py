@@ -65,7 +65,7 @@ def choose(config: Config, environment: dict[str, str], *, with_signer: bool) ->
 def _candidates(config: Config, environment: dict[str, str], user: pwd.struct_passwd | None) -> Iterator[Quarters]:
     """From the strongest to none."""
     version = landlock.abi()
-    known = f"Landlock ABI {version}" if version else "no Landlock on this kernel"
+    known = f"Landlock ABI {version}" if version else "no Landlock (not on this kernel, or not in this container)"
     plain = _cage(config, environment)
     if user is not None and user.pw_uid != os.geteuid():
         groups = [gid_of(config.file.run.group)] if config.file.run.group else []

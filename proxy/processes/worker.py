@@ -201,7 +201,7 @@ class Worker:
                 listeners=[str(Address(*address[:2])) for address in proxyserver.listen_addrs()],
                 connections=self._metrics.connections,
                 metrics=telemetry.collect(self._metrics.registry),
-                full=self._listeners.limits.full,
+                full=self._listeners.full,
             )
             try:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)

@@ -180,7 +180,7 @@ def test_a_full_worker_says_so(
     )  # fmt: skip
     most = 40
     if limit == "descriptors":
-        most = 256 * 9 // 10 // 2
+        most = (256 - 64) // 2
         monkeypatch.setattr(harness, "HSMITM", ["prlimit", "--nofile=256:256", *harness.HSMITM])
     system = made.start()
     try:

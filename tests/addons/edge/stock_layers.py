@@ -4,8 +4,7 @@
     PYTHONPATH=HSMITM HSMITM/.venv/bin/python -m pytest -c /dev/null --rootdir . -o asyncio_mode=auto \\
         -p tests.addons.edge.stock_layers test/mitmproxy/proxy
 
-HSMITM is a checkout of hsmitm. All pass but those of DIFFER, which must fail: whoever mends one takes it out of the
-list.
+HSMITM is a checkout of hsmitm. All pass but those of DIFFER, which must fail: who mends one takes it out of the list.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ class Talk:
         http_mode: HTTPMode = HTTPMode.transparent,
         *,
         mode: str = "regular",
+        alpn: bytes = b"",
         bounds: Bounds | None = None,
         on_hook: Callable[[commands.StartHook], None] = lambda _: None,
         **changed: Any,
@@ -41,6 +42,7 @@ class Talk:
             peername=("192.0.2.1", 1234), sockname=("127.0.0.1", 8080), timestamp_start=0.0,
             state=connection.ConnectionState.OPEN, proxy_mode=mode_specs.ProxyMode.parse(mode),
         )  # fmt: skip
+        self._client.alpn = alpn
         self.context = Context(self._client, settings)
         if http_mode is HTTPMode.transparent:
             self.context.server.address = self.context.server.peername = ("192.0.2.9", 80)

@@ -130,6 +130,25 @@ def test_a_servers_connection_options_stay_with_it(options: bytes) -> None:
     assert (b"X-Hop" in talk.to_client) is (b"X-Hop" not in options)
 
 
+def test_a_server_that_ends_an_idle_connection_may_say_so() -> None:
+    """A 408 that nobody asked for is what some servers say then; it is no fault, and no answer to what comes next."""
+    talk = Talk().client(GET).server(OK).server(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+    assert talk.closed == ["server"]
+    assert not talk.refused
+    talk.client(GET).server(OK)
+    assert talk.to_client == OK * 2
+
+
+@pytest.mark.parametrize(("said", "switched"), [(b"WebSocket", True), (b"", True), (b"h2c", False), (b"other", False)])
+def test_a_server_switches_to_what_was_offered_alone(said: bytes, switched: bool) -> None:
+    """What it switches to by itself nobody could inspect."""
+    talk = Talk().client(GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket, h2c\r\n\r\n"))
+    assert b"\r\nUpgrade: websocket\r\n" in talk.to_server
+    answer = b"HTTP/1.1 101 Switching Protocols\r\n" + (b"Upgrade: " + said + b"\r\n") * bool(said) + b"\r\n"
+    talk.server(answer)
+    assert talk.status == ("101" if switched else "502")
+
+
 def test_answers_that_end_with_the_connection_arrive() -> None:
     """As HTTP/1.0 has it; the client's connection ends with them."""
     talk = Talk().client(GET).server(b"HTTP/1.0 200 OK\r\n\r\nabc", b"def")

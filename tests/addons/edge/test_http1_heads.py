@@ -50,7 +50,8 @@ def test_a_request_line_that_is_none_is_refused(line: bytes) -> None:
         (b"X Y: a", "field's name"), (b"X\x00: a", "field's name"), (b"X\xe4: a", "field's name"),
         (b"X\r: a", "field's name"), (b"(X): a", "field's name"), (b"X: a\x0bb", "control character"),
         (b"X: \x0ca", "control character"), (b"X: a\x7f", "control character"), (b"X: a\x1b[0m", "control character"),
-        (b"", "empty line"),
+        (b"", "empty line"), (b"Content_Length: 5", "frames or routes"), (b"transfer_Encoding: chunked", "frames or"),
+        (b"Proxy_Connection: close", "frames or routes"),
     ],
 )  # fmt: skip
 def test_a_field_that_is_none_is_refused(field: bytes, sentence: str) -> None:

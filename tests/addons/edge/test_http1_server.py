@@ -138,6 +138,27 @@ def test_requests_that_come_together_are_answered_in_turn() -> None:
     assert talk.to_server == GET + second + GET
 
 
+@pytest.mark.parametrize("mode", ["regular", "inbound:0"])
+def test_a_thousand_requests_at_once_that_need_no_server_give_others_their_turn(mode: str) -> None:
+    """A few are answered, then the loop has a chance, then the next few; a client that has ended its direction is
+    answered at our own sites."""
+
+    def answer(flow: HTTPFlow) -> None:
+        flow.response = Response.make(299)
+
+    talk = Talk(mode=mode, on_hook=script(request=answer)).client(GET * 1000)
+    turns = 0
+    while talk.wakeups:
+        assert len(talk.wakeups) == 1
+        if turns == 10 and mode == "inbound:0":
+            talk.client_ends(half=True)
+        turns += 1
+        talk.later()
+    assert talk.to_client.count(b"HTTP/1.1 299") == 1000
+    assert turns > 40
+    assert talk.closed == (["client"] if mode == "inbound:0" else [])
+
+
 def test_a_client_far_ahead_is_not_kept_in_memory() -> None:
     """What it sends while its first request waits is bounded; it is answered, and its connection ends."""
     talk = Talk().client(GET, *[GET * 1000] * 100)

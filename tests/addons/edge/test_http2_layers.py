@@ -189,23 +189,18 @@ def test_what_a_script_collects_is_not_held_back(sender: bytes, receiver: bytes,
     assert (sides.got, sides.ended) == (3_000_000, True)
 
 
-def test_a_script_that_thinks_about_a_head_holds_the_body_back() -> None:
-    """While a hook is awaited, no more of the body comes than a window's worth."""
-    kept: list[hooks.Hook] = []
-
-    def script(hook: hooks.Hook) -> bool:
-        if isinstance(hook, http.HttpResponseHeadersHook):
-            kept.append(hook)
-            return True
-        return False
-
-    sides = Sides(b"h2", b"h2", up=False, size=3_000_000, script=script)
+@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+@pytest.mark.parametrize(("sender", "receiver"), [*PAIRS, (b"h2", b"http/1.1"), (b"http/1.1", b"http/1.1")])
+def test_a_script_that_thinks_about_a_head_holds_the_body_back(sender: bytes, receiver: bytes, up: bool) -> None:
+    """While a hook is awaited, no more of the body comes than a window's worth, and all of it comes behind that."""
+    wanted = http.HttpRequestHeadersHook if up else http.HttpResponseHeadersHook
+    sides = Sides(sender, receiver, up=up, size=3_000_000, script=lambda hook: isinstance(hook, wanted))
     sides.run()
-    assert kept
-    assert sides.sent <= BOUNDS.stream_window_bytes
+    assert sides.proxy.held
+    assert 0 < sides.sent <= BOUNDS.stream_window_bytes + 2 * ONE_READ
     sides.proxy.resume()
     sides.run()
-    assert sides.ended
+    assert sides.sent == 3_000_000
 
 
 def test_many_streams_that_are_not_read_have_one_bound() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -208,3 +209,18 @@ async def test_a_connection_that_a_script_lets_through_is_a_stream(world: _World
     world.later(_IDLE_S + 10)
     assert not handler.ended
     assert time.monotonic() > 0
+
+
+async def test_a_worker_without_descriptors_says_so(world: _World, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the last descriptor is gone the log has a line, and the worker is not ready; both until there is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        world.later(1)
+        world.later(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [line for line in caplog.messages if "no descriptor is left" in line] == caplog.messages[-1:]
+    assert world.listeners.full
+    world.later(1)
+    assert not world.listeners.full

@@ -18,7 +18,7 @@ from addons.forward.block import Block
 from addons.upstream.tls import UpstreamTls
 from hsm.errors import MisconfiguredError
 
-_LEAN = ["Core", "Block", "DisableH2C", "Proxyserver", "NextLayer", "ErrorCheck"]
+_LEAN = ["Core", "Block", "Proxyserver", "NextLayer", "ErrorCheck"]
 
 
 class _Ours:
@@ -104,10 +104,10 @@ def test_our_addons_run_behind_scripts_and_before_the_rest() -> None:
     chosen = stock_addons.choose([first, second], ["modify_headers"], scripts=True, upstream=True)
     kinds = [type(one).__name__ for one in chosen]
     assert kinds == [
-        "Core", "Block", "DisableH2C", "Proxyserver", "ScriptLoader", "NextLayer", "_Ours", "_Ours", "ModifyHeaders",
+        "Core", "Block", "Proxyserver", "ScriptLoader", "NextLayer", "_Ours", "_Ours", "ModifyHeaders",
         "UpstreamAuth", "ErrorCheck",
     ]  # fmt: skip
-    assert chosen[6:8] == [first, second]
+    assert chosen[5:7] == [first, second]
 
 
 def test_who_may_use_the_proxy_is_decided_by_what_is_handed_in() -> None:

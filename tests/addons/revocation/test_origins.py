@@ -94,7 +94,7 @@ async def test_bad_file(tmp_path: Path, time: Time, lines: Lines) -> None:
         path.mkdir()
         await time.pass_by(10 * MINUTE)
         [(_, line)] = lines()
-        assert f"{path} is not a regular file" in line
+        assert f"cannot read {path}: Is a directory" in line
         assert site.put == [good]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from bench.forward.tls_origin import WARM, TlsOrigin
 from bench.rig.h2load import H2Job, H2Load
 from bench.rig.nghttpd import BODY, HOST, SMALL, Nghttpd
+from bench.rig.tls_origin import WARM, TlsOrigin
 from bench.rig.tunnel import Route, TunnelError
 from proxy.demo.origin import OriginCA
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.forward.tls_origin import COLD, WARM, TlsOrigin
 from bench.rig.port import free_port
+from bench.rig.tls_origin import COLD, WARM, TlsOrigin
 from bench.rig.tunnel import Route, Tunnel, TunnelError
 from bench.rig.tunnel_load import Generator, Job, Kind
 from proxy.demo.origin import OriginCA

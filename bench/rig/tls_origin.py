@@ -1,4 +1,4 @@
-"""The origin of the forward measurement: one nginx with a certificate of its own for each host name.
+"""The origin behind forward proxies: one nginx with a certificate of its own for each host name.
 
 Each name has its own certificate because hsmitm copies a server's names into the leaf: behind one wildcard certificate
 a single signature would serve every host. All of them have the same P-256 key, the cheapest handshake there is.
