@@ -87,7 +87,7 @@ def test_what_is_neither_tls_nor_http_is_closed(reached: tuple[System, Reach], w
         connection.sendall(NO_HTTP[what])
         assert closed(connection) == b""
     assert not any(got)
-    assert "refused (not-tls)" in system.log
+    wait_until(lambda: "refused (not-tls)" in system.log, "the log has it", 5)
 
 
 @pytest.mark.parametrize("protocol", STARTTLS)
@@ -168,7 +168,7 @@ with OriginThread(ca) as origin:
             with cooperating() as (other, got), redirected(other) as connection:
                 connection.sendall(data)
                 assert closed(connection) == b""
-            assert got == [b""], got
+            assert not any(got), got
         for protocol in STARTTLS:
             with service(ca, STARTTLS[protocol], "mail.test", listed) as (_, got), redirected(listed) as connection:
                 for side, text in STARTTLS[protocol]:
