@@ -40,6 +40,12 @@ class Quarters(Struct, frozen=True):
         """The user of workers, where they have one of their own; else empty."""
         return user_name(self.cage.uid) if self.cage.uid is not None else ""
 
+    @property
+    def hint(self) -> str:
+        """For an operator whose script or option was refused a file."""
+        whom = f" and '{self.user}' may, too" if self.user else ""
+        return f"Where a file was refused to it: it reads and writes where [run] worker_paths says so{whom}"
+
 
 def choose(config: Config, environment: dict[str, str], *, with_signer: bool) -> Quarters:
     """The strongest cage that this machine allows. Without the signer, which then stands elsewhere on this machine,
