@@ -100,6 +100,7 @@ async def _serve(config: StatusConfig, arguments: argparse.Namespace) -> None:
     if arguments.supervised and ending is None:
         await supervised.begin(arguments.ready_fd)
     registry = CollectorRegistry()
+    logs.count_in(registry)
     sight = Sight(config.signer)
     server = StatusServer(Page(sight, Hosts(config.listen, config.hosts), registry), registry)
     server.serve_at(config.listen)

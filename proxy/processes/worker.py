@@ -74,6 +74,7 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
+        logs.count_in(self._metrics.registry)
         self._listeners = Listeners(config.limits, self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
