@@ -26,8 +26,8 @@ PACKAGE_USER, ANYBODY = "hsmitm-proxy", "nobody"
 """The user that deploy/ has workers run as, where it exists; else one that owns nothing."""
 _TRY_S = 20.0
 _ETC = "/etc"
-"""Where a PIN is in it, it is given entry by entry, and a resolv.conf that is replaced is another file than the one that
-was given. A user of their own cannot read the PIN anyway."""
+"""Where a PIN is in it, it is given entry by entry, and a resolv.conf that is replaced is another file than the one
+that was given. A user of their own cannot read the PIN anyway."""
 _LOW = 1024
 
 
