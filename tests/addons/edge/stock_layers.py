@@ -36,7 +36,6 @@ DIFFER: dict[str, str] = {
     "test_http3.py::test_http3_client_aborts[RST+disconnect-request-stream]": _FRAMED,
     "test_http_version_interop.py::test_h1_to_h2": "an answer of HTTP/2 without a length is in chunks, so that its end "
     "is seen and the connection goes on",
-    "test_http.py::test_upgrade[tcp]": "what follows a 101 that is no WebSocket is a tunnel of ours, which keeps nothing",
     "test_mode_servers.py::test_wireguard": "needs a program that mitmproxy builds; it fails without us, too",
 }
 """The tests that fail, by the end of their names up to parameters, with the reason."""
