@@ -97,7 +97,11 @@ class EdgeHandler(LeanConnectionHandler):
         """As mitmproxy's, with a count of what comes early."""
         if isinstance(event, events.DataReceived):
             self._early = self._early + len(event.data) if self._too_early() else 0
+        watchdog = self.timeout_watchdog
+        since = watchdog.last_activity
         await super().server_event(event)
+        if isinstance(event, events.Wakeup):
+            watchdog.last_activity = since  # a clock's doing, and no peer's
 
     def _too_early(self) -> bool:
         """Whether layers keep what comes: a client's TLS handshake, or a connection to a server, is still to come.
