@@ -114,12 +114,13 @@ class EdgeHandler(LeanConnectionHandler):
         )
 
     async def drain_writers(self) -> None:
-        """As mitmproxy's: called after each read, before the next. Others have their turn before what is here
-        already, and what comes too early stays in the kernel's buffers, beyond a little."""
+        """As mitmproxy's: called after each read, before the next. Where more is here already others have their turn
+        first; and what comes too early stays in the kernel's buffers, beyond a little."""
         await super().drain_writers()
         while self._early > _EARLY_BYTES and self._too_early():  # noqa: ASYNC110  # of those who send too much
             await asyncio.sleep(_LOOK_AGAIN_S)
-        await asyncio.sleep(0)
+        if any(getattr(io.reader, "_buffer", None) for io in self.transports.values()):
+            await asyncio.sleep(0)
 
     # what `Listeners` asks
 

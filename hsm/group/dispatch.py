@@ -74,12 +74,13 @@ class Dispatch:
         if waiting:
             self._turn += 1  # a free slot goes to each key in turn, but first to who has waited longest for one
             place = self._turn % len(waiting)
-            for line in sorted(waiting[place:] + waiting[:place], key=self._last_turn):
-                line.wake()
+            turns = [(line, self._next(line)) for line in waiting[place:] + waiting[:place]]
+            for line, asker in sorted(turns, key=lambda turn: self._served.get(turn[1], 0)):
+                line.wake(asker)
 
-    def _last_turn(self, line: WaitingLine) -> int:
-        """When the asker whose turn it is in this line last had one in any."""
-        return self._served.get(line.next_asker, 0)
+    def _next(self, line: WaitingLine) -> Asker:
+        """Of those who wait in this line the one that had its last turn, in any line, longest ago."""
+        return min(line.askers, key=lambda asker: self._served.get(asker, 0))
 
     async def request(
         self, name: str, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]], asker: Asker = 0
@@ -159,13 +160,13 @@ class Dispatch:
                     if member is not None:
                         if woken and deadline - time.monotonic() < _TOO_LATE * member.latency_s:
                             break  # it would use a slot and be late: those behind it can still be served in time
+                        self._note_turn(asker)
                         return member
                 self._refuse_hopeless(name, deadline, failures)
                 if not woken:
                     self._refuse_overload(name, deadline, asker)
                 await self._wait(name, deadline, asker, first=woken)
                 woken = True
-                self._note_turn(asker)
         except TimeoutError:
             pass
         finally:

@@ -31,17 +31,19 @@ class WaitingLine:
         return sum(map(len, self._waiting.values()))
 
     @property
-    def next_asker(self) -> Asker:
-        """Whose turn it is. Somebody waits."""
-        return next(iter(self._waiting))
+    def askers(self) -> list[Asker]:
+        """Who waits, the one whose turn it is in this line in front."""
+        return list(self._waiting)
 
     def ahead(self, asker: Asker) -> int:
         """How many requests one more of `asker` would wait for, as far as is known now."""
         own = len(self._waiting.get(asker, ()))
         return own + sum(min(len(line), own + 1) for one, line in self._waiting.items() if one != asker)
 
-    def wake(self) -> None:
-        """Let the first of the next asker look again."""
+    def wake(self, asker: Asker | None = None) -> None:
+        """Let the first of the next asker look again, or of this one, whose turn it is for other reasons."""
+        if asker is not None and asker in self._waiting:
+            self._waiting.move_to_end(asker, last=False)
         while self._waiting:
             asker, line = self._waiting.popitem(last=False)
             first = line.popleft()

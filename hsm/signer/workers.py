@@ -126,8 +126,8 @@ class Workers:
             raise RefusedError(f"a worker of index {report.index}; they go up to {MAX_WORKERS}")
         if not report.started <= time.time() + _CLOCK_S:
             raise RefusedError("a worker that will be started some day")
-        for one in self._connected.values():
-            if one.report is not None and (one.pid == worker.pid) != (one.report.index == report.index):
+        for one in self._connected.values():  # one that hangs is being replaced
+            if one.reports and one.report and (one.pid == worker.pid) != (one.report.index == report.index):
                 raise RefusedError(f"worker process {worker.pid} is not of index {report.index}: that is another's")
         if worker.ledger is None:
             worker.ledger = self._ledger(worker.pid, report)
@@ -146,13 +146,9 @@ class Workers:
         # It may have counted before this signer was started, but not before the machine was.
         return Ledger(min(max(0.0, time.time() - report.started), time.clock_gettime(time.CLOCK_BOOTTIME)))
 
-    def _reports(self, *, serving: bool = True) -> list[tuple[int, Report]]:
-        """Of workers that go on reporting; without `serving` also of those that hang."""
-        return [
-            (one.pid, one.report)
-            for one in self._connected.values()
-            if one.report is not None and (one.reports or not serving)
-        ]
+    def _reports(self) -> list[tuple[int, Report]]:
+        """Of workers that go on reporting."""
+        return [(one.pid, one.report) for one in self._connected.values() if one.report is not None and one.reports]
 
     def set_gauges(self) -> None:
         """Bring the gauges up to date, before they are collected."""

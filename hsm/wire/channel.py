@@ -62,10 +62,8 @@ class Channel[Q, A](asyncio.Protocol):
         """What the peer sent that this conversation has no word for; the connection is ended for it."""
         self.exceeded: Bound | None = None
         """The bound that the peer went beyond; the connection is ended for it."""
-        self.peer = "a peer"
-        """Who is at the other end, for the log. Written by who admitted it, as `gone` is."""
-        self.gone: Callable[[], None] = _nothing
-        """Called once, when the connection ends, whoever was told of it."""
+        self.peer, self.gone = "a peer", _nothing
+        """Who is at the other end, for the log, and what is called once it has gone. Written by who admitted it."""
 
     @property
     def connected(self) -> bool:

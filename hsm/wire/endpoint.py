@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import os
 import resource
@@ -57,6 +58,7 @@ class Endpoint:
         before: Callable[[], None] = lambda: None,
     ) -> None:
         """`users` are the uids that may connect beside our own and root's; `make(pid)` makes a connection's channel.
+        A process that the kernel does not name, of another container, has a negative number for each connection.
         `refused` is told of each connection that was not admitted: "user" or "limit".
 
         A socket that admits others belongs to the directory's group; one that does not is closed to it. `before` puts
@@ -71,6 +73,8 @@ class Endpoint:
         self._census = Census(limits.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self._refused = refused or _untold
         self._told: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self._strangers = itertools.count(1)
+        """Of processes of another pid namespace, which the kernel calls 0: each connection is one of its own."""
         self._listener: socket.socket | None = None
         self._inode = 0
         self._watcher: asyncio.Task[None] | None = None
@@ -130,6 +134,7 @@ class Endpoint:
     def _admit(self, connection: socket.socket) -> tuple[int, int] | None:
         """The process and the user at the other end, by the kernel's word; None where they may not connect now."""
         pid, uid = peer(connection)
+        pid = pid or -next(self._strangers)
         if uid not in self._users:
             self._tell(pid, f"refused a connection of user {user_name(uid)} (pid {pid})")
             self._refused("user")

@@ -12,6 +12,7 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from msgspec import Struct, structs
 
@@ -49,7 +50,8 @@ def choose(config: Config, environment: dict[str, str], *, with_signer: bool) ->
     user = worker_user(config) if os.geteuid() == 0 else None
     if user is not None and not with_signer and run.worker_user is None and user.pw_name not in run.users:
         user = None
-    for quarters in _candidates(config, environment, user):
+    apart = not with_signer and _another_owns(config.run.path)
+    for quarters in _candidates(config, environment, user, apart=apart):
         fault = _try(quarters.cage, environment)
         if not fault:
             return structs.replace(quarters, words=f"{quarters.words}{why}")
@@ -62,11 +64,14 @@ def choose(config: Config, environment: dict[str, str], *, with_signer: bool) ->
     raise MisconfiguredError(f"no worker can be started{why}")
 
 
-def _candidates(config: Config, environment: dict[str, str], user: pwd.struct_passwd | None) -> Iterator[Quarters]:
-    """From the strongest to none."""
+def _candidates(
+    config: Config, environment: dict[str, str], user: pwd.struct_passwd | None, *, apart: bool
+) -> Iterator[Quarters]:
+    """From the strongest to none. `apart` is whether the signer is another user's than we are."""
     version = landlock.abi()
     known = f"Landlock ABI {version}" if version else "no Landlock (not on this kernel, or not in this container)"
     plain = _cage(config, environment)
+    ours = f"user {user_name(os.geteuid())}, who is not the signer's" if apart else "the signer's user"
     if user is not None and user.pw_uid != os.geteuid():
         groups = [gid_of(config.file.run.group)] if config.file.run.group else []
         own = structs.replace(plain, uid=user.pw_uid, gid=user.pw_gid, groups=groups)
@@ -75,9 +80,16 @@ def _candidates(config: Config, environment: dict[str, str], user: pwd.struct_pa
         own = structs.replace(own, confined=False)
         yield Quarters(own, f"user {user.pw_name} of their own, no new privileges, {known}", strong=True)
     if version:
-        yield Quarters(plain, f"the signer's user, no new privileges, {known}", strong=True)
+        yield Quarters(plain, f"{ours}, no new privileges, {known}", strong=True)
     plain = structs.replace(plain, confined=False)
-    yield Quarters(plain, f"the signer's user, no new privileges, {known}", strong=False)
+    yield Quarters(plain, f"{ours}, no new privileges, {known}", strong=apart)
+
+
+def _another_owns(directory: Path) -> bool:
+    try:
+        return directory.stat().st_uid != os.geteuid()
+    except OSError:
+        return False
 
 
 def of_page(config: Config, environment: dict[str, str], workers: Cage | None = None) -> Cage:
@@ -96,6 +108,8 @@ def of_page(config: Config, environment: dict[str, str], workers: Cage | None = 
         user = pwd.getpwnam(config.file.status.user)  # looked up when the configuration was read
         groups = [gid_of(config.run.group)] if config.run.group else []
         cage = structs.replace(cage, uid=user.pw_uid, gid=user.pw_gid, groups=groups)
+    if workers is not None and cage.uid == workers.uid:  # that one was tried
+        return structs.replace(cage, confined=workers.confined)
     return structs.replace(cage, confined=False) if _try(cage, environment) else cage
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http import _http2
 
@@ -57,7 +58,9 @@ DIFFER: dict[str, str] = {
 
 def pytest_configure() -> None:
     """Put our classes in, before their tests import them by name."""
+    handler = mode_servers.ProxyConnectionHandler
     seam.put_in(Bounds())
+    mode_servers.ProxyConnectionHandler = handler  # type: ignore[misc]  # ours needs a worker's master around it
     for place in (http, _http2):
         place.Http2Server, place.Http2Client = StockHttp2Server, StockHttp2Client  # type: ignore[attr-defined]
     from test.mitmproxy.proxy import tutils  # noqa: PLC0415  # of their checkout

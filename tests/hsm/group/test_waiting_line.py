@@ -199,5 +199,5 @@ async def test_who_leaves_takes_its_line_with_it(line: Line) -> None:
     await line.join("b1", asker=2)
     line.tasks["a1"].cancel()
     await asyncio.wait([line.tasks["a1"]])
-    assert (len(line.line), line.line.next_asker) == (1, 2)
+    assert (len(line.line), line.line.askers) == (1, [2])
     await line.wake("b1")

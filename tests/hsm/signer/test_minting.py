@@ -165,6 +165,7 @@ async def test_a_quota_of_rsa_keys(worker: SignerClient) -> None:
     assert await mint(worker), "keys that are quickly looked at are minted for"
 
 
+@pytest.mark.alone
 async def test_a_flood_beside_an_honest_worker(settings: SignerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that sends a thousand requests at once has another's served between them, none refused, and none behind
     all of its own."""
@@ -193,6 +194,7 @@ async def test_a_flood_beside_an_honest_worker(settings: SignerSettings, monkeyp
     assert between < 400, f"{between} requests of the flood were served before ten of another worker"
 
 
+@pytest.mark.alone
 async def test_the_flood_of_a_slow_hsm(
     settings: SignerSettings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,8 @@ async def test_wrong_ciphertexts_examine_nobody(signer: Signer, worker: SignerCl
     bad = list(wrong(sites_store).values())
     tests = signer.totals().value("hsmitm_signatures_total", purpose="test")
     begun = time.monotonic()
-    await asyncio.gather(*[answer(worker, sites_store, bad[number % len(bad)]) for number in range(100)])
+    for begun_with in range(0, 100, 4):
+        await asyncio.gather(*[answer(worker, sites_store, bad[(begun_with + n) % len(bad)]) for n in range(4)])
     totals, took_s = signer.totals(), time.monotonic() - begun
     every_s = signer.group.failover.keep_alive_s
     assert totals.value("hsmitm_signatures_total", purpose="test") - tests <= took_s / every_s + 1

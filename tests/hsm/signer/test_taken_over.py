@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,8 @@ from tests.hsm.members import kill
 from tests.hsm.signers import mint
 from tests.softhsm import in_s
 from tests.waiting import until
+
+pytestmark = pytest.mark.alone
 
 
 @asynccontextmanager
@@ -291,6 +293,20 @@ async def test_another_workers_index(signer: Signer, settings: SignerSettings, m
             assert [(one.index, one.pid) for one in signer.status().workers] == [(0, 1001), (1, 1002)]
         await until(lambda: len(signer._workers) == 1, "the second is gone")
         await refused(first, 1)
+
+
+async def test_workers_of_another_container(
+    signer: Signer, settings: SignerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers whose process ids mean nothing here, for they are of another pid namespace, are not taken for one."""
+    monkeypatch.setattr(endpoint, "peer", lambda _: (0, os.getuid()))
+    path = settings.run.socket(WORKER_SOCKET)
+    async with AsyncExitStack() as stack:
+        for index in range(2 * census.WORKERS.process):
+            worker = await stack.enter_async_context(SignerClient(path))
+            await worker.call(Report(1, index, time.time(), [], 0, []), 5)
+            assert await mint(worker)
+        assert len({one.pid for one in signer.status().workers}) == 2 * census.WORKERS.process
 
 
 async def test_a_flood_of_reports(signer: Signer, worker: SignerClient, settings: SignerSettings) -> None:
