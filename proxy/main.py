@@ -6,6 +6,7 @@ Every error is one sentence on standard error, and an exit status of sysexits.h.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from importlib.metadata import entry_points
@@ -163,6 +164,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except HsmitmError as error:
+        logging.shutdown()  # what was logged stands above this
         print(f"hsmitm: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG if isinstance(error, MisconfiguredError) else os.EX_UNAVAILABLE)
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@
     destinations      which addresses a client may have us connect to; pure
     this_machine      whether an address is this machine's, and what our listeners are reached by
     resolver          names to addresses: remembered, bounded, with a limit for each client
-    turns             whose look-up is next
+    turns             whose turn it is where all have only so many places; no I/O
     racing            one of several addresses (Happy Eyeballs)
     connecting        connections to servers on behalf of clients: looked up, judged, made
     proxyserver       mitmproxy's Proxyserver without its own guess at connections to itself

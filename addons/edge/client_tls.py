@@ -68,8 +68,8 @@ class ClientTls(layers.ClientTLSLayer):
         self.conn.sni, self.conn.alpn_offers = hello.sni, hello.alpn_protocols
         greeting = ClientHelloData(self.context, hello)
         yield TlsClienthelloHook(greeting)
-        if greeting.ignore_connection:  # a script's wish; rare enough for mitmproxy to ask it again
-            return (yield from super().receive_handshake_data(data))
+        if greeting.ignore_connection:
+            return (yield from let_through(super().receive_handshake_data(data)))
         self.client_hello_parsed = True
         first = greeting.establish_server_tls_first and not self.context.server.tls_established
         if first or self._begun:
@@ -95,3 +95,22 @@ class ClientTls(layers.ClientTLSLayer):
             self.event_to_child = self.errored  # type: ignore[method-assign]
         else:
             yield from super().on_handshake_error(err)
+
+
+def let_through(
+    steps: layer.CommandGenerator[tuple[bool, str | None]],
+) -> layer.CommandGenerator[tuple[bool, str | None]]:
+    """What mitmproxy's layer does for a connection that a script does not want opened, without asking the script again:
+    `steps` begin with the hook that was answered already."""
+    answer = None
+    while True:
+        try:
+            command = steps.send(answer)
+        except StopIteration as done:
+            result: tuple[bool, str | None] = done.value
+            return result
+        if isinstance(command, TlsClienthelloHook):
+            command.data.ignore_connection = True
+            answer = None
+        else:
+            answer = yield command

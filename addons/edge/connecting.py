@@ -24,8 +24,7 @@ from addons.edge import racing
 from addons.edge.account import account
 from addons.edge.destinations import Destinations
 from addons.edge.refusal import EdgeRefusal, Refusals
-from addons.edge.resolver import Found, Resolver
-from addons.edge.turns import TooManyLookupsError
+from addons.edge.resolver import Found, Resolver, TooManyLookupsError, ascii_name
 from addons.engine.loop import Create
 
 _OPERATOR = "operator"
@@ -157,16 +156,18 @@ async def _connected(permitted: Sequence[Found], port: int, local: tuple[Any, ..
 
 
 def _spelt(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The address that `host` spells, also as inet_aton(3) reads numbers; none for a name."""
+    """The address that `host` spells, also as inet_aton(3) reads numbers, and in digits of other scripts, as IDNA reads
+    them; none for a name."""
     try:
         return [ipaddress.ip_address(host)]
     except ValueError:
         pass
-    if host[:1].isdigit() and not any(one.isspace() for one in host):
-        try:
-            return [ipaddress.IPv4Address(socket.inet_aton(host))]
-        except (OSError, UnicodeError):
-            pass
+    try:
+        name = ascii_name(host).removesuffix(".")
+        if name[:1].isdigit() and not any(one.isspace() for one in name):
+            return [ipaddress.IPv4Address(socket.inet_aton(name))]
+    except OSError:
+        pass
     return []
 
 

@@ -73,6 +73,10 @@ class EdgeHandler(LeanConnectionHandler):
             await super().handle_client()
         finally:
             self._listeners.leave(self.client)
+            # mitmproxy forgets to where the task that reads was cancelled before it began, or while it said goodbye.
+            io = self.transports.get(self.client)
+            if io is not None and io.writer is not None:
+                io.writer.close()
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """As mitmproxy's, while there is room for one more server."""
@@ -97,7 +101,11 @@ class EdgeHandler(LeanConnectionHandler):
         """As mitmproxy's, with a count of what comes early."""
         if isinstance(event, events.DataReceived):
             self._early = self._early + len(event.data) if self._too_early() else 0
+        watchdog = self.timeout_watchdog
+        since = watchdog.last_activity
         await super().server_event(event)
+        if isinstance(event, events.Wakeup):
+            watchdog.last_activity = since  # a clock's doing, and no peer's
 
     def _too_early(self) -> bool:
         """Whether layers keep what comes: a client's TLS handshake, or a connection to a server, is still to come.
@@ -110,12 +118,13 @@ class EdgeHandler(LeanConnectionHandler):
         )
 
     async def drain_writers(self) -> None:
-        """As mitmproxy's: called after each read, before the next. Others have their turn before what is here
-        already, and what comes too early stays in the kernel's buffers, beyond a little."""
+        """As mitmproxy's: called after each read, before the next. Where more is here already others have their turn
+        first; and what comes too early stays in the kernel's buffers, beyond a little."""
         await super().drain_writers()
         while self._early > _EARLY_BYTES and self._too_early():  # noqa: ASYNC110  # of those who send too much
             await asyncio.sleep(_LOOK_AGAIN_S)
-        await asyncio.sleep(0)
+        if any(getattr(io.reader, "_buffer", None) for io in self.transports.values()):
+            await asyncio.sleep(0)
 
     # what `Listeners` asks
 

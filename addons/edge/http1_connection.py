@@ -33,6 +33,7 @@ from addons.edge.http1_sections import Section
 from addons.edge.http1_sending import Outgoing
 from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.engine import backpressure
 
 
 class Phase(enum.Enum):
@@ -73,6 +74,7 @@ class Http1Connection(HttpConnection, metaclass=abc.ABCMeta):
         self._body: Body | None = None
         self._outgoing = Outgoing(0)
         self._ends = False
+        self._around = backpressure.around(context)
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, HttpEvent):
@@ -154,6 +156,9 @@ class Http1Connection(HttpConnection, metaclass=abc.ABCMeta):
         done = body.done
         if body.content:
             yield ReceiveHttp(self.ReceiveData(self.stream_id, body.content))
+            yield from backpressure.thought_about(
+                self._around, self.conn, self.stream_id, self.bounds.stream_window_bytes
+            )
         if done and self.phase is Phase.BODY:
             yield from self._end_message()
 

@@ -28,7 +28,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.utils import human
 
-from addons.edge import nghttp2
+from addons.edge import nghttp2, trailers
 from addons.edge.http2_events import Body, Ended, Event, GoAway, Head, Ignored, Invalid, Oversized, Reset, Settings
 from addons.edge.http2_paced import Paced
 from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
@@ -36,7 +36,6 @@ from addons.engine import backpressure
 
 ONE_READ = 65535
 """Bytes that mitmproxy reads at a time."""
-_CONNECTION_FIELDS = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"}
 
 
 class Http2Connection(Paced):
@@ -110,7 +109,8 @@ class Http2Connection(Paced):
 
     def _trailers(self, head: Head) -> layer.CommandGenerator[None]:
         if head.stream_id in self._told:
-            yield ReceiveHttp(self.ReceiveTrailers(self._theirs(head.stream_id), http.Headers(head.fields)))
+            fields = http.Headers(trailers.passing(head.fields))
+            yield ReceiveHttp(self.ReceiveTrailers(self._theirs(head.stream_id), fields))
 
     def _reset(self, stream_id: int, code: int, *, by_peer: bool) -> layer.CommandGenerator[None]:
         who = "" if by_peer else "ourselves, for what was sent by "
@@ -236,6 +236,5 @@ class Http2Connection(Paced):
 
 
 def _as_trailers(fields: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """As HTTP/2 has them: lower case, no field of a connection, no pseudo field (RFC 9113 section 8.2)."""
-    lowered = [(name.lower(), value) for name, value in fields]
-    return [(name, value) for name, value in lowered if name not in _CONNECTION_FIELDS and name[:1] != b":"]
+    """Those that may go on, as HTTP/2 has them: in lower case (RFC 9113 section 8.2.1)."""
+    return [(name.lower(), value) for name, value in trailers.passing(fields)]

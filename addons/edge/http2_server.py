@@ -6,7 +6,7 @@ import time
 
 from mitmproxy import http, version
 from mitmproxy.net.http import url
-from mitmproxy.proxy import layer
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http._base import ReceiveHttp, format_error
 from mitmproxy.proxy.layers.http._events import (
@@ -42,6 +42,33 @@ class Http2Server(Http2Connection):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, context.client)
+        self._busy = time.monotonic()
+        """When a request was begun or ended last."""
+        self._idle: commands.RequestWakeup | None = None
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Start):
+            self._idle = commands.RequestWakeup(self.bounds.idle_s)
+            yield self._idle
+        yield from super()._handle_event(event)
+
+    def _wake(self, command: commands.Command) -> layer.CommandGenerator[None]:
+        if command is not self._idle:
+            yield from super()._wake(command)
+            return
+        if self.session.streams:
+            self._busy = time.monotonic()
+        left_s = self._busy + self.bounds.idle_s - time.monotonic()
+        if left_s > 0:
+            self._idle = commands.RequestWakeup(left_s)
+            yield self._idle
+        else:  # a request that is on its way is told that it has not been seen (RFC 9113 section 6.8)
+            self.session.leave()
+            yield from self._flush()
+
+    def _whole(self, stream_id: int) -> bool:
+        self._busy = time.monotonic()
+        return super()._whole(stream_id)
 
     def _head(self, head: Head) -> layer.CommandGenerator[None]:
         if head.trailers:

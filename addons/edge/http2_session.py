@@ -73,7 +73,7 @@ class Session(Reception):
             self.failed, self.broken = nghttp2.reason(taken), True
         elif self.block is None or self.block != spanning:
             self._block_raw = 0
-        else:  # CONTINUATION frames without end, which need not hold one field
+        else:  # CONTINUATION frames without end, which need not hold one field: from 1.61 on nghttp2 bounds them itself
             self._block_raw += len(data)
             if self._block_raw > HARD * self.bounds.head_bytes:
                 self.flooded = True

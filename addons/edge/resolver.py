@@ -31,7 +31,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from addons.edge.turns import TooManyLookupsError, Turns
+from addons.edge.turns import LineFullError, Turns
 
 Found = tuple[int, tuple[Any, ...]]
 """An address family and a socket address of it, with port 0."""
@@ -41,9 +41,15 @@ POSITIVE_S, NEGATIVE_S = 30.0, 5.0
 """How long an answer is remembered. Long enough for what a page brings, short enough for a server that moves."""
 PLACES = 256
 """Look-ups in progress, each a thread that sleeps: about 40 kB."""
+_WAITING = 4
+"""Look-ups of a client that wait, for each that it may have in progress."""
 _REMEMBERED = 8192
 """Names with an address; a quarter as many without, which cost others nothing when a client asks for thousands."""
 _LONGEST = 253
+
+
+class TooManyLookupsError(OSError):
+    """A client has more look-ups in progress and waiting than it may."""
 
 
 class Answer(Struct, frozen=True):
@@ -86,7 +92,7 @@ class Resolver:
         for the machine's."""
         self._lookup = lookup or system_lookup
         self._lookup_s = lookup_s
-        self._turns = Turns(per_client, places)
+        self._turns = Turns(per_client, places, _WAITING * per_client)
         self._known, self._failed = _Memory(_REMEMBERED), _Memory(_REMEMBERED // 4)
         self._running: dict[str, asyncio.Future[Answer]] = {}
 
@@ -102,7 +108,7 @@ class Resolver:
         """
         if literal := _literal(host):
             return literal
-        name = _name(host)
+        name = ascii_name(host)
         answer = self._recall(name)
         if answer is None:
             answer = await self._asked(name, client)
@@ -113,7 +119,7 @@ class Resolver:
     def forget(self, host: str) -> None:
         """Nothing of what we remember of `host` answers: it may have moved."""
         with suppress(OSError):
-            self._known.forget(_name(host))
+            self._known.forget(ascii_name(host))
 
     def _recall(self, name: str) -> Answer | None:
         return self._known.recall(name) or self._failed.recall(name)
@@ -125,6 +131,8 @@ class Resolver:
             try:
                 async with asyncio.timeout_at(until):
                     await self._turns.take(client)
+            except LineFullError:
+                raise TooManyLookupsError("this client has too many in progress; try again later") from None
             except TimeoutError:
                 raise TooManyLookupsError(
                     "this client's earlier name look-ups have not been answered; try again later"
@@ -197,7 +205,7 @@ def _literal(host: str) -> tuple[Found, ...] | None:
     return None
 
 
-def _name(host: str) -> str:
+def ascii_name(host: str) -> str:
     """The name as it is asked for: lower case, A-labels (the codec that leaves and their verification use, too).
     Raises OSError."""
     try:

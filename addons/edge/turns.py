@@ -1,9 +1,10 @@
-"""Whose name look-up is next: a bound for each client, one for all, and a share that shrinks as the whole fills up.
+"""Whose turn it is where there are only so many places: a bound for each client, one for all, and a share that shrinks
+as the whole fills up. No I/O.
 
-A look-up cannot be taken back (`resolver`), so a client whose names are never answered keeps its places for as long as
-the name servers' patience lasts. It is in nobody's way: one client has `per_client` places; from half of all places
-on a quarter of that, from three quarters on one. So even if dozens of clients do it together, a client that has no
-look-up in progress gets a place at once. Who has used up its share waits in a line of its own.
+Made for what cannot be taken back once it has begun: look-ups of names, signatures. A client that has begun as much as
+it may is in nobody's way: it has `per_client` places; from half of all places on a quarter of that, from three quarters
+on one. So even if dozens of clients do it together, a client that has nothing in progress gets a place at once. Who has
+used up its share waits in a line of its own.
 """
 
 from __future__ import annotations
@@ -11,21 +12,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict, deque
 
-_WAITING = 4
-"""Look-ups that wait, for each that a client may have in progress."""
 
-
-class TooManyLookupsError(OSError):
-    """A client has more look-ups in progress and waiting than it may."""
+class LineFullError(Exception):
+    """A client has more in progress and waiting than it may."""
 
 
 class Turns:
-    """The places for look-ups of one event loop."""
+    """The places of one event loop."""
 
-    def __init__(self, per_client: int, places: int) -> None:
-        """`places` are those of all clients together."""
+    def __init__(self, per_client: int, places: int, line: int) -> None:
+        """`places` are those of all clients together; `line` is how many may wait of one client."""
         self._per_client = per_client
         self._places = places
+        self._longest = line
         self._taken: Counter[str] = Counter()
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self.in_progress = 0
@@ -41,14 +40,13 @@ class Turns:
         return self._taken[client] < self._share()
 
     async def take(self, client: str) -> None:
-        """Return when `client` has a place; it is given back with `give_back`. Raises TooManyLookupsError where the
-        client's line is full."""
+        """Return when `client` has a place; it is given back with `give_back`. Raises LineFullError."""
         if client not in self._lines and self._may_begin(client):
             self._begin(client)
             return
         line = self._lines.setdefault(client, deque())
-        if len(line) >= _WAITING * self._per_client:
-            raise TooManyLookupsError("this client has too many name look-ups in progress; try again later")
+        if len(line) >= self._longest:
+            raise LineFullError
         turn = asyncio.get_running_loop().create_future()
         line.append(turn)
         try:
@@ -61,7 +59,7 @@ class Turns:
             raise
 
     def give_back(self, client: str) -> None:
-        """A look-up of `client` is over: others may begin."""
+        """What `client` had begun is over: others may begin."""
         self.in_progress -= 1
         self._taken[client] -= 1
         if not self._taken[client]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Protocol, runtime_checkable
 
 from mitmproxy.connection import Client, Connection
@@ -102,6 +102,19 @@ def source(around: http.HttpLayer | None, stream_id: int, *, towards_client: boo
     origin: Connection = stream.context.server if towards_client else around.context.client
     outermost = around.connections.get(origin)
     return None if outermost is None or isinstance(outermost.context.layers[-1], Keeps) else origin
+
+
+def thought_about(
+    around: http.HttpLayer | None, connection: Connection, stream_id: int, most_bytes: int
+) -> Iterator[Stop]:
+    """Stop reading a connection that keeps nothing back by itself, while a script thinks about its message and this
+    much of what follows has come."""
+    stream = around.streams.get(stream_id) if around is not None else None
+    if stream is None or stream._paused is None:  # noqa: SLF001
+        return
+    came = sum(len(getattr(one, "data", b"")) for one in stream._paused_event_queue)  # noqa: SLF001
+    if came > most_bytes:
+        yield Stop(connection, lambda: stream._paused is None)  # noqa: SLF001
 
 
 class Turns:

@@ -35,6 +35,7 @@ from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
+from addons.tls.pieces import PiecewiseConnection
 from addons.tls.refusal import Refusal
 from hsm import names
 from hsm.errors import DeadlineError, HsmitmError, TryLaterError
@@ -101,7 +102,7 @@ class Forward:
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return None
         if not any(cache.covers(host) for cache in self._caches.values()):
-            if self._new_names is not None and not self._new_names.has(flow.client_conn):
+            if self._new_names is not None and not self._new_names.connect(flow.client_conn, host):
                 self._new_names.refuse(flow.client_conn, host)
                 flow.response = _page(429, f"{host} is not inspected now: this client asks for too many new names")
                 flow.response.headers["Retry-After"] = str(_RETRY_S)
@@ -162,6 +163,8 @@ class Forward:
     def client_disconnected(self, client: connection.Client) -> None:
         """What was noted of the client goes with it."""
         self._facts.pop(client.id, None)
+        if self._new_names is not None:
+            self._new_names.gone(client)
 
     # the handshake
 
@@ -183,20 +186,16 @@ class Forward:
             _give_nothing(data, host, error)
         return None
 
-    def _may_mint(self, client: connection.Client, key: LeafKey, host: str) -> bool:
-        """Take a new name for `client` from its budget, unless its leaf is here or is being minted already."""
-        cache = self._caches[key.authority]
-        if self._new_names is None or key in cache or cache.mints(key) or self._new_names.take(client):
-            return True
-        self._new_names.refuse(client, host)
-        return False
-
     async def _start_client(self, data: tls.TlsData, host: str, key: LeafKey) -> None:
-        if not self._may_mint(data.context.client, key, host):
-            data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
-            return
+        client, cache, ended = data.context.client, self._caches[key.authority], _nothing
         try:
-            found = await self._caches[key.authority].leaf(key)
+            if self._new_names is not None and key not in cache and not cache.mints(key):
+                if not self._new_names.pay(client, host):
+                    self._new_names.refuse(client, host)
+                    data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part that a refusal needs
+                    return
+                ended = await self._new_names.turn(client, self._timeout_s)
+            found = await cache.leaf(key, ended)
             self._metrics.set_leaves(self._leaves)
             data.ssl_conn = self._connection(found, await self._keys.key(key.kind), key, data)
         except (HsmitmError, ValueError) as error:
@@ -276,7 +275,7 @@ class Forward:
             ctx.options.request_client_cert,
             chain,
         )
-        conn = SSL.Connection(ssl_context)
+        conn = PiecewiseConnection(ssl_context)
         # pyOpenSSL would have it encoded and parsed again.
         used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
         SSL._openssl_assert(used == 1)  # noqa: SLF001
@@ -303,6 +302,10 @@ def _outermost(made: context.Context) -> bool:
     """Whether this TLS is that of the proxy itself, reached over TLS: there is no server whose leaf it could be."""
     explicit = bool(made.layers) and isinstance(made.layers[0], modes.HttpProxy | modes.HttpUpstreamProxy)
     return explicit and not any(isinstance(one, HttpStream) for one in made.layers)
+
+
+def _nothing() -> None:
+    """Nobody waits for the end of a mint."""
 
 
 def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:

@@ -113,14 +113,21 @@ class LeafCache:
             self._start(key).add_done_callback(_log_failed_renewal)
         return found
 
-    async def leaf(self, key: LeafKey) -> Leaf:
-        """The leaf for `key`. Raises the mint's error where there is none; a failed mint is not remembered."""
-        if (found := self.take(key)) is not None:
-            return found
+    async def leaf(self, key: LeafKey, ended: Callable[[], None] = lambda: None) -> Leaf:
+        """The leaf for `key`. Raises the mint's error where there is none; a failed mint is not remembered.
+
+        `ended` is called when the mint that this look-up begins is over; where it begins none, at once.
+        """
         task = self._minting.get(key)
+        if (found := self.take(key)) is not None or task is not None:
+            ended()
+        if found is not None:
+            return found
         self._count("miss" if task is None else "joined")
         # Shielded: a client that goes away must not take the mint from the others that wait for it.
-        task = task or self._start(key)
+        if task is None:
+            task = self._start(key)
+            task.add_done_callback(lambda _: ended())
         task.add_done_callback(_retrieve)  # all who waited may be gone when it fails
         return await asyncio.shield(task)
 

@@ -28,7 +28,7 @@ from mitmproxy.proxy.mode_servers import AsyncioServerInstance
 from mitmproxy.tls import ClientHello, ClientHelloData
 from OpenSSL import SSL
 
-from addons.edge.client_tls import HelloBegunHook
+from addons.edge.client_tls import HelloBegunHook, let_through
 from addons.edge.hello import HelloError, HelloReader
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
@@ -259,8 +259,8 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         self.conn.sni, self.conn.alpn_offers = self._hello.sni, self._hello.alpn_protocols
         greeting = ClientHelloData(self.context, self._hello)
         yield TlsClienthelloHook(greeting)
-        if greeting.ignore_connection:  # a script's wish; rare enough for mitmproxy to ask it again
-            return (yield from super().receive_handshake_data(data))
+        if greeting.ignore_connection:
+            return (yield from let_through(super().receive_handshake_data(data)))
         self.client_hello_parsed = True
         if greeting.establish_server_tls_first and not self.context.server.tls_established:
             error = yield from self.start_server_tls()

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from bench.edge.scene import Scene
 
-Needs = Literal["", "socks", "names", "slow hsm", "stalled log", "worker's uid"]
+Needs = Literal["", "socks", "passing", "names", "slow hsm", "stalled log", "worker's uid"]
 
 
 class Attack(Struct, frozen=True):

@@ -45,7 +45,7 @@ class Attacker:
             self._process.kill()
 
     async def end(self) -> tuple[Seen, str]:
-        """Wait for it: what it saw, and why that is not all, or nothing."""
+        """Wait for it: what it saw, and why that is not all, or nothing. A fault of its own is told on its stderr."""
         assert self._process is not None
         try:
             async with asyncio.timeout(self._target.seconds + _LATE_S):
@@ -54,10 +54,11 @@ class Attacker:
             self.stop()
             await self._process.wait()
             return Seen(), "the attacker did not end"
+        told = errors.decode().strip().rpartition("\n")[2]
         try:
-            return msgspec.json.decode(out, type=Seen), ""
+            return msgspec.json.decode(out, type=Seen), told
         except msgspec.DecodeError:
-            return Seen(), f"the attacker ended early: {errors.decode()[-300:]}"
+            return Seen(), f"the attacker ended early: {told}"
 
 
 def main(name: str, target: str) -> None:

@@ -23,7 +23,7 @@ from bench.edge.attacker import Attacker
 from bench.edge.bystander import NEW_HOSTS, WARM_HOSTS, Bystander
 from bench.edge.echo_origin import EchoOrigin
 from bench.edge.name_server import NameServer
-from bench.edge.system import EdgeSystem, Setting
+from bench.edge.system import EdgeSystem, Kind, Setting
 from bench.edge.target import MADE_UP, NAME, Target
 from bench.edge.verdict import Verdict, Waits, figures
 from bench.edge.watch import Lines, Watch
@@ -94,7 +94,7 @@ class _Rig:
     def __init__(self, stack: AsyncExitStack, setting: Setting, directory: Path, target: Target) -> None:
         self._stack, self._setting, self._directory, self._target = stack, setting, directory, target
         self._watched: EdgeSystem
-        self._socks: EdgeSystem | None = None
+        self._others: dict[Kind, EdgeSystem] = {}
 
     @classmethod
     async def start(cls, plan: Plan, directory: Path, stack: AsyncExitStack, *, names: bool) -> _Rig:
@@ -116,7 +116,7 @@ class _Rig:
             upstream_h2=f"https://{HOST}:{http2.port}", upstream_own=f"https://{NAME}:{(own := free_port())}",
         )  # fmt: skip
         target = Target(
-            seconds=plan.seconds, proxy="", socks="", inbound="", inbound_h2="", own_port=own, status="",
+            seconds=plan.seconds, proxy="", socks="", passing="", inbound="", inbound_h2="", own_port=own, status="",
             worker_socket="", worker_ids=[], ca="", origin_ca=str(roots),
             certificate=str(directory / "server.pem"), key=str(directory / "server.key"),
             client_certificate=str(directory / "client.pem"), client_key=str(directory / "client.key"),
@@ -139,8 +139,8 @@ class _Rig:
         self._bystander = await self._stack.enter_async_context(Bystander(errand))
         await self._bystander.told(time.monotonic())
 
-    async def _system(self, name: str, mode: str) -> EdgeSystem:
-        system = EdgeSystem(self._directory / name, self._setting, mode)
+    async def _system(self, name: str, kind: Kind) -> EdgeSystem:
+        system = EdgeSystem(self._directory / name, self._setting, kind)
         await system.prepare()
         await system.start()
         self._stack.push_async_callback(system.stop)
@@ -149,11 +149,7 @@ class _Rig:
     async def attacked(self, attack: Attack) -> Verdict:
         """Run one attack: a quiet moment, the attack, a moment for what was begun to end."""
         system = self._watched
-        if attack.needs == "socks":
-            self._socks = self._socks or await self._system("socks", "socks5")
-            self._target = structs.replace(self._target, socks=self._socks.proxy)
-        if attack.needs == "slow hsm":
-            system.module.latency(_SLOW_HSM_MS)
+        await self._prepare(attack)
         target = structs.replace(
             self._target, worker_ids=_worker_ids(system.pids), seconds=attack.times * self._target.seconds
         )
@@ -186,7 +182,7 @@ class _Rig:
             longest_line=lines.longest,
             metrics=sorted(watch.risen(counters[1], after) - watch.risen(counters[0], counters[1]))[:12],
             lines=lines.without(Lines.of(system.log, quiet_at, at)), page=page is not None,
-            status=await asking, trouble=watched.exceeded or trouble,
+            status=await asking, ended=watched.exceeded, trouble="" if watched.exceeded else trouble,
         )  # fmt: skip
         if attack.needs == "slow hsm":
             system.module.latency(0)
@@ -194,6 +190,20 @@ class _Rig:
             await self._anew(system)
         self._bystander.forget()
         return verdict
+
+    async def _prepare(self, attack: Attack) -> None:
+        """What the rig must do for it: another hsmitm, or a slow HSM."""
+        if attack.needs == "socks":
+            self._target = structs.replace(self._target, socks=(await self._other("socks5")).proxy)
+        if attack.needs == "passing":
+            self._target = structs.replace(self._target, passing=(await self._other("passing")).proxy)
+        if attack.needs == "slow hsm":
+            self._watched.module.latency(_SLOW_HSM_MS)
+
+    async def _other(self, kind: Kind) -> EdgeSystem:
+        if kind not in self._others:
+            self._others[kind] = await self._system(kind, kind)
+        return self._others[kind]
 
     async def _status(self, attack: Attack) -> bool | None:
         """Whether an operator who asks in the midst of it gets an answer, where the signer is what is attacked."""

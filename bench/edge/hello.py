@@ -11,7 +11,7 @@ from functools import partial
 
 from cryptography import x509
 
-from bench.edge.scene import Scene
+from bench.edge.scene import RefusedError, Scene
 from bench.edge.server import Serve, Server, over_tls
 from bench.edge.target import CLIENT_B, NAME, Target
 
@@ -57,7 +57,7 @@ class Client:
                 connection.sendall(self._outgoing.read())
                 data = connection.recv(65536)
                 if not data:
-                    raise ssl.SSLEOFError from None
+                    raise RefusedError("closed") from None
                 self._incoming.write(data)
             else:
                 break
@@ -135,8 +135,9 @@ def _dialogue(target: Target, greeting: bytes, said: list[tuple[bytes, bytes]]) 
     return serve
 
 
-def after_words(scene: Scene, opened: Open, way: str) -> None:
-    """TLS that begins after other words (STARTTLS), and words that are neither TLS nor HTTP at all."""
+def after_words(scene: Scene, opened: Open, way: str, *, passes: bool = False) -> None:
+    """TLS that begins after other words (STARTTLS), and words that are neither TLS nor HTTP at all, where these may not
+    pass: TLS must be found all the same."""
 
     def tried(variant: str) -> str:
         greeting, said = DIALOGUES[variant]
@@ -160,7 +161,7 @@ def after_words(scene: Scene, opened: Open, way: str) -> None:
                 return "passed uninspected"
             return "closed"
 
-    scene.each([*((name, partial(tried, name)) for name in DIALOGUES), ("no protocol", neither)])
+    scene.each([*((name, partial(tried, name)) for name in DIALOGUES), *([] if passes else [("no protocol", neither)])])
 
 
 def _heard(connection: socket.socket, limit_s: float, *, needed: bool = False) -> None:
@@ -172,7 +173,7 @@ def _heard(connection: socket.socket, limit_s: float, *, needed: bool = False) -
             raise
     else:
         if not came:
-            raise ssl.SSLEOFError
+            raise RefusedError("closed")
     connection.settimeout(3)
 
 
@@ -184,6 +185,11 @@ def split_connect(scene: Scene) -> None:
 def words_connect(scene: Scene) -> None:
     """`after_words` after CONNECT."""
     after_words(scene, scene.tunnel, "CONNECT")
+
+
+def words_passing(scene: Scene) -> None:
+    """`after_words` where what is neither TLS nor HTTP may pass."""
+    after_words(scene, scene.passing, "passing", passes=True)
 
 
 def split_socks(scene: Scene) -> None:
@@ -205,8 +211,8 @@ def _endless_hello() -> Iterator[bytes]:
 
 
 def _tiny_records() -> Iterator[bytes]:
-    """54 kB of a ClientHello that has 16 more, in records of one byte."""
-    body = b"\x01\x01\x11\x70\x03\x03" + bytes(54_000)
+    """54 kB of a ClientHello that has 6 more, in records of one byte."""
+    body = b"\x01\x00\xea\x60\x03\x03" + bytes(54_000)
     for place in range(0, len(body), 100):
         yield b"".join(b"\x16\x03\x01\x00\x01" + body[at : at + 1] for at in range(place, min(place + 100, len(body))))
 

@@ -59,9 +59,13 @@ class Scene:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return made
 
-    def tunnel(self, host: str, port: int) -> socket.socket:
+    def passing(self, host: str, port: int) -> socket.socket:
+        """Through the proxy that lets through what is neither TLS nor HTTP, by CONNECT."""
+        return self.tunnel(host, port, self.target.passing)
+
+    def tunnel(self, host: str, port: int, proxy: str = "") -> socket.socket:
         """Through the proxy by CONNECT."""
-        raw = self.dial(self.target.proxy)
+        raw = self.dial(proxy or self.target.proxy)
         raw.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
         head = head_of(raw)
         if " 200 " not in head.partition("\r\n")[0]:
@@ -147,13 +151,14 @@ def outcome(error: Exception) -> str:
     """An error in a word or two."""
     if isinstance(error, RefusedError):
         return str(error)
-    if isinstance(error, ssl.SSLError) and error.reason and "ALERT_" in error.reason:
-        return f"alert {error.reason.partition('ALERT_')[2].lower()}"
+    reason = str(getattr(error, "reason", None) or "")  # OpenSSL's, of its own errors alone
+    if "ALERT_" in reason:
+        return f"alert {reason.partition('ALERT_')[2].lower()}"
     for kind, told in _WORDS.items():
         if isinstance(error, kind):
             return told
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {(error.reason or 'error').lower()}"
+        return f"TLS: {reason.lower() or 'error'}"
     return f"{type(error).__name__}: {str(error)[:60]}"
 
 

@@ -17,18 +17,22 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from bench.edge import watch
 from bench.report.processes import ended, tree
+from bench.rig.any_version import settled
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.port import free_port
 from bench.rig.site import Site, token_sites
 from hsm.errors import MisconfiguredError
 from proxy.config import edit
 from proxy.demo.origin import OriginCA
+
+Kind = Literal["regular", "socks5", "passing"]
 
 _READY_S, _END_S = 60.0, 10.0
 _SOFT_LIMIT = 1024
@@ -53,9 +57,9 @@ class Setting(Struct, frozen=True, kw_only=True):
 class EdgeSystem:
     """Use `start` and `stop`, in turn, as often as need be: addresses stay."""
 
-    def __init__(self, directory: Path, setting: Setting, mode: str = "regular") -> None:
-        """`directory` is made. Only a regular proxy has sites."""
-        self.directory, self._setting, self._mode = directory, setting, mode
+    def __init__(self, directory: Path, setting: Setting, kind: Kind = "regular") -> None:
+        """`directory` is made. Only a regular proxy has sites; a passing one lets all else through."""
+        self.directory, self._setting, self._kind = directory, setting, kind
         self.proxy, self.inbound, self.inbound_h2, self.page = (f"127.0.0.1:{free_port()}" for _ in range(4))
         self.log = directory / "run.log"
         self._process: asyncio.subprocess.Process | None = None
@@ -107,16 +111,18 @@ class EdgeSystem:
             "environment": member["environment"] | self.module.environment(member["module"]),
         }
         text = edit.without_member(edit.with_member(text, changed), member["name"])
-        text = text.replace("\nworkers = 0\n", f'\nworkers = 1\nupstream_ca = "{self._setting.roots}"\n')
-        # Servers of the measurement are on this machine. An older version has no such line, and lets everybody.
-        text = text.replace("\nallow_destinations = []\n", '\nallow_destinations = ["127.0.0.0/8"]\n')
-        if self._mode == "regular":
+        text = settled(text, self._setting.roots, office=False)
+        if self._kind == "regular":
             sites = await token_sites(
                 self._setting.ca, self.directory, module=member["module"], token=member["token"],
                 pin=(self.directory / "pin").read_text().strip(), environment=member["environment"],
             )  # fmt: skip
             text += self._inbound(sites)
-        edit.write(path, text.replace('\nmode = "regular"\n', f'\nmode = "{self._mode}"\n'))
+        if self._kind == "socks5":
+            text = text.replace('\nmode = "regular"\n', '\nmode = "socks5"\n')
+        if self._kind == "passing":
+            text = text.replace('\nnot_tls = "block"\n', '\nnot_tls = "pass"\n')
+        edit.write(path, text)
 
     def _inbound(self, sites: list[Site]) -> str:
         setting = self._setting
@@ -206,7 +212,7 @@ class EdgeSystem:
                 self._reads.wait()
 
     async def _listens(self) -> bool:
-        for address in (self.proxy, *([self.inbound] if self._mode == "regular" else [])):
+        for address in (self.proxy, *([self.inbound] if self._kind == "regular" else [])):
             host, _, port = address.rpartition(":")
             try:
                 _, writer = await asyncio.open_connection(host, int(port))

@@ -31,6 +31,7 @@ ATTACKS: list[Attack] = [
     Attack("nothing", "-", Scene.wait),
     Attack("hello-split", "A.1", hello.split_connect),
     Attack("hello-after-words", "A.1", hello.words_connect),
+    Attack("hello-after-words-passing", "A.1", hello.words_passing, "passing"),
     Attack("hello-split-socks5", "A.1", hello.split_socks, "socks"),
     Attack("hello-after-words-socks5", "A.1", hello.words_socks, "socks"),
     Attack("other-site", "A.2", sites.other_site),

@@ -15,7 +15,8 @@ CLIENT_A, CLIENT_B = "rsa-2048.example.com", "p256.example.com"
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """Where everything is. Addresses are "host:port"; `worker_ids` are user, group and further
+    """Where everything is. Addresses are "host:port"; `passing` is a proxy that lets through what is
+    neither TLS nor HTTP; `worker_ids` are user, group and further
     groups of a worker; `source` is the attackers' own, which is not that of the client
     that does nothing wrong. `certificate` and `key` (PEM files) are of *.edge.test, `client_certificate` and
     `client_key` of a client of the first site. `h2_port` is that of an HTTP/2 server, `tls_port` that of an HTTP/1.1
@@ -24,6 +25,7 @@ class Target(Struct, frozen=True, kw_only=True):
     seconds: float
     proxy: str
     socks: str
+    passing: str
     inbound: str
     inbound_h2: str
     own_port: int

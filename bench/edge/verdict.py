@@ -16,27 +16,34 @@ _TOLD = 6
 
 
 class Waits(Struct, frozen=True):
-    """The waits of the client that does nothing wrong: at worst and the 99th percentile, in ms; and failures."""
+    """The waits of the client that does nothing wrong: at worst, in all and of each kind, and the 99th percentile, in
+    ms; and failures."""
 
     worst_ms: float
     p99_ms: float
     number: int
     failed: int
     errors: list[str]
+    kinds: dict[str, float]
 
     @classmethod
     def of(cls, waits: Sequence[Wait]) -> Waits:
         """A failure counts as a wait as well."""
         times = [one.ms for one in waits]
         errors = [f"{one.kind}: {one.error}" for one in waits if one.error]
-        return cls(max(times, default=0.0), percentile(times, 0.99), len(waits), len(errors), errors[:_TOLD])
+        kinds: dict[str, float] = {}
+        for one in waits:
+            kinds[one.kind] = max(kinds.get(one.kind, 0.0), one.ms)
+        worst = max(times, default=0.0)
+        return cls(worst, percentile(times, 0.99), len(waits), len(errors), errors[:_TOLD], kinds)
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
     """One attack: what the attacker `seen`, the other client's waits `before` and `during` it, how much memory each
     process grew by, descriptors of the one that grew most, lines of the log for each second and the longest, the
     counters that rose and the lines that came and had not in a quiet moment, whether the status page answered, whether
-    `hsmitm status` did meanwhile (None where it was not tried), and what the measurement itself met (`trouble`)."""
+    `hsmitm status` did meanwhile (None where it was not tried), and what was `ended` for its size. `trouble` is a fault
+    of the measurement itself, after which nobody knows."""
 
     name: str
     point: str
@@ -51,6 +58,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     lines: list[str]
     page: bool
     status: bool | None = None
+    ended: str = ""
     trouble: str = ""
 
     @property
@@ -69,7 +77,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
         found = [f"passed: {'; '.join(self.seen.passed)}"] if self.seen.passed else []
         found += [f"did not work: {'; '.join(self.seen.broke)}"] if self.seen.broke else []
         if self.added_ms > ADDED_MS:
-            found.append(f"another client waited {self.added_ms:.0f} ms longer")
+            slow = [kind for kind, ms in self.during.kinds.items() if ms - self.before.worst_ms > ADDED_MS]
+            found.append(f"another client waited {self.added_ms:.0f} ms longer ({', '.join(slow)})")
         if self.during.failed:
             found.append(f"{self.during.failed} of another client's {self.during.number} requests failed")
         grown = [f"{role} +{mb:.0f} MB" for role, mb in self.growth_mb.items() if mb > GROWTH_MB]
@@ -80,14 +89,14 @@ class Verdict(Struct, frozen=True, kw_only=True):
             found.append(f"a line of {self.longest_line} bytes")
         found += [] if self.page else ["the status page did not answer"]
         found += ["'hsmitm status' did not answer"] if self.status is False else []
-        return [*found, self.trouble] if self.trouble else found
+        return [*found, self.ended] if self.ended else found
 
     def shown(self) -> dict[str, str | float]:
         """As a line of the report's table."""
         return {
             "attack": self.name,
             "point": self.point,
-            "held": "NO" if self.reasons else "yes",
+            "held": "NO" if self.reasons else "?" if self.trouble else "yes",
             "added ms": round(self.added_ms),
             "failed": self.during.failed,
             "MB": round(self.growth_max_mb),
@@ -101,6 +110,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
         most = sorted(self.seen.outcomes.items(), key=lambda one: -one[1])[:_TOLD]
         saw = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in most) or "nothing"
         because = f"SUCCEEDED: {'; '.join(self.reasons)}. " if self.reasons else ""
+        because += f"TROUBLE: {self.trouble}. " if self.trouble else ""
         return f"{self.name} ({self.point}): {because}The attacker saw: {saw}"
 
 
@@ -118,5 +128,5 @@ def figures(verdicts: Sequence[Verdict]) -> dict[str, float]:
         "log_lines_per_s_max": max((one.log_lines_per_s for one in verdicts), default=0.0),
         "not_in_metrics": sum(not one.metrics for one in verdicts),
         "not_in_log": sum(not one.lines for one in verdicts),
-        "failed_requests": len(succeeded),
+        "failed_requests": sum(bool(one.reasons or one.trouble) for one in verdicts),
     }

@@ -29,7 +29,7 @@ from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
 from addons.forward.availability import Availability
-from addons.forward.forward import Forward
+from addons.forward.forward import Forward, _Facts
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey
 from addons.records.metrics import Metrics
 from addons.tls.refusal import Refusal
@@ -160,10 +160,13 @@ class MintWorker:
     async def _present(self, host: str, outcome: Outcome, samples: list[tuple[str, Any]]) -> bool:
         """One client that asks for `host`; whether it got its certificate."""
         data = self._clients.arrived(host)
+        client = data.context.client
+        self._forward._facts[client.id] = _Facts(verified=True)  # noqa: SLF001  # as its server's handshake would
         begin = time.perf_counter()
         if (waiting := self._forward.tls_start_client(data)) is not None:
             await waiting
         took_ms = 1000 * (time.perf_counter() - begin)
+        self._forward.client_disconnected(client)
         given: Any = data.ssl_conn
         if given is None or isinstance(given, Refusal):
             outcome.failed += 1

@@ -13,6 +13,7 @@ of its group only what `member.Peers` says. Signatures leave it verified.
     starter      starts a process: PIN, exec, login, keys proved
     life         one life: a process, the keys that it proved, its signatures
     process      a member process seen from here: start it, talk to it, kill it
+    speech       what a member process prints: read always, logged in part
     key          a key of the group, and the challenges that prove it; no I/O
     health       what a member's answers say about it; no I/O
     slots        how many requests may be in flight at a member; no I/O

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from hsm.member.speech import Speech
 from hsm.wire.channel import Channel
 from hsm.wire.member import CODEC, Reply, Request
 
@@ -25,11 +26,17 @@ class MemberProcess:
     """One life of a member process."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, channel: Channel[Request, Reply], lost: asyncio.Event
+        self,
+        process: asyncio.subprocess.Process,
+        channel: Channel[Request, Reply],
+        lost: asyncio.Event,
+        speech: Speech,
     ) -> None:
         self.channel = channel
         self.lost = lost
         self._process = process
+        self._speech = speech
+        speech.hear(process.pid)
 
     @classmethod
     async def spawn(cls, environment: dict[str, str], on_lost: Callable[[], None] | None = None) -> MemberProcess:
@@ -46,14 +53,27 @@ class MemberProcess:
         with theirs:
             # Before the process, so that nothing is awaited between its start and the caller's holding it.
             _, channel = await loop.create_connection(lambda: Channel(CODEC, lost=note_end, cancels=False), sock=ours)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-m", "hsm.token.main", str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={name: os.environ[name] for name in _INHERITED if name in os.environ} | environment,
-                start_new_session=True,
-            )  # fmt: skip
-        return cls(process, channel, lost)
+            speech, said = await Speech.open()
+            try:
+                process = await cls._start(theirs, said, environment)
+            except BaseException:
+                speech.close()
+                raise
+            finally:
+                os.close(said)
+        return cls(process, channel, lost, speech)
+
+    @staticmethod
+    async def _start(theirs: socket.socket, said: int, environment: dict[str, str]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-m", "hsm.token.main", str(theirs.fileno()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            pass_fds=[theirs.fileno()],
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ} | environment,
+            start_new_session=True,
+        )  # fmt: skip
 
     @property
     def pid(self) -> int:
@@ -68,6 +88,7 @@ class MemberProcess:
         with suppress(TimeoutError):  # a driver may keep it in the kernel; nobody waits for that
             async with asyncio.timeout(_REAP_S):
                 await self._process.wait()
+        self._speech.close()
 
     async def how_it_ended(self) -> str:
         """In words, for a log line; the process must be gone or going."""

@@ -8,6 +8,7 @@ PKCS#11; it builds what a CA's key signs itself, and knows nothing of HTTP or of
     quotas         how much each worker may have in a second, and the alarm where one wants more
     turns          work of the signer's own loop, each worker's in turn
     minting        names and a worker's public key -> a certificate
+    records        where the record of a leaf goes, and how it looks
     inbound        which inbound keys workers may use and for what; the ticket key that they share
     premasters     RSA key exchange: 48 bytes for each ciphertext, at a time that says nothing
     sites          our own sites: certificates read from files, and the keys that they come to

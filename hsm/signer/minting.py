@@ -19,10 +19,19 @@ from hsm.errors import DeadlineError, HsmitmError, OverloadedError, RefusedError
 from hsm.group.group import Group
 from hsm.member.key import Key
 from hsm.signer.quotas import Allowance
+from hsm.signer.records import Records, lines_of
 from hsm.signer.turns import Turns
 from hsm.wire.worker import Authority, Mint, Minted
 
 logger = logging.getLogger("hsmitm.signer")
+
+_TOLD_NAMES, _TOLD_OF_NAME, _TOLD_OF_ERROR = 5, 64, 300
+"""Of a refused leaf: a worker that is taken over asks for what it likes."""
+
+
+def _told(names: list[str]) -> str:
+    shown = [one if len(one) <= _TOLD_OF_NAME else f"{one[:_TOLD_OF_NAME]}..." for one in names[:_TOLD_NAMES]]
+    return f"{shown}" + (f" and {len(names) - _TOLD_NAMES} more" if len(names) > _TOLD_NAMES else "")
 
 
 class Minting:
@@ -35,8 +44,10 @@ class Minting:
         profile: LeafProfile,
         allowance: Allowance,
         registry: CollectorRegistry,
+        records: Records,
     ) -> None:
-        """`group` has the keys of `issuers`, and those of inbound sites; `registry` gets the counter."""
+        """`group` has the keys of `issuers`, and those of inbound sites; `registry` gets the counter, `records` a
+        record of each leaf."""
         names.public_suffixes()  # now, and not while somebody waits for a leaf
         self._issuers = issuers
         self._above = {secret_of(key) for issuer in issuers.values() for key in issuer.keys_above}
@@ -44,6 +55,7 @@ class Minting:
         self._taken: frozenset[tuple[str, int]] = frozenset()
         self._group = group
         self._profile = profile
+        self._records = records
         self._allowance = allowance
         self._turns = Turns()
         self._mints = Counter("hsmitm_mints", "Leaf certificates asked for", ("authority", "result"), registry=registry)
@@ -58,18 +70,20 @@ class Minting:
             self._mints.labels(request.authority, "Overloaded").inc()
             raise
         try:
+            await self._records.room(deadline)
             minted, serial = await self._minted(pid, request, deadline)
+            ms = 1000 * (time.monotonic() - started)
+            rest = f"authority={request.authority} serial={serial:x} worker={pid} ms={ms:.1f}"
+            await self._records.write(lines_of(request.names, rest), deadline)
         except HsmitmError as error:
             self._mints.labels(request.authority, type(error).__name__.removesuffix("Error")).inc()
             logger.warning(
-                "not minted names=%s authority=%s worker=%d: %s", request.names[:5], request.authority, pid, error
-            )
+                "not minted names=%s authority=%s worker=%d: %s",
+                _told(request.names), request.authority, pid, str(error)[:_TOLD_OF_ERROR],
+                extra={"log_class": f"not minted for {pid}"},
+            )  # fmt: skip
             raise
         self._mints.labels(request.authority, "minted").inc()
-        logger.info(
-            "minted names=%s authority=%s serial=%x worker=%d ms=%.1f",
-            ",".join(request.names), request.authority, serial, pid, 1000 * (time.monotonic() - started),
-        )  # fmt: skip
         return minted
 
     async def _minted(self, pid: int, request: Mint, deadline: float) -> tuple[Minted, int]:

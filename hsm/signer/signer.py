@@ -26,6 +26,7 @@ from hsm.signer.members import Members, keys_of
 from hsm.signer.minting import Minting
 from hsm.signer.monitors import Monitors
 from hsm.signer.quotas import Allowance
+from hsm.signer.records import Records
 from hsm.signer.reload import Reloading, Reread
 from hsm.signer.settings import SignerSettings
 from hsm.signer.sites import load_sites
@@ -66,12 +67,13 @@ class Signer:
         settings: SignerSettings,
         prompted: Mapping[str, str] | None = None,
         reread: Reread | None = None,
+        records: Records | None = None,
     ) -> None:
         """`prompted` are PINs that were asked for on a terminal, by member. `reread` gives the settings as the
-        configuration has them now. Raises MisconfiguredError."""
+        configuration has them now. `records` are of leaves; the log without. Raises MisconfiguredError."""
         if not settings.authorities and not settings.inbound:
             raise MisconfiguredError("there is neither a CA ([forward.trust]) nor an inbound site: nothing to sign")
-        registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.issuers = {name: load_issuer(one.certificate) for name, one in settings.authorities.items()}
         if {"trust", "untrust"} <= self.issuers.keys():
             refuse_trusted(self.issuers["trust"], self.issuers["untrust"])
@@ -86,7 +88,9 @@ class Signer:
         self._workers = Workers(registry)
         self._allowance = Allowance(settings.quotas, registry, self._workers.name)
         self.inbound = InboundService(self.group, sites, cas, settings.state, self._allowance)
-        self._minting = Minting(self.issuers, self.group, settings.profile, self._allowance, registry)
+        self._minting = Minting(
+            self.issuers, self.group, settings.profile, self._allowance, registry, records or Records()
+        )
         self._board = StatusBoard(registry, self.group, self._workers, self.inbound, self.issuers)
         self._monitors = Monitors(lambda: self._board.seen(self.check_ready))
         self._staples = KeptStaples(settings.state)

@@ -97,6 +97,8 @@ MEASURES: dict[str, Measure] = {
         "counter", "Clients that got an alert before or instead of a handshake", {"reason": _PLAIN}
     ),
     "hsmitm_inbound_steps": Measure("gauge", "Handshake steps that run or wait for a thread"),
+    "hsmitm_log_lines_dropped": Measure("counter", "Log lines that nobody read in time"),
+    "hsmitm_log_lines_held_back": Measure("counter", "Log lines of a kind that were too many"),
     "hsmitm_reports_missed": Measure("counter", "Reports that the signer did not take"),
 }  # fmt: skip
 """By name, as prometheus_client has it: a counter's without `_total`."""

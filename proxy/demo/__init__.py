@@ -3,5 +3,6 @@
 It uses hsmitm from outside, as an operator does; `origin` serves the tests and the bench, too.
 
     demo    sets up, starts hsmitm, drives curl through it, says what held
+    cage    proof that a worker is kept from the keys
     origin  a small HTTPS server with a throw-away certificate: "the internet"
 """

@@ -7,6 +7,7 @@ nowhere, so a four-line script of mitmproxy's own kind sends them to the origin.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -27,14 +28,18 @@ from hsm.wire.client import ask
 from hsm.wire.run_directory import ADMIN_SOCKET
 from proxy.commands import init
 from proxy.commands.options import CONFIG
+from proxy.config import edit
 from proxy.config.file import Config, load
 from proxy.config.operation import ProxySection, StatusSection
 from proxy.config.section import Address
+from proxy.demo import cage
 from proxy.demo.origin import Origin, OriginCA
 
 _HOSTS = ("shop.demo.test", "api.demo.test")
 _READY_S = 30.0
 _WARM_UP, _AGAIN = 30, 4
+_ORIGINS = ("127.0.0.0/8",)
+"""Where the demo's internet is; its port is another each time."""
 _SCRIPT_NAME = "demo_hosts.py"
 _SCRIPT = '''"""Sends the demo's host names to the demo's origin."""
 
@@ -107,9 +112,11 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
             status_listen=f"127.0.0.1:{status_port}",
             upstream_ca="roots.pem",
             scripts=(_SCRIPT_NAME,),
-            allow_destinations=("127.0.0.0/8",),  # the origin, whose port is another each time
+            allow_destinations=_ORIGINS,
         )
         await init.initialise(wanted, console.print, lambda _: True)
+    elif "allow_destinations = " not in (text := edit.read(path)):  # made by a version that let clients go anywhere
+        edit.write(path, text.replace("\n[proxy]\n", f"\n[proxy]\nallow_destinations = {json.dumps(_ORIGINS)}\n", 1))
     return load(path)
 
 
@@ -197,7 +204,7 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
             f"{_AGAIN} more requests to {_HOSTS[0]} needed {again:.0f} signatures: {hits:.0f} leaves from the cache",
         )
     )
-    claims += _key_claims(second, config)
+    claims += [*_key_claims(second, config), await cage.kept(config, second)]
     for member in second.members:
         assert member.partition is not None
         console.print(f"\nThe CA key is on partition '{member.partition.label}', serial number "

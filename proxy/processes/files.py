@@ -12,30 +12,54 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 from hsm.errors import HsmitmError
-from proxy.config.file import Config
+from proxy.config.file import load
 from proxy.processes import reach
 from proxy.processes.line import GIVEN, LONGEST, REFUSED
 
 logger = logging.getLogger("hsmitm.supervisor")
 
+_TELL_EVERY_S = 10.0
+
 
 class Desk:
     """The supervisor's end."""
 
-    def __init__(self, reread: Callable[[], Config]) -> None:
-        """`reread` gives the configuration as it stands now. Raises MisconfiguredError."""
-        self._reread = reread
+    def __init__(self, config: Path) -> None:
+        """`config` is the path of the configuration, which is read again when it is another file than before."""
+        self._config = config
+        self._seen: tuple[int, int, int] | None = None
+        self._named: frozenset[Path] = frozenset()
+        self._hidden: frozenset[Path] = frozenset()
+        self._lines: set[socket.socket] = set()
+        self._silent_until = 0.0
 
     def line(self) -> socket.socket:
         """The end of a new line, for one process. It is served until that process ends."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         asyncio.get_running_loop().add_reader(ours, self._answer, ours)
+        self._lines.add(ours)
         return theirs
+
+    def close(self) -> None:
+        """End every line."""
+        for ours in list(self._lines):
+            self._end(ours)
+
+    def _tell(self, text: str) -> None:
+        """One line in a while: a worker that is taken over may ask without end."""
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _TELL_EVERY_S
+            logger.warning("%s", text)
+
+    def _end(self, ours: socket.socket) -> None:
+        self._lines.discard(ours)
+        asyncio.get_running_loop().remove_reader(ours)
+        ours.close()
 
     def _answer(self, ours: socket.socket) -> None:
         try:
@@ -45,8 +69,7 @@ class Desk:
         except OSError:
             asked = b""
         if not asked:  # the process has ended
-            asyncio.get_running_loop().remove_reader(ours)
-            ours.close()
+            self._end(ours)
             return
         descriptor = self._opened(Path(os.fsdecode(asked)))
         try:
@@ -55,24 +78,34 @@ class Desk:
             else:
                 socket.send_fds(ours, [GIVEN], [descriptor])
         except OSError:
-            logger.warning("a worker does not take the files that it asks for")
+            self._tell("a worker does not take the files that it asks for")
         finally:
             if descriptor is not None:
                 os.close(descriptor)
 
+    def _look(self) -> None:
+        """What the configuration names now. One that is wrong names nothing. Raises OSError, HsmitmError."""
+        found = self._config.stat()
+        seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if seen == self._seen:
+            return
+        self._seen, self._named = seen, frozenset()
+        config = load(self._config)
+        self._named = frozenset(reach.named(config))
+        self._hidden = frozenset(Path(os.path.realpath(one)) for one in reach.secrets(config))
+
     def _opened(self, path: Path) -> int | None:
         try:
-            config = self._reread()
-            if path not in reach.named(config):
-                logger.warning("refused to open a file for a worker that hsmitm.toml does not name for it")
+            self._look()
+            if path not in self._named:
+                self._tell("refused to open a file for a worker that hsmitm.toml does not name for it")
                 return None
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError, HsmitmError):
             return None
         real = Path(os.path.realpath(f"/proc/self/fd/{descriptor}"))
-        hidden = {Path(os.path.realpath(one)) for one in reach.secrets(config)}
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or real in hidden or hidden & set(real.parents):
-            logger.warning("refused to open %s for a worker: it is no file for it", path)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or self._hidden & {real, *real.parents}:
+            self._tell(f"refused to open {path} for a worker: it is no file for it")
             os.close(descriptor)
             return None
         return descriptor

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 GIVEN, REFUSED = b"+", b"-"
@@ -15,18 +14,26 @@ LONGEST = 4096
 _WAIT_S = 3.0
 
 
-def asking(descriptor: int) -> Callable[[Path], int | None]:
-    """For `hsm.reading.use`. A supervisor that is gone, or stopped, opens nothing."""
-    line = socket.socket(fileno=descriptor)
-    line.settimeout(_WAIT_S)
+class Line:
+    """It ends with the supervisor, or when that does not answer: an answer that comes late would be another one's."""
 
-    def ask(path: Path) -> int | None:
+    def __init__(self, descriptor: int) -> None:
+        self._line = socket.socket(fileno=descriptor)
+        self._line.settimeout(_WAIT_S)
+
+    def ask(self, path: Path) -> int | None:
+        """For `hsm.reading.use`: a descriptor of the file, None where it is refused or nobody answers."""
         try:
-            line.send(os.fsencode(path))
-            answer, descriptors, _, _ = socket.recv_fds(line, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            self._line.send(os.fsencode(path))
+            answer, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
         except OSError:
-            line.close()  # an answer that comes late would be taken for the next one
+            self.close()
             return None
-        return descriptors[0] if answer == GIVEN and descriptors else None
+        if answer != GIVEN or not descriptors:
+            return None
+        os.set_inheritable(descriptors[0], False)
+        return descriptors[0]
 
-    return ask
+    def close(self) -> None:
+        """No file can be asked for any more."""
+        self._line.close()

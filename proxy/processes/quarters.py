@@ -12,6 +12,7 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from msgspec import Struct, structs
 
@@ -24,6 +25,9 @@ from proxy.processes.cage import Cage
 PACKAGE_USER, ANYBODY = "hsmitm-proxy", "nobody"
 """The user that deploy/ has workers run as, where it exists; else one that owns nothing."""
 _TRY_S = 20.0
+_ETC = "/etc"
+"""Where a PIN is in it, it is given entry by entry, and a resolv.conf that is replaced is another file than the one
+that was given. A user of their own cannot read the PIN anyway."""
 _LOW = 1024
 
 
@@ -39,6 +43,12 @@ class Quarters(Struct, frozen=True):
         """The user of workers, where they have one of their own; else empty."""
         return user_name(self.cage.uid) if self.cage.uid is not None else ""
 
+    @property
+    def hint(self) -> str:
+        """For an operator whose script or option was refused a file."""
+        whom = f" and '{self.user}' may, too" if self.user else ""
+        return f"Where a file was refused to it: it reads and writes where [run] worker_paths says so{whom}"
+
 
 def choose(config: Config, environment: dict[str, str], *, with_signer: bool) -> Quarters:
     """The strongest cage that this machine allows. Without the signer, which then stands elsewhere on this machine,
@@ -49,7 +59,8 @@ def choose(config: Config, environment: dict[str, str], *, with_signer: bool) ->
     user = worker_user(config) if os.geteuid() == 0 else None
     if user is not None and not with_signer and run.worker_user is None and user.pw_name not in run.users:
         user = None
-    for quarters in _candidates(config, environment, user):
+    apart = not with_signer and _another_owns(config.run.path)
+    for quarters in _candidates(config, environment, user, apart=apart):
         fault = _try(quarters.cage, environment)
         if not fault:
             return structs.replace(quarters, words=f"{quarters.words}{why}")
@@ -62,22 +73,32 @@ def choose(config: Config, environment: dict[str, str], *, with_signer: bool) ->
     raise MisconfiguredError(f"no worker can be started{why}")
 
 
-def _candidates(config: Config, environment: dict[str, str], user: pwd.struct_passwd | None) -> Iterator[Quarters]:
-    """From the strongest to none."""
+def _candidates(
+    config: Config, environment: dict[str, str], user: pwd.struct_passwd | None, *, apart: bool
+) -> Iterator[Quarters]:
+    """From the strongest to none. `apart` is whether the signer is another user's than we are."""
     version = landlock.abi()
     known = f"Landlock ABI {version}" if version else "no Landlock (not on this kernel, or not in this container)"
     plain = _cage(config, environment)
+    ours = f"user {user_name(os.geteuid())}, who is not the signer's" if apart else "the signer's user"
     if user is not None and user.pw_uid != os.geteuid():
         groups = [gid_of(config.file.run.group)] if config.file.run.group else []
-        own = structs.replace(plain, uid=user.pw_uid, gid=user.pw_gid, groups=groups)
+        own = structs.replace(plain, uid=user.pw_uid, gid=user.pw_gid, groups=groups, reads=[*plain.reads, _ETC])
         if version:
             yield Quarters(own, f"user {user.pw_name} of their own, no new privileges, {known}", strong=True)
         own = structs.replace(own, confined=False)
         yield Quarters(own, f"user {user.pw_name} of their own, no new privileges, {known}", strong=True)
     if version:
-        yield Quarters(plain, f"the signer's user, no new privileges, {known}", strong=True)
+        yield Quarters(plain, f"{ours}, no new privileges, {known}", strong=True)
     plain = structs.replace(plain, confined=False)
-    yield Quarters(plain, f"the signer's user, no new privileges, {known}", strong=False)
+    yield Quarters(plain, f"{ours}, no new privileges, {known}", strong=apart)
+
+
+def _another_owns(directory: Path) -> bool:
+    try:
+        return directory.stat().st_uid != os.geteuid()
+    except OSError:
+        return False
 
 
 def of_page(config: Config, environment: dict[str, str], workers: Cage | None = None) -> Cage:
@@ -96,6 +117,8 @@ def of_page(config: Config, environment: dict[str, str], workers: Cage | None = 
         user = pwd.getpwnam(config.file.status.user)  # looked up when the configuration was read
         groups = [gid_of(config.run.group)] if config.run.group else []
         cage = structs.replace(cage, uid=user.pw_uid, gid=user.pw_gid, groups=groups)
+    if workers is not None and cage.uid == workers.uid:  # that one was tried
+        return structs.replace(cage, confined=workers.confined)
     return structs.replace(cage, confined=False) if _try(cage, environment) else cage
 
 

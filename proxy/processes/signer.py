@@ -18,9 +18,11 @@ import sys
 from msgspec import structs
 
 from hsm.errors import HsmitmError, MisconfiguredError
+from hsm.signer.records import Records
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
 from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page, supervised
+from proxy.processes.mint_records import WrittenRecords
 
 logger = logging.getLogger("hsmitm.signer")
 
@@ -36,7 +38,9 @@ def prompt_pins(config: Config) -> dict[str, str]:
     return pins
 
 
-async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_fd: int | None) -> None:
+async def serve(
+    config: Config, pins: dict[str, str], records: Records, *, is_child: bool, ready_fd: int | None
+) -> None:
     """Run the signer until SIGTERM or SIGINT. Raises MisconfiguredError where it cannot begin."""
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -45,7 +49,8 @@ async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_f
     if is_child:
         first = await supervised.begin(ready_fd)
         pins = json.loads(first) if first else {}
-    signer = Signer(config.signer(), pins, lambda: load(config.path, config.workers_as).signer())
+    signer = Signer(config.signer(), pins, lambda: load(config.path, config.workers_as).signer(), records)
+    logs.count_in(signer.registry)
     loop.add_signal_handler(signal.SIGHUP, _reload, signer)
     beside = contextlib.AsyncExitStack()
     leaving = asyncio.create_task(leave.wait())
@@ -60,6 +65,8 @@ async def serve(config: Config, pins: dict[str, str], *, is_child: bool, ready_f
             given = environment.of_worker(os.environ, [], config.secret_variables)
             cage = quarters.of_page(config, given)
             await beside.enter_async_context(status_page.beside(config.path, cage, given, leave))
+        if config.status_listen and config.status_elsewhere:
+            logger.info("the status page is left to user %s: 'hsmitm status-page'", config.file.status.user)
         logger.info("signer serves at %s", config.run.path)
         supervised.tell_ready(ready_fd)
         await leaving
@@ -89,7 +96,7 @@ def _reload(signer: Signer) -> None:
 
 def run(config: Config, *, is_child: bool = False, ready_fd: int | None = None) -> None:
     """The signer in this process. Raises MisconfiguredError."""
-    logs.configure(config.file.log.level, "signer")
+    records = WrittenRecords(logs.configure(config.file.log.level, "signer"))
     limits.no_core()  # PINs pass through here
     limits.raise_descriptors()
     rights.seal()
@@ -97,4 +104,4 @@ def run(config: Config, *, is_child: bool = False, ready_fd: int | None = None) 
     if not is_child and os.geteuid() == 0 and config.file.run.worker_user:
         config = structs.replace(config, workers_as=config.file.run.worker_user)
     pins = {} if is_child else prompt_pins(config)
-    asyncio.run(serve(config, pins, is_child=is_child, ready_fd=ready_fd))
+    asyncio.run(serve(config, pins, records, is_child=is_child, ready_fd=ready_fd))

@@ -26,9 +26,10 @@ from hsm import reading
 from hsm.errors import MisconfiguredError
 from proxy.config import status
 from proxy.config.status import StatusConfig
-from proxy.processes import limits, line, logs, supervised
+from proxy.processes import limits, logs, supervised
 from proxy.processes.cage import Cage
 from proxy.processes.child import Child
+from proxy.processes.line import Line
 from proxy.status.hosts import Hosts
 from proxy.status.page import Page
 from proxy.status.server import StatusServer
@@ -99,6 +100,7 @@ async def _serve(config: StatusConfig, arguments: argparse.Namespace) -> None:
     if arguments.supervised and ending is None:
         await supervised.begin(arguments.ready_fd)
     registry = CollectorRegistry()
+    logs.count_in(registry)
     sight = Sight(config.signer)
     server = StatusServer(Page(sight, Hosts(config.listen, config.hosts), registry), registry)
     server.serve_at(config.listen)
@@ -138,7 +140,7 @@ def main() -> int:
     """Entry point: `python -m proxy.processes.status_page`, started by the supervisor or the signer."""
     arguments = _parser().parse_args()
     if arguments.files_fd is not None:
-        reading.use(line.asking(arguments.files_fd))
+        reading.use(Line(arguments.files_fd).ask)
     try:
         run(status.load(arguments.config), arguments)
     except MisconfiguredError as error:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from hsm.errors import MisconfiguredError
 from proxy import listening
-from proxy.config.file import Config, load
+from proxy.config.file import Config
 from proxy.config.section import Address
 from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page
 from proxy.processes.child import Child
@@ -52,7 +52,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._running: list[asyncio.Task[None]] = []
         self._guard = Guard(config.run, config.path)
-        self._desk = Desk(lambda: load(config.path))
+        self._desk = Desk(config.path)
         self._given = environment.of_worker(os.environ, config.file.run.worker_environment, config.secret_variables)
         self._quarters = quarters.choose(config, self._given, with_signer=with_signer)
 
@@ -74,6 +74,7 @@ class Supervisor:
                 notify.tell("STOPPING=1")
                 await self._stop_all()
                 watching.cancel()
+                self._desk.close()
 
     async def _watch(self) -> None:
         """See that no child hangs, and tell the service manager that we do not.
@@ -155,7 +156,8 @@ class Supervisor:
     def _raise_failure(self) -> None:
         for one in self._children:
             if one.ended_for_good.done():
-                raise MisconfiguredError(f"{one.name} cannot start; the line above says why")
+                hint = f". {self._quarters.hint}" if one.name.startswith("worker") else ""
+                raise MisconfiguredError(f"{one.name} cannot start; the line above says why{hint}")
 
     async def _stop_all(self) -> None:
         """Workers first, all at once, with their grace period; then the signer that they may still ask."""

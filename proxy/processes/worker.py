@@ -49,7 +49,8 @@ from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load
-from proxy.processes import limits, line, logs, supervised
+from proxy.processes import limits, logs, supervised
+from proxy.processes.line import Line
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -73,6 +74,7 @@ class Worker:
         self._inbound = inbound
         self._started = time.time()
         self._metrics = Metrics()
+        logs.count_in(self._metrics.registry)
         self._listeners = Listeners(config.limits, self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
@@ -256,7 +258,7 @@ def main() -> int:
     parser.add_argument("--files-fd", type=int)
     arguments = parser.parse_args()
     if arguments.files_fd is not None:
-        reading.use(line.asking(arguments.files_fd))
+        reading.use(Line(arguments.files_fd).ask)
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")

@@ -36,8 +36,8 @@ class Answer(NamedTuple):
     kind: str = _PLAIN
     refuses_body: bool = False
 
-    def encoded(self, *, with_content: bool) -> bytes:
-        """As bytes of HTTP/1.1, the last on its connection; to HEAD without the content (RFC 9110 section 9.3.2)."""
+    def head(self) -> bytes:
+        """Status and fields as bytes of HTTP/1.1, the last on its connection."""
         head = (
             f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"
             f"Date: {formatdate(usegmt=True)}\r\n"
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
             f"{'Allow: GET, HEAD\r\n' if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ''}"
             "Connection: close\r\n\r\n"
         )
-        return head.encode() + (self.content if with_content else b"")
+        return head.encode()
 
 
 class Page:

@@ -124,7 +124,9 @@ class _Request(HTTPMessageDelegate):
             except Exception:  # a bug of ours is one request's, and no traceback's
                 logger.exception("answering %s failed", start.path[:80])
                 answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; see the log\n")
-            await stream.write(answer.encoded(with_content=start.method != "HEAD"))
+            await stream.write(answer.head())
+            if start.method != "HEAD":  # without content (RFC 9110 section 9.3.2)
+                await stream.write(answer.content)  # one copy for all who read it slowly
             if answer.refuses_body:
                 stream.socket.shutdown(socket.SHUT_WR)
                 await asyncio.sleep(LINGER_S)

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ def _called(result: int) -> str:
 def _read(path: str) -> str:
     with Path(path).open("rb") as file:
         return repr(file.read(40))
+
+
+def _open(path: str) -> str:
+    with Path(path).open("rb"):
+        return "opened"
 
 
 def _list(path: str) -> str:
@@ -69,7 +75,7 @@ def _admin(path: str) -> str:
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(5)
         line.connect(path)
-        line.sendall(frames.encode(Call(1, 1e12, Status())))
+        line.sendall(frames.encode(Call(1, time.monotonic() + 5, Status())))
         answer = line.recv(4096)
     if not answer or b"RefusedError" in answer:
         raise PermissionError(answer[-200:])
@@ -153,9 +159,9 @@ def _all(targets: dict[str, Any]) -> dict[str, str]:
         tries[f"create in {path}"] = lambda path=path: _create(f"{path}/made-by-worker")
     for name, pid in targets["processes"].items():
         tries |= {
-            f"memory of {name}": lambda pid=pid: _read(f"/proc/{pid}/mem"),
+            f"memory of {name}": lambda pid=pid: _open(f"/proc/{pid}/mem"),
             f"environment of {name}": lambda pid=pid: _read(f"/proc/{pid}/environ"),
-            f"files of {name}": lambda pid=pid: _read(f"/proc/{pid}/fd/0"),
+            f"files of {name}": lambda pid=pid: _open(f"/proc/{pid}/fd/2"),
             f"root of {name}": lambda pid=pid: _list(f"/proc/{pid}/cwd/"),
             f"trace {name}": lambda pid=pid: _called(_libc.ptrace(_PTRACE_SEIZE, pid, 0, 0)),
             f"memory of {name}, by call": lambda pid=pid: _memory_of(pid),

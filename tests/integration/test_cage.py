@@ -6,6 +6,7 @@ who does not start hsmitm as root, which is the third way here.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -15,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from proxy.demo.cage import kept
 from proxy.demo.origin import OriginCA
-from proxy.processes import reach
+from proxy.processes import quarters, reach
 from proxy.processes.cage import Cage
 from tests.integration.harness import HSMITM, OriginThread, System
 from tests.waiting import wait_until
@@ -159,6 +161,20 @@ def test_the_command_line_still_asks(caged: tuple[str, System]) -> None:
     assert system.status().workers
     if way != "own user":  # who is another user is refused before it can say a word
         wait_until(lambda: "on the admin socket: it has not shown the token" in system.log, "it is logged")
+
+
+def test_the_demo_proves_it(caged: tuple[str, System], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the demo claims of a worker is true, and would be seen if it were not."""
+    way, system = caged
+    if way == "somebody" and os.geteuid() == 0:
+        return  # the demo is run by the user who starts hsmitm, and here that is another one
+    held, said = asyncio.run(kept(system.config, system.status()))
+    assert held, said
+    loose = quarters.Quarters(Cage(confined=False), "not kept at all", strong=True)
+    monkeypatch.setattr(quarters, "choose", lambda *_, **__: loose)
+    held, said = asyncio.run(kept(system.config, system.status()))
+    assert not held
+    assert f"but it read {system.directory / 'pin'}" in said
 
 
 def test_a_worker_is_replaced_in_the_same_cage(caged: tuple[str, System], origin: OriginThread) -> None:

@@ -57,6 +57,8 @@ class Proxy:
         self.refused: list[EdgeRefusal] = []
         self.later: deque[events.Event] = deque()
         """What another turn of the loop brings."""
+        self.timers: list[events.Event] = []
+        """What time brings."""
         self.undrained: list[WhenDrained] = []
         self.sockets_take = True
         self.held: list[commands.StartHook] = []
@@ -83,7 +85,7 @@ class Proxy:
             elif isinstance(command, WhenDrained):
                 self.undrained.append(command)
             elif isinstance(command, commands.RequestWakeup):
-                self.later.append(events.Wakeup(command))
+                (self.timers if command.delay else self.later).append(events.Wakeup(command))
             elif isinstance(command, commands.StartHook):
                 self.held.append(command)
             elif isinstance(command, commands.OpenConnection):

@@ -270,7 +270,20 @@ def test_too_many_lookups_are_told(caplog: pytest.LogCaptureFixture) -> None:
     assert [one.getMessage() for one in caplog.records] == ["client 192.0.2.1:1 refused (too-many-lookups): a.example"]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "::ffff:127.0.0.1", "017700000001"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "::ffff:127.0.0.1",
+        "017700000001",
+        "127.0.0.1.",
+        "①②⑦.0.0.1",
+        "127。0。0。1",
+    ],
+)
 def test_spellings_are_read_for_another_proxy(host: str) -> None:
     """What another proxy would connect to is looked at in every spelling of an address."""
     assert _connecting(_Names()).refused_literal(_client(), host, 80) is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,23 +189,18 @@ def test_what_a_script_collects_is_not_held_back(sender: bytes, receiver: bytes,
     assert (sides.got, sides.ended) == (3_000_000, True)
 
 
-def test_a_script_that_thinks_about_a_head_holds_the_body_back() -> None:
-    """While a hook is awaited, no more of the body comes than a window's worth."""
-    kept: list[hooks.Hook] = []
-
-    def script(hook: hooks.Hook) -> bool:
-        if isinstance(hook, http.HttpResponseHeadersHook):
-            kept.append(hook)
-            return True
-        return False
-
-    sides = Sides(b"h2", b"h2", up=False, size=3_000_000, script=script)
+@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+@pytest.mark.parametrize(("sender", "receiver"), [*PAIRS, (b"h2", b"http/1.1"), (b"http/1.1", b"http/1.1")])
+def test_a_script_that_thinks_about_a_head_holds_the_body_back(sender: bytes, receiver: bytes, up: bool) -> None:
+    """While a hook is awaited, no more of the body comes than a window's worth, and all of it comes behind that."""
+    wanted = http.HttpRequestHeadersHook if up else http.HttpResponseHeadersHook
+    sides = Sides(sender, receiver, up=up, size=3_000_000, script=lambda hook: isinstance(hook, wanted))
     sides.run()
-    assert kept
-    assert sides.sent <= BOUNDS.stream_window_bytes
+    assert sides.proxy.held
+    assert 0 < sides.sent <= BOUNDS.stream_window_bytes + 2 * ONE_READ
     sides.proxy.resume()
     sides.run()
-    assert sides.ended
+    assert sides.sent == 3_000_000
 
 
 def test_many_streams_that_are_not_read_have_one_bound() -> None:
@@ -415,21 +412,22 @@ def test_a_malformed_response_is_a_bad_gateway() -> None:
 
 
 def test_a_server_that_goes_away_finishes_what_it_has() -> None:
-    """Requests that a leaving server has are answered, and the next one gets another connection."""
+    """Requests that a leaving server has are answered, and the next one gets another connection meanwhile."""
     proxy, client, server = met()
     first = client.session.request(REQUEST, ended=True)
     talk(proxy, client, server)
     old = proxy.server
     server.session.leave()
     talk(proxy, client, server)
-    server.session.respond(1, OK, ended=True)
-    talk(proxy, client, server)
-    assert [(one.stream_id, one.fields[0]) for one in heads(client)] == [(first, (b":status", b"200"))]
-    assert old in proxy.closed
     client.session.request(REQUEST, ended=True)
     talk(proxy, client)
     assert proxy.server is not old
     assert proxy.out(proxy.server).startswith(wire2.MAGIC)
+    server.session.respond(1, OK, ended=True)
+    proxy.feed(old, server.session.pull(1 << 20))
+    talk(proxy, client)
+    assert [(one.stream_id, one.fields[0]) for one in heads(client)] == [(first, (b":status", b"200"))]
+    assert old in proxy.closed
 
 
 def test_a_client_that_goes_away_gets_its_answers() -> None:
@@ -455,7 +453,8 @@ def test_a_server_that_wants_no_more_of_a_request_is_obeyed() -> None:
     server.session.respond(1, OK, ended=False)
     server.session.send(1, b"enough")
     server.session.end(1)
-    server.session.reset_behind(1, nghttp2.NO_ERROR)
+    talk(proxy, client, server)
+    server.session.reset(1, nghttp2.NO_ERROR)
     talk(proxy, client, server)
     client.session.end(stream)
     talk(proxy, client, server)
@@ -563,3 +562,28 @@ def test_any_two_peers_are_survived(ups: list[bytes], downs: list[bytes]) -> Non
         if connection not in proxy.closed:
             proxy.event(events.ConnectionClosed(connection))
     proxy.settle()
+
+
+def test_a_client_that_asks_for_nothing_is_told_that_we_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `idle_s` without a request the connection ends with GOAWAY, and not while one is under way."""
+    now = [1000.0]
+    monkeypatch.setattr("addons.edge.http2_server.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    proxy = Proxy()
+    client, server = Peer(proxy, client=True), Peer(proxy, client=False)
+    (idle,) = proxy.timers
+    proxy.timers.clear()
+    stream = client.session.request(REQUEST, ended=True)
+    talk(proxy, client, server)
+    now[0] += BOUNDS.idle_s + 1
+    proxy.event(idle)
+    (idle,) = proxy.timers
+    assert proxy.client not in proxy.closed
+    server.session.respond(1, OK, ended=True)
+    talk(proxy, client, server)
+    assert Ended(stream) in client.taken()
+    now[0] += BOUNDS.idle_s + 1
+    proxy.event(idle)
+    assert proxy.client in proxy.closed
+    talk(proxy, client)
+    assert any(isinstance(one, GoAway) and not one.code for one in client.taken())
+    assert not proxy.refused

@@ -11,8 +11,7 @@ from collections import Counter
 import pytest
 
 from addons.edge import resolver as module
-from addons.edge.resolver import Found, Resolver, system_lookup
-from addons.edge.turns import TooManyLookupsError
+from addons.edge.resolver import Found, Resolver, TooManyLookupsError, system_lookup
 
 _HERE: Found = (int(socket.AF_INET), ("192.0.2.1", 0))
 

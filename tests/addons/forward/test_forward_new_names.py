@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 import pytest
-from mitmproxy import tls
+from mitmproxy import connection, tls
 
 from addons.edge.refusal import Refusals
 from addons.forward.forward import Forward
@@ -26,10 +27,14 @@ class _SlowSigner(forward._Signer):
         super().__init__()
         self.may_sign = asyncio.Event()
         self.may_sign.set()
+        self.asked = self.most = 0
 
     async def call(self, body: Request, timeout_s: float) -> Reply:
         if isinstance(body, Mint):
+            self.asked += 1
+            self.most = max(self.most, self.asked)
             await self.may_sign.wait()
+            self.asked -= 1
         return await super().call(body, timeout_s)
 
 
@@ -59,10 +64,11 @@ class World(forward._World):
         assert found is not None
         return found
 
-    async def connect(self, host: str) -> int:
+    async def connect(self, host: str, client: connection.Client | None = None) -> int:
         """What a CONNECT for `host` is answered with; 0 where it goes on."""
         flow = forward._connect(host)
         flow.client_conn.peername = ("192.0.2.9", 1234)  # who all arrivals are
+        flow.client_conn = client or flow.client_conn
         await settled(self.forward.http_connect(flow))
         return flow.response.status_code if flow.response else 0
 
@@ -79,8 +85,9 @@ async def test_names_beyond_the_budget_are_refused(world: World) -> None:
     """A client that has used up its new names hears 429 to its CONNECT, or an alert where it began with TLS; a host
     that somebody has asked for before is served to it all the while."""
     for number in range(BURST - 1):
-        assert await world.connect(f"new{number}.example") == 0
-        await world.serve(forward._Client(host=f"new{number}.example"))
+        arrived = world.arrived(client := forward._Client(host=f"new{number}.example"))
+        assert await world.connect(f"new{number}.example", arrived.client) == 0
+        client.finish(await world.present(arrived))
     assert await world.connect("more.example") == 429
     with pytest.raises(ssl.SSLError, match="internal error"):
         await world.serve(forward._Client(host="more.example"))
@@ -101,6 +108,61 @@ async def test_who_joins_a_mint_pays_nothing(world: World) -> None:
     assert world.refused() == 0
     await world.serve(forward._Client(host="another.example"))
     assert world.refused() == 0
+
+
+async def test_one_clients_new_names_are_not_in_front_of_anothers() -> None:
+    """Of the hundred new names of a client eight are at the HSM at a time, also when it goes away and comes again; the
+    one new name of another client is asked for at once."""
+    world = World(burst=10_000)
+    world.signer.may_sign.clear()
+    flood = _begin(world, [f"made-up{number}.example" for number in range(100)])
+    await _settled(lambda: world.signer.asked == 8)
+    for one in flood[:50]:
+        one.cancel()
+    flood += _begin(world, [f"again{number}.example" for number in range(100)])
+    (other,) = _begin(world, ["other.example"], "192.0.2.10")
+    await _settled(lambda: world.signer.asked == 9)
+    world.signer.may_sign.set()
+    await other
+    await asyncio.gather(*flood, return_exceptions=True)
+    assert world.signer.most == 9
+
+
+async def test_who_waits_too_long_for_its_turn_is_refused() -> None:
+    """A client whose names wait behind its own others for longer than a mint may take gets an alert, and no more is
+    asked for it."""
+    world = World(burst=10_000)
+    world.forward._timeout_s = 0.05
+    world.signer.may_sign.clear()
+    flood = _begin(world, [f"made-up{number}.example" for number in range(20)])
+    done, _ = await asyncio.wait(flood, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    assert done
+    assert world.signer.asked == 8
+    world.signer.may_sign.set()
+    await asyncio.gather(*flood)
+    assert len(world.signer.mints) == 8
+
+
+def _begin(world: World, hosts: list[str], address: str = "192.0.2.9") -> list[asyncio.Future[None]]:
+    """Handshakes of one client for these hosts."""
+    begun = []
+    for host in hosts:
+        arrived = world.arrived(forward._Client(host=host))
+        arrived.client.peername = (address, 1234)
+        begun.append(
+            asyncio.ensure_future(settled(world.forward.tls_start_client(tls.TlsData(arrived.client, arrived))))
+        )
+    return begun
+
+
+async def _settled(condition: Callable[[], bool]) -> None:
+    """Until `condition` holds, and all that is to run has run."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert condition()
 
 
 async def test_known_hosts_do_not_wait_for_the_hsm() -> None:

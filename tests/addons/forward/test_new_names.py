@@ -54,17 +54,42 @@ def test_a_client_has_a_burst_and_then_a_rate(clock: _Clock) -> None:
 def test_one_clients_names_are_not_anothers(clock: _Clock) -> None:
     """Addresses have budgets of their own, a network of one client's has one together."""
     assert clock.taken(_client()) == 200
-    assert clock.names.has(_client("192.0.2.2"))
+    assert clock.names.take(_client("192.0.2.2"))
     assert clock.taken(_client("2001:db8::1")) == 200
-    assert not clock.names.has(_client("2001:db8::2"))
-    assert not clock.names.has(_client("::ffff:192.0.2.1"))
+    assert not clock.names.take(_client("2001:db8::2"))
+    assert not clock.names.take(_client("::ffff:192.0.2.1"))
 
 
-def test_asking_takes_nothing(clock: _Clock) -> None:
-    """A CONNECT that is only looked at leaves its name for the handshake."""
-    for _ in range(300):
-        assert clock.names.has(_client())
-    assert clock.taken(_client()) == 200
+def test_a_connect_pays_for_its_handshake(clock: _Clock) -> None:
+    """A name is paid for once, at its CONNECT: when there is none left, the next CONNECT is refused, and a handshake
+    behind one that was let through is not."""
+    clients = [_client() for _ in range(201)]
+    assert [clock.names.connect(one, f"h{i}.example") for i, one in enumerate(clients)] == [True] * 200 + [False]
+    assert [clock.names.pay(one, f"h{i}.example") for i, one in enumerate(clients)] == [True] * 200 + [False]
+
+
+def test_a_pages_many_connections_pay_once(clock: _Clock) -> None:
+    """Of connections to one new host that are begun at the same time the first pays; when all have ended, and no leaf
+    came of it, the next does."""
+    clients = [_client() for _ in range(10)]
+    assert all(clock.names.connect(one, "page.example") for one in clients)
+    assert all(clock.names.pay(one, "page.example") for one in clients)
+    for one in clients:
+        clock.names.gone(one)
+    assert clock.names.connect(_client(), "page.example")
+    assert clock.taken(_client()) == 198
+    assert len(clock.names._connects) == len(clock.names._expected) == 1
+
+
+def test_who_connects_for_one_name_and_asks_for_another_pays(clock: _Clock) -> None:
+    """A thousand tunnels to one host, with another name in each one's TLS, are a thousand names; and a tunnel's second
+    handshake, TLS within TLS, is one more."""
+    clients = [_client() for _ in range(1000)]
+    assert all(clock.names.connect(one, "page.example") for one in clients)
+    assert sum(clock.names.pay(one, f"made-up{i}.example") for i, one in enumerate(clients)) == 200
+    clock.now += 3600
+    assert clock.names.pay(clients[0], "within.example")
+    assert clock.taken(_client()) == 199
 
 
 def test_clients_are_remembered_within_a_bound(clock: _Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,14 +31,14 @@ def test_held() -> None:
     [
         ({"seen": Seen(passed=["1 byte first"])}, "passed: 1 byte first"),
         ({"seen": Seen(broke=["trailers"])}, "did not work: trailers"),
-        ({"during": Waits.of([Wait("kept", 0.0, 400.0)])}, "another client waited 360 ms longer"),
+        ({"during": Waits.of([Wait("kept", 0.0, 400.0)])}, "another client waited 360 ms longer (kept)"),
         ({"during": Waits.of([Wait("new", 0.0, 1.0, "reset")])}, "1 of another client's 1 requests failed"),
         ({"growth_mb": {"signer": 65.0, "worker 1": 63.0}}, "signer +65 MB"),
         ({"log_lines_per_s": 101.0}, "101 lines of log a second"),
         ({"longest_line": 5000}, "a line of 5000 bytes"),
         ({"page": False}, "the status page did not answer"),
         ({"status": False}, "'hsmitm status' did not answer"),
-        ({"trouble": "worker 1 was ended at 1501 MB"}, "worker 1 was ended at 1501 MB"),
+        ({"ended": "worker 1 was ended at 1501 MB"}, "worker 1 was ended at 1501 MB"),
     ],
 )
 def test_succeeded(change: dict[str, Any], reason: str) -> None:
@@ -47,6 +47,15 @@ def test_succeeded(change: dict[str, Any], reason: str) -> None:
     assert found.reasons == [reason]
     assert found.shown()["held"] == "NO"
     assert f"SUCCEEDED: {reason}. " in found.sentence()
+
+
+def test_trouble() -> None:
+    """A fault of the measurement is neither a success of the attack nor hsmitm's merit."""
+    found = structs.replace(HELD, trouble="the attacker did not end")
+    assert found.reasons == []
+    assert found.shown()["held"] == "?"
+    assert "TROUBLE: the attacker did not end" in found.sentence()
+    assert figures([found])["failed_requests"] == 1
 
 
 def test_figures() -> None:

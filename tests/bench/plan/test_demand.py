@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from addons.forward import leaf_cache
+from addons.forward.leaf_store import LeafStore
 from bench.plan.arrival_log import Arrival
 from bench.plan.demand import Caches, Demand, from_arrivals, from_rates
 
@@ -28,22 +28,21 @@ def _demand(seconds: int, **by_second: int) -> Demand:
 
 
 def _modelled(arrivals: list[Arrival], caches: Caches, seed: int) -> tuple[int, dict[int, int]]:
-    """Hits and signatures by second, by a cache that is written down anew."""
+    """Hits and signatures by second, by a cache that is written down anew; which leaf makes room is the store's."""
     chance, hits, signed = random.Random(seed), 0, dict[int, int]()
-    workers = [OrderedDict[str, float]() for _ in range(caches.workers)]
+    workers = [LeafStore[str, float](caches.entries) for _ in range(caches.workers)]
     life = caches.leaf_days * _DAY_S
     for one in arrivals:
         minted = chance.choice(workers)
-        born = minted.get(one.host)
-        fresh = born is not None and one.at < born + life
-        hits += fresh
-        if born is None or not fresh or one.at >= born + 0.8 * life:
+        born = minted.look(one.host)
+        if born is not None and one.at < born + life:
+            hits += 1
+            minted.use(one.host)
+        if born is None or one.at >= born + 0.8 * life:
             second = int(one.at) - int(arrivals[0].at)
             signed[second] = signed.get(second, 0) + 1
-            minted[one.host] = one.at
-        minted.move_to_end(one.host)
-        while len(minted) > caches.entries:
-            minted.popitem(last=False)
+            for _ in minted.keep(one.host, one.at):
+                pass
     return hits, signed
 
 

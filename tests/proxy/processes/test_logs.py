@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from proxy.config.operation import LogLevel
 from proxy.processes import logs
+from tests.waiting import wait_until
 
 _LOGGERS = ("hsmitm", "mitmproxy.proxy.server", "")
 _START = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR|CRITICAL) +worker-1 ")
@@ -24,6 +27,11 @@ class _Log:
 
     def lines(self) -> list[str]:
         """Whole lines, each checked to begin with time, level and process, which are taken off."""
+        logs.flush()
+        return self.written()
+
+    def written(self) -> list[str]:
+        """Those that are there already."""
         text = self._captured.readouterr().err
         assert not text or text.endswith("\n")
         lines = text.split("\n")[:-1]
@@ -33,10 +41,11 @@ class _Log:
 
 
 @pytest.fixture
-def log(capsys: pytest.CaptureFixture[str]) -> Iterator[_Log]:
+def log(capfd: pytest.CaptureFixture[str]) -> Iterator[_Log]:
     """Standard error. Loggers are afterwards as they were."""
     kept = [(one, list(one.handlers), one.level, one.propagate) for one in map(logging.getLogger, _LOGGERS)]
-    yield _Log(capsys)
+    yield _Log(capfd)
+    logs.flush()  # a thread writes, to a descriptor that is another's afterwards
     for one, handlers, level, propagate in kept:
         one.handlers[:] = handlers
         one.setLevel(level)
@@ -175,3 +184,78 @@ def test_a_line_of_ours_is_printed_once_and_reaches_no_root_handler(log: _Log) -
     logging.getLogger("hsmitm.forward").warning("once")
     assert log.lines() == ["once"]
     assert reached == []
+
+
+def test_a_line_is_bounded(log: _Log) -> None:
+    """A name of 300 kB from the network is a line of 4 KiB, which says how much is missing; whatever the name is of."""
+    logs.configure("info", "worker-1")
+    for letter in ("a", "\x00", "\u00e9", "\U0001f512", "\ud800"):
+        logging.getLogger("hsmitm.forward").warning("no certificate for %s", letter * 300_000)
+    for line in log.lines():
+        found = re.fullmatch(r"no certificate for .*\.\.\. \((\d+) more bytes\)", line)
+        assert found, line[-80:]
+        assert 3900 < len(line.encode()) + len("2026-01-01T00:00:00.000 WARNING worker-1 ") < 4096
+        assert int(found[1]) > 290_000
+
+
+def test_a_flood_is_a_few_lines(log: _Log) -> None:
+    """Ten thousand refused connections are ten lines and a count, which the process tells at its end at the latest."""
+    logs.configure("info", "worker-1")
+    for number in range(10_000):
+        logging.getLogger("hsmitm.connections").warning("cannot connect to %s", number)
+    lines = log.lines()
+    assert lines[:10] == [f"cannot connect to {number}" for number in range(10)]
+    told = re.fullmatch(r"and (\d+) more like it in \d\.\d s, first: cannot connect to 10", lines[10])
+    assert told
+    assert int(told[1]) == 9990 or len(lines) > 11  # a slow machine needs more than a second for them
+
+
+def test_a_flood_is_told_a_second_later(log: _Log) -> None:
+    """The count comes by itself, also where nothing else is logged."""
+    logs.configure("info", "worker-1")
+    for _ in range(15):
+        logging.getLogger("hsmitm.connections").warning("refused")
+    said: list[str] = []
+
+    def told() -> bool:
+        said.extend(log.written())
+        return any("and 5 more like it" in line for line in said)
+
+    wait_until(told, "it is told")
+
+
+def test_at_debug_everything_is_told(log: _Log) -> None:
+    """Who asks for debug gets every line."""
+    logs.configure("debug", "worker-1")
+    for _ in range(500):
+        logging.getLogger("hsmitm.connections").warning("refused")
+    assert log.lines() == ["refused"] * 500
+
+
+def test_what_is_missing_is_counted(log: _Log) -> None:
+    """A monitor sees how many lines the log lacks."""
+    logs.configure("info", "worker-1")
+    registry = CollectorRegistry()
+    logs.count_in(registry)
+    for _ in range(15):
+        logging.getLogger("hsmitm.connections").warning("refused")
+    assert registry.get_sample_value("hsmitm_log_lines_held_back_total") == 5
+    assert registry.get_sample_value("hsmitm_log_lines_dropped_total") == 0
+
+
+def test_a_line_that_cannot_be_made(log: _Log) -> None:
+    """A library's line with too few arguments is told as such; nothing is raised, and nothing else is written."""
+    logs.configure("info", "worker-1")
+    template, arguments = "%s and %s", ("one",)
+    logging.getLogger("hsmitm.forward").warning(template, *arguments)
+    assert log.lines() == ["a line of hsmitm.forward cannot be written: TypeError"]
+
+
+def test_without_standard_error(log: _Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started with standard error closed, hsmitm serves without a log."""
+    monkeypatch.setattr("sys.stderr", None)
+    handler = logs.configure("info", "worker-1")
+    logging.getLogger("hsmitm.worker").warning("to nobody")
+    logs.flush()
+    assert handler.writer.dropped == 0
+    os.close(handler.writer._descriptor)
