@@ -424,6 +424,24 @@ def test_a_mode_that_is_none_is_refused_with_the_list(read: Callable[[str], Conf
     assert message.endswith("use regular, transparent, socks5 or upstream:http(s)://host:port")
 
 
+@pytest.mark.parametrize("listed", ["0", '"mail.example"', '"mail.example:0"', "25, 65536"])
+def test_a_place_for_streams_that_is_none_is_refused(read: Callable[[str], Config], listed: str) -> None:
+    """What may pass although it is neither TLS nor HTTP is a port, or a host and its port."""
+    message = _refusal(read, f"{_MINIMAL}[proxy]\nnot_tls_ports = [{listed}]\n")
+    assert message.startswith("hsmitm.toml: proxy: not_tls_ports: ")
+    assert message.endswith('is neither a port nor host:port; write 25 or "mail.example:587"')
+
+
+def test_streams_pass_where_they_are_listed(read: Callable[[str], Config]) -> None:
+    """By default none passes; a port or a host and its port may, or all."""
+    assert not read(_MINIMAL).file.proxy.passing.passes(("mail.example", 25))
+    some = read(_MINIMAL + '[proxy]\nnot_tls_ports = [25, "mail.example:587"]\n').file.proxy.passing
+    assert some.passes(("any.example", 25))
+    assert some.passes(("mail.example", 587))
+    assert not some.passes(("any.example", 587))
+    assert read(_MINIMAL + '[proxy]\nnot_tls = "pass"\n').file.proxy.passing.passes(("any.example", 1))
+
+
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
