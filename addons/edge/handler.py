@@ -73,6 +73,10 @@ class EdgeHandler(LeanConnectionHandler):
             await super().handle_client()
         finally:
             self._listeners.leave(self.client)
+            # mitmproxy forgets to where the task that reads was cancelled before it began, or while it said goodbye.
+            io = self.transports.get(self.client)
+            if io is not None and io.writer is not None:
+                io.writer.close()
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """As mitmproxy's, while there is room for one more server."""

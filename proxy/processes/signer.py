@@ -65,6 +65,8 @@ async def serve(
             given = environment.of_worker(os.environ, [], config.secret_variables)
             cage = quarters.of_page(config, given)
             await beside.enter_async_context(status_page.beside(config.path, cage, given, leave))
+        if config.status_listen and config.status_elsewhere:
+            logger.info("the status page is left to user %s: 'hsmitm status-page'", config.file.status.user)
         logger.info("signer serves at %s", config.run.path)
         supervised.tell_ready(ready_fd)
         await leaving

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import h2.connection
-import h2.events
 import pytest
 
 from bench.rig.port import free_port
@@ -140,30 +138,6 @@ def test_a_client_is_let_go_between_requests(narrow: System, origin: OriginThrea
                         if not tls.recv(4096):
                             break
             assert 2 < time.monotonic() - begin < 9
-
-
-def test_http_2_says_goodbye(narrow: System, origin: OriginThread) -> None:
-    """An HTTP/2 client without a request hears GOAWAY before its connection is closed (RFC 9113 section 6.8), so it
-    knows that a request on its way was not taken."""
-    context = ssl.create_default_context(cafile=str(narrow.ca))
-    context.set_alpn_protocols(["h2"])
-    client = h2.connection.H2Connection()
-    with (
-        tunnel(narrow, "kept.test", origin.port) as connection,
-        context.wrap_socket(connection, server_hostname="kept.test") as tls,
-    ):
-        client.initiate_connection()
-        fields = {":method": "GET", ":path": "/", ":scheme": "https", ":authority": f"kept.test:{origin.port}"}
-        client.send_headers(1, list(fields.items()), end_stream=True)
-        tls.sendall(client.data_to_send())
-        seen: list[h2.events.Event] = []
-        while data := tls.recv(65536):
-            seen += client.receive_data(data)
-            tls.sendall(client.data_to_send())
-    kinds = [type(one) for one in seen]
-    assert h2.events.StreamEnded in kinds
-    (goodbye,) = (one for one in seen if isinstance(one, h2.events.ConnectionTerminated))
-    assert goodbye.error_code == 0
 
 
 def test_a_silent_tunnel_is_let_go_and_a_busy_one_stays(narrow: System) -> None:

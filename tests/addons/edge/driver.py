@@ -40,6 +40,8 @@ class Driver:
                     self._tctx.master.addons.trigger(command)
                     if command.blocking:
                         waiting.append(events.HookCompleted(command))
+                if type(command) is commands.CloseConnection:
+                    command.connection.state = connection.ConnectionState.CLOSED
                 self.commands.append(command)
 
     def sent(self, to: connection.Connection) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 
@@ -423,6 +424,24 @@ def test_a_mode_that_is_none_is_refused_with_the_list(read: Callable[[str], Conf
     assert message.endswith("use regular, transparent, socks5 or upstream:http(s)://host:port")
 
 
+@pytest.mark.parametrize("listed", ["0", '"mail.example"', '"mail.example:0"', "25, 65536"])
+def test_a_place_for_streams_that_is_none_is_refused(read: Callable[[str], Config], listed: str) -> None:
+    """What may pass although it is neither TLS nor HTTP is a port, or a host and its port."""
+    message = _refusal(read, f"{_MINIMAL}[proxy]\nnot_tls_ports = [{listed}]\n")
+    assert message.startswith("hsmitm.toml: proxy: not_tls_ports: ")
+    assert message.endswith('is neither a port nor host:port; write 25 or "mail.example:587"')
+
+
+def test_streams_pass_where_they_are_listed(read: Callable[[str], Config]) -> None:
+    """By default none passes; a port or a host and its port may, or all."""
+    assert not read(_MINIMAL).file.proxy.passing.passes(("mail.example", 25))
+    some = read(_MINIMAL + '[proxy]\nnot_tls_ports = [25, "mail.example:587"]\n').file.proxy.passing
+    assert some.passes(("any.example", 25))
+    assert some.passes(("mail.example", 587))
+    assert not some.passes(("any.example", 587))
+    assert read(_MINIMAL + '[proxy]\nnot_tls = "pass"\n').file.proxy.passing.passes(("any.example", 1))
+
+
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
@@ -516,3 +535,24 @@ def test_any_partition_label_survives(read: Callable[[str], Config], label: str)
     assert config.members()[0].selector.label == label
     assert config.members()[0].environment == {"SOFTHSM2_CONF": f"/srv/{label}/softhsm2.conf"}
     assert config.signer().authorities["trust"].key.token == label
+
+
+def test_the_status_page_of_another_user(read: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is another user's is left to that user, unless we are root, who may start it as that user; and the
+    signer admits that user where it tells how things are, and nowhere else."""
+    config = read(_MINIMAL + '[status]\nuser = "nobody"\n')
+    assert config.signer().monitors == {pwd.getpwnam("nobody").pw_uid}
+    assert pwd.getpwnam("nobody").pw_uid not in config.signer().users
+    for uid, elsewhere in ((0, False), (pwd.getpwnam("nobody").pw_uid, False), (4711, True)):
+        monkeypatch.setattr(os, "geteuid", lambda found=uid: found)
+        assert config.status_elsewhere is elsewhere
+    assert not read(_MINIMAL).status_elsewhere
+    with pytest.raises(MisconfiguredError, match=r"status\.user: there is no user 'nobody-at-all' on this machine"):
+        read(_MINIMAL + '[status]\nuser = "nobody-at-all"\n').signer()
+
+
+@pytest.mark.parametrize("host", ["http://a.example", "a.example:9797", "*", "", "a b", "-a"])
+def test_names_of_the_status_page(read: Callable[[str], Config], host: str) -> None:
+    """What is no plain host name is refused where it is written, with what would be right."""
+    said = _refusal(read, _MINIMAL + f'[status]\nhosts = ["{host}"]\n')
+    assert said == f"hsmitm.toml: status: hosts: '{host}' is no host name; write names without scheme and port"
