@@ -339,3 +339,37 @@ def test_a_document_that_misleads_is_seen() -> None:
         "hsm/gone.py",
         "gone.py",
     ]
+
+
+def unheld(text: str) -> list[str]:
+    """What is wrong with the promises of SECURITY.md: those that name no test, and tests that are not there."""
+    promised = text.partition("## What is promised")[2].partition("## What is not promised")[0]
+    promises = [one for one in promised.split("\n\n") if one.lstrip().startswith("**")]
+    wrong = [] if promises else ["nothing is promised"]
+    for one in promises:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", one.partition("Held by ")[2])
+        if not named:
+            wrong.append(f"{one.splitlines()[0]} names no test")
+        for file, test in named:
+            found = (ROOT / file).read_text() if (ROOT / file).is_file() else ""
+            if not re.search(rf"^(async )?def {test}\(", found, re.MULTILINE):
+                wrong.append(f"{file}::{test} is not there")
+    return wrong
+
+
+def test_each_promise_names_the_tests_that_hold_it() -> None:
+    """Whoever reads a promise of SECURITY.md can run what proves it."""
+    assert unheld((ROOT / "SECURITY.md").read_text()) == []
+
+
+def test_a_promise_that_nothing_holds_is_seen() -> None:
+    """A promise without a test, one whose test has another name, and no promise at all are found."""
+    text = (
+        "## What is promised\n\n**Much.** Really.\n\n**More.** Held by `tests/test_house.py::test_gone`,"
+        " `tests/gone.py::test_a`.\n\n## What is not promised\n\n**This.**"
+    )
+    assert unheld(text) == [
+        "**Much.** Really. names no test", "tests/test_house.py::test_gone is not there",
+        "tests/gone.py::test_a is not there",
+    ]  # fmt: skip
+    assert unheld("") == ["nothing is promised"]

@@ -29,10 +29,13 @@ from addons.edge.http1_bodies import body
 from addons.edge.http1_connection import Http1Connection, Phase, is_pipe
 from addons.edge.http1_faults import FaultError
 from addons.edge.http1_sections import EMPTY_LINES, Section
+from addons.engine import backpressure
 from addons.modes import Modes
 
 _IN_TURN = 16
 """Requests that are answered at once, before others have their turn."""
+_READ_BYTES = 65536
+"""At most in one read."""
 _LINGER_S = 1.0
 _LINGER_BYTES = 1_048_576
 """For how long, and how much of what an oversized message goes on with, is dropped before the connection is closed:
@@ -116,12 +119,14 @@ class Http1Server(Http1Connection):
         yield from self.mark_done(request=True)
 
     def keep_rest(self, rest: bytes) -> layer.CommandGenerator[None]:
-        """The client is ahead of us: a bounded part of that is kept."""
-        if len(self._ahead) + len(rest) > self.bounds.head_bytes + 65536:
-            self._too_far_ahead = True
+        """The client is ahead of us: a bounded part of that is read, and the rest when its turn has come."""
+        most = self.bounds.head_bytes
+        if len(self._ahead) + len(rest) > most + _READ_BYTES:
+            self._too_far_ahead = True  # nobody holds it back: the rest is lost, and the connection with it
         if not self._too_far_ahead:
             self._ahead += rest
-        yield from ()
+            if len(self._ahead) > most:
+                yield backpressure.Stop(self.conn, lambda: len(self._ahead) <= most or self.phase is Phase.OVER)
 
     def closed(self, event: events.ConnectionClosed) -> layer.CommandGenerator[None]:
         """A client that ends its direction is one that has left, but for a patient site's."""

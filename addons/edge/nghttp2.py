@@ -8,6 +8,7 @@ header block inflates to before it has been inflated, and leaves the window to b
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import struct
 from collections.abc import Callable, Sequence
@@ -130,6 +131,7 @@ def load(name: str = NAME, oldest: tuple[int, int, int] = OLDEST) -> Any:
     """
     advice = f"HTTP/2 needs nghttp2 {_dotted(OLDEST)} or later (package libnghttp2-14, or libnghttp2)"
     try:
+        ctypes.CDLL(name)  # for its error: cffi goes on to look for a compiler, and a caged worker reads of that
         # Never unloaded: sessions that the interpreter frees at its very end still call into it.
         library = ffi.dlopen(name, ffi.RTLD_NOW | ffi.RTLD_NODELETE)
         found = library.nghttp2_version(0)

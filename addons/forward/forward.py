@@ -35,6 +35,7 @@ from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
+from addons.tls.pieces import PiecewiseConnection
 from addons.tls.refusal import Refusal
 from hsm import names
 from hsm.errors import DeadlineError, HsmitmError, TryLaterError
@@ -274,7 +275,7 @@ class Forward:
             ctx.options.request_client_cert,
             chain,
         )
-        conn = SSL.Connection(ssl_context)
+        conn = PiecewiseConnection(ssl_context)
         # pyOpenSSL would have it encoded and parsed again.
         used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
         SSL._openssl_assert(used == 1)  # noqa: SLF001

@@ -7,6 +7,7 @@ python-gnutls wraps the same library, for sockets and for keys in memory.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
 import weakref
@@ -132,6 +133,7 @@ def load(name: str = NAME, oldest: str = OLDEST) -> Any:
     """
     advice = f"inbound inspection needs GnuTLS {OLDEST} or later (package libgnutls30, libgnutls30t64 or gnutls)"
     try:
+        ctypes.CDLL(name)  # for its error: cffi goes on to look for a compiler, and a caged worker reads of that
         # Never unloaded: sessions that the interpreter frees at its very end still call into it.
         library = ffi.dlopen(name, ffi.RTLD_NOW | ffi.RTLD_NODELETE)
         version = library.gnutls_check_version(ffi.NULL)

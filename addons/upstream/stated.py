@@ -17,6 +17,7 @@ from mitmproxy.net import tls as net_tls
 from msgspec import Struct
 from OpenSSL import SSL, crypto
 
+from addons.tls.pieces import PiecewiseConnection
 from hsm import reading
 
 
@@ -26,7 +27,7 @@ def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
     assert isinstance(server, Server)
     offers = server.alpn_offers or data.context.client.alpn_offers
     server.alpn_offers = [one for one in offers if ctx.options.http2 or one != b"h2"]
-    made = SSL.Connection(
+    made = PiecewiseConnection(
         _context(
             upstream.ca,
             upstream.pinned,

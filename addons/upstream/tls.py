@@ -14,6 +14,7 @@ from mitmproxy.proxy.layers import quic
 from OpenSSL import SSL
 
 from addons.modes import Modes
+from addons.tls.pieces import PiecewiseConnection
 
 _OF_THE_CA = {"certs", "cert_passphrase", "key_size", "confdir"}
 
@@ -46,6 +47,12 @@ class UpstreamTls(tlsconfig.TlsConfig):
         super().tls_clienthello(data)
         if not isinstance(data.context.client.proxy_mode, Modes):
             data.establish_server_tls_first = data.context.server.tls
+
+    def tls_start_server(self, tls_start: tls.TlsData) -> None:
+        """As TlsConfig, with what is to be sent taken out in one piece."""
+        super().tls_start_server(tls_start)
+        if type(tls_start.ssl_conn) is SSL.Connection:  # TlsConfig has no place to say which class it makes
+            tls_start.ssl_conn.__class__ = PiecewiseConnection
 
     def tls_start_client(self, tls_start: tls.TlsData) -> None:
         """Clients are `forward`'s; what it left alone gets no certificate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -78,7 +79,7 @@ def _closed(connection: socket.socket) -> bool:
     connection.setblocking(False)
     try:
         return not connection.recv(1)
-    except (BlockingIOError, InterruptedError):
+    except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
         return False
     except OSError:
         return True

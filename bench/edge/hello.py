@@ -211,8 +211,8 @@ def _endless_hello() -> Iterator[bytes]:
 
 
 def _tiny_records() -> Iterator[bytes]:
-    """54 kB of a ClientHello that has 16 more, in records of one byte."""
-    body = b"\x01\x01\x11\x70\x03\x03" + bytes(54_000)
+    """54 kB of a ClientHello that has 6 more, in records of one byte."""
+    body = b"\x01\x00\xea\x60\x03\x03" + bytes(54_000)
     for place in range(0, len(body), 100):
         yield b"".join(b"\x16\x03\x01\x00\x01" + body[at : at + 1] for at in range(place, min(place + 100, len(body))))
 

@@ -24,9 +24,9 @@ class Limits(Struct, frozen=True):
         return Limits(min(self.process, most), min(self.user, max(3, most * self.user // self.all)), most)
 
 
-WORKERS = Limits(process=8, user=384, all=512)
-"""A worker has one connection, and another one for a moment when it makes it again; there are up to 256 workers. Users
-are few: workers' own, ours, root."""
+WORKERS = Limits(process=16, user=384, all=512)
+"""A worker has one connection, and there are up to 256 workers; one that is made for each call is there for a moment
+longer than the call. Users are few: workers' own, ours, root."""
 COMMANDS = Limits(process=16, user=48, all=64)
 """Of the command line and whoever shows a status: our own user, and root, who finds room when the other has none."""
 

@@ -18,7 +18,7 @@ from typing import cast
 from hsm.errors import DeadlineError, HsmitmError, MemberLostError, OverloadedError, RefusedError, from_wire
 from hsm.wire import frames
 from hsm.wire.frames import Answer, Call, Cancel, Codec, Fault, Frame
-from hsm.wire.pressure import PER_TURN, Bound, Intake, Pressure
+from hsm.wire.pressure import PER_TURN, PER_TURN_BYTES, Bound, Intake, Pressure
 
 logger = logging.getLogger("hsmitm.channel")
 
@@ -199,17 +199,17 @@ class Channel[Q, A](asyncio.Protocol):
         assert self._pressure is not None
         if not self.connected:
             return
-        heard = 0
+        heard, enough, before = 0, False, self._asked.held + len(data)
         try:
             for asked in self._asked.feed(data):
                 self._hear(self._serve, asked)
                 heard += 1
-                if heard == PER_TURN:
+                if enough := heard == PER_TURN or before - self._asked.held >= PER_TURN_BYTES:
                     break
         except ValueError as error:
             self._spoil(error)
             return
-        if heard == PER_TURN:
+        if enough:
             self._pressure.hold("turn")
             asyncio.get_running_loop().call_soon(self._hear_some)
         else:

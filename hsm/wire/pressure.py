@@ -14,8 +14,9 @@ from typing import Literal
 
 Bound = Literal["unread answers", "half frame", "half frames of all"]
 
-PER_TURN = 16
-"""Requests of one connection that are heard in a turn of the event loop: then others', too."""
+PER_TURN, PER_TURN_BYTES = 16, 1 << 16
+"""Requests of one connection that are heard in a turn of the event loop, and about how many bytes of them: others want
+to be heard, too."""
 UNREAD_HIGH = 1 << 18
 """Bytes of answers that wait, above which nothing more is read. The kernel's buffer of a socket has about as much."""
 UNREAD_MOST = 1 << 22

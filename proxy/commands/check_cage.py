@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hsm.errors import MisconfiguredError
 from proxy.commands.findings import Findings
@@ -22,6 +23,7 @@ def check_cage(config: Config, findings: Findings) -> None:
         findings.wrong(str(error))
     else:
         (findings.ok if found.strong else findings.warn)(f"workers in 'hsmitm run': {found.words}")
+        _check_options(config, found, findings)
     for path in config.file.run.worker_paths:
         if not (config.base / path).is_dir():
             findings.wrong(f"run.worker_paths: there is no directory {config.base / path}")
@@ -32,6 +34,16 @@ def check_cage(config: Config, findings: Findings) -> None:
             "elsewhere, offline"
         )
     _check_descriptors(config, findings)
+
+
+def _check_options(config: Config, found: quarters.Quarters, findings: Findings) -> None:
+    """Files that options of mitmproxy name, which are none of a worker's."""
+    places = [Path(one) for one in (*found.cage.reads, *found.cage.writes)]
+    for name, value in config.file.mitmproxy.options.items():
+        for one in value if isinstance(value, list) else [value]:
+            path = Path(str(one).removeprefix("+"))  # as save_stream_file has it: append
+            if path.is_absolute() and not any(path.is_relative_to(place) for place in places):
+                findings.warn(f"mitmproxy.options.{name}: {path} is out of workers' reach. {found.hint}")
 
 
 def _check_descriptors(config: Config, findings: Findings) -> None:

@@ -97,7 +97,7 @@ class Rates:
 def _kinds(record: logging.LogRecord) -> Iterator[tuple[Hashable, int]]:
     said = getattr(record, "log_class", None)
     if said is not None or not record.name.startswith(OURS):
-        yield (record.name, record.levelno, said or str(record.msg)), PER_CLASS
+        yield (record.name, record.levelno, str(said or record.msg)[:_EXAMPLE]), PER_CLASS
     yield (record.name, record.levelno), PER_LOGGER
 
 

@@ -11,6 +11,7 @@ there are so many of a kind a second (`log_rates`; at debug all of them). What i
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -124,7 +125,9 @@ class _Counters(Collector):
 def configure(level: LogLevel, process: str) -> LogHandler:
     """Log to standard error from `level` on; `process` is the name in each line. What does it."""
     formatter = _OneLine(process, tracebacks=level == "debug")
-    handler = LogHandler(sys.stderr.fileno(), formatter, limited=level != "debug")
+    nowhere = sys.stderr is None  # started with descriptor 2 closed
+    descriptor = os.open(os.devnull, os.O_WRONLY) if nowhere else sys.stderr.fileno()
+    handler = LogHandler(descriptor, formatter, limited=level != "debug")
     ours = logging.getLogger("hsmitm")
     ours.handlers[:] = [handler]
     ours.setLevel(level.upper())

@@ -25,6 +25,9 @@ from proxy.processes.cage import Cage
 PACKAGE_USER, ANYBODY = "hsmitm-proxy", "nobody"
 """The user that deploy/ has workers run as, where it exists; else one that owns nothing."""
 _TRY_S = 20.0
+_ETC = "/etc"
+"""Where a PIN is in it, it is given entry by entry, and a resolv.conf that is replaced is another file than the one
+that was given. A user of their own cannot read the PIN anyway."""
 _LOW = 1024
 
 
@@ -39,6 +42,12 @@ class Quarters(Struct, frozen=True):
     def user(self) -> str:
         """The user of workers, where they have one of their own; else empty."""
         return user_name(self.cage.uid) if self.cage.uid is not None else ""
+
+    @property
+    def hint(self) -> str:
+        """For an operator whose script or option was refused a file."""
+        whom = f" and '{self.user}' may, too" if self.user else ""
+        return f"Where a file was refused to it: it reads and writes where [run] worker_paths says so{whom}"
 
 
 def choose(config: Config, environment: dict[str, str], *, with_signer: bool) -> Quarters:
@@ -74,7 +83,7 @@ def _candidates(
     ours = f"user {user_name(os.geteuid())}, who is not the signer's" if apart else "the signer's user"
     if user is not None and user.pw_uid != os.geteuid():
         groups = [gid_of(config.file.run.group)] if config.file.run.group else []
-        own = structs.replace(plain, uid=user.pw_uid, gid=user.pw_gid, groups=groups)
+        own = structs.replace(plain, uid=user.pw_uid, gid=user.pw_gid, groups=groups, reads=[*plain.reads, _ETC])
         if version:
             yield Quarters(own, f"user {user.pw_name} of their own, no new privileges, {known}", strong=True)
         own = structs.replace(own, confined=False)

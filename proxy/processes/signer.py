@@ -21,7 +21,7 @@ from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.signer.records import Records
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
-from proxy.processes import environment, limits, logs, notify, quarters, rights, status_page, supervised
+from proxy.processes import environment, limits, logs, notify, rights, supervised
 from proxy.processes.mint_records import WrittenRecords
 
 logger = logging.getLogger("hsmitm.signer")
@@ -62,9 +62,14 @@ async def serve(
             return
         await opening
         if not is_child and config.status_listen and not config.status_elsewhere:
+            # Here, for a supervised signer that was killed is waited for, and comes back sooner without.
+            from proxy.processes import quarters, status_page  # noqa: PLC0415
+
             given = environment.of_worker(os.environ, [], config.secret_variables)
             cage = quarters.of_page(config, given)
             await beside.enter_async_context(status_page.beside(config.path, cage, given, leave))
+        if config.status_listen and config.status_elsewhere:
+            logger.info("the status page is left to user %s: 'hsmitm status-page'", config.file.status.user)
         logger.info("signer serves at %s", config.run.path)
         supervised.tell_ready(ready_fd)
         await leaving

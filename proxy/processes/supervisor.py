@@ -156,7 +156,8 @@ class Supervisor:
     def _raise_failure(self) -> None:
         for one in self._children:
             if one.ended_for_good.done():
-                raise MisconfiguredError(f"{one.name} cannot start; the line above says why")
+                hint = f". {self._quarters.hint}" if one.name.startswith("worker") else ""
+                raise MisconfiguredError(f"{one.name} cannot start; the line above says why{hint}")
 
     async def _stop_all(self) -> None:
         """Workers first, all at once, with their grace period; then the signer that they may still ask."""

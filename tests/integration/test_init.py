@@ -196,12 +196,20 @@ def test_check_says_what_keeps_workers_and_what_they_carry(softhsm_module: str, 
     assert re.search(r"^ok +workers in 'hsmitm run': .*no new privileges, Landlock ABI \d", done.stdout, re.MULTILINE)
     assert re.search(r"open files: the limit allows about \d+ connections for each worker, \d+ for \d+", done.stdout)
     (tmp_path / "d" / "so-pin").write_text("4711")
+    text = toml.read_text()
+    flows = tmp_path / "flows"
+    toml.write_text(
+        text.replace('# options = { stream_large_bodies = "1m" }', f'options = {{ hardump = "{flows}/x" }}')
+    )
     few = subprocess.run(
         ["prlimit", "--nofile=1024:1024", *HSMITM, "check", "--config", str(toml)],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert few.returncode == 0, few.stdout
     assert re.search(r"^WARN +.*/so-pin: the security officer's PIN stands beside", few.stdout, re.MULTILINE)
+    assert re.search(
+        rf"^WARN +mitmproxy\.options\.hardump: {flows}/x is out of workers' reach", few.stdout, re.MULTILINE
+    )
     assert re.search(r"^WARN +open files: .* about 480 connections .* LimitNOFILE=", few.stdout, re.MULTILINE)
     toml.write_text(
         toml.read_text().replace("# worker_user = ", "worker_user = ").replace('"hsmitm-proxy"', '"absent"')

@@ -165,5 +165,14 @@ def test_refused_leaves_are_a_few_short_lines(read: tuple[System, Reader]) -> No
     assert [line for line in said.split("\n") if line.startswith("2026-01-01T00:00:00.000 INFO")] == []
 
 
+def test_it_ends_although_nobody_reads(read: tuple[System, Reader]) -> None:
+    """hsmitm that is told to stop does so in time, with nobody reading what it says of that."""
+    system, reader = read
+    reader.stop()
+    refused(system, system.proxy, 50)
+    assert system.stop(timeout_s=15) == 0
+    reader.go_on()
+
+
 def _since(system: System, size: int) -> str:
     return system.log_path.read_bytes()[size:].decode()

@@ -91,13 +91,13 @@ with OriginThread(ca) as origin:
         port = system.proxy.rpartition(":")[2]
         rules = (
             "table ip nat { chain output { type nat hook output priority -100; "
-            f"meta skuid 64999 tcp dport {origin.port} redirect to :{port}; }}; }}"
+            f"meta skuid 65533 tcp dport {origin.port} redirect to :{port}; }}; }}"
         )
         subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
         Path(sys.argv[2]).write_bytes(system.ca.read_bytes())
         for host in ("redirected.test", "127.0.0.1"):
             done = subprocess.run(
-                ["setpriv", "--reuid", "64999", "--regid", "64999", "--clear-groups", "curl", "--silent",
+                ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups", "curl", "--silent",
                  "--show-error", "--noproxy", "*", "--max-time", "20", "--cacert", sys.argv[2],
                  "--resolve", f"{host}:{origin.port}:127.0.0.1", f"https://{host}:{origin.port}/"],
                 capture_output=True, text=True, timeout=30,
@@ -138,13 +138,13 @@ with OriginThread(ca) as origin:
     with made as system:
         rules = (
             "table ip nat { chain output { type nat hook output priority -100; "
-            f"meta skuid 64999 tcp dport {origin.port} redirect to :{port}; }}; }}"
+            f"meta skuid 65533 tcp dport {origin.port} redirect to :{port}; }}; }}"
         )
         subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
         Path(sys.argv[2]).write_bytes(made.root.read_bytes())
         for host in ("shop.test", "other.test"):
             done = subprocess.run(
-                ["setpriv", "--reuid", "64999", "--regid", "64999", "--clear-groups", "curl", "--silent",
+                ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups", "curl", "--silent",
                  "--show-error", "--noproxy", "*", "--max-time", "20", "--cacert", sys.argv[2],
                  "--resolve", f"{host}:{origin.port}:127.0.0.1", f"https://{host}:{origin.port}/"],
                 capture_output=True, text=True, timeout=30,
@@ -183,7 +183,7 @@ subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 def ask(where):
     # As another user, whose traffic is redirected. Ends at once where the proxy closes.
     code = (
-        "import encodings.idna, os, socket, ssl, sys\\nos.setgid(64999)\\nos.setuid(64999)\\n"
+        "import encodings.idna, os, socket, ssl, sys\\nos.setgid(65533)\\nos.setuid(65533)\\n"
         "c = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)\\n"
         "context = ssl._create_unverified_context()\\n"
         "try:\\n    tls = context.wrap_socket(c, server_hostname='shop.test')\\n"
@@ -216,7 +216,7 @@ with OriginThread(ca) as origin:
         ports = f"{{ {origin.port}, {canary.getsockname()[1]} }}"
         rules = (
             "table ip nat { chain output { type nat hook output priority -100; "
-            f"meta skuid 64999 tcp dport {ports} redirect to :{port}; }}; }}"
+            f"meta skuid 65533 tcp dport {ports} redirect to :{port}; }}; }}"
         )
         subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
         print("allowed:", ask(("127.0.0.1", origin.port)))

@@ -256,3 +256,38 @@ def test_a_signer_alone_names_a_taken_address(softhsm_module: str, tmp_path: Pat
     assert done.returncode == os.EX_CONFIG
     assert "status.listen: the address" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_page_alone(softhsm_module: str, tmp_path: Path) -> None:
+    """`hsmitm status-page` serves the page of a signer that has none of its own, before the signer is there, and after
+    it was started again."""
+    own = System.make(tmp_path / "s", workers="1")
+    own.command = "signer"
+    with_listen = own.directory / "page.toml"
+    address = f"127.0.0.1:{free_port()}"
+    with_listen.write_text(own.toml.read_text().replace('listen = ""', f'listen = "{address}"'))
+    argv = [sys.executable, "-P", "-m", "proxy.main", "status-page", "--config"]
+    serving = subprocess.Popen([*argv, str(with_listen)], stdin=subprocess.DEVNULL, env=own.surroundings)
+
+    def says(status: int) -> bool:
+        assert serving.poll() is None
+        try:
+            with urllib.request.urlopen(f"http://{address}/healthz", timeout=5) as reply:
+                return bool(reply.status == status)
+        except HTTPError as error:
+            with error:
+                return error.code == status
+        except OSError:
+            return False
+
+    wait_until(lambda: says(503), "it serves, without a signer")
+    for _ in range(2):
+        own.start(wait=False)
+        wait_until(lambda: says(200), "it finds the signer")
+        own.stop()
+        wait_until(lambda: says(503), "it knows that the signer is gone")
+    serving.terminate()
+    assert serving.wait(10) == 0
+    done = hsmitm("status-page", "--config", str(own.toml))
+    assert done.returncode == os.EX_CONFIG
+    assert "status.listen is empty: there is no status page to serve" in done.stderr

@@ -18,6 +18,7 @@ import addons.modes  # noqa: F401  # the modes of our own sites can be asked for
 from addons.edge import seam
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.engine import backpressure
 
 
 class Talk:
@@ -50,6 +51,8 @@ class Talk:
             self.context.server.timestamp_start = 1.0
         self._server: connection.Connection = self.context.server
         self._on_hook = on_hook
+        self._stopped: dict[connection.Connection, Callable[[], bool]] = {}
+        self._unread: deque[bytes] = deque()
         self.to_client = self.to_server = b""
         self.closed: list[str] = []
         self.refused: list[EdgeRefusal] = []
@@ -62,9 +65,18 @@ class Talk:
     def client(self, *pieces: bytes) -> Talk:
         """The client sends."""
         for piece in pieces:
-            if self._client.state & connection.ConnectionState.CAN_READ:
-                self.run(events.DataReceived(self._client, piece))
+            self._unread.append(piece)
+        while self._unread and self.reads_client and self._client.state & connection.ConnectionState.CAN_READ:
+            self.run(events.DataReceived(self._client, self._unread.popleft()))
         return self
+
+    @property
+    def reads_client(self) -> bool:
+        """Whether the client is read from, or held back."""
+        until = self._stopped.get(self._client)
+        if until is not None and until():
+            del self._stopped[self._client]
+        return self._client not in self._stopped
 
     def server(self, *pieces: bytes) -> Talk:
         """The server sends."""
@@ -121,6 +133,8 @@ class Talk:
             return events.OpenConnectionCompleted(command, None)
         elif isinstance(command, commands.RequestWakeup):
             self.wakeups.append(command)
+        elif isinstance(command, backpressure.Stop):
+            self._stopped[command.connection] = command.until
         elif isinstance(command, commands.Log):
             self.logs.append(command.message)
         else:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy.http import Headers, HTTPFlow, Response
+from mitmproxy.proxy.events import DataReceived
 from mitmproxy.proxy.layers.http import HTTPMode
 
 from addons.edge.settings import Bounds
@@ -159,11 +160,25 @@ def test_a_thousand_requests_at_once_that_need_no_server_give_others_their_turn(
     assert talk.closed == (["client"] if mode == "inbound:0" else [])
 
 
-def test_a_client_far_ahead_is_not_kept_in_memory() -> None:
-    """What it sends while its first request waits is bounded; it is answered, and its connection ends."""
-    talk = Talk().client(GET, *[GET * 1000] * 100)
+def test_a_client_far_ahead_is_held_back() -> None:
+    """What it sends while its first request waits is not read on without end; each request gets its answer."""
+    talk = Talk().client(GET, *[GET * 100] * 100)
     server = talk.layer.connections[talk.context.client]
+    assert not talk.reads_client
     assert len(server._ahead) <= 65536 * 2
+    for _ in range(10_001):
+        talk.client().server(OK)
+        talk.later()
+    assert talk.to_client == OK * 10_001
+    assert talk.closed == []
+
+
+def test_a_client_that_nobody_holds_back_is_not_kept_in_memory() -> None:
+    """What it sends too early is lost then, and its connection ends with its answer."""
+    talk = Talk().client(GET)
+    for _ in range(100):
+        talk.run(DataReceived(talk.context.client, GET * 1000))
+    assert len(talk.layer.connections[talk.context.client]._ahead) <= 65536 * 2
     talk.server(OK)
     assert talk.to_client == OK
     assert talk.closed == ["client"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 
@@ -534,3 +535,24 @@ def test_any_partition_label_survives(read: Callable[[str], Config], label: str)
     assert config.members()[0].selector.label == label
     assert config.members()[0].environment == {"SOFTHSM2_CONF": f"/srv/{label}/softhsm2.conf"}
     assert config.signer().authorities["trust"].key.token == label
+
+
+def test_the_status_page_of_another_user(read: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is another user's is left to that user, unless we are root, who may start it as that user; and the
+    signer admits that user where it tells how things are, and nowhere else."""
+    config = read(_MINIMAL + '[status]\nuser = "nobody"\n')
+    assert config.signer().monitors == {pwd.getpwnam("nobody").pw_uid}
+    assert pwd.getpwnam("nobody").pw_uid not in config.signer().users
+    for uid, elsewhere in ((0, False), (pwd.getpwnam("nobody").pw_uid, False), (4711, True)):
+        monkeypatch.setattr(os, "geteuid", lambda found=uid: found)
+        assert config.status_elsewhere is elsewhere
+    assert not read(_MINIMAL).status_elsewhere
+    with pytest.raises(MisconfiguredError, match=r"status\.user: there is no user 'nobody-at-all' on this machine"):
+        read(_MINIMAL + '[status]\nuser = "nobody-at-all"\n').signer()
+
+
+@pytest.mark.parametrize("host", ["http://a.example", "a.example:9797", "*", "", "a b", "-a"])
+def test_names_of_the_status_page(read: Callable[[str], Config], host: str) -> None:
+    """What is no plain host name is refused where it is written, with what would be right."""
+    said = _refusal(read, _MINIMAL + f'[status]\nhosts = ["{host}"]\n')
+    assert said == f"hsmitm.toml: status: hosts: '{host}' is no host name; write names without scheme and port"

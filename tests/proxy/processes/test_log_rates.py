@@ -78,6 +78,15 @@ def test_the_table_is_bounded() -> None:
     assert len(rates._classes) <= log_rates._CLASSES + 1
 
 
+def test_what_is_kept_of_a_message_is_short() -> None:
+    """Messages of a megabyte, each another, are not kept to tell them apart."""
+    rates = Rates()
+    for number in range(100):
+        rates.passes(line(f"{number} " + "x" * 1_000_000, name=f"script.{number}"), 1.0)
+    kept = [part for kind in rates._classes if isinstance(kind, tuple) for part in kind if isinstance(part, str)]
+    assert max(map(len, kept)) <= 200
+
+
 def test_an_example_is_short() -> None:
     """A name of 300 kB is no reason for a long count; and an argument that cannot be shown is none for an error."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 from collections.abc import Iterator
 
@@ -248,3 +249,13 @@ def test_a_line_that_cannot_be_made(log: _Log) -> None:
     template, arguments = "%s and %s", ("one",)
     logging.getLogger("hsmitm.forward").warning(template, *arguments)
     assert log.lines() == ["a line of hsmitm.forward cannot be written: TypeError"]
+
+
+def test_without_standard_error(log: _Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started with standard error closed, hsmitm serves without a log."""
+    monkeypatch.setattr("sys.stderr", None)
+    handler = logs.configure("info", "worker-1")
+    logging.getLogger("hsmitm.worker").warning("to nobody")
+    logs.flush()
+    assert handler.writer.dropped == 0
+    os.close(handler.writer._descriptor)

@@ -34,6 +34,21 @@ def test_as_root_workers_have_a_user_of_their_own(configured: Callable[[str], Co
 
 
 @as_root
+def test_a_user_of_their_own_sees_a_name_server_that_changes(configured: Callable[[str], Config]) -> None:
+    """With the PIN under /etc, as an operator has it, workers still read a resolv.conf that is replaced."""
+    config = configured("a.py")
+    (member,) = config.file.hsm.members
+    member = structs.replace(member, pin=structs.replace(member.pin, file="/etc/hsmitm-test/pin"))
+    moved = structs.replace(
+        config, file=structs.replace(config.file, hsm=structs.replace(config.file.hsm, members=[member]))
+    )
+    assert "/etc" not in quarters._cage(moved, {}).reads
+    found = quarters.choose(moved, _PATH, with_signer=True)
+    assert found.user
+    assert "/etc" in found.cage.reads
+
+
+@as_root
 def test_another_user_can_be_named(configured: Callable[[str], Config]) -> None:
     """`worker_user` is taken; root means that workers stay root; one that does not exist is an error."""
     config = configured("a.py")
