@@ -78,7 +78,7 @@ def test_one_address_has_its_share_of_connections(narrow: System, origin: Origin
         wait_until(lambda: sum(map(ended, opened)) == 20, "those beyond the bound are closed", 5)
         reply = narrow.curl(f"https://beside.test:{origin.port}/")
         assert reply.ok, reply.errors
-    assert "refused (too-many-of-client)" in narrow.log
+    wait_until(lambda: "refused (too-many-of-client)" in narrow.log, "the log has it", 5)
     wait_until(
         lambda: _metric(narrow, 'hsmitm_edge_refused_total{class="too-many-of-client"') == 20, "they are counted", 5
     )
@@ -94,7 +94,7 @@ def test_handshakes_in_progress_are_bounded(narrow: System, origin: OriginThread
         assert reply.ok, reply.errors
         wait_until(lambda: "refused (too-many-handshakes)" in narrow.log, "it is told", 5)
         wait_until(lambda: all(map(ended, opened)), "the others take too long for their ClientHello", 5)
-    assert "refused (slow-hello)" in narrow.log
+    wait_until(lambda: "refused (slow-hello)" in narrow.log, "the log has it", 5)
 
 
 @pytest.mark.parametrize("first", [b"", b"\x16", b"\x16\x03\x01", hello()[:200]], ids=["none", "1", "3", "200"])
@@ -191,7 +191,7 @@ def test_a_full_worker_says_so(
             assert "as many connections as it may" in _readyz(system)[1]
             assert _metric(system, "hsmitm_connections_limit") == most
             assert _metric(system, 'hsmitm_edge_refused_total{class="too-many-connections"') >= 11
-            assert "refused (too-many-connections)" in system.log
+            wait_until(lambda: "refused (too-many-connections)" in system.log, "the log has it", 5)
             context = ssl.create_default_context(cafile=str(system.ca))
             with context.wrap_socket(early, server_hostname="in.test") as tls:
                 tls.sendall(b"GET / HTTP/1.1\r\nHost: in.test\r\n\r\n")

@@ -15,6 +15,7 @@ from cryptography import x509
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import System
 from tests.integration.test_forward import tunnel
+from tests.waiting import wait_until
 
 Fault = Callable[[socket.socket], None]
 
@@ -93,7 +94,7 @@ def test_a_server_that_fails_before_its_certificate_is_untrusted(system: System,
     assert "untrust" in issuer
     assert answer.startswith(b"HTTP/1.1 502 ")
     assert f"no TLS with {name}, which must prove who it is".encode() in answer
-    assert f"(server-unproven): no TLS with {name}" in system.log
+    wait_until(lambda: f"(server-unproven): no TLS with {name}" in system.log, "the log has it", 5)
 
 
 @pytest.fixture(scope="module")
