@@ -28,11 +28,11 @@ from mitmproxy.proxy.mode_servers import AsyncioServerInstance
 from mitmproxy.tls import ClientHello, ClientHelloData
 from OpenSSL import SSL
 
-from addons.edge.client_tls import HelloBegunHook, let_through
-from addons.edge.hello import HelloError, HelloReader
+from addons.edge.listeners.client_tls import HelloBegunHook, let_through
+from addons.edge.listeners.hello import HelloError, HelloReader
+from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
-from addons.edge.tunnel import Tunnel
 from addons.gnutls.connection import Connection
 from addons.inbound.handshakes import Step
 from addons.inbound.site_http import SiteHttp

@@ -12,8 +12,8 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http._events import RequestHeaders, ResponseData, ResponseEndOfMessage, ResponseHeaders
 
+from addons.edge.connecting.stream import EdgeStream
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
-from addons.edge.stream import EdgeStream
 from addons.inbound.authority import stranger
 from addons.inbound.sites import Site, Sites
 

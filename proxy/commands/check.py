@@ -15,7 +15,7 @@ from mitmproxy import exceptions, options
 from mitmproxy.master import Master
 from prometheus_client import CollectorRegistry
 
-from addons.edge import nghttp2
+from addons.edge.http2 import nghttp2
 from addons.engine import stock_addons
 from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import Issuer, load_issuer, refuse_trusted, spkis_of

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from addons.edge.destinations import DENIED, Exemption, check_denied
+from addons.edge.connecting.destinations import DENIED, Exemption, check_denied
 from addons.edge.settings import Bounds, NotTls
 from hsm.effect import AtStart, SaidElsewhere
 from hsm.wire.worker import MAX_WORKERS

@@ -21,15 +21,15 @@ from mitmproxy import exceptions
 from mitmproxy.master import Master
 from prometheus_client import Counter
 
-from addons.edge import seam
-from addons.edge.connecting import Connecting
-from addons.edge.destinations import Destinations
-from addons.edge.listeners import Listeners
-from addons.edge.next_layer import NextLayer
-from addons.edge.proxyserver import Proxyserver
+from addons import seam
+from addons.edge.connecting.connecting import Connecting
+from addons.edge.connecting.destinations import Destinations
+from addons.edge.connecting.proxyserver import Proxyserver
+from addons.edge.connecting.resolver import Resolver
+from addons.edge.connecting.this_machine import is_local, listeners
+from addons.edge.listeners.listeners import Listeners
+from addons.edge.listeners.next_layer import NextLayer
 from addons.edge.refusal import Refusals
-from addons.edge.resolver import Resolver
-from addons.edge.this_machine import is_local, listeners
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop

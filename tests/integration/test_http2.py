@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from addons.edge import nghttp2
-from addons.edge.http2_session import Session
+from addons.edge.http2 import nghttp2
+from addons.edge.http2.session import Session
 from addons.edge.settings import Bounds
 from bench.rig.nghttpd import BODY, HOST, SMALL, Nghttpd
 from proxy.demo.origin import OriginCA

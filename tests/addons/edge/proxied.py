@@ -15,9 +15,9 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http
 from mitmproxy.test import taddons
 
-from addons.edge import seam
-from addons.edge.http2_events import Body, Event
-from addons.edge.http2_session import Session
+from addons import seam
+from addons.edge.http2.events import Body, Event
+from addons.edge.http2.session import Session
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.engine.backpressure import WhenDrained

@@ -14,9 +14,9 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 
-from addons.edge.http2_client import Http2Client
-from addons.edge.http2_connection import Http2Connection
-from addons.edge.http2_server import Http2Server
+from addons.edge.http2.client import Http2Client
+from addons.edge.http2.connection import Http2Connection
+from addons.edge.http2.server import Http2Server
 from addons.edge.refusal import EdgeRefusedHook
 from addons.engine import backpressure
 from tests.addons.edge.wire2 import MAGIC, settings

@@ -16,7 +16,8 @@ from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http import _http2
 
-from addons.edge import http1_heads, seam
+from addons import seam
+from addons.edge.http1 import heads as http1_heads
 from addons.edge.refusal import EdgeRefusedHook
 from addons.edge.settings import Bounds
 from tests.addons.edge.stock_http2 import StockHttp2Client, StockHttp2Server

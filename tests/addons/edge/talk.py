@@ -15,7 +15,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 
 import addons.modes  # noqa: F401  # the modes of our own sites can be asked for by name
-from addons.edge import seam
+from addons import seam
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.engine import backpressure

@@ -7,7 +7,7 @@ from mitmproxy import version
 from mitmproxy.proxy.layers import websocket
 from wsproto import extensions
 
-from addons.edge import seam
+from addons import seam
 from addons.edge.settings import Bounds
 from addons.edge.websocket import Connection, Deflate, Websocket
 from hsm.errors import MisconfiguredError

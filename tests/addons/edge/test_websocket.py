@@ -18,7 +18,7 @@ from wsproto.connection import Connection as Peer
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from addons.edge import seam
+from addons import seam
 from addons.edge.refusal import EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.edge.websocket import EdgeTurnHook, Websocket

@@ -8,7 +8,7 @@ from typing import Any
 
 import hpack
 
-from addons.edge.http2_session import Session
+from addons.edge.http2.session import Session
 
 MAGIC = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)

@@ -1,0 +1,177 @@
+"""Connections to servers on behalf of clients: look the name up, judge each address, connect to one that was judged.
+
+Where it sits: mitmproxy's handler calls `asyncio.open_connection(host, port)` in the middle of a method that does much
+else, and the loop is asked. So the handler says beforehand on whose behalf (`addons.engine.loop.CONNECT`), and the
+worker's loop asks `Connecting` instead of resolving by itself. A copy of the handler's method would have to follow each
+new mitmproxy, and a `server_connect` hook can name a host, but neither hand over an address that was judged nor have
+several raced.
+
+What an operator has configured is no client's choice and is not judged: an inbound site's server and the next proxy of
+`upstream:` mode. A script's redirection is, and so is where redirected traffic was going to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from mitmproxy import connection, ctx
+from mitmproxy.proxy import mode_specs
+
+from addons.edge.account import account
+from addons.edge.connecting import racing
+from addons.edge.connecting.destinations import Destinations
+from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
+from addons.edge.refusal import EdgeRefusal, Refusals
+from addons.engine.loop import Create
+
+_OPERATOR = "operator"
+"""The account of names that the operator has written."""
+
+
+class Sentence(str):
+    """Why there is no connection, for the client. mitmproxy passes it on as the connection's error."""
+
+    status: int
+
+    def __new__(cls, status: int, text: str) -> Sentence:
+        """`status` is the HTTP status that says it."""
+        made = super().__new__(cls, text)
+        made.status = status
+        return made
+
+
+class RefusedError(OSError):
+    """A client may not have this connection. Its text is a `Sentence`."""
+
+    def __init__(self, sentence: Sentence) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class Connecting:
+    """The addon that handlers and streams ask."""
+
+    name = "connecting"
+
+    def __init__(self, resolver: Resolver, destinations: Destinations, refusals: Refusals) -> None:
+        self._resolver = resolver
+        self._destinations = destinations
+        self._refusals = refusals
+
+    async def connect(
+        self,
+        client: connection.Client,
+        stated: connection.Address | None,
+        host: str,
+        port: int,
+        local: tuple[Any, ...] | None,
+        create: Create,
+    ) -> Any:
+        """Create a connection to `host`, from the address `local` if there is one.
+
+        `stated` is the server that the operator has configured for what `client` asks. Raises OSError with a sentence.
+        """
+        chosen = not self._is_stated(client, stated, host, port)
+        try:
+            found = await self._resolver.addresses(host, account(client.peername[0]) if chosen else _OPERATOR)
+        except TooManyLookupsError as error:
+            self._refuse(client, "too-many-lookups", host[:253])
+            raise RefusedError(Sentence(502, f"{host} was not looked up: {error}")) from None
+        permitted = self._permitted(client, found, host, port) if chosen else found
+        if local is not None:
+            family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+            permitted = [one for one in permitted if one[0] == family]
+            if not permitted:
+                raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
+        try:
+            return await _connected(permitted, port, local, create)
+        except OSError:
+            self._resolver.forget(host)
+            raise
+
+    @staticmethod
+    def _is_stated(client: connection.Client, stated: connection.Address | None, host: str, port: int) -> bool:
+        mode = client.proxy_mode
+        if isinstance(mode, mode_specs.UpstreamMode):
+            stated = mode.address
+        return stated is not None and (host, port) == tuple(stated[:2])
+
+    def _permitted(self, client: connection.Client, found: Sequence[Found], host: str, port: int) -> Sequence[Found]:
+        """Those of `found` that a client may reach. Raises RefusedError where that is none."""
+        permitted, entry = [], ""
+        for one in found:
+            denied = self._destinations.denied_by(ipaddress.ip_address(one[1][0]), port)
+            if denied is None:
+                permitted.append(one)
+            else:
+                entry = denied
+        if not permitted:
+            addresses = ", ".join(str(one[1][0]) for one in found[:4])
+            raise RefusedError(self.refused(client, host, port, entry, addresses))
+        return permitted
+
+    def refused(self, client: connection.Client, host: str, port: int, entry: str, addresses: str) -> Sentence:
+        """Count and tell that `client` may not reach `host`; what the client is told."""
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._refuse(client, "blocked-destination", f"{where} ({addresses}) is denied by '{entry}'")
+        return Sentence(
+            403,
+            f"{where} is not reached through this proxy: its address is denied by '{entry}' of deny_destinations. "
+            "Whoever runs the proxy can make an exception for address and port: [proxy] allow_destinations",
+        )
+
+    def refused_literal(self, client: connection.Client, host: str, port: int) -> Sentence | None:
+        """What the client is told where the address `host` (in any spelling) is denied; None for names.
+
+        For what another proxy will connect to: there the name is looked up, and here it is not.
+        """
+        for address in _spelt(host):
+            if entry := self._destinations.denied_by(address, port):
+                return self.refused(client, host, port, entry, str(address))
+        return None
+
+    def _refuse(
+        self, client: connection.Client, kind: Literal["blocked-destination", "too-many-lookups"], detail: str
+    ) -> None:
+        self._refusals.edge_refused(EdgeRefusal(client, kind, detail))
+
+
+async def _connected(permitted: Sequence[Found], port: int, local: tuple[Any, ...] | None, create: Create) -> Any:
+    """By the loop itself where there is one address, which costs half; nothing is looked up any more."""
+    address = permitted[0][1][0]
+    if len(permitted) == 1 and "%" not in address:
+        return await create(address, port, local_addr=local)
+    connected = await racing.first(permitted, port, local)
+    try:
+        return await create(sock=connected)
+    except BaseException:
+        connected.close()
+        raise
+
+
+def _spelt(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The address that `host` spells, also as inet_aton(3) reads numbers, and in digits of other scripts, as IDNA reads
+    them; none for a name."""
+    try:
+        return [ipaddress.ip_address(host)]
+    except ValueError:
+        pass
+    try:
+        name = ascii_name(host).removesuffix(".")
+        if name[:1].isdigit() and not any(one.isspace() for one in name):
+            return [ipaddress.IPv4Address(socket.inet_aton(name))]
+    except OSError:
+        pass
+    return []
+
+
+def current() -> Connecting | None:
+    """The running worker's; None where no worker runs, as in tests of single layers."""
+    master = getattr(ctx, "master", None)
+    return master.addons.get("connecting") if master is not None else None

@@ -1,0 +1,116 @@
+"""TLS with a client, begun by a ClientHello that has a bound: in each mode of the forward proxy, at our own sites.
+
+mitmproxy's own layer parses what has come from its start at each read and reads without end. Here the hello is read
+once and handed on; what is no hello, or too much of one, gets an alert and a class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mitmproxy import connection
+from mitmproxy.proxy import commands, context, layer, layers
+from mitmproxy.proxy.layers.tls import TlsClienthelloHook, TLSLayer
+from mitmproxy.tls import ClientHello, ClientHelloData
+
+from addons.edge.listeners.hello import HelloError, HelloReader
+from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
+from addons.edge.settings import Bounds
+from addons.tls.refusal import INTERNAL_ERROR, alert
+
+
+@dataclass
+class HelloBegunHook(commands.StartHook):
+    """The first bytes of a ClientHello are here, or of what should be one. Not blocking."""
+
+    client: connection.Client
+    blocking = False
+
+
+class ClientTls(layers.ClientTLSLayer):
+    """mitmproxy's, whose ClientHello is read by `HelloReader`.
+
+    `begun` is a connection in which something else went before: its server is connected to already, so its handshake
+    comes first, and where it fails there is nobody to whom a page could be shown.
+    """
+
+    def __init__(
+        self, made: context.Context, bounds: Bounds, hello: ClientHello | None = None, *, begun: bool = False
+    ) -> None:
+        """`hello` is one that was read already: the bytes that come next hold it."""
+        super().__init__(made)
+        self._hello = hello
+        self._begun = begun
+        self._unproven = False
+        self._reader = HelloReader(bounds.hello_bytes, bounds.hello_records)
+
+    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        """As ClientTLSLayer, which would read the ClientHello anew at each call."""
+        if self.client_hello_parsed:
+            return (yield from super().receive_handshake_data(data))
+        if data and not self._reader.raw:
+            yield HelloBegunHook(self.context.client)
+        if self._hello is None:
+            try:
+                self._hello = self._reader.feed(data)
+            except HelloError as error:
+                yield EdgeRefusedHook(EdgeRefusal(self.context.client, error.kind, str(error)))
+                yield commands.SendData(self.conn, alert(error.alert))
+                return False, f"Cannot parse ClientHello: {error}"
+            if self._hello is None:
+                return False, None
+            data = bytes(self._reader.raw)
+            self._reader.raw.clear()
+        return (yield from self._greet(self._hello, data))
+
+    def _greet(self, hello: ClientHello, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        """The hello is whole: what follows from it, and then the handshake."""
+        self.conn.sni, self.conn.alpn_offers = hello.sni, hello.alpn_protocols
+        greeting = ClientHelloData(self.context, hello)
+        yield TlsClienthelloHook(greeting)
+        if greeting.ignore_connection:
+            return (yield from let_through(super().receive_handshake_data(data)))
+        self.client_hello_parsed = True
+        first = greeting.establish_server_tls_first and not self.context.server.tls_established
+        if first or self._begun:
+            error = yield from self.start_server_tls()
+            if error and self._begun:
+                yield EdgeRefusedHook(
+                    EdgeRefusal(self.context.client, "server-unproven", f"no TLS with the server: {error}")
+                )
+                yield commands.SendData(self.conn, alert(INTERNAL_ERROR))
+                self._unproven = True
+                return False, f"no TLS with the server: {error}"
+            if error:
+                yield commands.Log(f"no TLS with the server ({error}); the client is told in HTTP")
+        yield from self.start_tls()
+        if not self.conn.connected:
+            return False, "connection closed early"
+        return (yield from super().receive_handshake_data(data))
+
+    def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
+        """As ClientTLSLayer, whose words are about clients that do not trust a CA."""
+        if self._unproven:
+            yield from TLSLayer.on_handshake_error(self, err)
+            self.event_to_child = self.errored  # type: ignore[method-assign]
+        else:
+            yield from super().on_handshake_error(err)
+
+
+def let_through(
+    steps: layer.CommandGenerator[tuple[bool, str | None]],
+) -> layer.CommandGenerator[tuple[bool, str | None]]:
+    """What mitmproxy's layer does for a connection that a script does not want opened, without asking the script again:
+    `steps` begin with the hook that was answered already."""
+    answer = None
+    while True:
+        try:
+            command = steps.send(answer)
+        except StopIteration as done:
+            result: tuple[bool, str | None] = done.value
+            return result
+        if isinstance(command, TlsClienthelloHook):
+            command.data.ignore_connection = True
+            answer = None
+        else:
+            answer = yield command
