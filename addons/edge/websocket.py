@@ -29,12 +29,14 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.engine.backpressure import Stop
 
 _TURN = 1_048_576
 """Bytes after which others have their turn (compressing them takes 40 ms where they are random), and the largest frame
 that is passed on as it is: servers that take no continuation frames get none below that."""
-_PIECE = 16384
-"""Bytes of the wire that are inflated at a time: deflate makes at most 1,032 bytes of one (RFC 1951)."""
+_PIECE = 1024
+"""Bytes of the wire that are inflated at a time: deflate makes at most 1,032 bytes of one (RFC 1951), a mebibyte of
+them all."""
 _TAIL = b"\x00\x00\xff\xff"
 """What a compressed message is sent without (RFC 7692 section 7.2.2)."""
 
@@ -101,6 +103,8 @@ class Connection(websocket.WebsocketConnection):
         self._size = 0
         self._frame: list[Any] = []  # of one type, str or bytes
         self._frame_size = 0
+        self.worked = 0
+        """Bytes of messages that came of what was received, inflated, since somebody last asked."""
         super().__init__(*args, **kwargs)
 
     @property
@@ -113,6 +117,7 @@ class Connection(websocket.WebsocketConnection):
         for event in super().events():
             if isinstance(event, Message):
                 self._size += len(event.data)
+                self.worked += len(event.data)
                 if self._size > self.most:
                     self.too_big = True
                     yield CloseConnection(CloseReason.MESSAGE_TOO_BIG, "the message is too big")
@@ -139,10 +144,11 @@ class Websocket(websocket.WebsocketLayer):
 
     whole: ClassVar[bool] = True
     """Whether somebody looks at messages: then each is collected, and all are kept."""
+    _working = False
 
     def relay_messages(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """Pass on what `event` brings, a piece at a time, with turns for others."""
-        done = 0
+        """Pass on what `event` brings, a piece at a time, with turns for others; meanwhile no more is read."""
+        self._working, done = True, 0
         for piece in self._pieces(event):
             for command in super().relay_messages(piece) if self.whole else self._passed_on(piece):
                 yield command
@@ -150,14 +156,32 @@ class Websocket(websocket.WebsocketLayer):
                     done += len(command.data)
                 if done > _TURN:
                     done = 0
-                    yield EdgeTurnHook(self.context.client)
+                    yield from self._turn(event)
             if self._handle_event == self.done:  # it is closed: what comes behind that is for nobody
                 break
+            done += self._worked()
+            if done > _TURN:
+                done = 0
+                yield from self._turn(event)
+        self._working = False
         for side, name in ((self.client_ws, "client"), (self.server_ws, "server")):
             assert isinstance(side, Connection)
             if side.too_big and self._handle_event == self.done:
                 detail = f"a WebSocket message of the {name} has more than {side.most} bytes"
                 yield EdgeRefusedHook(EdgeRefusal(self.context.client, "oversized-message", detail))
+
+    def _turn(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.ConnectionEvent):
+            yield Stop(event.connection, lambda: not self._working)
+        yield EdgeTurnHook(self.context.client)
+
+    def _worked(self) -> int:
+        done = 0
+        for side in (self.client_ws, self.server_ws):
+            assert isinstance(side, Connection)
+            done += side.worked
+            side.worked = 0
+        return done
 
     def _pieces(self, event: events.Event) -> Iterator[events.Event]:
         if isinstance(event, events.DataReceived) and self._side(event).deflates:
