@@ -146,7 +146,9 @@ class Reception:
             what = "trailers" if self._trailers else "head"
             self.events.append(Oversized(stream_id, what, fields[: self.bounds.fields], ended))  # type: ignore[arg-type]
         else:
-            if not self._trailers and not (fields and fields[0][0] == b":status" and fields[0][1][:1] == b"1"):
+            if fields and fields[0][0] == b":status" and fields[0][1][:1] == b"1":
+                self.control += 1  # an interim answer, of which there may be any number
+            elif not self._trailers:
                 self._answered.add(stream_id)
             self.events.append(Head(stream_id, fields, ended, self._trailers))
         if ended:

@@ -282,12 +282,15 @@ def test_a_flood_ends_its_connection(kind: str) -> None:
     assert not server.session.streams
 
 
-def test_a_server_that_floods_is_ended() -> None:
-    """A flood from a server ends the connection to it, and the client hears of an error."""
+@pytest.mark.parametrize("frame", [wire2.settings(), wire2.headers([(b":status", b"103")], 1, flags=0)])
+def test_a_server_that_floods_is_ended(frame: bytes) -> None:
+    """A flood from a server, of frames or of interim answers, ends the connection to it, and the client hears of an
+    error."""
     proxy, client, server = met()
     stream = client.session.request(REQUEST, ended=True)
     talk(proxy, client, server)
-    proxy.feed(proxy.server, wire2.settings() * 1000)
+    for _ in range(20):
+        proxy.feed(proxy.server, frame * 50)
     talk(proxy, client)
     assert proxy.server in proxy.closed
     assert [one.kind for one in proxy.refused] == ["http2-flood"]
