@@ -94,8 +94,12 @@ def test_what_is_excepted_is_reached(closed: System, origin: OriginThread) -> No
 def test_refusals_are_counted_and_told(closed: System, canary: socket.socket) -> None:
     """An operator finds the class in the metrics, and client, destination and entry in one line of the log."""
     where = f"localhost:{canary.getsockname()[1]}"
-    _answer(closed.proxy, f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n")
-    assert f"refused (blocked-destination): {where} (" in closed.log
+
+    def told() -> bool:
+        _answer(closed.proxy, f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n")
+        return f"refused (blocked-destination): {where} (" in closed.log
+
+    wait_until(told, "a line about it, where those of the tests before leave room", 10)
     counted = 'hsmitm_edge_refused_total{class="blocked-destination"}'
     wait_until(lambda: any(line.startswith(counted) for line in _metrics(closed)), "the refusals are reported", 10)
 

@@ -53,7 +53,9 @@ def system(
         old = stack.enter_context(OriginThread(origin_ca, alpn=("http/1.1",)))
         silent = stack.enter_context(OriginThread(origin_ca, alpn=()))
         plain = stack.enter_context(plain_origin())
-        made = InboundSystem.make_inbound(tmp_path_factory.mktemp("clients"), upstream_ca=origin_ca.pem, workers="1")
+        made = InboundSystem.make_inbound(
+            tmp_path_factory.mktemp("clients"), upstream_ca=origin_ca.pem, workers="1", handshakes_per_client="1000"
+        )
         made.generate(rsa="rsa-2048", ec="p256", p384="p384")
         upstream = f"https://127.0.0.1:{origin.port}"
         made.listener()
@@ -325,7 +327,9 @@ def pair(
     softhsm_module: str, origin: OriginThread, origin_ca: OriginCA, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[InboundSystem]:
     """Two workers."""
-    made = InboundSystem.make_inbound(tmp_path_factory.mktemp("pair"), upstream_ca=origin_ca.pem, workers="2")
+    made = InboundSystem.make_inbound(
+        tmp_path_factory.mktemp("pair"), upstream_ca=origin_ca.pem, workers="2", handshakes_per_client="1000"
+    )
     made.generate(rsa="rsa-2048")
     made.listener()
     made.site("rsa.example.com", keys=["rsa"], upstream=f"https://127.0.0.1:{origin.port}")

@@ -39,7 +39,7 @@ class Group:
             sites.append(InboundSystem(made.directory))
             sites[0].generate(ec="p256", rsa="rsa-2048")
 
-        self.system = HaSystem.make_ha(directory, "", prepare=prepare, **edits)
+        self.system = HaSystem.make_ha(directory, "", prepare=prepare, **{"handshakes_per_client": "1000"} | edits)
         self.system.toml.write_text(self.system.toml.read_text().replace("sessions = 4", "sessions = 16"))
         self.sites = sites[0]
         self.sites.root.write_text(self.sites.site_ca.pem)

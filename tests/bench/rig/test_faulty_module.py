@@ -289,14 +289,14 @@ async def test_signs_with_another_key(rig: Rig) -> None:
         assert rig.right(await sign(process))
 
 
-async def test_there_is_no_other_key(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_there_is_no_other_key(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """A rule that asks for another RSA key where there is only one says so and ends the process."""
     rig.module.rules("C_SignInit otherkey")
     async with rig.member() as process:
         with pytest.raises(MemberLostError):
             await process.channel.call(Sign("rsa", "rsa_pkcs1_sha256", DIGEST), in_s(20))
         assert await process.how_it_ended() == "it was killed by signal 6"
-    assert "found no other private key of the type" in capfd.readouterr().err
+    await until(lambda: "found no other private key of the type" in caplog.text, "the module's complaint is in the log")
 
 
 @pytest.mark.parametrize(
@@ -508,14 +508,14 @@ async def test_is_found_again(rig: Rig) -> None:
         ("C_Sign rv 0x30 " + "n=1 " * 50, "a line that does not end"),
     ],
 )
-async def test_a_wrong_line_is_loud(rig: Rig, capfd: pytest.CaptureFixture[str], line: str, complaint: str) -> None:
+async def test_a_wrong_line_is_loud(rig: Rig, caplog: pytest.LogCaptureFixture, line: str, complaint: str) -> None:
     """A rule that cannot be understood ends the process that reads it, and says why."""
     async with rig.member() as process:
         rig.module.rules("C_Verify rv 0x30", *line.split("\n"))
         with pytest.raises(HsmitmError):
             await sign(process)
         assert await process.how_it_ended() == "it was killed by signal 6"
-    assert f"faulty_module: {complaint}" in capfd.readouterr().err
+    await until(lambda: f"faulty_module: {complaint}" in caplog.text, "the module's complaint is in the log")
 
 
 @pytest.mark.parametrize(
@@ -532,7 +532,7 @@ async def test_a_wrong_line_is_loud(rig: Rig, capfd: pytest.CaptureFixture[str],
     ],
 )
 async def test_a_wrong_environment_is_loud(
-    rig: Rig, capfd: pytest.CaptureFixture[str], changed: dict[str, str | None], complaint: str
+    rig: Rig, caplog: pytest.LogCaptureFixture, changed: dict[str, str | None], complaint: str
 ) -> None:
     """A module that was not told rightly what to do ends its process, and says why."""
     environment = rig.store.environment | rig.module.environment(MODULE) | changed
@@ -543,7 +543,7 @@ async def test_a_wrong_environment_is_loud(
         assert await process.how_it_ended() == "it was killed by signal 6"
     finally:
         await process.end()
-    assert f"faulty_module: {complaint}" in capfd.readouterr().err
+    await until(lambda: f"faulty_module: {complaint}" in caplog.text, "the module's complaint is in the log")
 
 
 def test_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
