@@ -19,6 +19,7 @@ PKCS#11; it builds what a CA's key signs itself, and knows nothing of HTTP or of
     configuration  how many reloads there were, on disk: by it workers know whether to read their files again
     admission      who may use the admin socket: a token beside it that a caged worker cannot read
     monitors       the status page's process, as far as the signer is concerned: few connections, seldom answered
+    punctual       waiting until a moment, whatever happened before it
     staples        OCSP responses that workers share, as bytes, and whose turn it is to fetch one
     status         gauges, counters of all processes as one, the report of `hsmitm status`
 """

@@ -13,7 +13,6 @@ RFC 5246 section 7.4.7.1. Whoever learns which ciphertexts are well padded has t
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import math
 import secrets
@@ -23,6 +22,7 @@ from collections.abc import Callable
 
 from hsm.errors import HsmitmError, RefusedError
 from hsm.group.group import Group
+from hsm.signer import punctual
 from hsm.signer.quotas import Allowance
 
 SIZE = 48
@@ -81,7 +81,7 @@ class Premasters:
             failure = error
         took = time.monotonic() - came
         pace.took(took)
-        await asyncio.sleep(came + step_s * math.ceil(took / step_s) - time.monotonic())
+        await punctual.until(came + step_s * math.ceil(took / step_s))
         if failure is not None:
             raise failure
         right = len(found) == SIZE and hmac.compare_digest(found[: len(VERSION)], VERSION)
