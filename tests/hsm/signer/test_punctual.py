@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -35,12 +36,12 @@ async def test_nobody_returns_early(timers: bool, monkeypatch: pytest.MonkeyPatc
 
 async def test_who_gives_up_leaves_no_timer() -> None:
     """A call that is cancelled while it waits keeps no descriptor."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     waiting = asyncio.create_task(punctual.until(time.monotonic() + 60))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.alone
