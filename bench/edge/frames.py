@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import threading
 import time
 from contextlib import suppress
@@ -13,6 +15,8 @@ ACK = END_STREAM = 0x1
 END_HEADERS = 0x4
 INITIAL_WINDOW_SIZE = 4
 _KEPT = 1 << 16
+_LIMIT_S, _PIECE = 20.0, 16384
+_NOT_NOW = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 _ERRORS = (
     "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
     "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM",
@@ -54,13 +58,23 @@ class Peer:
         self._reset = ""
         self.blocks: list[tuple[int, bytes]] = []
         connection.sendall((PREFACE if client else b"") + frame(SETTINGS, payload=settings))
+        self._limit_s = connection.gettimeout() or _LIMIT_S
+        connection.setblocking(False)
+        self._one = threading.Lock()  # OpenSSL's objects are for one thread at a time
         self._skip = 0 if client else len(PREFACE)
         self._changed = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, *frames: bytes) -> None:
-        """Send frames, all at once."""
-        self.connection.sendall(b"".join(frames))
+        """Send frames, all at once. Raises OSError where the other end does not take them in time."""
+        left, end = memoryview(b"".join(frames)), time.monotonic() + self._limit_s
+        while left:
+            with self._one, suppress(*_NOT_NOW):
+                left = left[self.connection.send(left[:_PIECE]) :]
+                continue
+            if time.monotonic() > end:
+                raise TimeoutError("the other end takes nothing")
+            select.select([], [self.connection], [], 0.1)
 
     def until(self, limit_s: float, *, data: int = 0, heads: int = 0) -> bool:
         """Wait for so many bytes, or for the end; whether they came."""
@@ -83,8 +97,8 @@ class Peer:
     def _read(self) -> None:
         came = bytearray()
         with suppress(OSError, ValueError):
-            while data := self.connection.recv(65536):
-                came += data
+            while (data := self._some()) != b"":
+                came += data or b""
                 if self._skip and len(came) >= self._skip:
                     del came[: self._skip]
                     self._skip = 0
@@ -94,6 +108,13 @@ class Peer:
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+
+    def _some(self) -> bytes | None:
+        """What has come, b"" at the end, None where nothing has yet."""
+        with self._one, suppress(*_NOT_NOW):
+            return self.connection.recv(65536)
+        select.select([self.connection], [], [], 0.1)
+        return None
 
     def _take(self, kind: int, stream: int, payload: bytes) -> None:
         with self._changed:
