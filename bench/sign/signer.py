@@ -16,6 +16,7 @@ from typing import Self
 from bench.report.processes import ended
 from hsm.errors import MisconfiguredError
 from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
+from proxy.processes.supervised import READY
 
 _READY_S, _END_S = 60.0, 10.0
 
@@ -60,7 +61,7 @@ class SignerProcess:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(self._pins).encode() + b"\n")
             async with asyncio.timeout(_READY_S):
-                ready = await asyncio.to_thread(os.read, reading, 1)  # ends with the process, if not before
+                ready = await asyncio.to_thread(_says_ready, reading)
             if not ready:
                 told = (self.directory / "signer.log").read_text().strip().rpartition("\n")[2]
                 raise MisconfiguredError(f"the signer did not begin to serve: {told}")
@@ -77,3 +78,11 @@ class SignerProcess:
             return
         self._process.terminate()
         await ended(self._process, _END_S)
+
+
+def _says_ready(descriptor: int) -> bool:
+    """Whether the process says so before it ends: signs of life come first (`proxy.processes.supervised`)."""
+    while said := os.read(descriptor, 64):
+        if READY in said:
+            return True
+    return False

@@ -23,7 +23,7 @@ async def _mint(key_type: str = "p256", latency_ms: float = 0) -> Report:
 def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
     """A short run: new and cached certificates come without an error, cached ones faster, one signature for each."""
     drawn = tmp_path / "mint.svg"
-    result = bench(tmp_path, "mint", "--seconds", "0.5", "--entries", "300", "--seed", "7", "--plot", str(drawn))
+    result = bench(tmp_path, "mint", "--seconds", "1", "--entries", "300", "--seed", "7", "--plot", str(drawn))
     figures = result["figures"]
     assert figures["failed_requests"] == 0
     for suffix in ("", "_20ms"):
