@@ -88,4 +88,5 @@ class Refusals:
         where = human.format_address(refusal.client.peername) if refusal.client.peername else "unknown"
         detail = refusal.detail if len(refusal.detail) <= _MAX_DETAIL else refusal.detail[:_MAX_DETAIL] + "..."
         level = logging.INFO if refusal.kind == "idle" else logging.WARNING  # clients connect and change their mind
-        logger.log(level, "client %s refused (%s): %s", where, refusal.kind, detail)
+        told = {"log_class": refusal.kind}  # a flood of one class hides none of another (`proxy.processes.log_rates`)
+        logger.log(level, "client %s refused (%s): %s", where, refusal.kind, detail, extra=told)
