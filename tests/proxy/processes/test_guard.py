@@ -130,9 +130,13 @@ def _family(config: Path) -> Iterator[subprocess.Popen[str]]:
     orphan = json.dumps([_ORPHAN, "--supervised", str(config)])
     with _started(_PARENT, "proxy.main", "run", ORPHAN=orphan) as process:
         assert _line(process.stdout) == "first line"
-        yield process
-        for pid in _guard(config.parent, config.name).orphans():
-            os.kill(pid, signal.SIGKILL)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()  # its child is an orphan from here on, and would serve on after the tests
+            for pid in _guard(config.parent, config.name).orphans():
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_killed_supervisor_holds_nothing(tmp_path: Path) -> None:
