@@ -20,6 +20,7 @@ import pytest
 
 from bench.rig.port import free_port
 from proxy.demo.origin import OriginCA
+from tests.integration import test_status
 from tests.integration.harness import OriginThread, System, alive, hsmitm
 from tests.integration.test_privileges import memory_holds
 from tests.waiting import wait_until
@@ -67,11 +68,7 @@ def connected(system: System) -> socket.socket:
 def page(system: System, path: str) -> tuple[int, str]:
     """Status and content of a page; 0 where nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://{system.config.status_listen}{path}", timeout=5) as reply:
-            return reply.status, reply.read().decode()
-    except HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+        return test_status.page(system, path)
     except OSError as error:
         return 0, str(error)
 
