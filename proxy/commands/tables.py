@@ -120,6 +120,8 @@ def _slots(name: str, inspected: Inspected) -> Table:
             f"{', '.join(name for name in slot.mechanisms if name in _SIGNING)}",
         ]
         table.add_row(str(one.slot), f"{one.label}\nserial number {one.serial}\n{one.model}", "\n".join(lines))
+    for number, problem in sorted(inspected.problems.items()):
+        table.add_row(str(number), "", Text(problem, style="red"))
     return table
 
 
