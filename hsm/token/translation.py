@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pkcs11
 
-from hsm import codes
+from hsm import codes, vendor_variables
 from hsm.codes import Kind
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError
 
@@ -51,13 +51,6 @@ def of_code(code: int, doing: str) -> HsmitmError:
     return codes.error(code, doing, _vendors)
 
 
-_CONFIGURATION = (
-    "SOFTHSM2_CONF", "ChrystokiConfigurationPath", "CS_PKCS11_R3_CFG", "CS_PKCS11_R2_CFG", "YUBIHSM_PKCS11_CONF",
-    "P11NETHSM_CONFIG_FILE", "KMS_PKCS11_CONFIG", "OPENSC_CONF", "KRYOPTIC_CONF",
-)  # fmt: skip
-"""Environment variables that name a vendor's configuration file, or the directory that has it."""
-
-
 def not_initialised(code: int, path: str) -> HsmitmError:
     """The library at `path` answered C_Initialize with `code`: MisconfiguredError where an operator must act.
 
@@ -70,7 +63,7 @@ def not_initialised(code: int, path: str) -> HsmitmError:
     if kind not in (Kind.AMBIGUOUS, Kind.DEVICE, Kind.BUSY, Kind.PROCESS):
         return MisconfiguredError(f"the PKCS#11 module cannot be used: {text}")
     if kind is Kind.AMBIGUOUS:
-        for name in _CONFIGURATION:
+        for name in vendor_variables.CONFIGURATION:
             value = os.environ.get(name, "")
             if value.startswith("/") and not Path(value).exists():
                 return MisconfiguredError(f"{text}: {name} names {value}, which is not there")

@@ -130,6 +130,8 @@ def _certificates(certificates: list[CertificateStatus]) -> Table:
     for one in certificates:
         days = (one.not_after - time.time()) / 86400
         proved = f"on the partition, proved by a signature of {', '.join(one.proved)}" if one.proved else "NOT PROVED"
+        if one.refused:
+            proved += ": clients are refused"
         lines = [one.subject, f"{one.key_type} {one.key}", proved]
         lines += [f"{member}: {problem}" for member, problem in one.problems.items()]
         left = Text(f"{days:.0f} days", style="red" if days < EXPIRES_SOON_DAYS else "")
