@@ -357,7 +357,8 @@ def test_another_function_list(rig: Rig) -> None:
     [
         "", "mising CKM_RSA_PKCS", "missing", "missing CKM_RSA", "missing CKM_RSA_PKCS label=rsa",
         "forbid C_Sign * 112", "forbid C_Verify * 0x70", "slow", "slow 0x5", "slow 5 flags=0x1", "login 0x7 flags=1",
-        "slow 5 only=C_Sing", "attribute private CKA_ID gone", "attribute private CKA_ID is", "template them CKA_ID 0xD1", "login 0x7 again",
+        "slow 5 only=C_Sing", "attribute private CKA_ID gone", "attribute private CKA_ID is",
+        "template them CKA_ID 0xD1", "login 0x7 again",
     ],
 )  # fmt: skip
 def test_a_wrong_line_is_loud(rig: Rig, line: str) -> None:
