@@ -56,7 +56,7 @@ def test_hangs():
     threading.Event().wait()
 """
 NO_PARTITION = "ERROR: no test used a partition"
-TOGETHER = ("-m", "not alone", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
+TOGETHER = ("-m", "not alone and not modules", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
 
 
 def made(directory: Path, **files: str) -> Path:
