@@ -88,16 +88,11 @@ class InboundService:
             logger.info("the key of session tickets was replaced")
         if self._changes_seen != self._group.changes:
             self._changes_seen = self._group.changes
-            schemes = {name: self._makes(name, key) for name, key in self.sites.keys.items()}
+            schemes = {name: [one.name for one in self._group.schemes(name)] for name in self.sites.keys}
             if schemes != self._schemes:
                 self._schemes = schemes
                 self._terms += 1
             self._tell_of_decryption()
-
-    def _makes(self, name: str, key: Key) -> list[str]:
-        """The schemes that each member which proved the key makes; all where none has."""
-        found = [member.found[name].schemes for member in self._group.members if member.serves(name)]
-        return [one.name for one in key.schemes if all(one.name in schemes for schemes in found)]
 
     # what does not decrypt
 
