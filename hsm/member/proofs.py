@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
-from hsm import codes
+from hsm import codes, schemes
 from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import BadSignatureError, HsmitmError, MemberLostError, RefusedError
@@ -62,10 +62,10 @@ class Prover:
             return Proof(problem=f"{key.uri} is not the key of the certificate: their public keys differ")
         made: set[str] = set()
         lacks: dict[str, Lack | HsmitmError] = {}
-        schemes = list(key.schemes)
+        left = list(key.schemes)
         try:
-            while schemes and not made:  # one after another, until it is clear that this is the key
-                scheme = schemes.pop(0)
+            while left and not made:  # one after another, until it is clear that this is the key
+                scheme = left.pop(0)
                 lack = await self._challenge(key, scheme, sure=bool(found.spki))
                 if lack is None:
                     made.add(scheme.name)
@@ -75,14 +75,14 @@ class Prover:
             why = "its signature of a challenge does not verify"
             return Proof(problem=f"{key.uri} is not the key of the certificate: {why}")
         if key.inbound:
-            for scheme, lack in zip(schemes, await self._together(key, schemes), strict=True):
+            for scheme, lack in zip(left, await self._together(key, left), strict=True):
                 if lack is None:
                     made.add(scheme.name)
                 else:
                     lacks[scheme.name] = lack
         return _concluded(made, lacks)
 
-    async def _together(self, key: Key, schemes: list[Scheme]) -> list[Lack | HsmitmError | None]:
+    async def _together(self, key: Key, wanted: list[Scheme]) -> list[Lack | HsmitmError | None]:
         room = asyncio.Semaphore(_AT_ONCE)
 
         async def one(scheme: Scheme) -> Lack | HsmitmError | None:
@@ -91,7 +91,7 @@ class Prover:
 
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(scheme)) for scheme in schemes]
+                tasks = [group.create_task(one(scheme)) for scheme in wanted]
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
         return [task.result() for task in tasks]
@@ -166,7 +166,9 @@ def _concluded(made: set[str], lacks: dict[str, Lack | HsmitmError]) -> Proof:
     if made:
         return Proof(frozenset(made), lacking)
     if refusals:
-        return Proof(problem=refusals[0].why, lacking=lacking)
+        reasons = schemes.by_reason({name: lack.why for name, lack in lacking.items()})
+        told = "; ".join(f"no {several}: {why}" for why, several in reasons.items())
+        return Proof(problem=told if len(lacking) > 1 else refusals[0].why, lacking=lacking)
     for error in errors:
         if isinstance(error, BadSignatureError):
             raise error

@@ -75,17 +75,24 @@ def private_key(kind: str) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def put_key(store: Store, label: str, kind: str, allowed: Collection[int] = ()) -> PublicKey:
-    """Put `private_key(kind)` on the partition, allowed to use these mechanisms, or all. Its public half."""
+def place_key(
+    environment: dict[str, str], token: str, pin: str, label: str, kind: str, allowed: Collection[int] = ()
+) -> PublicKey:
+    """Put `private_key(kind)` on a partition, allowed to use these mechanisms, or all. Its public half."""
     private = private_key(kind)
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    words = [MODULE, store.label, PIN, label, ",".join(map(str, allowed))]
+    words = [MODULE, token, pin, label, ",".join(map(str, allowed))]
     ran = subprocess.run(
         [sys.executable, "-P", "-c", _IMPORT, *words],
-        env=os.environ | store.environment, input=pem, capture_output=True, check=False, timeout=60,
+        env=os.environ | environment, input=pem, capture_output=True, check=False, timeout=60,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr.decode()
-    public = private.public_key()
+    return private.public_key()
+
+
+def put_key(store: Store, label: str, kind: str, allowed: Collection[int] = ()) -> PublicKey:
+    """`place_key` on the partition of `store`, which then knows it."""
+    public = place_key(store.environment, store.label, PIN, label, kind, allowed)
     spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     schemes = [one.name for one in SCHEMES.values() if one.fits(public)]
     store.keys[label] = KeyFound(spki=spki, schemes=schemes, guarded=False)
