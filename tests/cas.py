@@ -15,7 +15,7 @@ from hsm.certificates.leaf import SERIAL_BITS
 from hsm.member.process import MemberProcess
 from hsm.schemes import PublicKey, Scheme, certificate_scheme
 from hsm.wire.member import Sign, Signature
-from tests.softhsm import Store, in_s
+from tests.softhsm import PIN, Store, in_s
 
 
 def public_key(store: Store, key_name: str) -> PublicKey:
@@ -33,6 +33,7 @@ async def make_ca(
     now: dt.datetime | None = None,
     days: int = 30,
     scheme: Scheme | None = None,
+    pin: str = PIN,
 ) -> Path:
     """A PEM file in `directory` with a self-signed CA of the key `key_name`, made `now` for `days` days; signed in
     `scheme`, or the key's preferred one."""
@@ -42,7 +43,7 @@ async def make_ca(
     request = Sign(key_name, (scheme or certificate_scheme(key)).name, approved.digest, approved.tbs)
     process = await MemberProcess.spawn(store.environment)
     try:
-        await process.channel.call(store.opening(1), in_s(20))
+        await process.channel.call(store.opening(1, pin), in_s(20))
         signed = await process.channel.call(request, in_s(20))
     finally:
         await process.end()
