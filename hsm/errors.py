@@ -49,6 +49,10 @@ class KeyLostError(MemberLostError):
     """A key that the member had is not found any more: deleted, or the login is lost, or the store is gone."""
 
 
+class SchemeLostError(KeyLostError):
+    """A signature scheme that the member made with a key is not allowed any more; others may be."""
+
+
 class BadSignatureError(MemberLostError):
     """The member answered with a signature that does not verify. It never leaves the signer."""
 
@@ -88,6 +92,7 @@ _FAMILY: dict[str, type[HsmitmError]] = {
         MemberLostError,
         SessionLostError,
         KeyLostError,
+        SchemeLostError,
         BadSignatureError,
         RefusedError,
         MisconfiguredError,

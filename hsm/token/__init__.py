@@ -11,6 +11,7 @@ other members. What a return code means is decided here, once, where the vendor 
     slots        what each slot says; one that fails or hangs hides no other
     token        one token before and after login: the anchor session, sessions that share its login
     private_key  a private key of one session: what it can do, its public half, its signatures
+    forms        in which form a token makes each scheme with one key, corrected by what it was seen to do
     search       how keys are found on a token, few or many
     cryptoki     a module's own function list, called with ctypes: what python-pkcs11 does not offer
     translation  the one place where a pkcs11 exception becomes one of ours
