@@ -157,6 +157,10 @@ BAD_CIPHERTEXT = frozenset({0x20, 0x21, 0x40, 0x41})
 standard (PKCS#11 v3.0 section 5.13), CKR_DATA_INVALID or CKR_DATA_LEN_RANGE by some. SoftHSM 2.6.1 says
 CKR_GENERAL_ERROR, which is ambiguous."""
 
+FORBIDDEN = frozenset({0x68, 0x70, 0x71})
+"""What tokens say to a mechanism that they list and do not allow, for this key or at all, at C_SignInit or C_Sign:
+CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID."""
+
 GENERAL_ERROR = 0x05
 SESSION_COUNT = 0xB1
 USER_ALREADY_LOGGED_IN = 0x100

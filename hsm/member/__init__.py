@@ -12,6 +12,8 @@ of its group only what `member.Peers` says. Signatures leave it verified.
     turn         whose sessions are built anew: one member of a group at a time
     starter      starts a process: PIN, exec, login, keys proved
     life         one life: a process, the keys that it proved, its signatures
+    proofs       the challenges that prove which schemes of a key a member makes
+    proved       what a life proved: schemes made, lacking, doubted; no I/O
     process      a member process seen from here: start it, talk to it, kill it
     speech       what a member process prints: read always, logged in part
     key          a key of the group, and the challenges that prove it; no I/O
