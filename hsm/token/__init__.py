@@ -8,6 +8,7 @@ other members. What a return code means is decided here, once, where the vendor 
     sessions     a logged-in token: a thread for each session, all fed from one queue; they heal themselves
     module       a loaded PKCS#11 library, made safe for threads
     token        one token before and after login: the anchor session, sessions that share its login
+    login        the one C_Login: what is looked at before it, and what each answer says about the PIN
     private_key  a private key of one session: what it can do, its public half, its signatures
     search       how keys are found on a token, few or many
     cryptoki     a module's own function list, called with ctypes: what python-pkcs11 does not offer

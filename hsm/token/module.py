@@ -66,7 +66,7 @@ class Module:
                     token = slot.get_token()
                     if token.flags & TokenFlag.TOKEN_INITIALIZED:
                         info = self._functions.token_info(slot.slot_id) if self._functions else None
-                        found.append(Token(token, info))
+                        found.append(Token(token, info, self._functions))
             return found
 
     def inspect(self) -> Inspected:

@@ -40,8 +40,13 @@ def ours(error: pkcs11.PKCS11Error, doing: str) -> HsmitmError:
     """`error`, met while `doing`, as an error of `hsm.errors`."""
     code = codes.of(type(error).__name__, str(error))
     if code:
-        return codes.error(code, doing, _vendors)
+        return of_code(code, doing)
     return MemberLostError(f"{type(error).__name__} while {doing}: {error}")
+
+
+def of_code(code: int, doing: str) -> HsmitmError:
+    """A return code that no exception carries, met while `doing`."""
+    return codes.error(code, doing, _vendors)
 
 
 def raise_passing(code: int, path: str) -> None:
