@@ -13,6 +13,8 @@ of its group only what `member.Peers` says. Signatures leave it verified.
     starter      starts a process: PIN, exec, login, keys proved
     login        a started process logs in: the try is noted before, and at once what became of it
     life         one life: a process, the keys that it proved, its signatures
+    proofs       the challenges that prove which schemes of a key a member makes
+    proved       what a life proved: schemes made, lacking, doubted; no I/O
     process      a member process seen from here: start it, talk to it, kill it
     speech       what a member process prints: read always, logged in part
     key          a key of the group, and the challenges that prove it; no I/O

@@ -129,11 +129,7 @@ def _refuse_login_required(looked: Opened) -> None:
 async def _call(process: MemberProcess, request: Request, until: float) -> Reply:
     begun = time.monotonic()
     try:
-        return await process.channel.call(request, until)
-    except MemberLostError as error:
-        if process.lost.is_set():
-            raise MemberLostError(f"at start {await process.how_it_ended()}") from error
-        raise
+        return await process.call(request, until)
     except DeadlineError as error:
         doing = "log in" if isinstance(request, LogIn) else "start"
         raise DeadlineError(f"it did not {doing} within {until - begun:.1f} s") from error

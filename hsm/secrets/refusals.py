@@ -61,9 +61,9 @@ class Refusals:
         if tried is not None and held and not asked and tried.is_of(pin, place):
             raise self._left(member, tried)
 
-    def record(self, pin: str, place: str) -> Record:
-        """A record of a PIN. It is made once: a member that is started again must not wait for that."""
-        of_what = hmac.digest(self._key, f"{pin}\0{place}".encode(), "sha256")
+    def _record(self, member: str, pin: str, place: str) -> Record:
+        """A new record of a member's PIN. It is made once: a member that is started again must not wait for that."""
+        of_what = hmac.digest(self._key, f"{member}\0{pin}\0{place}".encode(), "sha256")
         if of_what not in self._records:
             self._records[of_what] = Record.of(pin, place)
         return self._records[of_what]
@@ -86,7 +86,7 @@ class Refusals:
         try:
             before = attempt.before
             if before is None or not before.is_of(pin, place):
-                before = self.record(pin, place)
+                before = self._record(member, pin, place)
             if before.tries and counted:
                 attempt.refused()
             self.check(member, pin, place, asked=asked)

@@ -85,14 +85,14 @@ class _MemberProcess:
                 sessions.inspect(call, self._responder(call.id))
                 return
         try:
-            self._send(Answer(call.id, self._answer(body)))
+            self._send(Answer(call.id, self._answer(body, call.deadline)))
         except HsmitmError as error:
             self._send(frames.fault(call.id, error))
 
-    def _answer(self, body: Request) -> Reply:
+    def _answer(self, body: Request, deadline: float) -> Reply:
         match body:
             case Open():
-                return self._open(body)
+                return self._open(body, deadline)
             case LogIn() if self._found is not None and self._anchor is None:
                 self._log_in(*self._found, body.pin)
                 return Done()
@@ -112,10 +112,10 @@ class _MemberProcess:
             self._module = Module(path)
         return self._module
 
-    def _open(self, opening: Open) -> Opened:
+    def _open(self, opening: Open, deadline: float) -> Opened:
         translation.take(opening.codes)  # before the module is loaded: its C_Initialize may give one of them
         module = self._load(opening.module)
-        token = module.token(opening.selector)
+        token = module.token(opening.selector, deadline)
         token.keys_wanted = len(opening.keys)
         translation.take(vendor_codes.built_in(token.info.model))
         if opening.sessions:

@@ -111,8 +111,15 @@ class Sessions:
         self.jobs.put(_Job(call.deadline, lambda worker: worker.describe(), respond))
 
     def inspect(self, call: Call[Request], respond: Respond) -> None:
-        """Ask the module about its slots, on a session's thread."""
-        self.jobs.put(_Job(call.deadline, lambda _: self._module.inspect(), respond))
+        """Ask the module about its slots, on a thread of its own: one that hangs must hold up no session."""
+
+        def tell() -> None:
+            try:
+                respond(self._module.inspect(call.deadline))
+            except HsmitmError as error:
+                respond(error)
+
+        threading.Thread(target=tell, name="inspect", daemon=True).start()
 
 
 class _Worker:

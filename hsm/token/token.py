@@ -8,16 +8,19 @@ a PIN. A failed login leaks a session in it, too: one more reason to try a PIN o
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from typing import Any
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, TokenFlag
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, TokenFlag
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsm.errors import RefusedError
+from hsm.schemes import SIGNING
 from hsm.token import login
 from hsm.token.cryptoki import FunctionList, TokenInfo
+from hsm.token.forms import Forms
 from hsm.token.private_key import PrivateKey
 from hsm.token.search import KeySearch
 from hsm.token.translation import translated
@@ -45,6 +48,7 @@ class Token:
         """How many keys its sessions will be asked for."""
         self._first: pkcs11.Session | None = None
         self._writable = False
+        self._forms: dict[KeyURI, Forms] = {}
         self.info = Partition(
             label=token.label,
             serial=token.serial.decode(errors="replace"),
@@ -55,8 +59,12 @@ class Token:
             flags=[flag.name for flag in TokenFlag if flag & token.flags and flag.name],
             max_sessions=counts.limit("max_sessions") if counts else None,
         )
+
+    @functools.cached_property
+    def mechanisms(self) -> frozenset[int]:
+        """What it can do; asked of the token that is used, and of no other."""
         with translated("reading the mechanisms"):
-            self.mechanisms = frozenset(int(mechanism) for mechanism in token.slot.get_mechanisms())
+            return frozenset(int(mechanism) for mechanism in self._token.slot.get_mechanisms())
 
     def inspect(self) -> Slot:
         """What the token tells of itself."""
@@ -73,6 +81,33 @@ class Token:
             total_private_memory=told("total_private_memory"),
             hardware=f"{slot.slot_description.strip()} {'.'.join(map(str, self._token.hardware_version))}",
         )
+
+    @functools.cached_property
+    def _signing(self) -> frozenset[int]:
+        """The mechanisms of `hsm.schemes` that the token says to sign with (CKF_SIGN)."""
+        return frozenset(one for one in SIGNING if self._may(one, MechanismFlag.SIGN))
+
+    @functools.cached_property
+    def decrypts(self) -> bool:
+        """Whether it says to decrypt with CKM_RSA_PKCS (CKF_DECRYPT)."""
+        return self._may(int(Mechanism.RSA_PKCS), MechanismFlag.DECRYPT)
+
+    def _may(self, mechanism: int, flag: MechanismFlag) -> bool:
+        """Whether the token lists `mechanism` for this use (C_GetMechanismInfo, PKCS#11 v3.0 section 5.5.6); where it
+        tells no flags at all, it may."""
+        if mechanism not in self.mechanisms:
+            return False
+        try:
+            flags = self._token.slot.get_mechanism_info(Mechanism(mechanism)).flags
+        except pkcs11.PKCS11Error:
+            return True
+        return bool(flags & flag) or not flags
+
+    def forms(self, uri: KeyURI) -> Forms:
+        """In which forms the key of this URI signs: one object for all sessions."""
+        if uri not in self._forms:
+            self._forms.setdefault(uri, Forms(self.mechanisms, self._signing))
+        return self._forms[uri]
 
     def matches(self, selector: Selector) -> bool:
         """Whether this is the selector's token; a serial number compares without the padding of CK_TOKEN_INFO."""
@@ -121,9 +156,9 @@ class Session:
             self._session.close()
 
     def prove_alive(self) -> None:
-        """The cheapest call that reaches the token: one random byte."""
+        """The cheapest call that reaches the token: a few random bytes. Some tokens give no fewer than eight."""
         with translated("proving a session alive"):
-            self._session.generate_random(8)
+            self._session.generate_random(8 * 16)
 
     def key(self, uri: KeyURI, spki: bytes = b"") -> PrivateKey:
         """The private key that `uri` names on this token; with `spki` (DER), the one of that public key.
@@ -145,18 +180,18 @@ class Session:
             if len(found) > 1:
                 ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
                 raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
-            key = self._made(found[0]) if found else None
+            key = self._made(found[0], uri) if found else None
             if spki and (key is None or key.spki() != spki):
                 found = self._search.private_of(spki) or found
                 if len(found) > 1:
                     raise RefusedError(f"{len(found)} private keys on partition {info} have the public key of {uri}")
-                key = self._made(found[0]) if found else None
+                key = self._made(found[0], uri) if found else None
             if key is None:
                 raise KeyMissingError(f"no private key {uri} on partition {info}")
             return key
 
-    def _made(self, key: Any) -> PrivateKey:
-        return PrivateKey(key, self._search, self._token.mechanisms)
+    def _made(self, key: Any, uri: KeyURI) -> PrivateKey:
+        return PrivateKey(key, self._search, self._token.forms(uri), may_decrypt=self._token.decrypts)
 
     def look_again(self) -> None:
         """Have the next keys be looked for as if they were the first: they may have come, gone, or been replaced."""

@@ -237,11 +237,12 @@ class Slot(Struct, frozen=True, array_like=True):
 
 
 class Inspected(Struct, frozen=True, array_like=True, tag="inspected"):
-    """A module and its slots."""
+    """A module and its slots. `problems` says of a slot why it tells nothing."""
 
     module: str
     module_version: str
     slots: list[Slot]
+    problems: dict[int, str] = {}
 
 
 Request = Open | LogIn | Begin | Sign | Decrypt | Initialise | Generate | Ping | Describe | Inspect
