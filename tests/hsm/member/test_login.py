@@ -16,7 +16,6 @@ from bench.rig.faulty_module import FaultyModule
 from hsm.errors import MisconfiguredError
 from hsm.member.settings import MemberSettings
 from hsm.member.states import State
-from hsm.secrets.settings import PinSource
 from tests.hsm.members import keys_of, make_group, running
 from tests.softhsm import MODULE, Store
 from tests.waiting import until
@@ -188,48 +187,3 @@ async def test_no_pin_is_tried_that_cannot_be_noted(
         state.mkdir()
         await until(lambda: member.state is State.UP, "the member is up")
         assert hsm.calls("C_Login") == 2
-
-
-# --- other ways in ----------------------------------------------------------------------------------------------------
-
-
-async def test_the_type_of_the_user_reaches_the_token(
-    settings: MemberSettings, hsm: FaultyModule, stores: list[Store], state: Path
-) -> None:
-    """A member may log in as a vendor's other type of user; a token that has none says so, and the same PIN of the
-    usual user is another try."""
-    keys = keys_of(stores[0])
-    async with running(structs.replace(settings, user_type=0x80000001), keys=keys, state=state) as member:
-        assert (member.state, hsm.calls("C_Login")) == (State.QUARANTINED, 1)
-        assert "CKR_USER_TYPE_INVALID (0x103)" in member.reason
-    async with running(settings, keys=keys, state=state) as member:
-        assert (member.state, hsm.calls("C_Login")) == (State.UP, 2)
-
-
-async def test_a_token_that_needs_a_login_gets_one(
-    settings: MemberSettings, hsm: FaultyModule, stores: list[Store]
-) -> None:
-    """A member without a login on a token that needs one waits for an operator, who reads what is missing."""
-    async with running(structs.replace(settings, pin=PinSource(none=True)), keys=keys_of(stores[0])) as member:
-        assert member.state is State.QUARANTINED
-        assert "says that it needs a login (CKF_LOGIN_REQUIRED)" in member.reason
-        assert hsm.calls("C_Login") == 0
-
-
-async def test_a_token_without_a_pad_is_told_from_one(
-    settings: MemberSettings, hsm: FaultyModule, stores: list[Store]
-) -> None:
-    """A PIN pad that the token does not have is an operator's mistake, found before any login."""
-    async with running(structs.replace(settings, pin=PinSource(pad=True)), keys=keys_of(stores[0])) as member:
-        assert member.state is State.QUARANTINED
-        assert "has no PIN pad (CKF_PROTECTED_AUTHENTICATION_PATH); give its PIN" in member.reason
-        assert hsm.calls("C_Login") == 0
-
-
-async def test_a_token_that_gives_read_write_sessions_alone(
-    settings: MemberSettings, hsm: FaultyModule, stores: list[Store]
-) -> None:
-    """A token that refuses read-only sessions is served by read-write ones, without a word in the configuration."""
-    hsm.rules("C_OpenSession rv 0x06 n=1")
-    async with running(settings, keys=keys_of(stores[0])) as member:
-        assert (member.state, member.starts, hsm.calls("C_Login")) == (State.UP, 1, 1), member.reason
