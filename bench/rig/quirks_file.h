@@ -11,7 +11,7 @@ static const struct { const char *name, *arguments, *options; bool label; } KIND
     [MAPS] = {"maps", "mm", "", false}, [FORBID] = {"forbid", "fmc", "", true},
     [TEMPLATE] = {"template", "tac", "length= false", false}, [GENERATES] = {"generates", "", "", false},
     [LEAST_RANDOM] = {"least_random", "dc", "", false}, [ANSWER] = {"answer", "fc", "", false},
-    [EXTRA_SLOT] = {"extra_slot", "c", "first only=", false}, [SLOT_HIDDEN] = {"slot_hidden", "", "", true},
+    [EXTRA_SLOT] = {"extra_slot", "c", "first hangs only=", false}, [SLOT_HIDDEN] = {"slot_hidden", "", "", true},
     [SLOT_FAILS] = {"slot_fails", "c", "only=", true}, [LATE] = {"late", "d", "", false},
     [WRONG_PIN] = {"wrong_pin", "c", "flags=", false}, [LOGIN] = {"login", "c", "flags=", false},
     [TOKEN_FLAGS] = {"token_flags", "", "set= clear=", false}, [SESSIONS] = {"sessions", "d", "", false},
@@ -57,7 +57,7 @@ struct quirk {
     enum kind kind;
     int function, only;                        /* ANY where none is said */
     word mechanism, asked, code, attribute, number, side, become;
-    bool other, when_false, first, has_label;  /* other: any mechanism but `mechanism` */
+    bool other, when_false, first, hangs, has_label;  /* other: any mechanism but `mechanism` */
     word set, clear, size;                     /* size: WILD where none is said */
     char text[MAX_TEXT], label[MAX_TEXT];
     struct bytes value;
@@ -134,6 +134,7 @@ static void read_option(struct quirk *quirk, const char *text, const char *line)
     if (!*known || !strstr(KINDS[quirk->kind].options, known)) DIE("'%s' is not understood: %s", text, line);
     if (!strcmp(text, "false")) quirk->when_false = true;
     else if (!strcmp(text, "first")) quirk->first = true;
+    else if (!strcmp(text, "hangs")) quirk->hangs = true;
     else if (!strncmp(text, "flags=", 6) || !strncmp(text, "set=", 4)) quirk->set = hex_number(value, line);
     else if (!strncmp(text, "clear=", 6)) quirk->clear = hex_number(value, line);
     else if (!strncmp(text, "length=", 7)) quirk->size = (word)number(value, line);

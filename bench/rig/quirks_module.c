@@ -21,7 +21,8 @@
  *   generates                          a public template without size or curve means RSA-2048 or P-256
  *   least_random N CODE                C_GenerateRandom of fewer than N bytes is refused
  * Slots
- *   extra_slot CODE [first] [only=FUNCTION]   one slot more, whose calls (or FUNCTION alone) answer CODE
+ *   extra_slot CODE [first] [hangs] [only=FUNCTION]   one slot more, whose calls but C_GetSlotInfo (or FUNCTION alone)
+ *                                      answer CODE, or never
  *   slot_hidden [label=LABEL]          slots with this token (all slots) are not listed
  *   slot_fails CODE [only=FUNCTION] [label=LABEL]   calls on the slot of this token (of all) answer CODE
  *   late N                             no slot is listed until C_Initialize was called more than N times
@@ -161,7 +162,10 @@ static word first_slot(void) {
 static word slot_answer(int function, word *a) {
     if (a[0] == EXTRA) {
         const struct quirk *quirk = next_of(EXTRA_SLOT, NULL);
-        if (!quirk || (function != at_C_GetSlotInfo && applies_to(quirk, function))) return quirk ? quirk->code : 3;
+        if (!quirk) return 3;
+        bool fails = quirk->only == ANY ? function != at_C_GetSlotInfo : quirk->only == function;
+        while (fails && quirk->hangs) pause();
+        if (fails) return quirk->code;
         a[0] = first_slot();
     } else {
         for (EACH(quirk, SLOT_FAILS))

@@ -69,6 +69,8 @@ BACKOFF_MAX_S = 5.0
 BACKOFF_OUTAGE_MAX_S = 1.5
 """A killed member process is replaced at once, a dead HSM is asked twelve times a minute; while *no* member is in
 service, each is asked so often that full service follows the HSM's return within five seconds."""
+EAGER_STARTS = 20
+"""The latter ends for a member that was never in service after so many starts, about half a minute."""
 _SPREAD = 0.2
 """Members of one HSM do not come back in step."""
 BACKOFF_RESET_S = 10.0

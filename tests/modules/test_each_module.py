@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from ssl import TLSVersion
 
 import pytest
 
@@ -57,7 +58,9 @@ def test_forward(system: ModuleSystem, vendor: Vendor, origin: OriginThread, tmp
     if vendor.ec:
         with OriginThread(OriginCA()) as stranger:
             trusted = system.directory / "untrust-imported.pem"
-            assert system.through(f"https://two.test:{stranger.port}/", trust=trusted).status in {200, 502}
+            shown = system.through(f"https://two.test:{stranger.port}/", trust=trusted)
+            assert shown.exit == 0, shown.errors
+            assert "issuer: CN=EC CA" in shown.trace
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
@@ -73,6 +76,13 @@ def test_load(system: ModuleSystem, origin: OriginThread) -> None:
     """Sixty new hosts, twelve at a time: each is served."""
     visits = system.visit(origin.port, 60)
     assert [visit.error for visit in visits if visit.error] == []
+
+
+@pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3], ids=lambda version: version.name)
+def test_inbound_load(system: ModuleSystem, vendor: Vendor, version: TLSVersion) -> None:
+    """Sixty full handshakes with each of our sites, twelve at a time: each client gets its page."""
+    for name in ("rsa", "ec") if vendor.ec else ("rsa",):
+        assert system.clients(f"{name}.test", version, 60) == [], name
 
 
 def test_the_member_is_killed(system: ModuleSystem, vendor: Vendor, origin: OriginThread) -> None:
