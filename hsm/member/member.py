@@ -292,13 +292,17 @@ class Member:
         assert isinstance(reply, Inspected)
         return reply
 
-    async def reset(self, settings: MemberSettings | None = None, *, drain_s: float | None = None) -> str:
+    async def reset(
+        self, settings: MemberSettings | None = None, *, drain_s: float | None = None, asked: bool = False
+    ) -> str:
         """New sessions beside the old ones; then requests move, and the old ones are drained. In words, what was done.
 
         `settings` replace the old ones. A member that is down or quarantined is started at once instead. Raises
         HsmitmError where the new sessions cannot be had within the start timeout: the old ones stay in service then.
+        `asked`: an operator wants this member back, so a PIN whose try had no plain answer is tried once more.
         The caller holds the group's turn.
         """
+        self._starter.asked = self._starter.asked or asked
         return await self._succession.rebuild(settings, succession.DRAIN_S if drain_s is None else drain_s)
 
     @property
@@ -314,9 +318,13 @@ class Member:
 
     async def learn(self) -> None:
         """Have all keys that were assigned looked for, by a new life beside the old one; out of service it does so when
-        it starts. Raises what `reset` raises; the caller holds the group's turn."""
+        it starts. Keys that were missing are looked for again. Raises what `reset` and `Life.look_again` raise; the
+        caller holds the group's turn."""
+        life = self._life
         if self.ignorant:
             await self.reset()
+        elif life is not None and self.serving and len(life.proved) < len(life.found):
+            await life.look_again(time.monotonic() + self._peers.failover.hang_s)
 
     async def stop(self, *, drain: bool = False) -> None:
         """End for good; `drain` lets requests in flight end first. The task of `run` is the caller's to cancel next."""
