@@ -228,7 +228,7 @@ class Group:
         for member in chosen:
             async with self.turn.taken():
                 try:
-                    lines.append(f"{member.name}: {await member.reset()}")
+                    lines.append(f"{member.name}: {await member.reset(asked=name is not None)}")
                 except HsmitmError as error:
                     if name is not None:
                         raise

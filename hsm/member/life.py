@@ -100,10 +100,11 @@ class Life:
         """A signature that verifies. Raises BadSignatureError, SchemeLostError where a scheme that was made is not
         allowed any more, or what `Channel.call` raises."""
         key = self._keys.get(request.key)
+        was_made = request.scheme in self.made.schemes.get(request.key, ())  # another's answer may end that meanwhile
         try:
             answer = await self._ask(request, deadline)
         except RefusedError as error:
-            if error.code in codes.FORBIDDEN and request.scheme in self.made.schemes.get(request.key, ()):
+            if error.code in codes.FORBIDDEN and was_made:
                 self.made.doubt(request.key, request.scheme)
                 raise SchemeLostError(str(error), error.code) from error
             raise

@@ -286,13 +286,17 @@ class Member:
         assert isinstance(reply, Inspected)
         return reply
 
-    async def reset(self, settings: MemberSettings | None = None, *, drain_s: float | None = None) -> str:
+    async def reset(
+        self, settings: MemberSettings | None = None, *, drain_s: float | None = None, asked: bool = False
+    ) -> str:
         """New sessions beside the old ones; then requests move, and the old ones are drained. In words, what was done.
 
         `settings` replace the old ones. A member that is down or quarantined is started at once instead. Raises
         HsmitmError where the new sessions cannot be had within the start timeout: the old ones stay in service then.
+        `asked`: an operator wants this member back, so a PIN whose try had no plain answer is tried once more.
         The caller holds the group's turn.
         """
+        self._starter.asked = self._starter.asked or asked
         return await self._succession.rebuild(settings, succession.DRAIN_S if drain_s is None else drain_s)
 
     @property

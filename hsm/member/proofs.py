@@ -61,8 +61,10 @@ class Prover:
         if found.spki and found.spki != key.spki:
             return Proof(problem=f"{key.uri} is not the key of the certificate: their public keys differ")
         made: set[str] = set()
-        lacks: dict[str, Lack | HsmitmError] = {}
-        left = list(key.schemes)
+        left = [one for one in key.schemes if one.name in found.schemes]
+        lacks: dict[str, Lack | HsmitmError] = {
+            one.name: Lack("the partition lists no mechanism for it") for one in key.schemes if one not in left
+        }
         try:
             while left and not made:  # one after another, until it is clear that this is the key
                 scheme = left.pop(0)
@@ -144,9 +146,10 @@ class Prover:
                 if codes.called_for(error) is not Kind.AMBIGUOUS:
                     raise
             else:
+                told = f" ({codes.name(refused.code)})" if refused.code else ""
                 return (
-                    f"the partition makes {scheme.name} only where it hashes the message itself, and a TLS server has "
-                    f"its digest alone ({refused})"
+                    f"the partition makes it only where it hashes the message itself{told}, and a TLS server has the "
+                    "digest alone"
                 )
         return _refusal(refused)
 

@@ -60,8 +60,9 @@ class Proved:
         return [(key, one) for key, lacking in self._lacking.items() for one, lack in lacking.items() if lack.passing]
 
     def doubt(self, key: str, scheme: str) -> None:
-        """A request was refused a scheme that was proved: the next test is its."""
-        self._doubted.add((key, scheme))
+        """A request was refused a scheme that was proved: the next test is its, unless one has told already."""
+        if scheme in self.schemes.get(key, ()):
+            self._doubted.add((key, scheme))
 
     def trust(self, key: str, scheme: str) -> None:
         """A test was good: nothing is doubted."""

@@ -10,6 +10,7 @@ other members. What a return code means is decided here, once, where the vendor 
     library      what python-pkcs11 holds of it: initialised once, with locks; its slots one by one
     slots        what each slot says; one that fails or hangs hides no other
     token        one token before and after login: the anchor session, sessions that share its login
+    login        the one C_Login: what is looked at before it, and what each answer says about the PIN
     private_key  a private key of one session: what it can do, its public half, its signatures
     forms        in which form a token makes each scheme with one key, corrected by what it was seen to do
     search       how keys are found on a token, few or many

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute, KeyType, Mechanism
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from hsm.errors import HsmitmError, RefusedError
+from hsm.errors import HsmitmError, RefusedError, SessionLostError
 from hsm.schemes import SCHEMES, Form, PublicKey, Scheme
 from hsm.token.forms import Forms
 from hsm.token.search import KeySearch
@@ -129,8 +129,12 @@ class PrivateKey:
                 continue
             try:
                 raw = self._call(scheme, form)(payload)
-            except pkcs11.PKCS11Error:  # the first refusal is the one to tell: this form was a guess
-                continue
+            except pkcs11.PKCS11Error as error:
+                second = ours(error, "signing")
+                if isinstance(second, SessionLostError):  # the refusal has left the session in the middle of something
+                    self._forms.prefer(scheme, form)
+                    raise second from error
+                continue  # the first refusal is the one to tell: this form was a guess
             self._forms.prefer(scheme, form)
             return raw
         return None

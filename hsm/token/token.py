@@ -16,18 +16,17 @@ import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, TokenFlag
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from hsm import codes
-from hsm.codes import Kind
-from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError
+from hsm.errors import RefusedError
 from hsm.schemes import SIGNING
-from hsm.token.cryptoki import TokenInfo
+from hsm.token import login
+from hsm.token.cryptoki import FunctionList, TokenInfo
 from hsm.token.forms import Forms
 from hsm.token.private_key import PrivateKey
 from hsm.token.search import KeySearch
 from hsm.token.translation import translated
 from hsm.uri import KeyURI
 from hsm.wire import member as member_wire
-from hsm.wire.member import Partition, Selector, Slot
+from hsm.wire.member import USER, Partition, Selector, Slot
 
 
 def _mechanism_name(number: int) -> str:
@@ -40,12 +39,15 @@ def _mechanism_name(number: int) -> str:
 class Token:
     """A token in its slot, before login."""
 
-    def __init__(self, token: pkcs11.Token, counts: TokenInfo | None) -> None:
-        """`counts` is None where the module's function list cannot be reached (p11-kit-client)."""
+    def __init__(self, token: pkcs11.Token, counts: TokenInfo | None, functions: FunctionList | None = None) -> None:
+        """`counts` and `functions` are None where the module's function list cannot be reached (p11-kit-client)."""
         self._token = token
+        self._functions = functions
         self._counts = counts
         self.keys_wanted = 0
         """How many keys its sessions will be asked for."""
+        self._first: pkcs11.Session | None = None
+        self._writable = False
         self._forms: dict[KeyURI, Forms] = {}
         self.info = Partition(
             label=token.label,
@@ -115,42 +117,29 @@ class Token:
             return self.info.serial.strip() == selector.serial.strip()
         return self.info.slot == selector.slot
 
-    def log_in(self, pin: str, *, writable: bool = False) -> Session:
+    def try_session(self, *, writable: bool = False) -> None:
+        """See that the token gives sessions, before a PIN is tried. `writable`: all are opened read-write."""
+        self._first, self._writable = login.first_session(self._token, self.info, writable=writable)
+
+    def log_in(self, pin: str | None, *, writable: bool = False, user_type: int = USER) -> Session:
         """The anchor session: one C_Login for the life of this process. Keep it; it is never closed.
 
-        Raises MisconfiguredError without trying where the token says that the PIN is locked or at its final try: that
-        PIN was not refused, and may be right.
+        `pin` is None for the HSM's own PIN pad. Raises the errors of `hsm.token.login.log_in`, and of `try_session`
+        where that was not called before.
         """
-        if "USER_PIN_LOCKED" in self.info.flags:
-            raise MisconfiguredError(f"the PIN of partition {self.info} is locked; its security officer must reset it")
-        if "USER_PIN_FINAL_TRY" in self.info.flags:
-            raise MisconfiguredError(
-                f"partition {self.info} says that one more wrong PIN locks it; log in once with the vendor's own tool "
-                "to clear that, then start again"
-            )
-        try:
-            with translated(f"logging in to partition {self.info}"):
-                return Session(self._token.open(rw=writable, user_pin=pin), self)
-        except MemberLostError as error:
-            if error.code == codes.USER_ALREADY_LOGGED_IN:
-                return self.session()  # some modules share one login among processes; then the PIN was not looked at
-            if codes.called_for(error) is Kind.AMBIGUOUS and self._counts_a_wrong_pin():
-                raise PinRefusedError(f"{error}, and the token now counts a wrong PIN", error.code) from error
-            raise
-
-    def _counts_a_wrong_pin(self) -> bool:
-        """Whether the token says that a PIN was refused since the last good one: then a return code that we do not
-        know, a vendor's, may have meant the PIN."""
-        if "USER_PIN_COUNT_LOW" in self.info.flags:
-            return True  # it may have been this login: one try less is left than it seems, so none is risked
-        with suppress(pkcs11.PKCS11Error):
-            return bool(self._token.slot.get_token().flags & TokenFlag.USER_PIN_COUNT_LOW)
-        return False
+        if self._first is None:
+            self.try_session(writable=writable)
+        assert self._first is not None
+        first, self._first = self._first, None
+        return Session(login.log_in(first, self.info, self._functions, pin, user_type), self)
 
     def session(self) -> Session:
-        """A session that shares the anchor's login."""
+        """A session that shares the anchor's login, where there is one."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return Session(first, self)
         with translated("opening a session"):
-            return Session(self._token.open(), self)
+            return Session(self._token.open(rw=self._writable), self)
 
 
 class Session:

@@ -30,6 +30,7 @@ from hsm.errors import MisconfiguredError, RefusedError
 from hsm.member.process import MemberProcess
 from hsm.schemes import PublicKey, certificate_schemes
 from hsm.secrets import pin
+from hsm.secrets.settings import PinSource
 from hsm.uri import KeyURI
 from hsm.vendor_variables import read_by_vendors
 from hsm.wire.member import Generate, Initialise, KeyFound, KeyType, Open, Opened, Selector, Sign, Signature
@@ -100,7 +101,7 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
     if wanted.module is not None and wanted.so_pin_file is not None:
         raise MisconfiguredError("--so-pin-file is for a new SoftHSM partition; the one that you name has its own")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = _given(wanted) if wanted.module else await _new_softhsm(wanted, directory, say)
+    place = await _given(wanted) if wanted.module else await _new_softhsm(wanted, directory, say)
     await _make_keys(wanted, directory, place, say, confirm)
     _write(toml, _text(wanted, place), 0o644)
     say(f"wrote {toml}")
@@ -108,14 +109,14 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
     return toml
 
 
-def _given(wanted: Wanted) -> _Place:
+async def _given(wanted: Wanted) -> _Place:
     """A partition that exists, on a module that the operator named."""
     assert wanted.module is not None
     assert wanted.token is not None
     environment = read_by_vendors(os.environ) | variables(wanted.environment)
     if wanted.pin_file is not None:
         path = wanted.pin_file.absolute()
-        secret, source = pin.from_file(path), f"{{ file = {_toml(str(path))} }}"
+        secret, source = await pin.read(PinSource(file=str(path)), path.parent), f"{{ file = {_toml(str(path))} }}"
     elif sys.stdin.isatty():
         secret, source = getpass.getpass(f"PIN of partition '{wanted.token}': "), "{ prompt = true }"
     else:

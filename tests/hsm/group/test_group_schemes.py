@@ -9,15 +9,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from hsm.errors import RefusedError, UnavailableError
+from hsm.errors import UnavailableError
 from hsm.group.group import Group
 from hsm.member.key import Key, inbound_key
 from hsm.member.member import Member
 from hsm.member.settings import Failover
 from hsm.schemes import SCHEMES
 from hsm.uri import KeyURI
-from hsm.wire.member import Sign
-from tests.hsm.member.test_proofs import altered
 from tests.hsm.members import MESSAGE, counted, hung, kill, make_group
 from tests.hsm.restricted import PKCS1, PSS, RSA_PKCS, RSA_PSS, SHA256_RSA_PKCS, private_key, put_key
 from tests.softhsm import Store, in_s, make_store
@@ -131,28 +129,6 @@ async def test_an_outage_withdraws_nothing(unequal: dict[str, Store]) -> None:
         await until(lambda: member.serving, "it is back")
         assert offered(group) == PKCS1
         await ask(group, "rsa_pkcs1_sha384")
-
-
-async def test_a_scheme_that_one_member_forbids_from_now_on(unequal: dict[str, Store]) -> None:
-    """Where a policy takes a scheme from one member while we run, no request fails: a peer makes it, and nobody is
-    blamed or started again; the member keeps what it may still do."""
-    async with grouped(unequal, "all", "all") as group:
-        first, second = group.members
-
-        def forbids(body: Sign, _number: int) -> Exception | None:
-            refused = RefusedError("CKR_MECHANISM_INVALID (0x70) while signing", 0x70)
-            return refused if body.scheme in PSS else None
-
-        altered(first._life, forbids)
-        for _ in range(60):
-            await ask(group, "rsa_pss_rsae_sha256")
-        await until(lambda: "rsa_pss_rsae_sha256" not in first.schemes("shop"), "it is not asked for it any more")
-        before = asked(first)
-        await asyncio.gather(*(ask(group, "rsa_pss_rsae_sha256") for _ in range(30)))
-        assert asked(first) == before
-        assert offered(group) == ALL
-        assert (first.starts, first.state, second.starts) == (1, "up", 1)
-        assert first.serves("shop", "rsa_pkcs1_sha256")
 
 
 async def test_a_new_process_proves_anew(unequal: dict[str, Store]) -> None:

@@ -106,4 +106,4 @@ async def test_a_key_that_may_do_nothing(store: Store, tmp_path: Path) -> None:
     assert (
         "no rsa_pkcs1_sha256, 384 and 512, rsa_pss_rsae_sha384 and 512: it did not sign a challenge: CKR_MECH" in said
     )
-    assert "no rsa_pss_rsae_sha256: the partition makes rsa_pss_rsae_sha256 only where it hashes the message" in said
+    assert "no rsa_pss_rsae_sha256: the partition makes it only where it hashes the message itself" in said
