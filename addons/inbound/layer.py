@@ -180,7 +180,7 @@ class InboundListener(layer.Layer):
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
-        if not self.site.served:
+        if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")
             return
         if self.site.only_tls_1_3 and not client_hello.speaks_tls_1_3(hello):
