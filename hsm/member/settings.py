@@ -37,8 +37,8 @@ class MemberSettings(Struct, frozen=True, kw_only=True):
     base: Path = field(default_factory=Path)
     start_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
     codes: dict[int, Kind] = field(default_factory=dict)
-    read_write: bool = False
     user_type: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)] = USER
+    read_write: bool = False
 
     @property
     def place(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import secrets
+import shutil
 import ssl
 import time
 from collections.abc import Sequence
@@ -104,6 +105,16 @@ class ModuleSystem(InboundSystem):
         (vendor,) = self.vendors.values()
         vendor.make_key(label, key_type)  # type: ignore[arg-type]
         self.publics[label] = vendor.public_key(label)
+
+    def copied(self, directory: Path, **member: object) -> ModuleSystem:
+        """A signer with this configuration, a state of its own, and other settings of its member; not started."""
+        directory.mkdir()
+        for path in self.directory.glob("*.pem"):
+            shutil.copy(path, directory)
+        (vendor,) = self.vendors.values()
+        text = edit.with_member(self.toml.read_text(), vendor.member("copy", **member))
+        (directory / "hsmitm.toml").write_text(edit.without_member(text, "hsm1"))
+        return ModuleSystem(directory, command="signer")
 
     @property
     def ca(self) -> Path:

@@ -26,8 +26,6 @@ class OpenCryptoki(Vendor):
     """Its software token."""
 
     name = "opencryptoki"
-    ec = False
-    """Of Debian 12's 3.8: neither EC nor a mechanism that hashes and signs."""
 
     def __init__(self, directory: Path) -> None:
         """`directory` has a root of file systems in it."""
@@ -54,6 +52,7 @@ class OpenCryptoki(Vendor):
             "PRIVATE_ROOT": str(self._root),
             "PRIVATE_PATHS": ":".join(_PATHS),
             "PRIVATE_NUMBER": str(self._number),
+            "PRIVATE_USER": "pkcsslotd",
         }
 
     def _listens(self) -> bool:
@@ -73,6 +72,7 @@ class OpenCryptoki(Vendor):
         self._tool("-P", "-S", _FIRST_SO_PIN, "-n", "so-pin-1")
         self._tool("-u", "-S", "so-pin-1", "-n", "first-pi")
         self._tool("-p", "-U", "first-pi", "-n", self.pin)
+        self.ec = "(CKM_ECDSA)" in self._tool("-m")  # not before 3.9: Debian 12's has no EC, and nothing that hashes
 
     def end(self) -> None:
         """Its library leaves shared memory behind."""
@@ -86,5 +86,5 @@ class OpenCryptoki(Vendor):
             socket.unlink()
         super().revive()
 
-    def _tool(self, *arguments: str, text: str = "") -> None:
-        run("pkcsconf", "-c", "0", *arguments, environment=self.environment, text=text)
+    def _tool(self, *arguments: str, text: str = "") -> str:
+        return run("pkcsconf", "-c", "0", *arguments, environment=self.environment, text=text)
