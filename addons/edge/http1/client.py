@@ -165,9 +165,7 @@ class Http1Client(Http1Connection):
             case Phase.HEAD:
                 begun = self._section is not None and self._section.kept
                 yield from self._lost(
-                    "The server closed the connection within its answer's head."
-                    if begun
-                    else "server closed connection"
+                    "The server closed the connection within its answer's head." if begun else self._gone
                 )
             case Phase.BODY:
                 assert self._body is not None
@@ -178,10 +176,15 @@ class Http1Client(Http1Connection):
                 else:
                     yield from self._end_message()
             case Phase.WAITING:  # the answer came before the request's end, which will not be read now
-                yield from self._lost("server closed connection")
+                yield from self._lost(self._gone)
             case Phase.PIPE:
                 assert self.stream_id is not None
                 yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
+
+    @property
+    def _gone(self) -> str:
+        """Why there is no answer: what the layers beneath know of it."""
+        return self.conn.error or "server closed connection"
 
     def _lost(self, message: str) -> layer.CommandGenerator[None]:
         if self.conn.state & connection.ConnectionState.CAN_WRITE:
