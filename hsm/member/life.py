@@ -13,6 +13,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from msgspec import structs
+
 from hsm import codes
 from hsm.codes import Kind
 from hsm.errors import BadSignatureError, KeyLostError, MemberLostError, RefusedError
@@ -166,9 +168,10 @@ class Life:
         except RefusedError as error:  # a key that was found and is lost now is no key's fault
             return f"it did not sign a challenge: {error}"
         except BadSignatureError:
-            if found.spki:
+            if found.spki and not found.hearsay:
                 raise  # the right key, and a wrong signature: that is no key's fault
-            return f"{key.uri} is not the key of the certificate: its signature of a challenge does not verify"
+            text = f"{key.uri} is not the key of the certificate: its signature of a challenge does not verify"
+            return f"{text}, although the public key object beside it is the certificate's" if found.spki else text
         return ""
 
     def _note_proof(self, key: str) -> None:
@@ -183,7 +186,7 @@ class Life:
             return
         if found.problem != problem or found is self.opened.keys.get(key):
             logger.error("member %s cannot serve %s: %s", self._member, self._called(key), problem)
-        self.found[key] = KeyFound(problem, found.spki, found.schemes, found.guarded, decrypts=found.decrypts)
+        self.found[key] = structs.replace(found, problem=problem, missing=False)
         self.keys_changed()
 
     def _called(self, key: str) -> str:

@@ -18,8 +18,12 @@ from pkcs11.util.ec import encode_named_curve_parameters
 from hsm import codes
 from hsm.codes import Kind
 from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError
+from hsm.schemes import PublicKey
+from hsm.token.attributes import Attributes
+from hsm.token.challenges import Challenges
 from hsm.token.cryptoki import TokenInfo
 from hsm.token.private_key import PrivateKey
+from hsm.token.public_half import public_of
 from hsm.token.search import KeySearch
 from hsm.token.translation import translated
 from hsm.uri import KeyURI
@@ -34,6 +38,10 @@ def _mechanism_name(number: int) -> str:
         return f"0x{number:08x}"
 
 
+_ALIKE = 8
+"""Keys of one name that are looked at, and named to an operator."""
+
+
 class Token:
     """A token in its slot, before login."""
 
@@ -41,6 +49,7 @@ class Token:
         """`counts` is None where the module's function list cannot be reached (p11-kit-client)."""
         self._token = token
         self._counts = counts
+        self.challenges = Challenges()
         self.keys_wanted = 0
         """How many keys its sessions will be asked for."""
         self.info = Partition(
@@ -95,7 +104,7 @@ class Token:
             )
         try:
             with translated(f"logging in to partition {self.info}"):
-                return Session(self._token.open(rw=writable, user_pin=pin), self)
+                return Session(self._token.open(rw=writable, user_pin=pin, attribute_mapper=Attributes()), self)
         except MemberLostError as error:
             if error.code == codes.USER_ALREADY_LOGGED_IN:
                 return self.session()  # some modules share one login among processes; then the PIN was not looked at
@@ -115,7 +124,7 @@ class Token:
     def session(self) -> Session:
         """A session that shares the anchor's login."""
         with translated("opening a session"):
-            return Session(self._token.open(), self)
+            return Session(self._token.open(attribute_mapper=Attributes()), self)
 
 
 class Session:
@@ -136,11 +145,12 @@ class Session:
         with translated("proving a session alive"):
             self._session.generate_random(8)
 
-    def key(self, uri: KeyURI, spki: bytes = b"") -> PrivateKey:
+    def key(self, uri: KeyURI, spki: bytes = b"", *, anywhere: bool = True) -> PrivateKey:
         """The private key that `uri` names on this token; with `spki` (DER), the one of that public key.
 
-        Members of a group hold the same key under labels of their own: what the URI does not find, or finds with
-        another public key, is looked for by its public half. Raises RefusedError: none, several, or not for signing.
+        Of several that the URI fits, the public half tells the right one. `anywhere`: members of a group hold the same
+        key under labels of their own, so what the URI does not find, or finds with another public key, is looked for
+        by its public half. The same key twice is served by either. Raises RefusedError: none, or several.
         """
         info = self._token.info
         named = (
@@ -152,22 +162,52 @@ class Session:
         if any(wanted is not None and wanted.strip() != found.strip() for wanted, found in named):
             raise KeyMissingError(f"{uri} names another partition than {info}")
         with translated("looking for a key"):
-            found = self._search.private(uri.object, uri.id)
-            if len(found) > 1:
-                ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
-                raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
-            key = self._made(found[0]) if found else None
-            if spki and (key is None or key.spki() != spki):
-                found = self._search.private_of(spki) or found
-                if len(found) > 1:
-                    raise RefusedError(f"{len(found)} private keys on partition {info} have the public key of {uri}")
-                key = self._made(found[0]) if found else None
-            if key is None:
-                raise KeyMissingError(f"no private key {uri} on partition {info}")
-            return key
+            found = [self._made(key) for key in self._search.private(uri.object, uri.id)]
+            left = 0
+            if spki:
+                wanted = public_of(spki)
+                key, left = self._of(wanted, found)
+                if key is None and anywhere:
+                    key, left = self._anywhere(wanted)
+                if key is not None:
+                    return key
+            if found:
+                return self._only(found, uri, spki)
+        tried = f"; {left} more private keys could be it, and are tried later: name it by its CKA_ID" if left else ""
+        raise KeyMissingError(f"no private key {uri} on partition {info}{tried}")
+
+    def _of(self, wanted: PublicKey, keys: list[PrivateKey], *, beside: bool = True) -> tuple[PrivateKey | None, int]:
+        """The one of `keys` that has this public half, and how many were not asked. What objects `beside` them say may
+        be looked at. Of the same key twice one that signs."""
+        verdicts = [(key, key.judge(wanted, beside=beside)) for key in keys]
+        key = _best([key for key, verdict in verdicts if verdict])
+        left = 0
+        if key is None:
+            key, left = self._token.challenges.find(wanted, [key for key, verdict in verdicts if verdict is None])
+            if key is not None:
+                key.settle(wanted)
+        return key, left
+
+    def _anywhere(self, wanted: PublicKey) -> tuple[PrivateKey | None, int]:
+        key, left = self._of(wanted, [self._made(key) for key in self._search.private_of(wanted)])
+        if key is None:  # one search for each, of what is beside it, would take too long
+            key, left = self._of(wanted, [self._made(key) for key in self._search.alike(wanted)], beside=False)
+        return key, left
+
+    def _only(self, keys: list[PrivateKey], uri: KeyURI, spki: bytes) -> PrivateKey:
+        """The one that the URI names, where no public half is known to tell. Raises RefusedError for several."""
+        if len(keys) == 1:
+            return keys[0]
+        if not spki and len(keys) <= _ALIKE and len({key.spki() for key in keys}) == 1 and keys[0].public:
+            return _best(keys) or keys[0]
+        ids = sorted(key.mark[2].hex() for key in keys)
+        told_apart = len(set(ids)) == len(ids)
+        advice = "add id=%.. to the URI" if told_apart else "give each a CKA_ID of its own with the HSM's own tool"
+        none = "; none of them is the certificate's" if spki else ""
+        raise RefusedError(f"{len(keys)} private keys fit {uri} (CKA_ID {', '.join(ids[:_ALIKE])}){none}; {advice}")
 
     def _made(self, key: Any) -> PrivateKey:
-        return PrivateKey(key, self._search, self._token.mechanisms)
+        return PrivateKey(key, self._search, self._token.mechanisms, self._token.challenges)
 
     def look_again(self) -> None:
         """Have the next keys be looked for as if they were the first: they may have come, gone, or been replaced."""
@@ -203,6 +243,11 @@ class Session:
             )
             private[Attribute.DERIVE] = False
             parameters.generate_keypair(private_template=private, public_template=public, **pair)
+
+
+def _best(keys: list[PrivateKey]) -> PrivateKey | None:
+    """Of the same key several times: one that signs."""
+    return next((key for key in keys if len(keys) == 1 or key.signs), keys[0] if keys else None)
 
 
 class KeyMissingError(RefusedError):

@@ -30,7 +30,8 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     """The first call to a member: load, find the partition, log in once, open sessions, find the keys.
 
     `pin` is None for looking only (no login, no sessions). `writable` allows `Generate`. Answered with `Opened`.
-    `spkis` (DER, by key) has a key that the URI does not find looked for by its public half. Idle sessions prove
+    `spkis` (DER, by key) are public halves: of several keys that a URI fits they tell the right one. The keys named in
+    `anywhere` (None: all) are looked for by their public half where the URI does not find them. Idle sessions prove
     themselves alive each `keep_alive_s` seconds (0: never). `session_every_s` opens the sessions behind the first one
     after another at that pace (0: all at once): an HSM that just came back is not met by a herd.
     `codes` is what the operator says that vendors' own return codes call for.
@@ -46,6 +47,7 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     keep_alive_s: float = 0.0
     session_every_s: float = 0.0
     codes: dict[int, Kind] = {}
+    anywhere: list[str] | None = None
 
     def __repr__(self) -> str:
         """Without the PIN: a repr may reach a log."""
@@ -61,7 +63,8 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
 
     `spki` is DER (RFC 5280 SubjectPublicKeyInfo), empty where the token keeps no public half. `schemes` are names of
     `hsm.schemes`. `guarded` is CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE. `decrypts` says whether the partition
-    lets an RSA key decrypt with CKM_RSA_PKCS.
+    lets an RSA key decrypt with CKM_RSA_PKCS. `exposure` says what is not guarded, and whether the key can leave now.
+    `hearsay` is whether `spki` is what another object says: one with the label and CKA_ID of this key.
     """
 
     problem: str = ""
@@ -70,6 +73,8 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     guarded: bool = False
     missing: bool = False
     decrypts: bool = False
+    exposure: str = ""
+    hearsay: bool = False
 
 
 class Partition(Struct, frozen=True, array_like=True):
