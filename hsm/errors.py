@@ -7,6 +7,8 @@ what is wrong, and what would be right.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class HsmitmError(Exception):
     """Base of the family; never raised itself."""
@@ -61,6 +63,19 @@ class MisconfiguredError(HsmitmError):
 
 class PinRefusedError(MisconfiguredError):
     """The token did not accept the PIN, or it is one that it refused before. Never try it again: partitions lock."""
+
+
+class BadNews(str):  # it has one attribute more
+    """A line of what an operator's command did which tells of a failure; the rest was done all the same."""
+
+    lasting: bool
+    """Whether the operator must act: by itself it does not get better."""
+
+    def __new__(cls, line: str, error: HsmitmError | None = None, *, lasting: bool = False) -> Self:
+        """`error` is what failed, where there is one."""
+        made = super().__new__(cls, line)
+        made.lasting = lasting or isinstance(error, MisconfiguredError)
+        return made
 
 
 _FAMILY: dict[str, type[HsmitmError]] = {

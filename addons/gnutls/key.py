@@ -64,6 +64,11 @@ class RemoteKey:
         """Handshakes from now on use `schemes`, those of them that fit the key."""
         self._schemes = {name: one for name, one in SCHEMES.items() if name in schemes and one.fits(self.public)}
 
+    @property
+    def served(self) -> bool:
+        """Whether there is any scheme that it can be asked for."""
+        return bool(self._schemes)
+
     def import_into(self, private_key: Any) -> Any:
         """Make the gnutls_privkey_t `private_key` ask this object. Returns a handle that must outlive `private_key`.
 

@@ -45,7 +45,7 @@ UNRECOGNIZED_NAME = 112
 """RFC 6066 section 3."""
 _PROTOCOL_VERSION = 70
 
-Refused = Literal["no-tls", "malformed", "no-site", "old-version", "too-slow"]
+Refused = Literal["no-tls", "malformed", "no-site", "no-key", "old-version", "too-slow"]
 
 
 class Guide(Protocol):
@@ -165,6 +165,9 @@ class InboundListener(layer.Layer):
         self.site = self.sites.find(hello.sni)
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
+            return
+        if not self.site.served:
+            yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")
             return
         if self.site.only_tls_1_3 and not client_hello.speaks_tls_1_3(hello):
             yield from self._refuse("old-version", _PROTOCOL_VERSION, hello.sni or "")

@@ -85,6 +85,7 @@ def _site(listener: ListenerSettings, site: SiteSettings, keys: SignerKeys, load
         credentials=credentials,
         default=site.default,
         only_tls_1_3=listener.minimum == "TLS1.3",
+        keys=tuple(one.key for one in certificates),
     )
 
 

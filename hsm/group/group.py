@@ -12,7 +12,7 @@ from collections.abc import Sequence, Set
 
 from prometheus_client import CollectorRegistry
 
-from hsm.errors import HsmitmError, MisconfiguredError
+from hsm.errors import BadNews, HsmitmError, MisconfiguredError
 from hsm.group.dispatch import Dispatch
 from hsm.group.states import GroupState, group_state
 from hsm.group.waiting_line import Asker
@@ -104,6 +104,13 @@ class Group:
     def problems(self, key: str) -> dict[str, str]:
         """For each member that should serve `key` and does not, why not."""
         return {one.name: problem for one in self.holders(key) if (problem := one.problem(key))}
+
+    def hopeless(self, key: str) -> bool:
+        """Whether no member serves `key`, and none will before an operator acts or the key appears: an HSM that is away
+        may have it."""
+        return not any(
+            one.serves(key) or one.state in (State.DOWN, State.STARTING) for one in self.holders(key)
+        )  # fmt: skip
 
     def holders(self, key: str) -> list[Member]:
         """The members that should serve `key`."""
@@ -199,7 +206,7 @@ class Group:
             return await member.reset(settings)
 
     async def reset(self, name: str | None) -> list[str]:
-        """`Member.reset` of one member, or of each in turn: never two at a time."""
+        """`Member.reset` of one member, or of each in turn: never two at a time. In lines, what came of it."""
         chosen = [one for one in self.members if name in (None, one.name)]
         if not chosen:
             known = ", ".join(one.name for one in self.members)
@@ -212,5 +219,15 @@ class Group:
                 except HsmitmError as error:
                     if name is not None:
                         raise
-                    lines.append(f"{member.name}: not reset: {error}")
+                    lines.append(BadNews(f"{member.name}: not reset: {error}", error))
+                else:
+                    lines += self.unserved(member)
         return lines
+
+    def unserved(self, member: Member) -> list[str]:
+        """A line for each key that a member which is in service should serve and does not."""
+        return [
+            BadNews(f"{member.name}: it does not serve the {key.title}: {problem}", lasting=True)
+            for name, key in self.keys_for(member.name).items()
+            if member.serving and (problem := member.problem(name))
+        ]

@@ -295,9 +295,13 @@ class Member:
 
     async def learn(self) -> None:
         """Have all keys that were assigned looked for, by a new life beside the old one; out of service it does so when
-        it starts. Raises what `reset` raises; the caller holds the group's turn."""
+        it starts. Keys that were missing are looked for again. Raises what `reset` and `Life.look_again` raise; the
+        caller holds the group's turn."""
+        life = self._life
         if self.ignorant:
             await self.reset()
+        elif life is not None and self.serving and len(life.proved) < len(life.found):
+            await life.look_again(time.monotonic() + self._peers.failover.hang_s)
 
     async def stop(self, *, drain: bool = False) -> None:
         """End for good; `drain` lets requests in flight end first. The task of `run` is the caller's to cancel next."""

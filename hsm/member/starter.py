@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from hsm.errors import DeadlineError, MemberLostError, PinRefusedError
+from hsm.errors import DeadlineError, PinRefusedError
 from hsm.member import states
 from hsm.member.key import Key
 from hsm.member.life import Life
@@ -113,16 +113,12 @@ class Starter:
     async def _opened(self, process: MemberProcess, opening: Open, secret: str, longest_s: float) -> Opened:
         timeout_s = self._timeout_s(longest_s)
         try:
-            reply = await process.channel.call(opening, time.monotonic() + timeout_s)
+            reply = await process.call(opening, time.monotonic() + timeout_s)
         except PinRefusedError as error:
             try:
                 self._refusals.remember(self._name, secret)
             except OSError as failure:  # still a refused PIN: a lost start would be tried again, and lock the partition
                 raise PinRefusedError(f"{error}; it cannot be noted for the next start: {failure}") from error
-            raise
-        except MemberLostError as error:
-            if process.lost.is_set():
-                raise MemberLostError(f"at start {await process.how_it_ended()}") from error
             raise
         except DeadlineError as error:
             raise DeadlineError(f"it did not start within {timeout_s:.1f} s") from error

@@ -93,6 +93,7 @@ class Succession:
                     standing.move(states.event_for(error, was_up=self._was_up), str(error))
                 except Exception as error:  # a bug of ours must not leave the signer waiting for this member for ever
                     logger.exception("starting member %s failed", standing.name)
+                    standing.note_error(f"internal error: {error}")
                     standing.move(Event.LOST, f"internal error: {error}")
                 else:
                     up_at = time.monotonic()

@@ -49,6 +49,10 @@ class StatusBoard:
         )
         self._sessions = Gauge("hsmitm_member_sessions", "Sessions of a member", ("member", "use"), registry=registry)
         self._starts = Gauge("hsmitm_member_starts", "Starts of a member's process", ("member",), registry=registry)
+        self._refused = Gauge(
+            "hsmitm_inbound_sites_refused", "Sites whose key no member can serve, and whose clients are refused",
+            ("site",), registry=registry,
+        )  # fmt: skip
         self._group_states = Gauge(
             "hsmitm_group_state", "1 for the state that the members together are in", ("state",), registry=registry
         )
@@ -73,6 +77,9 @@ class StatusBoard:
             self._sessions.labels(member.name, "busy").set(min(member.in_flight, member.sessions))
             self._sessions.labels(member.name, "total").set(member.sessions)
             self._starts.labels(member.name).set(member.starts)
+        self._refused.clear()
+        for site in self._inbound.refused_sites():
+            self._refused.labels(site).set(1)
         self._workers.set_gauges()
 
     def seen(self, check_ready: Callable[[], None]) -> Seen:
@@ -135,6 +142,7 @@ class StatusBoard:
             problems=self._group.problems(key_name) | self._inbound.decryption_problems(key_name),
             kind=kind,
             name=name,
+            refused=self._inbound.refused(key_name),
         )
 
     def _member(self, member: Member) -> MemberStatus:

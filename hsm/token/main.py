@@ -79,14 +79,14 @@ class _MemberProcess:
                 sessions.inspect(call, self._responder(call.id))
                 return
         try:
-            self._send(Answer(call.id, self._answer(body)))
+            self._send(Answer(call.id, self._answer(body, call.deadline)))
         except HsmitmError as error:
             self._send(frames.fault(call.id, error))
 
-    def _answer(self, body: Request) -> Reply:
+    def _answer(self, body: Request, deadline: float) -> Reply:
         match body:
             case Open():
-                return self._open(body)
+                return self._open(body, deadline)
             case Initialise():
                 self._load(body.module).initialise(body.label, body.so_pin, body.pin)
                 return Done()
@@ -101,13 +101,13 @@ class _MemberProcess:
             self._module = Module(path)
         return self._module
 
-    def _open(self, opening: Open) -> Opened:
+    def _open(self, opening: Open, deadline: float) -> Opened:
         translation.take(opening.codes)  # before the module is loaded: its C_Initialize may give one of them
         module = self._load(opening.module)
         if opening.pin is None:
-            token = module.token(opening.selector)
+            token = module.token(opening.selector, deadline)
             return Opened(opening.module, module.description, token.info, 0, {})
-        self._sessions = sessions = Sessions(module, opening)
+        self._sessions = sessions = Sessions(module, opening, deadline)
         keys = sessions.describe_keys()
         return Opened(opening.module, module.description, sessions.token.info, sessions.sessions, keys)
 

@@ -51,15 +51,15 @@ class _Job:
 class Sessions:
     """The sessions of one token. Its public methods may be called from any thread."""
 
-    def __init__(self, module: Module, opening: Open) -> None:
-        """Find the partition, log in once and open its sessions.
+    def __init__(self, module: Module, opening: Open, until: float | None = None) -> None:
+        """Find the partition, log in once and open its sessions. `until` (CLOCK_MONOTONIC): when the caller gives up.
 
         The pool is what was asked for, less where the token says or shows that it has fewer to give; one session is
         the anchor's. Raises the errors of `Module.token` and `Token.log_in`.
         """
         assert opening.pin is not None
         self._module = module
-        self.token = module.token(opening.selector)
+        self.token = module.token(opening.selector, until)
         translation.take(vendor_codes.built_in(self.token.info.model))
         self.uris = dict(opening.keys)
         self.token.keys_wanted = len(self.uris)
@@ -127,8 +127,15 @@ class Sessions:
         self.jobs.put(_Job(call.deadline, lambda worker: worker.describe(), respond))
 
     def inspect(self, call: Call[Request], respond: Respond) -> None:
-        """Ask the module about its slots, on a session's thread."""
-        self.jobs.put(_Job(call.deadline, lambda _: self._module.inspect(), respond))
+        """Ask the module about its slots, on a thread of its own: one that hangs must hold up no session."""
+
+        def tell() -> None:
+            try:
+                respond(self._module.inspect(call.deadline))
+            except HsmitmError as error:
+                respond(error)
+
+        threading.Thread(target=tell, name="inspect", daemon=True).start()
 
 
 class _Worker:

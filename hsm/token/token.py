@@ -8,6 +8,7 @@ a PIN. A failed login leaks a session in it, too: one more reason to try a PIN o
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from typing import Any
 
@@ -62,8 +63,12 @@ class Token:
             flags=[flag.name for flag in TokenFlag if flag & token.flags and flag.name],
             max_sessions=counts.limit("max_sessions") if counts else None,
         )
+
+    @functools.cached_property
+    def mechanisms(self) -> frozenset[int]:
+        """What it can do; asked of the token that is used, and of no other."""
         with translated("reading the mechanisms"):
-            self.mechanisms = frozenset(int(mechanism) for mechanism in token.slot.get_mechanisms())
+            return frozenset(int(mechanism) for mechanism in self._token.slot.get_mechanisms())
 
     def inspect(self) -> Slot:
         """What the token tells of itself."""
@@ -141,9 +146,9 @@ class Session:
             self._session.close()
 
     def prove_alive(self) -> None:
-        """The cheapest call that reaches the token: one random byte."""
+        """The cheapest call that reaches the token: a few random bytes. Some tokens give no fewer than eight."""
         with translated("proving a session alive"):
-            self._session.generate_random(8)
+            self._session.generate_random(8 * 16)
 
     def key(self, uri: KeyURI, spki: bytes = b"", *, anywhere: bool = True) -> PrivateKey:
         """The private key that `uri` names on this token; with `spki` (DER), the one of that public key.

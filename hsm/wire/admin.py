@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from msgspec import Struct
 
+from hsm.errors import BadNews
 from hsm.unavailable import FAIL
 from hsm.wire.frames import Codec, Done, Ready
 from hsm.wire.member import Inspected, Partition
@@ -48,9 +49,17 @@ class Reload(Struct, frozen=True, array_like=True, tag="reload"):
 
 
 class Told(Struct, frozen=True, array_like=True, tag="told"):
-    """What was done, in lines for the operator."""
+    """What was done, in lines for the operator. `failed` says of the worst of them whether it may get better by itself
+    ("later") or not ("lasting"); it is empty where none tells of a failure."""
 
     lines: list[str]
+    failed: Literal["", "later", "lasting"] = ""
+
+    @classmethod
+    def of(cls, lines: list[str]) -> Self:
+        """`lines` may have `BadNews` among them."""
+        bad = [line.lasting for line in lines if isinstance(line, BadNews)]
+        return cls([str(line) for line in lines], "lasting" if any(bad) else "later" if bad else "")
 
 
 class MemberStatus(Struct, frozen=True):
@@ -113,7 +122,8 @@ class CertificateStatus(Struct, frozen=True):
 
     `proved` names the members whose signature by its key was verified with the certificate's public key. `authority`
     stands for readers of `status --json` and for a command line of before: a CA's name, or "inbound " and the site's.
-    `kind` is empty from a signer of before, which says `authority` alone.
+    `kind` is empty from a signer of before, which says `authority` alone. `refused`: it is a site's, no member can
+    serve its key, and clients get an alert where the site has no other certificate.
     """
 
     authority: str
@@ -127,6 +137,7 @@ class CertificateStatus(Struct, frozen=True):
     problems: dict[str, str]
     kind: Literal["forward", "inbound", ""] = ""
     name: str = ""
+    refused: bool = False
 
 
 class StatusReport(Struct, frozen=True, array_like=True, tag="status-report"):

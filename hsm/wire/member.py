@@ -203,11 +203,12 @@ class Slot(Struct, frozen=True, array_like=True):
 
 
 class Inspected(Struct, frozen=True, array_like=True, tag="inspected"):
-    """A module and its slots."""
+    """A module and its slots. `problems` says of a slot why it tells nothing."""
 
     module: str
     module_version: str
     slots: list[Slot]
+    problems: dict[int, str] = {}
 
 
 Request = Open | Sign | Decrypt | Initialise | Generate | Ping | Describe | Inspect

@@ -144,7 +144,8 @@ def _say_certificate(name: str, issuer: Issuer, findings: Findings) -> None:
 
 def _say_member(member: Member, group: Group, findings: Findings) -> None:
     if member.state is not State.UP or member.opened is None:
-        findings.wrong(f"member {member.name}: {member.reason}")
+        # It may be trying again already: then its reason is that, and not why it must.
+        findings.wrong(f"member {member.name}: {member.last_error or member.reason}")
         return
     opened = member.opened
     findings.ok(

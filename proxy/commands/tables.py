@@ -120,6 +120,8 @@ def _slots(name: str, inspected: Inspected) -> Table:
             f"{', '.join(name for name in slot.mechanisms if name in _SIGNING)}",
         ]
         table.add_row(str(one.slot), f"{one.label}\nserial number {one.serial}\n{one.model}", "\n".join(lines))
+    for number, problem in sorted(inspected.problems.items()):
+        table.add_row(str(number), "", Text(problem, style="red"))
     return table
 
 
@@ -128,6 +130,8 @@ def _certificates(certificates: list[CertificateStatus]) -> Table:
     for one in certificates:
         days = (one.not_after - time.time()) / 86400
         proved = f"on the partition, proved by a signature of {', '.join(one.proved)}" if one.proved else "NOT PROVED"
+        if one.refused:
+            proved += ": clients are refused"
         lines = [one.subject, f"{one.key_type} {one.key}", proved]
         lines += [f"{member}: {problem}" for member, problem in one.problems.items()]
         left = Text(f"{days:.0f} days", style="red" if days < EXPIRES_SOON_DAYS else "")

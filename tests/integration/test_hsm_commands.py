@@ -242,12 +242,15 @@ def test_add_with_a_wrong_pin(running: HaSystem, load: Visits, third: dict[str, 
     wrong = running.directory / "pin3"
     wrong.write_text("a-wrong-pin\n")
     wrong.chmod(0o600)
-    said = running.hsmitm("hsm", "add", "m3", *option(third, "pin3"))
+    done = hsmitm("hsm", "add", "m3", *option(third, "pin3"), "--config", str(running.toml))
+    said = done.stdout
+    assert done.returncode == EX_CONFIG
     assert "member m3 added: quarantined, CKR_PIN_INCORRECT (0xa0) while logging in to partition 'hsmitm' (" in said
     reset = running.hsmitm("hsm", "reset", "m3", status=EX_CONFIG)
     assert "the partition refused this PIN before; it is not tried again" in reset
-    assert "m3: not reset: " in running.hsmitm("hsm", "reset")
-    assert "member m3: not changed: " in running.hsmitm("reload")
+    for command, told in ((["hsm", "reset"], "m3: not reset: "), (["reload"], "member m3: not changed: ")):
+        done = hsmitm(*command, "--config", str(running.toml))
+        assert (done.returncode, told in done.stdout) == (EX_CONFIG, True)
     assert running.hsms["m3"].calls("C_Login") == 1
     shutil.copyfile(running.directory / "pin", wrong)
     assert running.hsmitm("reload") == "member m3: it was quarantined and is up again\n"

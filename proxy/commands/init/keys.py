@@ -34,7 +34,7 @@ async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, con
     try:
         deadline = time.monotonic() + TIMEOUT_S
         opening = Open(place.module, Selector(place.label), place.pin, 1, uris, writable=True)
-        opened = await process.channel.call(opening, deadline)
+        opened = await process.call(opening, deadline)
         assert isinstance(opened, Opened)
         where = f"partition {opened.partition}"
         plan = [_plan(wanted, directory, name, opened.keys[name], where) for name in uris]
@@ -66,7 +66,7 @@ async def _make_key(
     certificate = directory / certificate_name(name)
     if found.missing:
         request = Generate(key_label(name), wanted.key_type)  # type: ignore[arg-type]  # checked at the start
-        reply = await process.channel.call(request, time.monotonic() + TIMEOUT_S)
+        reply = await process.call(request, time.monotonic() + TIMEOUT_S)
         assert isinstance(reply, KeyFound)
         found = reply
         guarded = "sensitive, never extractable" if found.guarded else "WARNING: the HSM says it could be extracted"
@@ -83,9 +83,7 @@ async def _make_key(
     now, serial = dt.datetime.now(dt.UTC), secrets.randbits(SERIAL_BITS)
     approved = approve_ca(subject[:64], public, CA_DAYS, now, serial)
     scheme = certificate_scheme(public)
-    signed = await process.channel.call(
-        Sign(name, scheme.name, approved.digest, approved.tbs), time.monotonic() + TIMEOUT_S
-    )
+    signed = await process.call(Sign(name, scheme.name, approved.digest, approved.tbs), time.monotonic() + TIMEOUT_S)
     assert isinstance(signed, Signature)
     if not scheme.verifies(public, approved.digest, signed.signature):
         raise RefusedError(f"the partition's signature by '{key_label(name)}' does not verify")

@@ -14,6 +14,7 @@ from msgspec import Struct
 from hsm.errors import MisconfiguredError
 from hsm.member.process import MemberProcess
 from hsm.secrets import pin
+from hsm.vendor_variables import read_by_vendors
 from hsm.wire.member import Initialise
 from proxy.commands.init.files import toml, write
 from proxy.commands.init.wanted import Say, Wanted
@@ -28,11 +29,6 @@ _SOFTHSM = (
     "/usr/lib64/pkcs11/libsofthsm2.so",
     "/usr/local/lib/softhsm/libsofthsm2.so",
 )
-_VENDOR_VARIABLES = (
-    "SOFTHSM2_CONF", "ChrystokiConfigurationPath", "P11_KIT_SERVER_ADDRESS", "CS_PKCS11_R3_CFG", "CS_PKCS11_R2_CFG",
-    "CKNFAST_LOADSHARING", "NFAST_HOME", "YUBIHSM_PKCS11_CONF", "P11NETHSM_CONFIG_FILE", "KMS_PKCS11_CONFIG",
-)  # fmt: skip
-"""What vendors' libraries read. A member gets what the configuration names, so what is set now is written there."""
 
 
 class Place(Struct, frozen=True, kw_only=True):
@@ -50,8 +46,7 @@ def given(wanted: Wanted) -> Place:
     """A partition that exists, on a module that the operator named."""
     assert wanted.module is not None
     assert wanted.token is not None
-    environment = {name: os.environ[name] for name in _VENDOR_VARIABLES if name in os.environ}
-    environment |= variables(wanted.environment)
+    environment = read_by_vendors(os.environ) | variables(wanted.environment)
     if wanted.pin_file is not None:
         path = wanted.pin_file.absolute()
         secret, source = pin.from_file(path), f"{{ file = {toml(str(path))} }}"
@@ -92,7 +87,7 @@ async def new_softhsm(wanted: Wanted, directory: Path, say: Say) -> Place:
     environment = {"SOFTHSM2_CONF": str(configuration)}
     process = await MemberProcess.spawn(environment)
     try:
-        await process.channel.call(Initialise(module, "hsmitm", officer, user), time.monotonic() + TIMEOUT_S)
+        await process.call(Initialise(module, "hsmitm", officer, user), time.monotonic() + TIMEOUT_S)
     finally:
         await process.end()
     say(f"made a SoftHSM partition 'hsmitm' in {store}; its PIN is in {pin_path} (mode 0600)")

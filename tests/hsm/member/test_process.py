@@ -59,7 +59,7 @@ async def test_its_end_is_told_once(stores: list[Store]) -> None:
     assert not process.lost.is_set()
     os.kill(process.pid, signal.SIGKILL)
     await until(process.lost.is_set, "the end is known")
-    assert await process.how_it_ended() == "it was killed by signal 9"
+    assert await process.how_it_ended() == "it was killed by signal 9 (SIGKILL)"
     await process.end()
     assert ends == [True]
 

@@ -16,7 +16,6 @@ from hsm.schemes import SCHEMES
 from hsm.signer import inbound as service_module
 from hsm.signer.settings import InboundSettings, SignerSettings
 from hsm.signer.signer import Signer
-from hsm.uri import KeyURI
 from hsm.wire import client
 from hsm.wire.admin import CODEC
 from hsm.wire.client import SignerClient
@@ -328,16 +327,6 @@ async def test_inbound_inspection_alone(
 async def test_nothing_to_sign(settings: SignerSettings) -> None:
     """A signer without any key is a mistake."""
     assert "neither a CA" in await why_not(structs.replace(settings, authorities={}, inbound=[]))
-
-
-async def test_a_site_whose_key_is_on_no_member(settings: SignerSettings, sites: list[InboundSettings]) -> None:
-    """A site whose key is on no partition keeps the signer from starting, and the site is named."""
-    wrong = structs.replace(sites[0], key=KeyURI(object="absent"))
-    message = await why_not(structs.replace(settings, inbound=[wrong]))
-    assert message.startswith("the key of blog.example.com is on no member: m1: no private key pkcs11:object=absent")
-    other = structs.replace(sites[0], key=KeyURI(object="shop"))
-    message = await why_not(structs.replace(settings, inbound=[other]))
-    assert "the key of blog.example.com is on no member: m1: pkcs11:object=shop;type=private is not the key" in message
 
 
 # --- the ticket key, and when to look again ---------------------------------------------------------------------------

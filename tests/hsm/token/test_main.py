@@ -262,7 +262,8 @@ async def test_a_wrong_pin_is_tried_once(behind: MemberProcess, faulty: FaultyMo
     ("rule", "kind", "code"),
     [
         ("C_Initialize rv 0x30", MemberLostError, 0x30),
-        ("C_Initialize rv 0x05", MisconfiguredError, 0),
+        ("C_Initialize rv 0x05", MemberLostError, 0x05),
+        ("C_Initialize rv 0x0A", MisconfiguredError, 0),
         ("C_GetSlotList rv 0x30", MemberLostError, 0x30),
         ("C_OpenSession rv 0x32", MemberLostError, 0x32),
         ("C_OpenSession rv 0xB1", MemberLostError, 0xB1),

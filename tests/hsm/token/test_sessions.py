@@ -284,6 +284,8 @@ def lose_sessions(label: str, how: str) -> None:
 
     Token.session = recorded  # type: ignore[method-assign,assignment]
     module = Module(MODULE)
+    functions = module._lib.functions
+    assert functions is not None
     keys = {"p256": KeyURI(object="p256")}
     partition = Sessions(module, Open(MODULE, Selector(label=label), PIN, 2, keys))
 
@@ -299,10 +301,10 @@ def lose_sessions(label: str, how: str) -> None:
 
     before = sign()
     if how == "all":
-        assert module._functions.function(C_CLOSE_ALL_SESSIONS, ctypes.c_ulong)(partition.token.info.slot) == 0
+        assert functions.function(C_CLOSE_ALL_SESSIONS, ctypes.c_ulong)(partition.token.info.slot) == 0
     else:
         for handle in handles:
-            assert module._functions.function(C_CLOSE_SESSION, ctypes.c_ulong)(handle) == 0
+            assert functions.function(C_CLOSE_SESSION, ctypes.c_ulong)(handle) == 0
     after = sign()
     sys.stdout.write(msgspec.json.encode(Healing(before, after, len(handles))).decode())
     sys.stdout.flush()
@@ -552,7 +554,7 @@ class Roomless:
 
     info = member_wire.Partition("tests", "1", 0, "", "", "", [], None)
 
-    def token(self, _selector: Selector) -> Roomless:
+    def token(self, _selector: Selector, _until: float | None) -> Roomless:
         """The only one."""
         return self
 
