@@ -11,6 +11,7 @@ other members. What a return code means is decided here, once, where the vendor 
     slots        what each slot says; one that fails or hangs hides no other
     token        one token before and after login: the anchor session, sessions that share its login
     private_key  a private key of one session: what it can do, its public half, its signatures
+    generation   making a key pair, with templates from full to least
     search       how keys are found on a token, few or many
     attributes   what a token tells of an object, hidden and odd attributes among it
     public_half  the public half of a key, in whatever form a token keeps it

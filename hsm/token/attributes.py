@@ -16,6 +16,9 @@ from hsm.codes import Kind
 PUBLIC_KEY_INFO = 0x129
 """CKA_PUBLIC_KEY_INFO (PKCS#11 v3.0 section 4.8): a key's SubjectPublicKeyInfo. python-pkcs11 does not know it."""
 
+KMS_ALGORITHM = 0x8001E101
+"""CKA_KMS_ALGORITHM, Google's own: which of its algorithms a new key is for."""
+
 
 class Attributes(AttributeMapper):
     """python-pkcs11's mapping, which does not stop at a label that is not UTF-8, nor at a vendor's own key type."""
@@ -24,6 +27,7 @@ class Attributes(AttributeMapper):
         super().__init__()
         pack, unpack = handle_ulong
         self.register_handler(PUBLIC_KEY_INFO, bytes, bytes)  # type: ignore[arg-type]  # a number is an attribute's type
+        self.register_handler(KMS_ALGORITHM, pack, unpack)  # type: ignore[arg-type]  # as above
         self.register_handler(Attribute.LABEL, str.encode, lambda raw: raw.decode(errors="replace"))
         self.register_handler(Attribute.KEY_TYPE, lambda kind: pack(int(kind)), lambda raw: _kind(unpack(raw)))
 

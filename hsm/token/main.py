@@ -25,6 +25,7 @@ from hsm.wire import frames
 from hsm.wire.frames import Answer, Call, Done, Frame
 from hsm.wire.member import (
     CODEC,
+    KEY_TYPES,
     Decrypt,
     Describe,
     Generate,
@@ -109,7 +110,8 @@ class _MemberProcess:
             return Opened(opening.module, module.description, token.info, 0, {})
         self._sessions = sessions = Sessions(module, opening, deadline)
         keys = sessions.describe_keys()
-        return Opened(opening.module, module.description, sessions.token.info, sessions.sessions, keys)
+        makes = [one for one in KEY_TYPES if sessions.token.makers(one)] if opening.writable else []
+        return Opened(opening.module, module.description, sessions.token.info, sessions.sessions, keys, makes)
 
     def _responder(self, call_id: int) -> Callable[[Reply | HsmitmError], None]:
         def respond(result: Reply | HsmitmError) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism
+from pkcs11._pkcs11 import DecryptMixin, SignMixin  # type: ignore[attr-defined]  # they are there, not in its stubs
 
 from hsm.errors import RefusedError
 from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, certificate_scheme, form_for, unused_curve
@@ -24,7 +25,7 @@ class PrivateKey:
     """A private key object of one session."""
 
     def __init__(self, key: Any, search: KeySearch, mechanisms: frozenset[int], challenges: Challenges) -> None:
-        self._key = key
+        self._key = _able(key)
         self._search = search
         self._mechanisms = mechanisms
         self._challenges = challenges
@@ -91,7 +92,6 @@ class PrivateKey:
     def _decrypts(self) -> bool:
         return (
             self._kind == KeyType.RSA
-            and hasattr(self._key, "decrypt")  # python-pkcs11 gives a key the methods that its attributes allow
             and self._flag(Attribute.DECRYPT) is not False
             and int(Mechanism.RSA_PKCS) in self._mechanisms
         )
@@ -198,10 +198,16 @@ class PrivateKey:
 
         Raises RefusedError where the key may not decrypt; where the padding is wrong, what the token says to that.
         """
-        if not hasattr(self._key, "decrypt"):
+        if self._flag(Attribute.DECRYPT) is False:
             raise RefusedError("the partition does not let this key decrypt (CKA_DECRYPT is false)")
         with translated("decrypting"):
             return bytes(self._key.decrypt(ciphertext, mechanism=Mechanism.RSA_PKCS))
+
+
+def _able(key: Any) -> Any:
+    """The key with every method: python-pkcs11 gives it those that its attributes allow, and some tokens hide those."""
+    missing = [mixin for mixin in (SignMixin, DecryptMixin) if not isinstance(key, mixin)]
+    return type("PrivateKey", (*missing, type(key)), {})(key.wrapper) if missing else key
 
 
 def _used(curve: str) -> bool:

@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from msgspec import structs
+
 from hsm import codes, vendor_codes
 from hsm.backoff import Backoff
 from hsm.codes import Kind
@@ -111,8 +113,9 @@ class Sessions:
         uri = KeyURI(object=request.label)
         if not _described(lambda: self._anchor.key(uri)).missing:
             raise RefusedError(f"the partition has a private key '{request.label}' already; it is left as it is")
-        self._anchor.generate(request.label, request.key_type)
-        return _described(lambda: self._anchor.key(uri))
+        made = self._anchor.generate(request.label, request.key_type)
+        self.uris |= {name: made for name, asked in self.uris.items() if asked == uri}
+        return structs.replace(_described(lambda: self._anchor.key(made)), uri=made if made != uri else None)
 
     def sign(self, call: Call[Request], request: Sign, respond: Respond) -> None:
         """Have a session make the signature; `respond` is called once, from that session's thread."""

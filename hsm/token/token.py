@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import Any
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, TokenFlag
-from pkcs11.util.ec import encode_named_curve_parameters
+from pkcs11 import Mechanism, TokenFlag
 
 from hsm import codes
 from hsm.codes import Kind
 from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError
 from hsm.schemes import PublicKey
+from hsm.token import generation
 from hsm.token.attributes import Attributes
 from hsm.token.challenges import Challenges
 from hsm.token.cryptoki import TokenInfo
@@ -69,6 +69,10 @@ class Token:
         """What it can do; asked of the token that is used, and of no other."""
         with translated("reading the mechanisms"):
             return frozenset(int(mechanism) for mechanism in self._token.slot.get_mechanisms())
+
+    def makers(self, key_type: member_wire.KeyType) -> list[Mechanism]:
+        """The mechanisms that make a key of this type."""
+        return generation.makers(self._token.slot, self.mechanisms, key_type)
 
     def inspect(self) -> Slot:
         """What the token tells of itself."""
@@ -218,36 +222,11 @@ class Session:
         """Have the next keys be looked for as if they were the first: they may have come, gone, or been replaced."""
         self._search.look_again()
 
-    def generate(self, label: str, key_type: member_wire.KeyType) -> None:
-        """Make a key pair of token objects, the private half sensitive and never extractable."""
-        private = {
-            Attribute.SENSITIVE: True,
-            Attribute.EXTRACTABLE: False,
-            Attribute.PRIVATE: True,
-            Attribute.SIGN: True,
-            Attribute.DECRYPT: False,
-            Attribute.UNWRAP: False,
-        }
-        public = {Attribute.VERIFY: True, Attribute.ENCRYPT: False, Attribute.WRAP: False}
-        with translated(f"generating {key_type} '{label}'"):
-            identifier = self._session.generate_random(64)
-            pair: dict[str, Any] = {"label": label, "id": identifier, "store": True}
-            if key_type.startswith("rsa-"):
-                self._session.generate_keypair(
-                    KeyType.RSA,
-                    int(key_type.removeprefix("rsa-")),
-                    mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
-                    private_template=private,
-                    public_template=public,
-                    **pair,
-                )
-                return
-            curve = {"p256": "secp256r1", "p384": "secp384r1"}[key_type]
-            parameters = self._session.create_domain_parameters(
-                KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(curve)}, local=True
-            )
-            private[Attribute.DERIVE] = False
-            parameters.generate_keypair(private_template=private, public_template=public, **pair)
+    def generate(self, label: str, key_type: member_wire.KeyType) -> KeyURI:
+        """Make a key pair of token objects, the private half sensitive and never extractable where the token takes
+        that. How the token calls it. Raises RefusedError, MemberLostError."""
+        token = self._token
+        return generation.make(self._session, token.makers(key_type), token.info.manufacturer, label, key_type)
 
 
 def _best(keys: list[PrivateKey]) -> PrivateKey | None:

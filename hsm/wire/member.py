@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ from hsm.uri import KeyURI
 from hsm.wire.frames import Codec, Decrypted, Done
 
 KeyType = Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384"]
+KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
 
 
 class Selector(Struct, frozen=True, array_like=True):
@@ -64,7 +65,8 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     `spki` is DER (RFC 5280 SubjectPublicKeyInfo), empty where the token keeps no public half. `schemes` are names of
     `hsm.schemes`. `guarded` is CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE. `decrypts` says whether the partition
     lets an RSA key decrypt with CKM_RSA_PKCS. `exposure` says what is not guarded, and whether the key can leave now.
-    `hearsay` is whether `spki` is what another object says: one with the label and CKA_ID of this key.
+    `hearsay` is whether `spki` is what another object says: one with the label and CKA_ID of this key. `uri` is how the
+    token calls a key that was just made, where that is not as it was told.
     """
 
     problem: str = ""
@@ -75,6 +77,7 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     decrypts: bool = False
     exposure: str = ""
     hearsay: bool = False
+    uri: KeyURI | None = None
 
 
 class Partition(Struct, frozen=True, array_like=True):
@@ -99,13 +102,14 @@ def worrying_flags(partition: Partition) -> list[str]:
 
 
 class Opened(Struct, frozen=True, array_like=True, tag="opened"):
-    """What a member found."""
+    """What a member found. `makes` are the key types that the partition can make and sign with."""
 
     module: str
     module_version: str
     partition: Partition
     sessions: int
     keys: dict[str, KeyFound]
+    makes: list[KeyType] = []
 
 
 class Sign(Struct, frozen=True, array_like=True, tag="sign"):

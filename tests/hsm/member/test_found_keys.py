@@ -10,13 +10,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from msgspec import structs
 
 from bench.rig.faulty_module import FaultyModule
+from bench.rig.quirks_module import QuirksModule
 from hsm.member.key import Key
 from hsm.member.states import State
 from hsm.schemes import certificate_scheme
 from hsm.token.challenges import MOST
 from hsm.uri import KeyURI
 from tests.hsm.members import make_group, running, sign, verifies
-from tests.hsm.token.objects import Made, Private, made, put_keys
+from tests.hsm.token.objects import Made, Private, made, put_keys, spki_of
 from tests.softhsm import MODULE, Store, make_store
 
 P256, OTHER, P384 = (ec.generate_private_key(curve) for curve in (ec.SECP256R1(), ec.SECP256R1(), ec.SECP384R1()))
@@ -75,6 +76,49 @@ async def test_each_certificate_is_signed_for_by_its_own_key(
         for name in keys:
             for _ in range(4):  # on both sessions
                 assert verifies(group, await sign(group, name), name)
+
+
+HIDDEN = {
+    "the exponent": ["attribute private CKA_PUBLIC_EXPONENT unreadable"],
+    "the exponent, empty": ["attribute private CKA_PUBLIC_EXPONENT empty"],
+    "the modulus": ["attribute private CKA_MODULUS unreadable"],
+    "the modulus, of both halves": ["attribute * CKA_MODULUS unreadable"],
+    "the curve": ["attribute private CKA_EC_PARAMS unreadable"],
+    "ids": ["attribute * CKA_ID unreadable"],
+    "all ids": ["attribute * CKA_ID empty"],
+    "public keys": ["hide public"],
+    "what may be done": [f"attribute private {one} unreadable" for one in ("CKA_SIGN", "CKA_DECRYPT", "CKA_DERIVE")],
+    "sensitive attributes are named so": ["attribute private CKA_PUBLIC_EXPONENT sensitive"],
+    "wrong points beside the keys": ["attribute public CKA_EC_POINT flip"],
+    "the public half in the private one": [
+        "hide public", f"attribute private 0x129 is 0x{spki_of(P256).hex()} label=ec",
+    ],
+    "a point in the private half": [
+        "hide public", f"attribute private CKA_EC_POINT is 0x04{spki_of(P256)[-64:].hex()} label=ec",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["its URI's", "a group's"])
+@pytest.mark.parametrize("hidden", HIDDEN)
+async def test_what_a_token_does_not_tell_costs_nothing(
+    softhsm_module: str, tmp_path: Path, hidden: str, alone: bool
+) -> None:
+    """Keys with attributes that cannot be read are found by their names, their certificates and their signatures."""
+    keys = [made(OTHER, "other"), made(P256, "ec", b"\2"), made(P384, "large", b"\3"), made(RSA, "rsa", b"\4")]
+    store = await holding(tmp_path / "store", keys)
+    quirks = QuirksModule(tmp_path / "quirks", *HIDDEN[hidden])
+    settings = structs.replace(
+        store.settings(), module=str(quirks.path), environment=store.environment | quirks.environment(MODULE)
+    )
+    wanted = {
+        name: key(private, name, KeyURI(object=name), members=frozenset({"m1"}) if alone else None)
+        for name, private in {"ec": P256, "large": P384, "rsa": RSA}.items()
+    }
+    async with make_group([settings], keys=wanted) as group:
+        assert {name: group.members[0].problem(name) for name in wanted} == dict.fromkeys(wanted, "")
+        for name in wanted:
+            assert verifies(group, await sign(group, name), name)
 
 
 async def test_a_member_may_call_its_keys_as_it_likes(softhsm_module: str, tmp_path: Path) -> None:
