@@ -49,6 +49,10 @@ class KeyLostError(MemberLostError):
     """A key that the member had is not found any more: deleted, or the login is lost, or the store is gone."""
 
 
+class SchemeLostError(KeyLostError):
+    """A signature scheme that the member made with a key is not allowed any more; others may be."""
+
+
 class BadSignatureError(MemberLostError):
     """The member answered with a signature that does not verify. It never leaves the signer."""
 
@@ -61,7 +65,12 @@ class MisconfiguredError(HsmitmError):
     """The operator must act; retrying cannot help. At start-up it ends the process."""
 
 
-class PinRefusedError(MisconfiguredError):
+class LoginError(MisconfiguredError):
+    """A login failed, and what the token said is no plain refusal of this PIN. Never tried again by ourselves: it may
+    have counted as a wrong PIN, and partitions lock."""
+
+
+class PinRefusedError(LoginError):
     """The token did not accept the PIN, or it is one that it refused before. Never try it again: partitions lock."""
 
 
@@ -88,9 +97,11 @@ _FAMILY: dict[str, type[HsmitmError]] = {
         MemberLostError,
         SessionLostError,
         KeyLostError,
+        SchemeLostError,
         BadSignatureError,
         RefusedError,
         MisconfiguredError,
+        LoginError,
         PinRefusedError,
     )
 }

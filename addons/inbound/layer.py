@@ -34,6 +34,7 @@ from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.gnutls.connection import Connection
+from addons.inbound import proxy_protocol
 from addons.inbound.handshakes import Step
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
@@ -128,6 +129,14 @@ class InboundListener(layer.Layer):
     def stated(self) -> connection.Address | None:
         """The server that the operator has configured for this client's site; None where the client chose it."""
         return self.site.upstream.address if self.site is not None else None
+
+    def preface(self, server: connection.Address | None) -> bytes:
+        """What is sent first to a server at this address: to the site's own it is the PROXY header, where the site has
+        one."""
+        if self.site is None or not self.site.proxy_protocol or server != self.server_address:
+            return b""
+        client = self.context.client
+        return proxy_protocol.header(client.peername[:2], client.sockname[:2])
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Start):

@@ -1,8 +1,8 @@
 /* The lines of a quirks file, read: quirks_module.c, whose first comment is their manual, alone includes this. */
 
 enum kind { MISSING, NOSIGN, MAPS, FORBID, TEMPLATE, GENERATES, LEAST_RANDOM, ANSWER, EXTRA_SLOT, SLOT_HIDDEN,
-            SLOT_FAILS, LATE, WRONG_PIN, LOGIN, TOKEN_FLAGS, SESSIONS, NO_LOGIN, EMPTY_PIN, USER_TYPE, READ_WRITE,
-            ATTRIBUTE, HIDE, SERIAL, SLOW, UNLOCKED, INITIALIZE, ECDSA_DER, ANOTHER_LIST, KIND_COUNT };
+            SLOT_FAILS, LATE, WRONG_PIN, LOGIN, TOKEN_FLAGS, SESSIONS, NO_LOGIN, EMPTY_PIN, PIN_PAD, USER_TYPE,
+            READ_WRITE, ATTRIBUTE, HIDE, SERIAL, SLOW, UNLOCKED, INITIALIZE, ECDSA_DER, ANOTHER_LIST, KIND_COUNT };
 
 /* What follows the word: m a mechanism, f a function, c a code, a an attribute, d a decimal number, h a hex number, w a
  * word, t whose template, o whose attribute, x what becomes of an attribute; and the options, label= beside them. */
@@ -11,11 +11,12 @@ static const struct { const char *name, *arguments, *options; bool label; } KIND
     [MAPS] = {"maps", "mm", "", false}, [FORBID] = {"forbid", "fmc", "", true},
     [TEMPLATE] = {"template", "tac", "length= false", false}, [GENERATES] = {"generates", "", "", false},
     [LEAST_RANDOM] = {"least_random", "dc", "", false}, [ANSWER] = {"answer", "fc", "", false},
-    [EXTRA_SLOT] = {"extra_slot", "c", "first only=", false}, [SLOT_HIDDEN] = {"slot_hidden", "", "", true},
+    [EXTRA_SLOT] = {"extra_slot", "c", "first hangs only=", false}, [SLOT_HIDDEN] = {"slot_hidden", "", "", true},
     [SLOT_FAILS] = {"slot_fails", "c", "only=", true}, [LATE] = {"late", "d", "", false},
     [WRONG_PIN] = {"wrong_pin", "c", "flags=", false}, [LOGIN] = {"login", "c", "flags=", false},
     [TOKEN_FLAGS] = {"token_flags", "", "set= clear=", false}, [SESSIONS] = {"sessions", "d", "", false},
     [NO_LOGIN] = {"no_login", "wc", "", false}, [EMPTY_PIN] = {"empty_pin", "w", "", false},
+    [PIN_PAD] = {"pin_pad", "w", "", false},
     [USER_TYPE] = {"user_type", "h", "", false}, [READ_WRITE] = {"read_write", "c", "", false},
     [ATTRIBUTE] = {"attribute", "oax", "", true}, [HIDE] = {"hide", "o", "", true},
     [SERIAL] = {"serial", "", "", false}, [SLOW] = {"slow", "d", "only=", false},
@@ -56,7 +57,7 @@ struct quirk {
     enum kind kind;
     int function, only;                        /* ANY where none is said */
     word mechanism, asked, code, attribute, number, side, become;
-    bool other, when_false, first, has_label;  /* other: any mechanism but `mechanism` */
+    bool other, when_false, first, hangs, has_label;  /* other: any mechanism but `mechanism` */
     word set, clear, size;                     /* size: WILD where none is said */
     char text[MAX_TEXT], label[MAX_TEXT];
     struct bytes value;
@@ -133,6 +134,7 @@ static void read_option(struct quirk *quirk, const char *text, const char *line)
     if (!*known || !strstr(KINDS[quirk->kind].options, known)) DIE("'%s' is not understood: %s", text, line);
     if (!strcmp(text, "false")) quirk->when_false = true;
     else if (!strcmp(text, "first")) quirk->first = true;
+    else if (!strcmp(text, "hangs")) quirk->hangs = true;
     else if (!strncmp(text, "flags=", 6) || !strncmp(text, "set=", 4)) quirk->set = hex_number(value, line);
     else if (!strncmp(text, "clear=", 6)) quirk->clear = hex_number(value, line);
     else if (!strncmp(text, "length=", 7)) quirk->size = (word)number(value, line);

@@ -181,7 +181,9 @@ class Succession:
     async def _back_off(self, failures: int) -> None:
         jitter, since = random.random(), time.monotonic()  # noqa: S311  # no secret
         while not self._again.is_set():
-            pause = states.backoff_s(failures, jitter, outage=self._group.outage())
+            # An HSM that nobody has seen yet may never come: it is not asked so often for ever.
+            outage = self._group.outage() and (self._was_up or failures <= states.EAGER_STARTS)
+            pause = states.backoff_s(failures, jitter, outage=outage)
             left = since + pause - time.monotonic()
             if left <= 0:
                 return

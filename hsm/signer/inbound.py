@@ -91,20 +91,17 @@ class InboundService:
             logger.info("the key of session tickets was replaced")
         if self._changes_seen != self._group.changes:
             self._changes_seen = self._group.changes
-            schemes = {name: self._makes(name, key) for name, key in self.sites.keys.items()}
+            schemes = {name: self._offered(name) for name in self.sites.keys}
             if schemes != self._schemes:
                 self._schemes = schemes
                 self._terms += 1
             self._tell_of_refusals()
             self._tell_of_decryption()
 
-    def _makes(self, name: str, key: Key) -> list[str]:
-        """The schemes that each member which proved the key makes; all where none has, for one may: none where that is
-        without hope, and workers refuse the clients of a site that has no other key."""
-        if self._group.hopeless(name):
-            return []
-        found = [member.found[name].schemes for member in self._group.members if member.serves(name)]
-        return [one.name for one in key.schemes if all(one.name in schemes for schemes in found)]
+    def _offered(self, name: str) -> list[str]:
+        """The schemes that workers may ask for; none where that is without hope, and workers refuse the clients of a
+        site that has no other key."""
+        return [] if self._group.hopeless(name) else [one.name for one in self._group.schemes(name)]
 
     # what is refused
 

@@ -124,12 +124,12 @@ def keys_of(settings: SignerSettings, issuers: Mapping[Authority, Issuer]) -> di
     for name, issuer in issuers.items():
         stated = settings.authorities[name].key
         if settings.group:
-            keys[str(name)] = Key(name, stated.anywhere(), issuer.key, issuer.scheme)
+            keys[str(name)] = Key(name, stated.anywhere(), issuer.key, issuer.scheme, others=issuer.schemes[1:])
         else:
             holders = (
                 frozenset({settings.holders[name]})
                 if name in settings.holders
                 else frozenset(one.name for one in settings.members)
             )
-            keys[str(name)] = Key(name, stated, issuer.key, issuer.scheme, holders)
+            keys[str(name)] = Key(name, stated, issuer.key, issuer.scheme, holders, issuer.schemes[1:])
     return keys

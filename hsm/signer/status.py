@@ -147,6 +147,8 @@ class StatusBoard:
 
     def _member(self, member: Member) -> MemberStatus:
         opened = member.opened
+        keys = {key.title if key.inbound else name: key for name, key in self._group.keys_for(member.name).items()}
+        served = {title: key for title, key in keys.items() if member.serves(key.name)}
         return MemberStatus(
             name=member.name,
             state=str(member.state),
@@ -164,10 +166,12 @@ class StatusBoard:
             attempts=member.attempts,
             next_attempt=member.next_attempt,
             latency_ms=1000 * member.latency_s,
-            keys={
-                key.title if key.inbound else name: member.problem(name)
-                for name, key in self._group.keys_for(member.name).items()
+            keys={title: member.problem(key.name) for title, key in keys.items()},
+            schemes={
+                title: [one.name for one in key.schemes if one.name in member.schemes(key.name)]
+                for title, key in served.items()
             },
+            lacking={title: lacks for title, key in served.items() if (lacks := member.lacks(key.name))},
         )
 
 

@@ -1,4 +1,8 @@
-"""Attributes of objects, as tokens tell them: some are hidden, some are odd, and neither must end a search."""
+"""Attributes of objects, as tokens tell them: some are hidden, some are odd, and neither must end a search.
+
+python-pkcs11's table of them is amended here: it stops at a label that is not UTF-8 and at a vendor's own key type, and
+lacks two that are needed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 import pkcs11
 from pkcs11 import Attribute, KeyType
-from pkcs11.attributes import AttributeMapper, handle_ulong
+from pkcs11.attributes import ATTRIBUTE_TYPES, handle_ulong
 
 from hsm import codes
 from hsm.codes import Kind
@@ -20,23 +24,21 @@ KMS_ALGORITHM = 0x8001E101
 """CKA_KMS_ALGORITHM, Google's own: which of its algorithms a new key is for."""
 
 
-class Attributes(AttributeMapper):
-    """python-pkcs11's mapping, which does not stop at a label that is not UTF-8, nor at a vendor's own key type."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        pack, unpack = handle_ulong
-        self.register_handler(PUBLIC_KEY_INFO, bytes, bytes)  # type: ignore[arg-type]  # a number is an attribute's type
-        self.register_handler(KMS_ALGORITHM, pack, unpack)  # type: ignore[arg-type]  # as above
-        self.register_handler(Attribute.LABEL, str.encode, lambda raw: raw.decode(errors="replace"))
-        self.register_handler(Attribute.KEY_TYPE, lambda kind: pack(int(kind)), lambda raw: _kind(unpack(raw)))
-
-
 def _kind(number: int) -> KeyType | int:
     try:
         return KeyType(number)
     except ValueError:
         return number
+
+
+_pack, _unpack = handle_ulong
+# Every session takes its mapping from this table, wherever it is opened.
+ATTRIBUTE_TYPES |= {
+    Attribute.LABEL: (str.encode, lambda raw: raw.decode(errors="replace")),
+    Attribute.KEY_TYPE: (lambda kind: _pack(int(kind)), lambda raw: _kind(_unpack(raw))),
+    PUBLIC_KEY_INFO: (bytes, bytes),  # type: ignore[dict-item]  # an attribute is a number, and this one has no name
+    KMS_ALGORITHM: handle_ulong,  # type: ignore[dict-item]  # as above
+}
 
 
 def read(found: Any, attributes: Iterable[int]) -> dict[int, Any]:

@@ -24,7 +24,7 @@ from pkcs11.util.ec import encode_named_curve_parameters
 from hsm import codes
 from hsm.codes import Kind
 from hsm.errors import HsmitmError, RefusedError
-from hsm.schemes import SCHEMES, form_for
+from hsm.schemes import SCHEMES, forms_for
 from hsm.token.attributes import KMS_ALGORITHM, read
 from hsm.token.translation import translated
 from hsm.uri import KeyURI
@@ -57,7 +57,7 @@ def makers(slot: pkcs11.Slot, mechanisms: frozenset[int], key_type: member_wire.
     """The mechanisms that make a key of this type, which the token can sign with, too, as far as it tells; the usual
     one first."""
     curve = _CURVES.get(key_type)
-    if not any(form_for(scheme, mechanisms) for scheme in SCHEMES.values() if scheme.curve == curve):
+    if not any(forms_for(scheme, mechanisms, ()) for scheme in SCHEMES.values() if scheme.curve == curve):
         return []
     possible = [Mechanism.EC_KEY_PAIR_GEN] if curve else list(_RSA)
     return [one for one in possible if int(one) in mechanisms and _fits(slot, one, key_type)]

@@ -10,11 +10,12 @@ import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism
 from pkcs11._pkcs11 import DecryptMixin, SignMixin  # type: ignore[attr-defined]  # they are there, not in its stubs
 
-from hsm.errors import RefusedError
-from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, certificate_scheme, form_for, unused_curve
+from hsm.errors import HsmitmError, RefusedError, SessionLostError
+from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, certificate_scheme, unused_curve
 from hsm.token.attributes import read
 from hsm.token.challenges import Challenges, Mark
 from hsm.token.exposure import exposure
+from hsm.token.forms import Forms
 from hsm.token.public_half import TELLING, Half, could_be, curve_name, in_attributes, same, spki_of, with_usual_exponent
 from hsm.token.search import KeySearch
 from hsm.token.translation import ours, translated
@@ -24,22 +25,19 @@ from hsm.wire.member import KeyFound
 class PrivateKey:
     """A private key object of one session."""
 
-    def __init__(self, key: Any, search: KeySearch, mechanisms: frozenset[int], challenges: Challenges) -> None:
+    def __init__(
+        self, key: Any, search: KeySearch, forms: Forms, challenges: Challenges, *, may_decrypt: bool = False
+    ) -> None:
+        """`forms` are the token's for this key; `may_decrypt` is whether the token decrypts with CKM_RSA_PKCS."""
         self._key = _able(key)
         self._search = search
-        self._mechanisms = mechanisms
+        self._forms = forms
         self._challenges = challenges
+        self._may_decrypt = may_decrypt
         self._told = read(key, TELLING)
         self._kind = self._told.get(Attribute.KEY_TYPE)
         self._settled: PublicKey | None = None
-        self._forms: dict[str, Form] = {}
-        self._calls: dict[str, Callable[[bytes], bytes]] = {}
-        for scheme in SCHEMES.values():
-            if (scheme.family == "ecdsa") != (self._kind == KeyType.EC):
-                continue
-            form = form_for(scheme, mechanisms)
-            if form:
-                self._forms[scheme.name] = form
+        self._calls: dict[tuple[str, int], Callable[[bytes], bytes]] = {}
 
     @property
     def mark(self) -> Mark:
@@ -49,7 +47,7 @@ class PrivateKey:
     @functools.cached_property
     def signs(self) -> bool:
         """Whether the token lets it sign without the PIN for each signature."""
-        return bool(self._forms) and not self._hindrance
+        return not self._hindrance
 
     def describe(self) -> KeyFound:
         """What the key is and may do; `problem` where it cannot serve."""
@@ -67,7 +65,8 @@ class PrivateKey:
                 return KeyFound(str(error), spki)
             if self._hindrance:
                 return KeyFound(self._hindrance)
-            schemes = [name for name in self._forms if public is None or SCHEMES[name].fits(public)]
+            mine = [one for one in SCHEMES.values() if self._makes(one)]
+            schemes = [one.name for one in mine if public is None or one.fits(public)]
             problem = "" if schemes else "the partition has no mechanism to sign with it (CKM_RSA_PKCS, CKM_ECDSA, ...)"
             exposed = self._exposure()
             return KeyFound(
@@ -89,12 +88,12 @@ class PrivateKey:
             return "CKA_SIGN is false: the partition does not let this key sign"
         return ""
 
+    def _makes(self, scheme: Scheme) -> bool:
+        """Whether the token lists a mechanism with which a key of this type makes `scheme`."""
+        return (scheme.family == "ecdsa") == (self._kind == KeyType.EC) and scheme.name in self._forms
+
     def _decrypts(self) -> bool:
-        return (
-            self._kind == KeyType.RSA
-            and self._flag(Attribute.DECRYPT) is not False
-            and int(Mechanism.RSA_PKCS) in self._mechanisms
-        )
+        return self._kind == KeyType.RSA and self._flag(Attribute.DECRYPT) is not False and self._may_decrypt
 
     def _exposure(self) -> str:
         """How the private half can leave, or could have left; empty where it never could. What PKCS#11 v3.0 section 4.9
@@ -169,29 +168,59 @@ class PrivateKey:
         try:  # not `translated`: behind a signature the caches are cold, and a generator is felt
             raw = call()
         except pkcs11.PKCS11Error as error:
-            raise ours(error, "signing") from error
+            problem = ours(error, "signing")
+            made = self._made_otherwise(scheme, digest, message, problem)
+            if made is None:
+                raise problem from error
+            raw = made
         return scheme.encode(raw)
+
+    def _made_otherwise(
+        self, scheme: Scheme, digest: bytes, message: bytes | None, problem: HsmitmError
+    ) -> bytes | None:
+        """The signature in another form than the one that was refused, which is then used from now on. None where
+        there is no other, or where `problem` says something else than that the request is refused."""
+        if not isinstance(problem, RefusedError):
+            return None
+        for form in self._forms.of(scheme)[1:]:
+            payload = form.payload(scheme, digest, message)
+            if payload is None:
+                continue
+            try:
+                raw = self._call(scheme, form)(payload)
+            except pkcs11.PKCS11Error as error:
+                second = ours(error, "signing")
+                if isinstance(second, SessionLostError):  # the refusal has left the session in the middle of something
+                    self._forms.prefer(scheme, form)
+                    raise second from error
+                continue  # the first refusal is the one to tell: this form was a guess
+            self._forms.prefer(scheme, form)
+            return raw
+        return None
 
     def prepared(self, scheme: Scheme, digest: bytes, message: bytes | None = None) -> Callable[[], bytes]:
         """The bare call that makes the signature, anew each time, as the token gives it (`Scheme.encode`) and with the
         token's errors (`translated`): what can be measured of the module alone. Raises RefusedError."""
-        form = self._forms.get(scheme.name)
-        if form is None:
+        if not self._makes(scheme):
             raise RefusedError(f"this key or its partition cannot make {scheme.name}")
-        payload = form.payload(scheme, digest, message)
-        if payload is None:
-            raise RefusedError(f"the partition hashes for {scheme.name} itself and needs the message, not its digest")
-        call = self._calls.get(scheme.name)
-        if call is None:
-            call = self._calls[scheme.name] = self._call(scheme, form)
-        return functools.partial(call, payload)
+        for form in self._forms.of(scheme):
+            payload = form.payload(scheme, digest, message)
+            if payload is not None:
+                return functools.partial(self._call(scheme, form), payload)
+        raise RefusedError(f"the partition hashes for {scheme.name} itself and needs the message, not its digest")
 
     def _call(self, scheme: Scheme, form: Form) -> Callable[[bytes], bytes]:
+        """The call that signs in this form, made once."""
+        known = self._calls.get((scheme.name, form.mechanism))
+        if known is not None:
+            return known
         parameters = None
         if scheme.family == "rsa_pss":
             hash_name = scheme.hash_name.upper()
             parameters = (Mechanism[hash_name], pkcs11.MGF[hash_name], scheme.digest_size)
-        return functools.partial(self._key.sign, mechanism=Mechanism(form.mechanism), mechanism_param=parameters)
+        call = functools.partial(self._key.sign, mechanism=Mechanism(form.mechanism), mechanism_param=parameters)
+        self._calls[scheme.name, form.mechanism] = call
+        return call
 
     def decrypt(self, ciphertext: bytes) -> bytes:
         """The plaintext of `ciphertext` (as long as the modulus) in PKCS#1 v1.5 padding (RFC 8017 section 7.2.2).

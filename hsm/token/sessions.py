@@ -17,12 +17,11 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from hsm import codes, vendor_codes
+from hsm import codes
 from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
 from hsm.schemes import SCHEMES
-from hsm.token import translation
 from hsm.token.module import Module
 from hsm.token.private_key import PrivateKey
 from hsm.token.token import KeyMissingError, Session, Token
@@ -53,25 +52,20 @@ class _Job:
 class Sessions:
     """The sessions of one token. Its public methods may be called from any thread."""
 
-    def __init__(self, module: Module, opening: Open, until: float | None = None) -> None:
-        """Find the partition, log in once and open its sessions. `until` (CLOCK_MONOTONIC): when the caller gives up.
+    def __init__(self, module: Module, opening: Open, token: Token, anchor: Session) -> None:
+        """Open sessions of `token`, which share the login of `anchor`; where nobody logs in, that is one more of them.
 
-        The pool is what was asked for, less where the token says or shows that it has fewer to give; one session is
-        the anchor's. Raises the errors of `Module.token` and `Token.log_in`.
+        The pool is what was asked for, less where the token says or shows that it has fewer to give.
         """
-        assert opening.pin is not None
         self._module = module
-        self.token = module.token(opening.selector, until)
-        translation.take(vendor_codes.built_in(self.token.info.model))
+        self.token, self._anchor = token, anchor
         self.uris = dict(opening.keys)
-        self.token.keys_wanted = len(self.uris)
         self.spkis = dict(opening.spkis)
         self.anywhere = frozenset(opening.spkis if opening.anywhere is None else opening.anywhere)
         self.keep_alive_s = opening.keep_alive_s
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self.pace_s = opening.session_every_s
         self.parking = threading.Lock()
-        self._anchor = self.token.log_in(opening.pin, writable=opening.writable)
         opened = _open_sessions(self.token, opening.sessions, at_once=not self.pace_s)
         wanted = _wanted(self.token, opening.sessions) if self.pace_s else len(opened)
         self._workers = [_Worker(self, opened[n] if n < len(opened) else None, n) for n in range(wanted)]

@@ -67,7 +67,8 @@ class MemberStatus(Struct, frozen=True):
 
     `attempts` counts starts since it was last up, `next_attempt` is when the next one is due (0: none is). `last_error`
     is the last thing that went wrong, in words, at `last_error_at`; empty where nothing did. `keys` says for each key
-    why this member does not serve it; empty where it does.
+    why this member does not serve it; empty where it does. `schemes` has of each key that it serves the signature
+    schemes (names of `hsm.schemes`) that it makes, `lacking` those that it was asked for and does not make, and why.
     """
 
     name: str
@@ -87,6 +88,8 @@ class MemberStatus(Struct, frozen=True):
     next_attempt: float = 0.0
     latency_ms: float = 0.0
     keys: dict[str, str] = {}
+    schemes: dict[str, list[str]] = {}
+    lacking: dict[str, dict[str, str]] = {}
 
 
 class GroupStatus(Struct, frozen=True):

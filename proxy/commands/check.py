@@ -30,6 +30,7 @@ from hsm.wire.member import worrying_flags
 from hsm.wire.worker import Authority
 from proxy import listening
 from proxy.commands.check_cage import check_cage
+from proxy.commands.check_schemes import check_schemes
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
 from proxy.config.file import Config, load
@@ -131,6 +132,7 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
     for member in group.members:
         await member.settled.wait()
         _say_member(member, group, findings)
+    check_schemes(config, group, findings)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from hsm import schemes
 from hsm.wire.admin import CertificateStatus, GroupStatus, InfoReport, MemberStatus, StatusReport
 from hsm.wire.member import Inspected, worrying_flags
 from proxy.commands.findings import EXPIRES_SOON_DAYS
@@ -69,6 +70,11 @@ def _members(members: list[MemberStatus]) -> Table:
         if member.state not in ("up", "starting"):
             lines.append(member.reason)
         lines += [f"does not serve {key}: {problem}" for key, problem in _key_problems(member).items()]
+        lines += [
+            f"makes no {several} with {key}: {why}"
+            for key, lacking in member.lacking.items()
+            for why, several in schemes.by_reason(lacking).items()
+        ]
         if member.last_error and member.last_error != member.reason:
             lines.append(f"last error, {ago(member.last_error_at)} ago: {member.last_error}")
         if member.next_attempt:

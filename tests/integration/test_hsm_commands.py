@@ -205,6 +205,16 @@ def test_reset_of_a_member_that_is_down(running: HaSystem, load: Visits) -> None
     running.until_up("m1", "m2")
 
 
+def test_check_says_why_a_member_is_down(running: HaSystem) -> None:
+    """`check` says of a member what keeps it from starting, also where it is being tried again when that is said."""
+    once = f"{DEAD} n=1", "C_Initialize delay 5000"
+    with running.hsms["m1"].fault("C_Initialize delay 1000"), running.hsms["m2"].fault(*once):
+        done = hsmitm("check", "--config", str(running.toml))
+    assert done.returncode == EX_CONFIG
+    (wrong,) = (line for line in done.stdout.splitlines() if line.startswith("WRONG"))
+    assert wrong.startswith("WRONG  member m2: CKR_DEVICE_ERROR (0x30) at C_Initialize")
+
+
 # --- add and remove ---------------------------------------------------------------------------------------------------
 
 

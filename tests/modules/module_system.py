@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import secrets
+import shutil
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,6 +106,16 @@ class ModuleSystem(InboundSystem):
         vendor.make_key(label, key_type)  # type: ignore[arg-type]
         self.publics[label] = vendor.public_key(label)
 
+    def copied(self, directory: Path, **member: object) -> ModuleSystem:
+        """A signer with this configuration, a state of its own, and other settings of its member; not started."""
+        directory.mkdir()
+        for path in self.directory.glob("*.pem"):
+            shutil.copy(path, directory)
+        (vendor,) = self.vendors.values()
+        text = edit.with_member(self.toml.read_text(), vendor.member("copy", **member))
+        (directory / "hsmitm.toml").write_text(edit.without_member(text, "hsm1"))
+        return ModuleSystem(directory, command="signer")
+
     @property
     def ca(self) -> Path:
         """What clients trust."""
@@ -141,9 +153,36 @@ class ModuleSystem(InboundSystem):
 
         wait_until(up, f"{wanted} are up: {self.status().members}", 25)
 
+    def clients(self, name: str, version: ssl.TLSVersion, number: int, at_once: int = 12) -> list[str]:
+        """What went wrong with so many clients of a site of ours, each with a handshake of its own."""
+        return asyncio.run(_clients(self, name, version, number, at_once))
+
     def visit(self, port: int, number: int, at_once: int = 12) -> list[Visit]:
         """So many connections to ever new hosts, some at a time."""
         return asyncio.run(_visit(self, port, number, at_once))
+
+
+async def _clients(system: ModuleSystem, name: str, version: ssl.TLSVersion, number: int, at_once: int) -> list[str]:
+    context = ssl.create_default_context(cafile=str(system.root))
+    context.minimum_version = context.maximum_version = version
+    places, errors = asyncio.Semaphore(at_once), []
+
+    async def client() -> None:
+        try:
+            async with places, asyncio.timeout(30):
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", system.port, ssl=context, server_hostname=name
+                )
+                writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+                answer = await reader.read()
+                writer.close()
+            if b" 200 " not in answer.partition(b"\r\n")[0]:
+                errors.append(answer[:200].decode())
+        except (OSError, EOFError, TimeoutError) as error:
+            errors.append(f"{type(error).__name__}: {error}")
+
+    await asyncio.gather(*(client() for _ in range(number)))
+    return errors
 
 
 async def _visit(system: ModuleSystem, port: int, number: int, at_once: int) -> list[Visit]:

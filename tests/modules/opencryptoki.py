@@ -6,9 +6,11 @@ openCryptoki, if it has one, is not touched.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from bench.rig.faulty_module import build
+from bench.rig.port import free_port
 from tests.modules.daemon import Daemon
 from tests.modules.vendor import Vendor, library, run
 
@@ -31,8 +33,13 @@ class OpenCryptoki(Vendor):
         """`directory` has a root of file systems in it."""
         super().__init__(directory)
         self._root = directory / "root"
-        daemon = ["/usr/sbin/pkcsslotd", "-f"]
-        self.daemons = [Daemon(daemon, directory / "pkcsslotd.log", self._listens, self.environment)]
+        self._number = free_port()  # nobody else's, as long as this process runs
+        self.daemons = [
+            Daemon(
+                ["/usr/sbin/pkcsslotd", "-f"], directory / "pkcsslotd.log", self._listens,
+                self.environment | {"PRIVATE_DAEMON": "1"},
+            )
+        ]  # fmt: skip
 
     @property
     def module(self) -> str:
@@ -46,6 +53,7 @@ class OpenCryptoki(Vendor):
             "LD_PRELOAD": str(build(self.directory, _SOURCE)),
             "PRIVATE_ROOT": str(self._root),
             "PRIVATE_PATHS": ":".join(_PATHS),
+            "PRIVATE_NUMBER": str(self._number),
         }
 
     def _listens(self) -> bool:
@@ -57,11 +65,20 @@ class OpenCryptoki(Vendor):
             (self._root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
         configuration = self._root / "etc/opencryptoki/opencryptoki.conf"
         configuration.write_text("version opencryptoki-3.1\nslot 0\n{\nstdll = libpkcs11_sw.so\n}\n")
+        strength = Path("/etc/opencryptoki/strength.conf")
+        if strength.exists():  # from 3.17 on
+            shutil.copy(strength, configuration.with_name(strength.name))
         self.daemons[0].start()
         self._tool("-I", "-S", _FIRST_SO_PIN, text=f"{self.token}\n")
         self._tool("-P", "-S", _FIRST_SO_PIN, "-n", "so-pin-1")
         self._tool("-u", "-S", "so-pin-1", "-n", "first-pi")
         self._tool("-p", "-U", "first-pi", "-n", self.pin)
+
+    def end(self) -> None:
+        """Its library leaves shared memory behind."""
+        super().end()
+        for left in Path("/dev/shm").glob(f"{self._number}-*"):
+            left.unlink()
 
     def revive(self) -> None:
         """A killed daemon leaves its socket behind."""

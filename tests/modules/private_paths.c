@@ -3,14 +3,19 @@
  * PRIVATE_ROOT    the directory: /etc/x becomes PRIVATE_ROOT/etc/x
  * PRIVATE_PATHS   which paths: what they begin with, with colons in between
  *
- * Shared memory, of both kinds, gets names of the root's own, and no owner is changed: who runs a test needs neither
- * root nor a group. The commands that system() is asked for are not run: openCryptoki empties a directory with them. */
+ * PRIVATE_NUMBER  shared memory, of both kinds, has it in its name
+ * PRIVATE_DAEMON  set for a daemon that wants to be root, and then to be somebody else: it stays who it is
+ *
+ * No owner is changed, private files seem to belong to root, and who runs this is in the group that openCryptoki wants:
+ * a test needs neither root nor a group. The commands that system() is asked for are not run: openCryptoki empties a
+ * directory with them. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <pwd.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,10 +43,9 @@ static const char *moved(const char *path, char *room) {
     return path;
 }
 
-static unsigned root_number(void) {
-    unsigned number = 5381;
-    for (const char *at = getenv("PRIVATE_ROOT"); at && *at; at++) number = number * 33 + (unsigned char)*at;
-    return number;
+static unsigned private_number(void) {
+    const char *number = getenv("PRIVATE_NUMBER");
+    return number ? (unsigned)strtoul(number, NULL, 10) : 0;
 }
 
 #define OPENS(name) \
@@ -64,7 +68,6 @@ OPENS(open64)
 TAKES_PATH(FILE *, fopen, (const char *path, const char *mode), (MOVED(path), mode))
 TAKES_PATH(FILE *, fopen64, (const char *path, const char *mode), (MOVED(path), mode))
 TAKES_PATH(DIR *, opendir, (const char *path), (MOVED(path)))
-TAKES_PATH(int, stat, (const char *path, struct stat *into), (MOVED(path), into))
 TAKES_PATH(int, lstat, (const char *path, struct stat *into), (MOVED(path), into))
 TAKES_PATH(int, access, (const char *path, int mode), (MOVED(path), mode))
 TAKES_PATH(int, mkdir, (const char *path, mode_t mode), (MOVED(path), mode))
@@ -92,11 +95,11 @@ TAKES_ADDRESS(connect)
 
 int shmget(key_t key, size_t size, int flags) {
     REAL(shmget);
-    return real(key == IPC_PRIVATE ? key : (key_t)((unsigned)key ^ root_number()), size, flags);
+    return real(key == IPC_PRIVATE ? key : (key_t)((unsigned)key ^ private_number()), size, flags);
 }
 
 static const char *own_name(const char *name, char *room) {
-    snprintf(room, NAME_MAX, "/%x-%s", root_number(), name + (*name == '/'));
+    snprintf(room, NAME_MAX, "/%u-%s", private_number(), name + (*name == '/'));
     return room;
 }
 
@@ -122,12 +125,47 @@ int system(const char *command) {
     return (void)command, 0;
 }
 
-/* The group that openCryptoki asks for is this process's own, and its daemon takes itself for root. */
+int stat(const char *path, struct stat *into) {
+    REAL(stat);
+    int answer = real(MOVED(path), into);
+    if (!answer && MOVED(path) != path) into->st_uid = 0;
+    return answer;
+}
+
+int fstat(int file, struct stat *into) {
+    REAL(fstat);
+    int answer = real(file, into);
+    if (!answer && into->st_uid == getuid()) into->st_uid = 0;
+    return answer;
+}
+
+uid_t geteuid(void) {
+    REAL(geteuid);
+    return getenv("PRIVATE_DAEMON") ? 0 : real();
+}
+
+#define STAYS(name, more, unused) \
+    int name more { \
+        REAL(name); \
+        return getenv("PRIVATE_DAEMON") ? 0 : real unused; \
+    }
+STAYS(setuid, (uid_t user), (user))
+STAYS(setgid, (gid_t group), (group))
+STAYS(initgroups, (const char *user, gid_t group), (user, group))
+
+/* Of libcap, where a program is linked with it. */
+int cap_set_proc(void *set) {
+    int (*real)(void *) = dlsym(RTLD_NEXT, "cap_set_proc");
+    return getenv("PRIVATE_DAEMON") || !real ? 0 : real(set);
+}
+
 struct group *getgrnam(const char *name) {
     static struct group own;
+    static char user[NAME_MAX], *members[] = {user, NULL};
     REAL(getgrnam);
     if (strcmp(name, "pkcs11")) return real(name);
-    static char *members[] = {NULL};
+    const struct passwd *found = getpwuid(getuid());
+    snprintf(user, sizeof user, "%s", found ? found->pw_name : "");
     own = (struct group){.gr_name = "pkcs11", .gr_gid = getegid(), .gr_mem = members};
     return &own;
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from os import EX_CONFIG
 from pathlib import Path
+from ssl import TLSVersion
 
 import pytest
 
+from bench.rig.quirks_module import QuirksModule
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread
 from tests.integration.inbound_system import plain_origin
@@ -57,7 +60,9 @@ def test_forward(system: ModuleSystem, vendor: Vendor, origin: OriginThread, tmp
     if vendor.ec:
         with OriginThread(OriginCA()) as stranger:
             trusted = system.directory / "untrust-imported.pem"
-            assert system.through(f"https://two.test:{stranger.port}/", trust=trusted).status in {200, 502}
+            shown = system.through(f"https://two.test:{stranger.port}/", trust=trusted)
+            assert shown.exit == 0, shown.errors
+            assert "issuer: CN=EC CA" in shown.trace
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
@@ -73,6 +78,13 @@ def test_load(system: ModuleSystem, origin: OriginThread) -> None:
     """Sixty new hosts, twelve at a time: each is served."""
     visits = system.visit(origin.port, 60)
     assert [visit.error for visit in visits if visit.error] == []
+
+
+@pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3], ids=lambda version: version.name)
+def test_inbound_load(system: ModuleSystem, vendor: Vendor, version: TLSVersion) -> None:
+    """Sixty full handshakes with each of our sites, twelve at a time: each client gets its page."""
+    for name in ("rsa", "ec") if vendor.ec else ("rsa",):
+        assert system.clients(f"{name}.test", version, 60) == [], name
 
 
 def test_the_member_is_killed(system: ModuleSystem, vendor: Vendor, origin: OriginThread) -> None:
@@ -93,3 +105,24 @@ def test_what_answers_is_killed_and_comes_back(system: ModuleSystem, vendor: Ven
         vendor.revive()
     wait_until(lambda: system.through(f"https://five.test:{origin.port}/").ok, "it serves again", 30)
     system.until_up()
+
+
+def test_a_wrong_pin_is_tried_once(system: ModuleSystem, vendor: Vendor, tmp_path: Path) -> None:
+    """`check` finds it out, and two starts of the signer remember: the HSM has seen one login."""
+    counter = QuirksModule(tmp_path / "counter")
+    pin = tmp_path / "wrong-pin"
+    pin.write_text("pin0815\n")
+    pin.chmod(0o600)
+    wrong = system.copied(
+        tmp_path / "wrong", module=str(counter.path), pin={"file": str(pin)},
+        environment=vendor.environment | counter.environment(vendor.module),
+    )  # fmt: skip
+    assert "PIN" in wrong.check(status=EX_CONFIG)
+    assert counter.calls("C_Login") == 1
+    for _ in range(2):
+        assert wrong.start(wait=False).process
+        wait_until(lambda: wrong.process and wrong.process.poll() is not None, "the signer gives up")
+        assert wrong.stop() == EX_CONFIG
+    assert wrong.log.count("-> quarantined") == 2
+    assert counter.calls("C_Login") == 1
+    assert "pin0815" not in wrong.log

@@ -16,7 +16,7 @@ from hsm.certificates.ca import approve_ca
 from hsm.certificates.leaf import SERIAL_BITS
 from hsm.errors import MisconfiguredError, RefusedError
 from hsm.member.process import MemberProcess
-from hsm.schemes import certificate_scheme
+from hsm.schemes import PublicKey, certificate_schemes
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, KeyFound, Open, Opened, Selector, Sign, Signature
 from hsm.wire.worker import Authority
@@ -80,13 +80,31 @@ async def _make_key(
     subject = f"hsmitm forward {name} CA {identifier}"
     if name == "untrust":
         subject += ": server not verified"
-    now, serial = dt.datetime.now(dt.UTC), secrets.randbits(SERIAL_BITS)
-    approved = approve_ca(subject[:64], public, CA_DAYS, now, serial)
-    scheme = certificate_scheme(public)
-    signed = await process.call(Sign(name, scheme.name, approved.digest, approved.tbs), time.monotonic() + TIMEOUT_S)
-    assert isinstance(signed, Signature)
-    if not scheme.verifies(public, approved.digest, signed.signature):
-        raise RefusedError(f"the partition's signature by '{key_label(name)}' does not verify")
-    made = x509.load_der_x509_certificate(approved.certificate(signed.signature, public))
+    made = x509.load_der_x509_certificate(await _self_signed(process, name, subject[:64], public))
     write(certificate, made.public_bytes(Encoding.PEM).decode(), 0o644)
     say(f"wrote {certificate}, signed by its own key on the partition")
+
+
+async def _self_signed(process: MemberProcess, name: str, subject: str, public: PublicKey) -> bytes:
+    """A CA certificate (DER) of the key, in the first scheme that its partition makes. Raises RefusedError,
+    MisconfiguredError for a key that cannot be a CA's."""
+    refused: RefusedError | None = None
+    try:
+        schemes = certificate_schemes(public)
+    except ValueError as error:
+        raise MisconfiguredError(f"the key '{key_label(name)}' is {error}") from error
+    for scheme in schemes:
+        now, serial = dt.datetime.now(dt.UTC), secrets.randbits(SERIAL_BITS)
+        approved = approve_ca(subject, public, CA_DAYS, now, serial, scheme)
+        request = Sign(name, scheme.name, approved.digest, approved.tbs)
+        try:
+            signed = await process.call(request, time.monotonic() + TIMEOUT_S)
+        except RefusedError as error:
+            refused = refused or error
+            continue
+        assert isinstance(signed, Signature)
+        if not scheme.verifies(public, approved.digest, signed.signature):
+            raise RefusedError(f"the partition's signature by '{key_label(name)}' does not verify")
+        return approved.certificate(signed.signature, public)
+    assert refused is not None
+    raise refused

@@ -14,6 +14,7 @@ from msgspec import Struct
 from hsm.errors import MisconfiguredError
 from hsm.member.process import MemberProcess
 from hsm.secrets import pin
+from hsm.secrets.settings import PinSource
 from hsm.vendor_variables import read_by_vendors
 from hsm.wire.member import Initialise
 from proxy.commands.init.files import toml, write
@@ -42,14 +43,14 @@ class Place(Struct, frozen=True, kw_only=True):
     member: str
 
 
-def given(wanted: Wanted) -> Place:
+async def given(wanted: Wanted) -> Place:
     """A partition that exists, on a module that the operator named."""
     assert wanted.module is not None
     assert wanted.token is not None
     environment = read_by_vendors(os.environ) | variables(wanted.environment)
     if wanted.pin_file is not None:
         path = wanted.pin_file.absolute()
-        secret, source = pin.from_file(path), f"{{ file = {toml(str(path))} }}"
+        secret, source = await pin.read(PinSource(file=str(path)), path.parent), f"{{ file = {toml(str(path))} }}"
     elif sys.stdin.isatty():
         secret, source = getpass.getpass(f"PIN of partition '{wanted.token}': "), "{ prompt = true }"
     else:

@@ -369,14 +369,13 @@ async def test_a_signer_that_was_started_again_is_another(settings: SignerSettin
     assert first.configuration == second.configuration
 
 
-async def test_schemes_that_a_member_cannot_make(signer: Signer, worker: SignerClient, sites_store: Store) -> None:
-    """A scheme that one of the members cannot make is not offered, and workers are told to look again."""
+async def test_schemes_that_no_member_makes(signer: Signer, worker: SignerClient, sites_store: Store) -> None:
+    """A scheme that every member lost is not offered, and workers are told to look again; a new process proves anew."""
     name = name_of(sites_store, "shop")
     before = await terms(worker)
     (member,) = signer.group.members
     assert member._life is not None
-    found = member._life.found[name]
-    member._life.found[name] = structs.replace(found, schemes=["rsa_pkcs1_sha256"])
+    member._life.made.take(name, {"rsa_pkcs1_sha256"}, {})
     signer.group.changed(member)
     after = await terms(worker)
     assert after.keys[name] == ["rsa_pkcs1_sha256"]
