@@ -100,7 +100,7 @@ class Starter:
             life = Life(self._name, process, opened, keys, self._metrics)
             life.settings = settings
             await life.prove()
-            for _ in range(proofs - sum(map(len, life.made.schemes.values()))):
+            for _ in range(proofs - sum(map(len, life.held.made.schemes.values()))):
                 await life.test(time.monotonic() + failover.attempt_timeout_s)
         except BaseException:
             await process.end()
