@@ -130,6 +130,11 @@ class InboundListener(layer.Layer):
         """The server that the operator has configured for this client's site; None where the client chose it."""
         return self.site.upstream.address if self.site is not None else None
 
+    @property
+    def patient(self) -> bool:
+        """Whether a client that ends its direction after its request still waits for the answer."""
+        return self.site is not None and self.site.half_close
+
     def preface(self, server: connection.Address | None) -> bytes:
         """What is sent first to a server at this address: to the site's own it is the PROXY header, where the site has
         one."""
@@ -175,7 +180,7 @@ class InboundListener(layer.Layer):
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
-        if not self.site.served:
+        if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")
             return
         if self.site.only_tls_1_3 and not client_hello.speaks_tls_1_3(hello):

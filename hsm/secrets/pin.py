@@ -14,7 +14,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from hsm.errors import MisconfiguredError
+from hsm.errors import MisconfiguredError, TryLaterError
 from hsm.secrets.settings import PinSource
 
 _COMMAND_TIMEOUT_S = 30
@@ -24,7 +24,8 @@ async def read(source: PinSource, base: Path, prompted: str | None = None) -> st
     """The PIN that `source` gives; empty where it is said that there is none. A file's path is relative to `base`;
     `prompted` is what a prompt got at start.
 
-    Raises MisconfiguredError with what is wrong and what would be right.
+    Raises MisconfiguredError with what is wrong and what would be right; TryLaterError where a command fails, for what
+    that asks may be away, or not be there yet.
     """
     if source.empty or not source.remembered:
         return ""
@@ -111,7 +112,7 @@ async def _from_command(command: list[str]) -> str:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the pipe open
         await process.communicate()
-        raise MisconfiguredError(f"the PIN command {command[0]} did not end in {_COMMAND_TIMEOUT_S} s") from error
+        raise TryLaterError(f"the PIN command {command[0]} did not end in {_COMMAND_TIMEOUT_S} s") from error
     if process.returncode:
-        raise MisconfiguredError(f"the PIN command {command[0]} ended with status {process.returncode}")
+        raise TryLaterError(f"the PIN command {command[0]} ended with status {process.returncode}")
     return output.decode(errors="surrogateescape").partition("\n")[0].strip("\r")

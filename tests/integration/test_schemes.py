@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from bench.rig.quirks_module import QuirksModule
 from hsm.schemes import SCHEMES
 from hsm.wire.member import KeyFound
 from proxy.demo.origin import OriginCA
@@ -21,7 +23,8 @@ from tests.hsm.restricted import RSA_PKCS, RSA_PSS, SHA256_RSA_PSS, place_key
 from tests.integration.harness import HSMITM, OriginThread
 from tests.integration.inbound_clients import CLIENTS, RefusedError, Tls, Wanted, s_client
 from tests.integration.inbound_system import InboundSystem, plain_origin
-from tests.softhsm import Store
+from tests.softhsm import MODULE, Store
+from tests.waiting import wait_until
 
 
 def place(system: InboundSystem, label: str, *allowed: int) -> None:
@@ -201,3 +204,33 @@ def test_a_ca_for_pss_alone(softhsm_module: str, origin: OriginThread, origin_ca
         pem = shown[shown.index("-----BEGIN CERTIFICATE") : shown.index("-----END CERTIFICATE")]
         leaf = x509.load_pem_x509_certificate(f"{pem}-----END CERTIFICATE-----\n".encode())
         assert isinstance(leaf.signature_algorithm_parameters, padding.PSS)
+
+
+def test_a_policy_that_comes_while_we_run(softhsm_module: str, plain: int, tmp_path: Path) -> None:
+    """When a policy forbids RSA-PSS while hsmitm runs, new clients get TLS 1.2 within seconds; `hsmitm hsm reset`, once
+    the policy is gone, brings TLS 1.3 back. No process is started again for it."""
+    made = InboundSystem.make_inbound(tmp_path / "s", workers="1")
+    place(made, "shop")
+    module = QuirksModule(tmp_path / "quirks")
+    (member,) = made.config.members()
+    environment = member.environment | module.environment(MODULE)
+    pairs = ", ".join(f'{name} = "{value}"' for name, value in environment.items())
+    made.edit(module=f'"{module.path}"', environment=f"{{ {pairs} }}", keep_alive_s="0.5")
+    made.listener(tickets=False)
+    made.site("shop.example.com", keys=["shop"], upstream=f"http://127.0.0.1:{plain}")
+
+    def version() -> str:
+        reply = made.curl("shop.example.com", "/page", "--verbose")
+        found = re.search(r"SSL connection using (\S+)", reply.stderr)
+        return found[1] if found and reply.returncode == 0 else ""
+
+    with made:
+        assert version() == "TLSv1.3"
+        with module.quirk("forbid C_SignInit CKM_RSA_PKCS_PSS 0x70"):
+            wait_until(lambda: version() == "TLSv1.2", "clients fall to TLS 1.2", 15)
+            assert "makes no rsa_pss_rsae_sha256" in status(made, "hsm", "status")
+        status(made, "hsm", "reset")
+        wait_until(lambda: version() == "TLSv1.3", "clients have TLS 1.3 again", 15)
+        (told,) = made.status().members
+        assert told.state == "up"
+        assert "Traceback" not in made.log

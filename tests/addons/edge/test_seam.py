@@ -23,7 +23,7 @@ def test_mitmproxy_makes_what_was_put_in() -> None:
     seam.put_in(Bounds(websocket_message_bytes=4096), watched=False)
     assert (extensions.PerMessageDeflate, extensions.PerMessageDeflate.most) == (Deflate, 4096)
     assert (websocket.WebsocketConnection, websocket.WebsocketConnection.most) == (Connection, 4096)
-    assert (websocket.WebsocketLayer, websocket.WebsocketLayer.whole) == (Websocket, False)
+    assert (websocket.WebsocketLayer, websocket.WebsocketLayer.watched) == (Websocket, False)
 
 
 def test_another_mitmproxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
