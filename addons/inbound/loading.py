@@ -95,6 +95,7 @@ def _site(listener: ListenerSettings, site: SiteSettings, keys: SignerKeys, load
         keys=tuple(one.key for one in certificates),
         forwarded=Forwarded(site.forwarded, tuple(map(ipaddress.ip_network, site.trusted_proxies))),
         proxy_protocol=site.proxy_protocol,
+        half_close=site.half_close,
     )
 
 

@@ -31,6 +31,8 @@ class Held:
         self.made = Proved()
         self.changed: Callable[[], None] = _nothing
         """Called when `made` changed. Written by `Succession`."""
+        self.look_soon = False
+        """Whether a key lost the last scheme that it was asked for, and may have others."""
         self._member = member
         self._first = dict(found)
         self._prover = prover
@@ -72,6 +74,7 @@ class Held:
 
     async def look_again(self, found: Mapping[str, KeyFound]) -> None:
         """Prove what was missing: keys, of which `found` is the latest, and schemes that failed. Raises as `prove`."""
+        self.look_soon = False
         for name in self.keys.keys() - self.made.schemes.keys():
             key = self.keys.get(name)
             if key is None:
@@ -120,6 +123,7 @@ class Held:
         """The member does not make `scheme` with the key any more. It does not serve a key without any."""
         if not self.made.lose(name, scheme, why):
             self.note_problem(name, why)
+            self.look_soon = True
             return
         for sibling in self.keys[name].schemes:
             if sibling.family == SCHEMES[scheme].family:  # one mechanism makes them all

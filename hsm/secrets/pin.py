@@ -7,6 +7,7 @@ that a token refused are remembered by `hsm.secrets.refusals`.
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import signal
 import stat
@@ -43,6 +44,19 @@ async def read(source: PinSource, base: Path, prompted: str | None = None) -> st
         pin = prompted or ""
     _check(pin, source)
     return pin
+
+
+def ask(question: str) -> str:
+    """What somebody types on the terminal, unseen. It is a prompt's PIN for `read`, which checks it.
+
+    Raises MisconfiguredError.
+    """
+    try:
+        return getpass.getpass(question)
+    except UnicodeDecodeError:  # its message shows what could not be decoded
+        raise MisconfiguredError("the PIN that was typed is not UTF-8 text") from None
+    except EOFError:
+        raise MisconfiguredError("no PIN was typed") from None
 
 
 def _check(pin: str, source: PinSource) -> None:

@@ -17,6 +17,7 @@
 #include <limits.h>
 #include <pwd.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,6 +80,15 @@ TAKES_PATH(int, remove, (const char *path), (MOVED(path)))
 int rename(const char *from, const char *to) {
     REAL(rename);
     return real(MOVED(from), MOVED(to));
+}
+
+int mkstemp(char *name) { /* which gets its last six characters from it */
+    REAL(mkstemp);
+    char own[PATH_MAX];
+    snprintf(own, sizeof own, "%s", MOVED(name));
+    int file = real(own);
+    memcpy(name + strlen(name) - 6, own + strlen(own) - 6, 6);
+    return file;
 }
 
 #define TAKES_ADDRESS(name) \
@@ -144,7 +154,12 @@ int stat(const char *path, struct stat *into) {
 
 int fstat(int file, struct stat *into) {
     REAL(fstat);
-    return seen(real(file, into), into);
+    char link[32], path[PATH_MAX] = "";
+    const char *root = getenv("PRIVATE_ROOT");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    bool is_private = root && readlink(link, path, sizeof path - 1) > 0 && !strncmp(path, root, strlen(root));
+    int answer = real(file, into);
+    return is_private ? seen(answer, into) : answer;
 }
 
 uid_t geteuid(void) {

@@ -145,6 +145,37 @@ async def test_a_policy_that_comes_while_we_run(stores: list[Store], tmp_path: P
         await group.sign(site.name, None, site.scheme.digest(MESSAGE), in_s(5), "tls", site.scheme)
 
 
+async def test_a_ca_whose_scheme_is_forbidden_while_we_run(stores: list[Store], tmp_path: Path) -> None:
+    """A CA that may not sign as it did goes over to messages at once, and where those are forbidden, too, to another
+    scheme within a second; its member's other keys go on."""
+    module, settings = quirky(stores[0], tmp_path / "m1")
+    ca, other = ca_key(stores[0]), Key("untrust", KeyURI(object="untrust"), public_key(stores[0], "untrust"), EC)
+    async with make_group([settings], Failover(keep_alive_s=3600), keys={"trust": ca, "untrust": other}) as group:
+        (member,) = group.members
+
+        async def ask() -> None:
+            scheme = group.schemes("trust")[0]
+            await group.sign("trust", MESSAGE, scheme.digest(MESSAGE), in_s(5), "mint", scheme)
+
+        module.quirks("forbid C_SignInit CKM_RSA_PKCS 0x70")
+        await ask()
+        assert group.schemes("trust")[0] is ca.scheme
+        module.quirks(*(f"forbid C_SignInit CKM_{name}RSA_PKCS 0x70" for name in ("", "SHA256_", "SHA384_", "SHA512_")))
+        with pytest.raises(HsmitmError):
+            await ask()
+        await until(lambda: member.schemes("trust") == {"rsa_pss_rsae_sha256"}, "it signs in RSA-PSS", 5)
+        await ask()
+        assert (member.starts, group.proved_by("untrust")) == (1, ["m1"])
+
+
+async def test_a_token_that_tells_nothing_of_its_mechanisms(stores: list[Store], tmp_path: Path) -> None:
+    """A token that lists mechanisms and says nothing of them is tried as if they all signed."""
+    _, settings = quirky(stores[0], tmp_path / "m1", "answer C_GetMechanismInfo 0x54")
+    site = site_key(stores[0])
+    async with make_group([settings], keys={site.name: site}) as group:
+        assert [one.name for one in group.schemes(site.name)] == ALL
+
+
 # --- decryption -------------------------------------------------------------------------------------------------------
 
 PREMASTER = b"\3\3" + bytes(46)

@@ -125,6 +125,7 @@ def at_reload(directory: Path, serial: str, slot: int) -> dict[str, Any]:
         "inbound.sites.forwarded": "rfc7239",
         "inbound.sites.trusted_proxies": ["10.0.0.0/8"],
         "inbound.sites.proxy_protocol": True,
+        "inbound.sites.half_close": True,
         "inbound.minimum_version": "TLS1.3",
         "inbound.maximum_version": "TLS1.2",
         "inbound.ciphers": ["AES-128-GCM"],
