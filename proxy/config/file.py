@@ -25,7 +25,7 @@ from hsm.wire.run_directory import RunDirectory, group_of
 from hsm.wire.worker import Authority
 from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection
-from proxy.config.hsm import HsmSection
+from proxy.config.hsm import HsmSection, user_type_number
 from proxy.config.inbound import InboundSection
 from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
 from proxy.config.section import Address, Section, named
@@ -154,7 +154,7 @@ class Config(Struct, frozen=True):
                 base=self.base,
                 start_timeout_s=one.start_timeout_s,
                 codes=dict(vendor_codes.row(code, word) for code, word in one.codes.items()),
-                user_type=one.user_type_number,
+                user_type=user_type_number(one.user_type),
                 read_write=one.read_write,
             )
             for one in self.file.hsm.members

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hsm.codes import Kind
 from hsm.errors import MisconfiguredError
+from hsm.secrets.settings import PinSource
 from hsm.wire.member import Selector
 from hsm.wire.worker import MAX_WORKERS
 from proxy.commands.init.place import Place
@@ -506,7 +507,7 @@ def _initialised(label: str = "hsmitm", **more: object) -> str:
         label=label,
         environment=environment,
         pin="",
-        pin_source='{ file = "pin" }',
+        pin_source=PinSource(file="pin"),
         member="m1",
     )
     return text(wanted, place)
