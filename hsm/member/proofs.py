@@ -48,7 +48,7 @@ class Proof(Struct, frozen=True):
 
 
 class _AnotherKeyError(Exception):
-    """The signature of a challenge does not verify, and the token shows no public key: it is another key's."""
+    """The signature of a challenge does not verify, and the key itself shows no public half: it is another key's."""
 
 
 class Prover:
@@ -76,13 +76,15 @@ class Prover:
         try:
             while left and not made:  # one after another, until it is clear that this is the key
                 scheme = left.pop(0)
-                lack = await self._challenge(key, scheme, sure=bool(found.spki))
+                lack = await self._challenge(key, scheme, sure=bool(found.spki) and not found.hearsay)
                 if lack is None:
                     made.add(scheme.name)
                 else:
                     lacks[scheme.name] = lack
         except _AnotherKeyError:
             why = "its signature of a challenge does not verify"
+            if found.hearsay:
+                why += ", although the public key object beside it is the certificate's"
             return Proof(problem=f"{key.uri} is not the key of the certificate: {why}")
         if key.inbound:
             for scheme, lack in zip(left, await self._together(key, left), strict=True):

@@ -170,4 +170,4 @@ def _say_member(member: Member, group: Group, findings: Findings) -> None:
                 "or the partition has or allows no CKM_RSA_PKCS"
             )
         if not member.found[name].guarded:
-            findings.warn(f"member {member.name}: {key.uri} is not both CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE")
+            findings.warn(f"member {member.name}: {key.uri} is not guarded: {member.found[name].exposure}")
