@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from tests.exchanges.ends import Seen
 
 _ENDS = {"closed", "broken"}
+_BROKEN_OFF = {"closed", "broken", "reset"}
 
 
 @dataclass
@@ -20,16 +21,24 @@ class Recording:
     client: list[Seen] = field(default_factory=list)
     server: list[Seen] = field(default_factory=list)
 
+    def with_server(self, other: Recording) -> Recording:
+        """As if the server had been that of another recording, at the same time."""
+        shift = self.begun_s - other.begun_s
+        return Recording(self.begun_s, self.client, [replace(one, at_s=one.at_s + shift) for one in other.server])
 
-def said(seen: Sequence[Seen], *, closing: bool) -> list[tuple[str, Any]]:
+
+def said(seen: Sequence[Seen], *, closing: bool, across: bool = False) -> list[tuple[str, Any]]:
     """What came, with content that followed each other joined: how it is cut is nobody's business. Nor is, but for
-    `closing`, how a connection ends behind a whole message: it may serve others."""
+    `closing`, how a connection ends behind a whole message: it may serve others. `across`: versions of HTTP have their
+    own ways to break a message off."""
     joined: list[tuple[str, Any]] = []
     for what, run in groupby(seen, key=lambda one: one.what):
         values = [one.value for one in run]
         joined += [(what, b"".join(values))] if what == "data" else [(what, value) for value in values]
     if joined[-1:] == [("closed", None)] and joined[-2:-1] and joined[-2][0] == "reset":
         del joined[-2]  # a stream that is reset before its connection ends
+    if across:
+        joined = [("broken", None) if what in _BROKEN_OFF else (what, value) for what, value in joined]
     if not closing and any(what == "end" for what, _ in joined):
         joined = [one for one in joined if one[0] not in _ENDS]
     return joined

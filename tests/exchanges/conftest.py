@@ -16,6 +16,14 @@ from tests.exchanges.ways import Direct, Explicit, Redirected, Servers, Site, So
 from tests.integration.harness import System
 from tests.integration.inbound_system import InboundSystem
 
+_ACROSS = """
+def tls_clienthello(data):
+    offered = data.client_hello.alpn_protocols[0]
+    data.context.client.alpn = offered
+    data.context.server.alpn_offers = [b"http/1.1" if offered == b"h2" else b"h2"]
+"""
+"""A script that has the proxy speak the one version of HTTP with clients and the other with servers."""
+
 
 @dataclass
 class Scene:
@@ -47,8 +55,10 @@ def scene(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
             stack.callback(system.stop)
             system.wait_ready()
 
-        def started(mode: str) -> tuple[int, Path]:
-            system = System.make(directory / mode, upstream_ca=ca.pem, workers="1", mode=f'"{mode}"')
+        def started(mode: str, name: str = "", **edits: str) -> tuple[int, Path]:
+            made_in = directory / (name or mode)
+            system = System.make(made_in, upstream_ca=ca.pem, workers="1", mode=f'"{mode}"', **edits)
+            (made_in / "across.py").write_text(_ACROSS)
             start(system)
             return int(system.proxy.rpartition(":")[2]), system.ca
 
@@ -61,6 +71,9 @@ def scene(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
             match way:
                 case "explicit":
                     port, forward_trust = started("regular")
+                    return Explicit(port), forward_trust
+                case "across":
+                    port, forward_trust = started("regular", "across", scripts='["across.py"]', stream='["*"]')
                     return Explicit(port), forward_trust
                 case "socks5":
                     port, forward_trust = started("socks5")

@@ -15,7 +15,7 @@ from tests.waiting import pause
 _SLOW_S = 0.12
 """What a slow peer waits between what it says; a multiple of what may be added on the way."""
 _TYPE = ("content-type", "application/x-exchange")
-_BYTES = random.Random(13).randbytes(300_000)
+_BYTES = random.Random(13).randbytes(100_000)
 
 Side = Callable[[End], Awaitable[None]]
 
@@ -78,7 +78,7 @@ async def _echo(end: End) -> None:
 
 @_kind(_echo)
 async def upload_client(end: End) -> None:
-    """A few hundred kilobytes there and back, with their length."""
+    """A hundred kilobytes there and back, with their length."""
     await end.request("POST", "/upload", [_TYPE, ("content-length", str(len(_BYTES)))])
     await end.data(_BYTES)
     await end.finish()
@@ -87,7 +87,7 @@ async def upload_client(end: End) -> None:
 
 @_kind(_echo)
 async def upload_without_length_client(end: End) -> None:
-    """A few hundred kilobytes there, without their length."""
+    """A hundred kilobytes there, without their length."""
     await end.request("POST", "/upload_without_length", [_TYPE])
     await end.data(_BYTES)
     await end.finish()
