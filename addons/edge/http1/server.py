@@ -29,7 +29,6 @@ from addons.edge.http1.faults import FaultError
 from addons.edge.http1.lingering import Lingering
 from addons.edge.http1.sections import EMPTY_LINES, Section
 from addons.engine import backpressure
-from addons.modes import Modes
 
 _IN_TURN = 16
 """Requests that are answered at once, before others have their turn."""
@@ -57,9 +56,10 @@ class Http1Server(Lingering):
         self._too_far_ahead = False
         self._answering = self._enough = False
         self._in_turn = 0
-        # At our own sites a client that ends its direction after its request still gets the answer (RFC 9112 section
-        # 9.6), so the request of a client that is gone goes on until the server answers, or until an idle timeout.
-        self._patient = isinstance(context.client.proxy_mode, Modes)
+        # A client that ends its direction after its request may still read the answer (RFC 9112 section 9.6). It looks
+        # like one that has gone, of whose request the server would then not hear until it answers: so an operator says
+        # which sites have such clients.
+        self._patient = getattr(context.layers[0], "patient", False) if context.layers else False
         self._ended: events.ConnectionClosed | None = None
 
     # from the client
