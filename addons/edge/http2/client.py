@@ -45,6 +45,7 @@ class Http2Client(Http2Connection):
     ReceiveTrailers = ResponseTrailers
     ReceiveEndOfMessage = ResponseEndOfMessage
     _malformed = "malformed-response"
+    _gone = ErrorCode.GENERIC_SERVER_ERROR
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, context.server)
