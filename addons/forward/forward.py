@@ -18,7 +18,7 @@ from collections.abc import Awaitable
 
 from cryptography import x509
 from mitmproxy import certs, connection, ctx, http, tls
-from mitmproxy.addons.tlsconfig import AppData, _default_ciphers
+from mitmproxy.addons.tlsconfig import AppData
 from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
@@ -36,7 +36,9 @@ from addons.forward.new_names import NewNames
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
 from addons.tls.pieces import PiecewiseConnection
+from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
+from addons.tls.suites import towards_clients
 from hsm import names
 from hsm.errors import DeadlineError, HsmitmError, TryLaterError
 from hsm.wire.client import SignerClient
@@ -73,6 +75,7 @@ class Forward:
         cache_entries: int,
         mint_timeout_s: float,
         new_names: NewNames | None = None,
+        suites: Suites = "modern",
     ) -> None:
         """`mint_timeout_s` is how long a client may wait for a new leaf. `cache_entries` are leaves of the trusted CA;
         a tenth of that is for the other's, of which any name of a stranger's server makes one."""
@@ -85,6 +88,7 @@ class Forward:
             "untrust": LeafCache(self._mint, max(1, cache_entries // _UNTRUSTED_PART), metrics.count_lookup),
         }
         self._new_names = new_names
+        self._suites = suites
         self._metrics = metrics
         self._facts: dict[str, _Facts] = {}
         self._chains: dict[Authority, tuple[certs.Cert, ...]] = {}
@@ -126,7 +130,7 @@ class Forward:
         """Choose the kind of leaf that this client can verify."""
         ours = net_tls.Version[ctx.options.tls_version_client_max]
         speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
-        suites = ecdsa_suites(ctx.options.ciphers_client, net_tls.Version[ctx.options.tls_version_client_min])
+        suites = ecdsa_suites(self._offered(data.context.client))
         ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
         self._facts[data.context.client.id] = _Facts("p256" if ecdsa else "rsa-2048")
 
@@ -258,12 +262,17 @@ class Forward:
             self._chains[name] = tuple(certs.Cert(one) for one in loaded if one.subject != one.issuer)
         self._learned = generation
 
+    def _offered(self, client: connection.Client) -> tuple[str, ...]:
+        """The cipher suites that `client` gets: what a script says, or mitmproxy's option, or the operator."""
+        if client.cipher_list or ctx.options.ciphers_client:
+            return tuple(client.cipher_list or ctx.options.ciphers_client.split(":"))
+        return towards_clients(self._suites, net_tls.Version[ctx.options.tls_version_client_min])
+
     def _connection(self, found: Leaf, private: LeafPrivateKey, key: LeafKey, data: tls.TlsData) -> SSL.Connection:
         client, server = data.context.client, data.context.server
         chain = self._chains[key.authority]
         if ctx.options.add_upstream_certs_to_client_chain:
             chain = (*chain, *server.certificate_list)
-        ciphers = client.cipher_list or (ctx.options.ciphers_client or "").split(":")
         minimum = net_tls.Version[ctx.options.tls_version_client_min]
         ssl_context = self._context(
             key.authority,
@@ -271,7 +280,7 @@ class Forward:
             net_tls.Method.DTLS_SERVER_METHOD if data.is_dtls else net_tls.Method.TLS_SERVER_METHOD,
             minimum,
             net_tls.Version[ctx.options.tls_version_client_max],
-            tuple(filter(None, ciphers)) or _default_ciphers(minimum),
+            self._offered(client),
             ctx.options.tls_ecdh_curve_client,
             ctx.options.request_client_cert,
             chain,

@@ -84,8 +84,9 @@ async def _check_mitmproxy(config: Config, findings: Findings) -> None:
         else:
             findings.wrong(f"mitmproxy.scripts: there is no file {config.base / script}")
     try:
+        suites = config.file.proxy.tls_suites
         master = Master(options.Options(), event_loop=asyncio.get_running_loop())
-        master.addons.add(*stock_addons.choose([UpstreamTls()], section.options, scripts=False, upstream=True))
+        master.addons.add(*stock_addons.choose([UpstreamTls(suites)], section.options, scripts=False, upstream=True))
         stock_addons.set_options(master, section.options)
         master.options.update(mode=[config.file.proxy.mode])
         findings.ok("proxy.mode and mitmproxy.options")

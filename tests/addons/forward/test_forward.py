@@ -32,6 +32,7 @@ from OpenSSL import SSL
 from addons.forward.availability import Availability
 from addons.forward.forward import Forward
 from addons.records.metrics import Metrics
+from addons.tls.protocol import Suites
 from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import Issuer
 from hsm.certificates.leaf import SERIAL_BITS
@@ -200,7 +201,7 @@ class _Client:
 class _World:
     """One worker's Forward, with mitmproxy's options and a stub signer."""
 
-    def __init__(self) -> None:
+    def __init__(self, suites: Suites = "modern") -> None:
         self.signer = _Signer()
         self.metrics = Metrics()
         self.availability = Availability()
@@ -210,6 +211,7 @@ class _World:
             self.availability,
             cache_entries=_CACHE_ENTRIES,
             mint_timeout_s=1,
+            suites=suites,
         )
         self.upstream = UpstreamTls()
         self.tctx = taddons.context(self.forward, self.upstream)
@@ -446,6 +448,16 @@ async def test_a_users_script_goes_first(world: _World) -> None:
 
 
 # mitmproxy's options
+
+
+@pytest.mark.parametrize("ciphers", ["AES128-SHA", "ECDHE-RSA-AES128-SHA", "AES128-GCM-SHA256"])
+async def test_clients_without_forward_secrecy_or_aead_are_served_where_they_are_wanted(ciphers: str) -> None:
+    """By default they hear that there is no common suite; with suites = "compatible" they are served."""
+    served = _Client(highest="TLSv1_2", ciphers=ciphers)
+    await _World("compatible").serve(served)
+    assert (served.tls.cipher() or "")[0] == ciphers
+    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+        await _World().serve(_Client(highest="TLSv1_2", ciphers=ciphers))
 
 
 async def test_the_operators_ciphers_decide_the_kind_of_leaf(world: _World) -> None:
