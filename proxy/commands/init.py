@@ -33,7 +33,6 @@ from hsm.secrets import pin
 from hsm.uri import KeyURI
 from hsm.vendor_variables import read_by_vendors
 from hsm.wire.member import Generate, Initialise, KeyFound, KeyType, Open, Opened, Selector, Sign, Signature
-from hsm.wire.worker import Authority
 from proxy.commands.options import CONFIG, KEY_TYPE, variables
 from proxy.config.section import Address
 
@@ -41,6 +40,8 @@ Say = Callable[[str], object]
 Confirm = Callable[[str], bool]
 
 CA_DAYS = 3650
+_CAS = ("trust", "untrust")
+"""One of each. A second one, with a key of the other sort, is the operator's to add."""
 _TIMEOUT_S = 120.0
 """For each call; some HSMs take a minute to make an RSA key."""
 _SOFTHSM = (
@@ -181,7 +182,7 @@ def _of_officer(wanted: Wanted, officer: str) -> str:
 
 async def _make_keys(wanted: Wanted, directory: Path, place: _Place, say: Say, confirm: Confirm) -> None:
     """Both CA keys and certificates: what is there is kept, what is missing is made after saying so."""
-    uris = {name: KeyURI(object=_label(name)) for name in get_args(Authority)}
+    uris = {name: KeyURI(object=_label(name)) for name in _CAS}
     process = await MemberProcess.spawn(place.environment)
     try:
         deadline = time.monotonic() + _TIMEOUT_S
