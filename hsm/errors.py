@@ -65,7 +65,12 @@ class MisconfiguredError(HsmitmError):
     """The operator must act; retrying cannot help. At start-up it ends the process."""
 
 
-class PinRefusedError(MisconfiguredError):
+class LoginError(MisconfiguredError):
+    """A login failed, and what the token said is no plain refusal of this PIN. Never tried again by ourselves: it may
+    have counted as a wrong PIN, and partitions lock."""
+
+
+class PinRefusedError(LoginError):
     """The token did not accept the PIN, or it is one that it refused before. Never try it again: partitions lock."""
 
 
@@ -96,6 +101,7 @@ _FAMILY: dict[str, type[HsmitmError]] = {
         BadSignatureError,
         RefusedError,
         MisconfiguredError,
+        LoginError,
         PinRefusedError,
     )
 }

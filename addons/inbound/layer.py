@@ -33,6 +33,7 @@ from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.gnutls.connection import Connection
+from addons.inbound import proxy_protocol
 from addons.inbound.handshakes import Step
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
@@ -129,6 +130,19 @@ class InboundListener(layer.Layer):
         """The server that the operator has configured for this client's site; None where the client chose it."""
         return self.site.upstream.address if self.site is not None else None
 
+    @property
+    def patient(self) -> bool:
+        """Whether a client that ends its direction after its request still waits for the answer."""
+        return self.site is not None and self.site.half_close
+
+    def preface(self, server: connection.Address | None) -> bytes:
+        """What is sent first to a server at this address: to the site's own it is the PROXY header, where the site has
+        one."""
+        if self.site is None or not self.site.proxy_protocol or server != self.server_address:
+            return b""
+        client = self.context.client
+        return proxy_protocol.header(client.peername[:2], client.sockname[:2])
+
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Start):
             self.guide.watch(self)
@@ -164,7 +178,7 @@ class InboundListener(layer.Layer):
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
-        if not self.site.served:
+        if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")
             return
         if self.site.only_tls_1_3 and not client_hello.speaks_tls_1_3(hello):

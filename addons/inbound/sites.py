@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from addons.gnutls.credentials import Credentials
 from addons.gnutls.key import RemoteKey
+from addons.inbound.settings import Forwarded
 from addons.upstream.stated import Upstream
 from hsm import names
 from hsm.errors import MisconfiguredError
@@ -17,7 +18,8 @@ class Site(Struct, frozen=True):
     """One of our sites. `names` are checked (`hsm.names`) and may begin with a wildcard; the first one is its title.
 
     `only_tls_1_3` has older clients refused with the right alert; GnuTLS would say handshake_failure. `keys` are those
-    of `credentials`.
+    of `credentials`. `half_close`: clients may end their direction before they have read the answer. `proxy_protocol`:
+    its server reads a PROXY header (version 2) in front of each connection.
     """
 
     names: tuple[str, ...]
@@ -26,6 +28,9 @@ class Site(Struct, frozen=True):
     default: bool = False
     only_tls_1_3: bool = False
     keys: tuple[RemoteKey, ...] = ()
+    forwarded: Forwarded = Forwarded()
+    proxy_protocol: bool = False
+    half_close: bool = False
 
     @property
     def title(self) -> str:

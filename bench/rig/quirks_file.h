@@ -1,8 +1,8 @@
 /* The lines of a quirks file, read: quirks_module.c, whose first comment is their manual, alone includes this. */
 
 enum kind { MISSING, NOSIGN, MAPS, FORBID, TEMPLATE, GENERATES, LEAST_RANDOM, ANSWER, EXTRA_SLOT, SLOT_HIDDEN,
-            SLOT_FAILS, LATE, WRONG_PIN, LOGIN, TOKEN_FLAGS, SESSIONS, NO_LOGIN, EMPTY_PIN, USER_TYPE, READ_WRITE,
-            ATTRIBUTE, HIDE, SERIAL, SLOW, UNLOCKED, INITIALIZE, ECDSA_DER, ANOTHER_LIST, KIND_COUNT };
+            SLOT_FAILS, LATE, WRONG_PIN, LOGIN, TOKEN_FLAGS, SESSIONS, NO_LOGIN, EMPTY_PIN, PIN_PAD, USER_TYPE,
+            READ_WRITE, ATTRIBUTE, HIDE, SERIAL, SLOW, UNLOCKED, INITIALIZE, ECDSA_DER, ANOTHER_LIST, KIND_COUNT };
 
 /* What follows the word: m a mechanism, f a function, c a code, a an attribute, d a decimal number, h a hex number, w a
  * word, t whose template, o whose attribute, x what becomes of an attribute; and the options, label= beside them. */
@@ -16,6 +16,7 @@ static const struct { const char *name, *arguments, *options; bool label; } KIND
     [WRONG_PIN] = {"wrong_pin", "c", "flags=", false}, [LOGIN] = {"login", "c", "flags=", false},
     [TOKEN_FLAGS] = {"token_flags", "", "set= clear=", false}, [SESSIONS] = {"sessions", "d", "", false},
     [NO_LOGIN] = {"no_login", "wc", "", false}, [EMPTY_PIN] = {"empty_pin", "w", "", false},
+    [PIN_PAD] = {"pin_pad", "w", "", false},
     [USER_TYPE] = {"user_type", "h", "", false}, [READ_WRITE] = {"read_write", "c", "", false},
     [ATTRIBUTE] = {"attribute", "oax", "", true}, [HIDE] = {"hide", "o", "", true},
     [SERIAL] = {"serial", "", "", false}, [SLOW] = {"slow", "d", "only=", false},
@@ -159,7 +160,8 @@ static void read_quirk(struct quirk *quirk, const char *line) {
     while ((next = strtok_r(NULL, " ", &rest))) read_option(quirk, next, line);
     if (label && !KINDS[quirk->kind].label) DIE("this quirk takes no label: %s", line);
     if (quirk->kind == FORBID && quirk->function != at_C_SignInit && quirk->function != at_C_Sign &&
-        quirk->function != at_C_DecryptInit && quirk->function != at_C_Decrypt)
+        quirk->function != at_C_DecryptInit && quirk->function != at_C_Decrypt &&
+        quirk->function != at_C_GenerateKeyPair)
         DIE("this quirk is not for this function: %s", line);
 }
 

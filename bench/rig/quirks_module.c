@@ -13,7 +13,7 @@
  *   nosign MECH                        its CKF_SIGN is off in C_GetMechanismInfo; it works
  *   maps MECH OTHER                    C_GenerateKeyPair with MECH, which is listed, does what OTHER does
  *   forbid FUNCTION MECH CODE [label=LABEL]   C_SignInit, C_Sign, C_DecryptInit or C_Decrypt answers CODE, for keys
- *                                      with this label; !MECH is any but MECH
+ *                                      with this label; or C_GenerateKeyPair; !MECH is any but MECH
  *   ecdsa_der                          C_Sign gives ECDSA signatures as a DER SEQUENCE instead of r||s
  * Making keys; SIDE is public, private (C_GenerateKeyPair), object (C_CreateObject), unwrapped (C_UnwrapKey) or *
  *   template SIDE ATTR CODE [length=N] [false]   a template with ATTR (of N bytes, of one byte that is CK_FALSE) is
@@ -32,6 +32,8 @@
  *   token_flags [set=HEX] [clear=HEX]  in C_GetTokenInfo
  *   no_login PIN CODE                  CKF_LOGIN_REQUIRED is off, everything is there without a login, C_Login: CODE
  *   empty_pin PIN                      the empty PIN is right, and no other; PIN is the real one
+ *   pin_pad PIN                        the token has a PIN pad (CKF_PROTECTED_AUTHENTICATION_PATH): C_Login without
+ *                                      a PIN is somebody's typing PIN there
  *   user_type HEX                      the user's login is this CK_USER_TYPE; CKU_USER is answered 0x103
  *   sessions N                         the limit in C_GetTokenInfo
  *   read_write CODE                    read-only sessions are refused
@@ -57,7 +59,8 @@ enum { CKR_ATTRIBUTE_SENSITIVE = 0x11, CKR_ATTRIBUTE_TYPE_INVALID = 0x12, CKR_ME
        CKR_PIN_INCORRECT = 0xA0, CKR_USER_TYPE_INVALID = 0x103, CKR_BUFFER_TOO_SMALL = 0x150 };
 enum { CKA_LABEL = 3, CKA_ID = 0x102, CKA_MODULUS_BITS = 0x121, CKA_PUBLIC_EXPONENT = 0x122, CKA_EC_PARAMS = 0x180,
        CKM_EC_KEY_PAIR_GEN = 0x1040, CKM_ECDSA = 0x1041, CKM_ECDSA_SHA512 = 0x1046, CKF_SIGN = 0x800,
-       CKF_LOGIN_REQUIRED = 4, CKF_RW_SESSION = 2, CKF_OS_LOCKING_OK = 2, CKU_USER = 1, EXTRA = 0xBAD0051 };
+       CKF_LOGIN_REQUIRED = 4, CKF_PROTECTED_AUTHENTICATION_PATH = 0x100, CKF_RW_SESSION = 2, CKF_OS_LOCKING_OK = 2,
+       CKU_USER = 1, EXTRA = 0xBAD0051 };
 enum { LIMITS = TOKEN_INFO_FLAGS + 8, MAX_SEEN = 0x1100, MAX_LIST = 512, MAX_OPERATIONS = 1024, MAX_ATTRIBUTE = 4096 };
 
 /* The stats page, as quirks_module.py reads it: sign_inits by mechanism. */
@@ -178,6 +181,7 @@ static word token_info(const word *a) {
     for (EACH(quirk, WRONG_PIN)) *flags |= page->wrong_pins ? quirk->set : 0;
     for (EACH(quirk, LOGIN)) *flags |= quirk->set;
     if (next_of(NO_LOGIN, NULL)) *flags &= ~(word)CKF_LOGIN_REQUIRED;
+    if (next_of(PIN_PAD, NULL)) *flags |= CKF_PROTECTED_AUTHENTICATION_PATH;
     for (EACH(quirk, SESSIONS)) {
         memcpy((char *)a[1] + LIMITS, &quirk->number, sizeof(word));
         memcpy((char *)a[1] + LIMITS + 2 * sizeof(word), &quirk->number, sizeof(word));
@@ -381,6 +385,8 @@ static word generate_pair(const word *a) {
     if (refused != CKR_OK) return refused;
     word size = a[3], mechanism[3];
     memcpy(mechanism, (void *)a[1], sizeof mechanism);
+    for (EACH(quirk, FORBID))
+        if (quirk->function == at_C_GenerateKeyPair && meant(quirk, mechanism[0])) return quirk->code;
     mechanism[0] = mapped(mechanism[0]);
     if (size > MAX_LIST) DIE("a template of more than %d attributes", MAX_LIST);
     struct attribute template[MAX_LIST + 2];
@@ -426,8 +432,9 @@ static word login(word *a) {
         return quirk->code;
     }
     word rv = CKR_PIN_INCORRECT;
-    const struct quirk *empty = next_of(EMPTY_PIN, NULL);
-    if (!empty || a[1] != CKU_USER) rv = call_real(at_C_Login, a);
+    const struct quirk *empty = next_of(EMPTY_PIN, NULL), *pad = next_of(PIN_PAD, NULL);
+    if (pad && !a[2]) rv = call_real(at_C_Login, (word[8]){a[0], a[1], (word)pad->text, strlen(pad->text)});
+    else if (!empty || a[1] != CKU_USER) rv = call_real(at_C_Login, a);
     else if (!a[3]) rv = call_real(at_C_Login, (word[8]){a[0], a[1], (word)empty->text, strlen(empty->text)});
     if (rv == CKR_OK) page->wrong_pins = 0;
     if (rv != CKR_PIN_INCORRECT) return rv;

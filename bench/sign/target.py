@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -22,15 +21,17 @@ from bench.sign.points import KEY_TYPES
 from hsm import uri
 from hsm.certificates.files import inbound_name
 from hsm.certificates.issuer import load_issuer, spkis_of
-from hsm.errors import MisconfiguredError, PinRefusedError, RefusedError
+from hsm.errors import MisconfiguredError, RefusedError
+from hsm.member.login import Login
 from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
 from hsm.schemes import PublicKey
 from hsm.secrets import pin
 from hsm.secrets.refusals import Refusals
 from hsm.uri import KeyURI
-from hsm.wire.member import Generate, KeyFound, Open, Opened
-from proxy.commands import init
+from hsm.wire.member import Generate, KeyFound, Open
+from proxy.commands.init.init import initialise
+from proxy.commands.init.wanted import Wanted
 from proxy.config.file import Config, load
 from proxy.processes import signer
 
@@ -89,6 +90,9 @@ class Target(Struct, frozen=True):
             sessions,
             {key.name: key.uri for key in keys},
             spkis={key.name: key.spki for key in keys},
+            writable=member.read_write,
+            codes=member.codes,
+            user_type=member.user_type,
         )
 
     def delayed(self, latency_ms: float, directory: Path) -> Target:
@@ -133,10 +137,10 @@ def maker(
 
 async def throw_away(directory: Path, kinds: Sequence[Kind], members: int) -> Target:
     """SoftHSM partitions under `directory` with a new key of each type: copies of one, as an HA group's are."""
-    wanted = init.Wanted(
+    wanted = Wanted(
         directory=directory, module=None, token=None, key_type="p256", listen="127.0.0.1:0", status_listen=""
     )
-    path = await init.initialise(wanted, lambda _: None, lambda _: True)
+    path = await initialise(wanted, lambda _: None, lambda _: True)
     made = await configured(load(path), kinds, key=None, generate=True, members=1, prompted={})
     (first,) = made.members
     configuration = Path(first.environment["SOFTHSM2_CONF"])
@@ -175,6 +179,7 @@ async def configured(
     uris = {"": key.anywhere()} if key else {str(name): label for name, label in labels.items()}
     pins, found = {}, []
     refusals = Refusals(config.base / config.file.run.state)
+    refusals.prepare()
     for one in settings[:members]:
         pins[one.name] = await pin.read(one.pin, one.base, prompted.get(one.name))
         found.append(await _look(one, pins[one.name], refusals, uris, generate=key is None))
@@ -198,13 +203,18 @@ async def _look(
     member: MemberSettings, secret: str, refusals: Refusals, uris: Mapping[str, KeyURI], *, generate: bool
 ) -> dict[str, KeyFound]:
     """What the partition holds of `uris`; what it lacks is made, if `generate`."""
-    refusals.check(member.name, secret)
+    if not member.pin.remembered:
+        raise MisconfiguredError(f"member {member.name}: {member.pin}: members are measured that log in with a PIN")
+    login = Login(member=member.name, source=member.pin, secret=secret, place=member.place, refusals=refusals)
+    await login.check()
     process = await MemberProcess.spawn(member.environment)
     try:
         until = time.monotonic() + _TIMEOUT_S
-        opening = Open(member.module, member.selector, secret, 1, dict(uris), writable=generate)
-        opened = await process.channel.call(opening, until)
-        assert isinstance(opened, Opened)
+        opening = Open(
+            member.module, member.selector, None, 1, dict(uris),
+            writable=generate or member.read_write, codes=member.codes, user_type=member.user_type,
+        )  # fmt: skip
+        opened = await login.opened(process, opening, quick_s=_TIMEOUT_S, longest_s=_TIMEOUT_S)
         found = dict(opened.keys)
         for name in [one for one in found if found[one].missing and generate]:
             label = uris[name].object
@@ -212,10 +222,6 @@ async def _look(
             made = await process.channel.call(Generate(label, name), until)  # type: ignore[arg-type]  # a key type
             assert isinstance(made, KeyFound)
             found[name] = made
-    except PinRefusedError:
-        with suppress(OSError):  # no state directory: hsmitm never ran here, so nothing tries it again by itself
-            refusals.remember(member.name, secret)
-        raise
     finally:
         await process.end()
     for one in found.values():

@@ -1,7 +1,8 @@
 """A module's own function list (CK_FUNCTION_LIST), called with ctypes: what python-pkcs11 does not offer.
 
-That is C_Initialize with CKF_OS_LOCKING_OK, the numbers of slots, the counts of CK_TOKEN_INFO, and C_InitToken. Calls
-release the GIL. Knows nothing of pkcs11; `hsm.token.library` and `hsm.token.module` call it.
+That is C_Initialize with CKF_OS_LOCKING_OK, the numbers of slots, the counts of CK_TOKEN_INFO, C_InitToken, and C_Login
+on a session that is open. Calls release the GIL. Knows nothing of pkcs11; `hsm.token.library`, `hsm.token.module` and
+`hsm.token.login` call it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 _CKF_OS_LOCKING_OK = 0x2
-_C_INITIALIZE, _C_GET_SLOT_LIST, _C_GET_TOKEN_INFO, _C_INIT_TOKEN = 1, 5, 7, 10
+_C_INITIALIZE, _C_GET_SLOT_LIST, _C_GET_TOKEN_INFO, _C_INIT_TOKEN, _C_LOGIN = 1, 5, 7, 10, 19
 _POINTERS = 69
 """Positions in CK_FUNCTION_LIST (PKCS#11 v3.0 section 3.6), and its size, counted in pointers; the version fills the
 first."""
@@ -111,3 +112,8 @@ class FunctionList:
         call = self.function(_C_INIT_TOKEN, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
         encoded = so_pin.encode()
         return call(slot, encoded, len(encoded), label.encode().ljust(32))
+
+    def log_in(self, session: int, user_type: int, pin: bytes | None) -> int:
+        """C_Login (section 5.6.8); without a PIN for a token that has it typed at a pad of its own. The return code."""
+        call = self.function(_C_LOGIN, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong)
+        return call(session, user_type, pin, len(pin or b""))

@@ -30,6 +30,9 @@ _Listing = ctypes.CFUNCTYPE(
     ctypes.c_ulong, ctypes.c_ubyte, ctypes.POINTER(ctypes.c_ulong), ctypes.POINTER(ctypes.c_ulong)
 )
 
+_loaded: list[Library] = []
+"""For the life of the process: python-pkcs11 would finalise and unload one that nobody holds, under its own tokens."""
+
 
 class Library(_pkcs11.lib):
     """A library that is loaded and initialised, once for each process; safe for threads."""
@@ -41,6 +44,7 @@ class Library(_pkcs11.lib):
         self._asked = threading.local()
         self._lent: tuple[Any, ...] = ()
         super().__init__(path)
+        _loaded.append(self)
         self._lend()
 
     def initialize(self) -> None:

@@ -54,7 +54,7 @@ class Module:
         if not token.flags & TokenFlag.TOKEN_INITIALIZED:
             raise MisconfiguredError(_BLANK)
         functions = self._lib.functions
-        return Token(token, functions.token_info(slot) if functions else None)
+        return Token(token, functions.token_info(slot) if functions else None, functions)
 
     def inspect(self, until: float | None = None) -> Inspected:
         """Every slot with an initialised token, as its token reports itself now; of other slots what is wrong with

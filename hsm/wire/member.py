@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ from hsm.uri import KeyURI
 from hsm.wire.frames import Codec, Decrypted, Done
 
 KeyType = Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384"]
+KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
 
 
 class Selector(Struct, frozen=True, array_like=True):
@@ -26,11 +27,18 @@ class Selector(Struct, frozen=True, array_like=True):
         return f"serial '{self.serial}'" if self.serial is not None else f"slot {self.slot}"
 
 
-class Open(Struct, frozen=True, array_like=True, tag="open"):
-    """The first call to a member: load, find the partition, log in once, open sessions, find the keys.
+USER = 1
+"""CKU_USER (PKCS#11 v3.0 section 3.4): the user type of a login, where a vendor has no other."""
 
-    `pin` is None for looking only (no login, no sessions). `writable` allows `Generate`. Answered with `Opened`.
-    `spkis` (DER, by key) has a key that the URI does not find looked for by its public half. Idle sessions prove
+
+class Open(Struct, frozen=True, array_like=True, tag="open"):
+    """The first call to a member: load the module, find the partition, see that it gives sessions. -> `Opened`, without
+    sessions and keys. `LogIn` comes next, or `Begin` where nobody logs in; a caller that only looks leaves it at that.
+
+    With a `pin`, one that was accepted before, all is done at once: log in once, open sessions, find the keys.
+    `writable` opens sessions read-write, as `Generate` needs and as some tokens want it.
+    `spkis` (DER, by key) are public halves: of several keys that a URI fits they tell the right one. The keys named in
+    `anywhere` (None: all) are looked for by their public half where the URI does not find them. Idle sessions prove
     themselves alive each `keep_alive_s` seconds (0: never). `session_every_s` opens the sessions behind the first one
     after another at that pace (0: all at once): an HSM that just came back is not met by a herd.
     `codes` is what the operator says that vendors' own return codes call for.
@@ -46,6 +54,8 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     keep_alive_s: float = 0.0
     session_every_s: float = 0.0
     codes: dict[int, Kind] = {}
+    user_type: int = USER
+    anywhere: list[str] | None = None
 
     def __repr__(self) -> str:
         """Without the PIN: a repr may reach a log."""
@@ -56,12 +66,37 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
         return [("module", self.module)]
 
 
+class LogIn(Struct, frozen=True, array_like=True, tag="log-in"):
+    """Log in to the partition that `Open` found: one C_Login, and `Done` as soon as the token has accepted it.
+
+    `pin` is None where it is typed at the HSM's own PIN pad (CKF_PROTECTED_AUTHENTICATION_PATH): C_Login with NULL,
+    which answers when somebody has. A PinRefusedError or LoginError is the token's answer to C_Login; any other error
+    comes before it was called.
+    """
+
+    pin: str | None
+
+    def __repr__(self) -> str:
+        """Without the PIN."""
+        return "LogIn()"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Without the PIN."""
+        return []
+
+
+class Begin(Struct, frozen=True, array_like=True, tag="begin"):
+    """Open the sessions that `Open` asked for, and find its keys. -> `Opened`."""
+
+
 class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     """A private key on a partition. `problem` says why it cannot be used; empty when it can.
 
     `spki` is DER (RFC 5280 SubjectPublicKeyInfo), empty where the token keeps no public half. `schemes` are names of
     `hsm.schemes`. `guarded` is CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE. `decrypts` says whether the partition
-    lets an RSA key decrypt with CKM_RSA_PKCS.
+    lets an RSA key decrypt with CKM_RSA_PKCS. `exposure` says what is not guarded, and whether the key can leave now.
+    `hearsay` is whether `spki` is what another object says: one with the label and CKA_ID of this key. `uri` is how the
+    token calls a key that was just made, where that is not as it was told.
     """
 
     problem: str = ""
@@ -70,6 +105,9 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     guarded: bool = False
     missing: bool = False
     decrypts: bool = False
+    exposure: str = ""
+    hearsay: bool = False
+    uri: KeyURI | None = None
 
 
 class Partition(Struct, frozen=True, array_like=True):
@@ -88,19 +126,29 @@ class Partition(Struct, frozen=True, array_like=True):
         return f"'{self.label}' (serial {self.serial}, slot {self.slot})"
 
 
+def counts_wrong_pin(partition: Partition) -> bool:
+    """Whether the token says that a wrong PIN was given since the last good one (CKF_USER_PIN_COUNT_LOW)."""
+    return not DANGEROUS.isdisjoint(partition.flags)
+
+
+DANGEROUS = frozenset({"USER_PIN_COUNT_LOW", "USER_PIN_FINAL_TRY", "USER_PIN_LOCKED"})
+"""Flags of CK_TOKEN_INFO (PKCS#11 v3.0 section 3.2) that a wrong PIN leaves behind."""
+
+
 def worrying_flags(partition: Partition) -> list[str]:
     """Flags that say something about the PIN's tries: count low, final try, locked, to be changed (CK_TOKEN_INFO)."""
     return [flag for flag in partition.flags if flag.startswith("USER_PIN_") and flag != "USER_PIN_INITIALIZED"]
 
 
 class Opened(Struct, frozen=True, array_like=True, tag="opened"):
-    """What a member found."""
+    """What a member found. `makes` are the key types that the partition can make and sign with."""
 
     module: str
     module_version: str
     partition: Partition
     sessions: int
     keys: dict[str, KeyFound]
+    makes: list[KeyType] = []
 
 
 class Sign(Struct, frozen=True, array_like=True, tag="sign"):
@@ -206,7 +254,7 @@ class Inspected(Struct, frozen=True, array_like=True, tag="inspected"):
     problems: dict[int, str] = {}
 
 
-Request = Open | Sign | Decrypt | Initialise | Generate | Ping | Describe | Inspect
+Request = Open | LogIn | Begin | Sign | Decrypt | Initialise | Generate | Ping | Describe | Inspect
 Reply = Opened | Signature | Decrypted | KeyFound | KeysFound | Vital | Inspected | Done
 
 CODEC: Codec[Request, Reply] = Codec(Request, Reply)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from os import EX_CONFIG
 from pathlib import Path
 from ssl import TLSVersion
 
 import pytest
 
+from bench.rig.quirks_module import QuirksModule
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread
 from tests.integration.inbound_system import plain_origin
@@ -103,3 +105,24 @@ def test_what_answers_is_killed_and_comes_back(system: ModuleSystem, vendor: Ven
         vendor.revive()
     wait_until(lambda: system.through(f"https://five.test:{origin.port}/").ok, "it serves again", 30)
     system.until_up()
+
+
+def test_a_wrong_pin_is_tried_once(system: ModuleSystem, vendor: Vendor, tmp_path: Path) -> None:
+    """`check` finds it out, and two starts of the signer remember: the HSM has seen one login."""
+    counter = QuirksModule(tmp_path / "counter")
+    pin = tmp_path / "wrong-pin"
+    pin.write_text("pin0815\n")
+    pin.chmod(0o600)
+    wrong = system.copied(
+        tmp_path / "wrong", module=str(counter.path), pin={"file": str(pin)},
+        environment=vendor.environment | counter.environment(vendor.module),
+    )  # fmt: skip
+    assert "PIN" in wrong.check(status=EX_CONFIG)
+    assert counter.calls("C_Login") == 1
+    for _ in range(2):
+        assert wrong.start(wait=False).process
+        wait_until(lambda: wrong.process and wrong.process.poll() is not None, "the signer gives up")
+        assert wrong.stop() == EX_CONFIG
+    assert wrong.log.count("-> quarantined") == 2
+    assert counter.calls("C_Login") == 1
+    assert "pin0815" not in wrong.log

@@ -10,7 +10,7 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.net.http import status_codes
 from mitmproxy.proxy import layer
-from mitmproxy.proxy.layers.http import HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestProtocolError,
@@ -20,6 +20,7 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 
+from addons.edge.again import Again
 from addons.edge.connecting.connecting import Sentence, current
 
 
@@ -29,7 +30,7 @@ def page(sentence: Sentence) -> http.Response:
     return http.Response.make(sentence.status, f"hsmitm: {sentence}\n", headers)
 
 
-class EdgeStream(HttpStream):
+class EdgeStream(Again):
     """Stands in for HttpStream."""
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
@@ -69,8 +70,11 @@ class EdgeStream(HttpStream):
     ) -> layer.CommandGenerator[None]:
         """As HttpStream, with a response in place of an error where there is one to be said."""
         sentence = event.message if isinstance(event, ResponseProtocolError) else None
+        if not isinstance(sentence, Sentence):
+            yield from super().handle_protocol_error(event)
+            return
         for command in super().handle_protocol_error(event):
-            if isinstance(sentence, Sentence) and isinstance(command, SendHttp) and command.event is event:
+            if isinstance(command, SendHttp) and command.event is event:
                 yield from self._say(sentence)
             else:
                 yield command

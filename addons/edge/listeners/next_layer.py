@@ -21,11 +21,13 @@ from mitmproxy.proxy.layers.tls import HTTP_ALPNS
 from mitmproxy.utils import human
 from prometheus_client import CollectorRegistry, Counter
 
+from addons.edge.exchanges import Exchanges
 from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.listeners.hello import HANDSHAKE
-from addons.edge.listeners.tunnel import Tunnel, looked_at
+from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds, NotTls
+from addons.engine.onlookers import looked_at
 from addons.upstream.layer import ServerTls
 
 logger = logging.getLogger("hsmitm.edge")
@@ -81,7 +83,7 @@ class NextLayer:
         http = alpn or (False if greeted else looks_like_http(data))
         if http is None and not late:
             return None
-        return layers.HttpLayer(made, HTTPMode.transparent) if http else self._other(made)
+        return Exchanges(made, HTTPMode.transparent) if http else self._other(made)
 
     def _may_pass(self, made: context.Context) -> bool:
         address = made.server.address
@@ -94,7 +96,7 @@ class NextLayer:
         if tls:
             stack /= ClientTls(made, self._bounds)
         upstream = isinstance(made.layers[0], modes.HttpUpstreamProxy)
-        stack /= layers.HttpLayer(made, HTTPMode.upstream if upstream else HTTPMode.regular)
+        stack /= Exchanges(made, HTTPMode.upstream if upstream else HTTPMode.regular)
         return stack[0]
 
     def _other(self, made: context.Context) -> layer.Layer:

@@ -26,7 +26,7 @@ def test_mitmproxy_makes_what_was_put_in() -> None:
     seam.put_in(Bounds(websocket_message_bytes=4096), watched=False)
     assert (extensions.PerMessageDeflate, extensions.PerMessageDeflate.most) == (Deflate, 4096)
     assert (websocket.WebsocketConnection, websocket.WebsocketConnection.most) == (Connection, 4096)
-    assert (websocket.WebsocketLayer, websocket.WebsocketLayer.whole) == (Websocket, False)
+    assert (websocket.WebsocketLayer, websocket.WebsocketLayer.watched) == (Websocket, False)
     assert http.tls.ServerTLSLayer is _upstream_proxy.tls.ServerTLSLayer is ServerTls  # type: ignore[attr-defined]
     assert layers.ServerTLSLayer is tls.ServerTLSLayer is not ServerTls  # what scripts know
 

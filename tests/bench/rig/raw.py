@@ -100,9 +100,9 @@ class _Loaded:
         session = c_ulong()
         return self._call("C_OpenSession", slot, flags | SERIAL, None, None, byref(session)), session.value
 
-    def login(self, session: int, pin: str, user: int = USER) -> int:
-        """C_Login."""
-        return self._call("C_Login", session, user, pin.encode(), len(pin))
+    def login(self, session: int, pin: str | None, user: int = USER) -> int:
+        """C_Login; without a PIN one that is typed at a pad."""
+        return self._call("C_Login", session, user, None if pin is None else pin.encode(), len(pin or ""))
 
     def find(self, session: int, template: Template) -> list[int]:
         """C_FindObjectsInit, C_FindObjects twice and C_FindObjectsFinal: the handles."""

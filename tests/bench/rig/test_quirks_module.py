@@ -253,6 +253,15 @@ def test_the_empty_pin(rig: Rig) -> None:
     assert rig.find(session, "rsa")
 
 
+def test_a_pin_pad(rig: Rig) -> None:
+    """A PIN is typed at the HSM where C_Login brings none, and the token says that it has a pad."""
+    rig.module.quirks(f"pin_pad {PIN}")
+    session = rig.ask("open", rig.slot())[1]
+    assert rig.ask("token", rig.slot())[2] & 0x100
+    assert [rig.ask("login", session, one) for one in (WRONG, None)] == [0xA0, 0]
+    assert rig.find(session, "rsa")
+
+
 def test_another_user_type(rig: Rig) -> None:
     """Luna's Crypto User logs in as 0x80000001; CKU_USER is no user type there."""
     rig.module.quirks("user_type 0x80000001")

@@ -109,18 +109,6 @@ async def test_a_pin_that_was_changed_under_a_member(
     assert len(spawned) == 2
 
 
-async def test_a_wrong_pin_is_tried_once_even_if_it_cannot_be_noted(
-    stores: list[Store], wrong: MemberSettings, spawned: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A wrong PIN is not tried again by a running signer, even where its state directory cannot be written."""
-    monkeypatch.setattr(Refusals, "path", lambda _refusals, member: Path(f"/proc/nowhere/{member}"))
-    async with running(wrong, keys=keys_of(stores[0])) as member:
-        assert member.state is State.QUARANTINED, member.reason
-        assert "CKR_PIN_INCORRECT" in member.reason
-        assert "cannot be noted for the next start" in member.reason
-    assert len(spawned) == 1
-
-
 async def test_a_damaged_record_of_a_refusal(
     stores: list[Store], refusals: Refusals, spawned: list[dict[str, str]]
 ) -> None:
@@ -177,7 +165,10 @@ async def test_a_pin_that_was_asked_for(stores: list[Store]) -> None:
         await until(lambda: member.starts == 2 and member.state is State.UP, "the member is up again", 5)
         await member.reset()
     async with running(settings, keys=keys_of(stores[0])) as member:
-        assert (member.state, member.reason) == (State.QUARANTINED, "the prompt gives no PIN")
+        assert (member.state, member.reason) == (
+            State.QUARANTINED,
+            "the prompt gives no PIN; an empty one is said by pin = { empty = true }",
+        )
 
 
 async def test_a_missing_pin_file_waits_for_an_operator(
@@ -199,3 +190,14 @@ async def test_a_missing_module_waits_for_an_operator(stores: list[Store], tmp_p
         assert (member.state, member.starts, member.serving) == (State.QUARANTINED, 1, False)
         assert path in member.reason
         assert transitions(member._peers, "m1")["starting -> quarantined"] == 1
+
+
+async def test_what_a_pin_command_asks_is_away_at_first(stores: list[Store], tmp_path: Path) -> None:
+    """A PIN command that fails, as one does that asks a vault before the network is there, is run again by itself."""
+    kept = tmp_path / "vault"
+    source = PinSource(command=["cat", str(kept)])
+    async with running(structs.replace(stores[0].settings(), pin=source), keys=keys_of(stores[0])) as member:
+        assert member.state is not State.QUARANTINED
+        assert member.last_error == "the PIN command cat ended with status 1"
+        kept.write_text(PIN)
+        await until(lambda: member.serving, "it is up")

@@ -287,7 +287,8 @@ def lose_sessions(label: str, how: str) -> None:
     functions = module._lib.functions
     assert functions is not None
     keys = {"p256": KeyURI(object="p256")}
-    partition = Sessions(module, Open(MODULE, Selector(label=label), PIN, 2, keys))
+    token = module.token(Selector(label=label))
+    partition = Sessions(module, Open(MODULE, Selector(label=label), None, 2, keys), token, token.log_in(PIN))
 
     def sign() -> Answers:
         answers: queue.SimpleQueue[Signature | HsmitmError] = queue.SimpleQueue()
@@ -554,14 +555,6 @@ class Roomless:
 
     info = member_wire.Partition("tests", "1", 0, "", "", "", [], None)
 
-    def token(self, _selector: Selector, _until: float | None) -> Roomless:
-        """The only one."""
-        return self
-
-    def log_in(self, _pin: str, *, writable: bool) -> Roomless:
-        """An anchor."""
-        return self
-
     def session(self) -> Roomless:
         """A session."""
         return self
@@ -583,7 +576,8 @@ class Meeting(Sessions):
 
 def test_two_sessions_do_not_leave_each_other_the_work() -> None:
     """Where the last two sessions find out at the same moment that there is no room, one of them stays."""
-    partition = Meeting(Roomless(), Open("", Selector(label="tests"), PIN, 2, {}))  # type: ignore[arg-type]
+    empty, opening = Roomless(), Open("", Selector(label="tests"), None, 2, {})
+    partition = Meeting(empty, opening, empty, empty)  # type: ignore[arg-type]
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda worker: worker._park(), partition._workers)) == [False, True]
     assert sum(not worker.parked for worker in partition._workers) == 1

@@ -57,8 +57,8 @@ def behind(store: Store, quirky: QuirksModule) -> Behind:
 @pytest.mark.parametrize("code", [0x30, 0x05, 0x06, 0x32, 0xE0, 0xE1, 0x03, 0x54, 0x80000001], ids=hex)
 @pytest.mark.parametrize("place", ["first", ""], ids=["before ours", "behind ours"])
 async def test_a_slot_that_fails(behind: Behind, quirky: QuirksModule, code: int, place: str) -> None:
-    """A slot that answers every call with an error takes down no member on another one, and `hsm info` says so of it;
-    but of one whose token was taken out, which is nothing to say of."""
+    """A slot that answers every call with an error, or has a token that is not recognised or was just taken out, takes
+    down no member on another one, and `hsm info` says what it answered."""
     quirky.quirks(f"extra_slot {code:#x} {place}".strip())
     opened, told = await behind.opened(inspected=True)
     assert opened.partition.label == "tests"

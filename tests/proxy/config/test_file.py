@@ -15,7 +15,9 @@ from hsm.codes import Kind
 from hsm.errors import MisconfiguredError
 from hsm.wire.member import Selector
 from hsm.wire.worker import MAX_WORKERS
-from proxy.commands import init
+from proxy.commands.init.place import Place
+from proxy.commands.init.text import text
+from proxy.commands.init.wanted import Wanted
 from proxy.config.file import Config, File, load
 from proxy.config.forward import ForwardSection
 from proxy.config.operation import ProxySection, RunSection, StatusSection
@@ -386,12 +388,20 @@ def test_a_pin_in_the_file_is_refused_and_not_repeated(read: Callable[[str], Con
 
 
 @pytest.mark.parametrize(
-    "source", ['{ file = "pin", env = "PIN" }', "{}", "{ prompt = false }", '{ prompt = true, credential = "pin" }']
+    "source",
+    [
+        '{ file = "pin", env = "PIN" }',
+        "{}",
+        "{ prompt = false }",
+        '{ prompt = true, credential = "pin" }',
+        "{ empty = true, none = true }",
+        "{ pad = false }",
+    ],
 )
 def test_a_pin_comes_from_one_source(read: Callable[[str], Config], source: str) -> None:
     """Two sources of a PIN, or none, are refused with the list of sources."""
     assert _refusal(read, _changed('{ file = "pin" }', source)) == (
-        "hsmitm.toml: hsm.members[0].pin: give exactly one of file, env, command, credential, prompt"
+        "hsmitm.toml: hsm.members[0].pin: give exactly one of file, env, command, credential, prompt, empty, pad, none"
     )
 
 
@@ -487,8 +497,8 @@ def test_a_kind_of_ca_may_have_two(read: Callable[[str], Config], tmp_path: Path
 
 def test_three_cas_of_a_kind_are_one_too_many(read: Callable[[str], Config]) -> None:
     """There is nothing that a third one could be for; none at all is as wrong."""
-    for text, number in ((_two(_EC), 3), (_MEMBER + "[forward]\ntrust = []\nuntrust = []\n", 0)):
-        assert f"forward: trust: a list of {number}; give one CA, or two" in _refusal(read, text)
+    for wrong, number in ((_two(_EC), 3), (_MEMBER + "[forward]\ntrust = []\nuntrust = []\n", 0)):
+        assert f"forward: trust: a list of {number}; give one CA, or two" in _refusal(read, wrong)
 
 
 def test_the_second_ca_is_named_by_its_place(read: Callable[[str], Config]) -> None:
@@ -528,9 +538,9 @@ def test_what_is_not_toml_is_said(tmp_path: Path, content: bytes) -> None:
 
 def _initialised(label: str = "hsmitm", **more: object) -> str:
     values = {"listen": "127.0.0.1:8080", "status_listen": "127.0.0.1:9797", "module": None, "token": None} | more
-    wanted = init.Wanted(directory=Path(), **values)  # type: ignore[arg-type]
+    wanted = Wanted(directory=Path(), **values)  # type: ignore[arg-type]
     environment = {"SOFTHSM2_CONF": f"/srv/{label}/softhsm2.conf"}
-    place = init._Place(
+    place = Place(
         module="/lib/vendor.so",
         label=label,
         environment=environment,
@@ -538,7 +548,7 @@ def _initialised(label: str = "hsmitm", **more: object) -> str:
         pin_source='{ file = "pin" }',
         member="m1",
     )
-    return init._text(wanted, place)
+    return text(wanted, place)
 
 
 def test_what_init_writes_can_be_read(read: Callable[[str], Config]) -> None:
