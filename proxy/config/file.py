@@ -24,7 +24,7 @@ from hsm.wire.member import Selector
 from hsm.wire.run_directory import RunDirectory, group_of
 from hsm.wire.worker import Authority
 from proxy.config import messages
-from proxy.config.forward import AuthoritySection, ForwardSection
+from proxy.config.forward import AuthoritySection, ForwardSection, written
 from proxy.config.hsm import HsmSection, user_type_number
 from proxy.config.inbound import InboundSection
 from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
@@ -65,7 +65,7 @@ class File(Section, frozen=True):
 
     def _check_holders(self) -> None:
         for name, section in self.authorities.items():
-            named(f"forward.{name}.key", lambda text: self.hsm.holder(uri.parse(text)), section.key)
+            named(f"forward.{written(name)}.key", lambda text: self.hsm.holder(uri.parse(text)), section.key)
         for number, listener in enumerate(self.inbound):
             for place, site in enumerate(listener.sites):
                 for key in site.keys:
@@ -79,8 +79,8 @@ class File(Section, frozen=True):
 
     @property
     def authorities(self) -> dict[Authority, AuthoritySection]:
-        """Both CAs; none where there is no forward proxy."""
-        return {"trust": self.forward.trust, "untrust": self.forward.untrust} if self.forward else {}
+        """The CAs; none where there is no forward proxy."""
+        return self.forward.authorities if self.forward else {}
 
 
 class Config(Struct, frozen=True):
