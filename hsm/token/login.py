@@ -102,6 +102,8 @@ def _meant(error: HsmitmError, token: pkcs11.Token, info: Partition) -> LoginErr
     hint = ""
     if "LOGIN_REQUIRED" not in info.flags:
         hint = "; the token says that it needs no login: write pin = { none = true }"
+    elif error.code == codes.USER_TYPE_INVALID:
+        hint = "; give the member's user_type, as the vendor's documents name it"
     # The same request would be refused again: this PIN, for this type of user.
     kind = PinRefusedError if codes.called_for(error) is Kind.REQUEST else LoginError
     return kind(f"{error}{hint}", error.code, error.calls_for)
