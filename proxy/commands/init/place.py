@@ -16,7 +16,7 @@ from hsm.member.process import MemberProcess
 from hsm.secrets import pin
 from hsm.secrets.settings import PinSource
 from hsm.vendor_variables import read_by_vendors
-from hsm.wire.member import Initialise
+from hsm.wire.member import Initialise, Selector
 from proxy.commands.init.files import toml, write
 from proxy.commands.init.wanted import Say, Wanted
 from proxy.commands.options import variables
@@ -36,7 +36,7 @@ class Place(Struct, frozen=True, kw_only=True):
     """Where the keys go: a partition that exists now."""
 
     module: str
-    label: str
+    selector: Selector
     environment: dict[str, str]
     pin: str
     pin_source: str
@@ -46,19 +46,18 @@ class Place(Struct, frozen=True, kw_only=True):
 async def given(wanted: Wanted) -> Place:
     """A partition that exists, on a module that the operator named."""
     assert wanted.module is not None
-    assert wanted.token is not None
     environment = read_by_vendors(os.environ) | variables(wanted.environment)
     if wanted.pin_file is not None:
         path = wanted.pin_file.absolute()
         secret, source = await pin.read(PinSource(file=str(path)), path.parent), f"{{ file = {toml(str(path))} }}"
     elif sys.stdin.isatty():
-        secret, source = getpass.getpass(f"PIN of partition '{wanted.token}': "), "{ prompt = true }"
+        secret, source = getpass.getpass(f"PIN of the partition with {wanted.selector}: "), "{ prompt = true }"
     else:
         raise MisconfiguredError("give the partition's PIN with --pin-file FILE (mode 0600), or run on a terminal")
     module = str(Path(wanted.module).absolute()) if "/" in wanted.module else wanted.module
     return Place(
         module=module,
-        label=wanted.token,
+        selector=wanted.selector,
         environment=environment,
         pin=secret,
         pin_source=source,
@@ -95,7 +94,7 @@ async def new_softhsm(wanted: Wanted, directory: Path, say: Say) -> Place:
     say(_of_officer(wanted, officer))
     return Place(
         module=module,
-        label="hsmitm",
+        selector=Selector("hsmitm"),
         environment=environment,
         pin=user,
         pin_source='{ file = "pin" }',
