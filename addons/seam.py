@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from mitmproxy import version
 from mitmproxy.proxy import mode_servers
-from mitmproxy.proxy.layers import http, modes, websocket
+from mitmproxy.proxy.layers import http, modes, tls, websocket
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
@@ -31,6 +31,7 @@ from addons.edge.listeners.next_layer import upgraded
 from addons.edge.settings import Bounds
 from addons.edge.streaming import NOTHING, Streamed
 from addons.edge.websocket import Connection, Deflate, Websocket
+from addons.upstream.layer import ServerTls
 from hsm.errors import MisconfiguredError
 
 TESTED = ("12.2.3",)
@@ -49,6 +50,7 @@ def put_in(bounds: Bounds, *, watched: bool = True, streamed: Streamed = NOTHING
     mode_servers.ProxyConnectionHandler = EdgeHandler  # type: ignore[misc]
     http.tcp = SimpleNamespace(TCPLayer=upgraded)  # type: ignore[assignment, attr-defined]  # what follows a 101
     _put_in_streams(streamed)
+    _put_in_tls()
     _put_in_http1(bounds)
     _put_in_http2(bounds)
     _put_in_websockets(bounds, watched=watched)
@@ -58,6 +60,14 @@ def _put_in_streams(streamed: Streamed) -> None:
     EdgeStream.streamed = streamed
     http.HttpStream = EdgeStream  # type: ignore[misc]
     modes.Socks5Proxy = Socks5  # type: ignore[misc]
+
+
+def _put_in_tls() -> None:
+    # For further servers, and for the next proxy. The name in `layers.tls` stays what scripts know.
+    http.tls = SimpleNamespace(ServerTLSLayer=ServerTls)  # type: ignore[assignment, attr-defined]
+    _upstream_proxy.tls = SimpleNamespace(  # type: ignore[assignment, attr-defined]
+        ServerTLSLayer=ServerTls, HTTP1_ALPNS=tls.HTTP1_ALPNS
+    )
 
 
 def _put_in_http1(bounds: Bounds) -> None:

@@ -69,8 +69,6 @@ def log_in(
     refuse_danger(info)
     if pin is None and "PROTECTED_AUTHENTICATION_PATH" not in info.flags:
         raise MisconfiguredError(f"partition {info} has no PIN pad (CKF_PROTECTED_AUTHENTICATION_PATH); give its PIN")
-    if pin is not None and not _is_text(pin):
-        raise MisconfiguredError("the PIN is not text")
     doing = f"logging in to partition {info}"
     try:
         if functions is None:
@@ -93,14 +91,6 @@ def _anew(session: pkcs11.Session, pin: str | None, user_type: int, doing: str) 
     given = pkcs11.PROTECTED_AUTH if pin is None else pin
     with translated(doing):
         return token.open(rw=writable, user_pin=given, user_type=user_type)  # type: ignore[arg-type]  # a vendor's
-
-
-def _is_text(pin: str) -> bool:
-    try:
-        pin.encode()
-    except UnicodeEncodeError:  # its message shows what could not be encoded
-        return False
-    return True
 
 
 def _meant(error: HsmitmError, token: pkcs11.Token, info: Partition) -> LoginError:

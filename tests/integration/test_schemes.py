@@ -20,10 +20,10 @@ from hsm.wire.member import KeyFound
 from proxy.demo.origin import OriginCA
 from tests.cas import make_ca
 from tests.hsm.restricted import RSA_PKCS, RSA_PSS, SHA256_RSA_PSS, place_key
-from tests.integration.harness import HSMITM, OriginThread
+from tests.integration.harness import HSMITM, OriginThread, hsmitm
 from tests.integration.inbound_clients import CLIENTS, RefusedError, Tls, Wanted, s_client
 from tests.integration.inbound_system import InboundSystem, plain_origin
-from tests.softhsm import MODULE, Store
+from tests.softhsm import MODULE, Store, make_store
 from tests.waiting import wait_until
 
 
@@ -234,3 +234,30 @@ def test_a_policy_that_comes_while_we_run(softhsm_module: str, plain: int, tmp_p
         (told,) = made.status().members
         assert told.state == "up"
         assert "Traceback" not in made.log
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "pss"),
+    [(["CKM_RSA_PKCS"], False), ([f"CKM_{one}RSA_PKCS" for one in ("", "SHA256_", "SHA384_", "SHA512_")], True)],
+    ids=["no digests", "no PKCS#1"],
+)
+def test_init_on_a_token_with_a_policy(softhsm_module: str, tmp_path: Path, forbidden: list[str], *, pss: bool) -> None:
+    """`hsmitm init` on a token that forbids what CAs usually sign with makes CAs as the token lets it, and `hsmitm
+    check` finds them right."""
+    store = asyncio.run(make_store(tmp_path / "hsm", {}))
+    module = QuirksModule(tmp_path / "quirks", *(f"forbid C_SignInit {name} 0x70" for name in forbidden))
+    environment = store.environment | module.environment(MODULE)
+    directory = tmp_path / "s"
+    given = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
+    done = hsmitm(
+        "init", "--dir", str(directory), "--key-type", "rsa-2048", "--listen", "127.0.0.1:0", "--status-listen", "",
+        "--yes", "--module", str(module.path), "--token", store.label, "--pin-file", str(store.pin_file), *given,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("trust", "untrust"):
+        ca = x509.load_pem_x509_certificate((directory / f"forward-{name}.pem").read_bytes())
+        ca.verify_directly_issued_by(ca)
+        assert isinstance(ca.signature_algorithm_parameters, padding.PSS) is pss
+    done = hsmitm("check", "--config", str(directory / "hsmitm.toml"))
+    assert done.returncode == 0, done.stdout
+    assert ("leaves are signed in rsa_pss_rsae_sha256" in done.stdout) is pss

@@ -168,9 +168,7 @@ class Http1Client(Http1Connection):
             case Phase.HEAD:
                 begun = self._section is not None and self._section.kept
                 yield from self._lost(
-                    "The server closed the connection within its answer's head."
-                    if begun
-                    else "server closed connection"
+                    "The server closed the connection within its answer's head." if begun else self._gone
                 )
             case Phase.BODY:
                 assert self._body is not None
@@ -189,6 +187,11 @@ class Http1Client(Http1Connection):
             case Phase.PIPE:
                 assert self.stream_id is not None
                 yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
+
+    @property
+    def _gone(self) -> str:
+        """Why there is no answer: what the layers beneath know of it."""
+        return self.conn.error or "server closed connection"
 
     def _lost(self, message: str) -> layer.CommandGenerator[None]:
         if self.conn.state & connection.ConnectionState.CAN_WRITE:

@@ -8,7 +8,7 @@ there on the stream is inspected as any other, with a leaf of its own; where tha
 from __future__ import annotations
 
 from mitmproxy import connection
-from mitmproxy.proxy import commands, context, events, layer, layers
+from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.tcp import TcpEndHook, TCPLayer
 
 from addons.edge.listeners.client_tls import ClientTls
@@ -16,6 +16,7 @@ from addons.edge.listeners.hello import HelloWatch
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.engine.onlookers import looked_at
+from addons.upstream.layer import ServerTls
 
 _HELD_S = 1.0
 """What could be the beginning of a ClientHello is kept back for so long: a client that sends it byte by byte is
@@ -91,7 +92,7 @@ class Tunnel(TCPLayer):
         if self.flow:
             yield TcpEndHook(self.flow)
             self.flow.live = False
-        server_tls = layers.ServerTLSLayer(self.context)
+        server_tls = ServerTls(self.context)
         server_tls.child_layer = ClientTls(self.context, self._bounds, begun=True)
         self._tls = server_tls
         yield from server_tls.handle_event(events.Start())
