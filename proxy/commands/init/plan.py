@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from msgspec import Struct
 
-from hsm.certificates import files
+from hsm.certificates.issuer import load_issuer
 from hsm.errors import MisconfiguredError
 from hsm.schemes import PublicKey
 from hsm.uri import KeyURI
@@ -56,14 +56,9 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def certified(directory: Path, name: Authority) -> PublicKey | None:
-    """The key of the certificate that is there already. Raises MisconfiguredError where that is none of a CA's."""
+    """The key of the certificate that is there already. Raises MisconfiguredError where that is no CA's."""
     path = directory / certificate_name(name)
-    if not path.exists():
-        return None
-    try:
-        return files.public_key_of(files.read(path)[0])
-    except ValueError as error:
-        raise MisconfiguredError(f"{path}: {error}") from error
+    return load_issuer(path).key if path.exists() else None
 
 
 def plan(wanted: Wanted, directory: Path, name: Authority, uri: KeyURI, opened: Opened) -> Plan:

@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.quirks_module import QuirksModule
+from hsm.certificates.ca import approve_ca
 from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError
 from hsm.uri import KeyURI
 from hsm.wire.member import Selector
 from proxy.commands.init.init import initialise
 from proxy.commands.init.wanted import Wanted
+from tests.hsm.certificates.software import finished
 from tests.hsm.token.children import look
 from tests.hsm.token.objects import made, put_keys
+from tests.integration.harness import hsmitm
 from tests.softhsm import MODULE, Store, make_store
 
 P256, P521 = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP521R1())
@@ -133,19 +135,19 @@ async def test_a_certificate_finds_a_key_without_a_public_half(shared: Store, tm
     directory = tmp_path / "d"
     one = wanted(shared, directory, trust_key="pkcs11:object=imported")
     assert "keeps no public half there, neither a public key object nor a certificate" in await why_not(one)
-    now = dt.datetime.now(dt.UTC)
-    name = x509.Name.from_rfc4514_string("CN=Ours")
-    own = (
-        x509.CertificateBuilder()
-        .subject_name(name).issuer_name(name).public_key(P256.public_key()).serial_number(7)
-        .not_valid_before(now).not_valid_after(now + dt.timedelta(days=9))
-        .sign(P256, hashes.SHA256())
-    )  # fmt: skip
+    approved = approve_ca("Ours", P256.public_key(), 9, dt.datetime.now(dt.UTC), 7)
+    own = finished(approved, P256)
     (directory / "forward-trust.pem").write_bytes(own.public_bytes(Encoding.PEM))
     said, _ = await init(one)
     assert "will use the key 'imported'" in said.text
     assert "WARNING: the key 'imported' is not guarded: it cannot leave now, but CKA_NEVER_EXTRACTABLE is" in said.text
     assert certificate(directory, "trust") == own
+    done = await asyncio.to_thread(hsmitm, "check", "--config", str(directory / "hsmitm.toml"))
+    assert (
+        "object=imported;type=private is not guarded: it cannot leave now, but CKA_NEVER_EXTRACTABLE is false, so it "
+        "was imported, or could have left before"
+    ) in done.stdout
+    assert done.stdout.count("is not guarded") == 1
 
 
 async def test_a_certificate_of_another_key_is_refused(shared: Store, tmp_path: Path) -> None:
