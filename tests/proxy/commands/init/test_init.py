@@ -27,6 +27,7 @@ from tests.hsm.token.objects import made, put_keys
 from tests.integration.harness import hsmitm
 from tests.softhsm import MODULE, Store, make_store
 
+BESIDE = ec.generate_private_key(ec.SECP256R1())
 P256, P521 = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP521R1())
 ADVICE = "labelled 'hsmitm-forward-trust' and 'hsmitm-forward-untrust' with the HSM's own tool, then run init again"
 
@@ -37,6 +38,7 @@ def shared(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> Sto
     keys = {"hsmitm-forward-trust": "p256", "hsmitm-forward-untrust": "p256", "ours": "p256", "other": "rsa-2048"}
     store = asyncio.run(make_store(tmp_path_factory.mktemp("init") / "store", keys, "luna1"))  # type: ignore[arg-type]
     put_keys(store, [made(P256, "imported", b"\1", "none"), made(P521, "large", b"\2")])
+    put_keys(store, [made(BESIDE, "beside", b"\3", "certificate")])
     return store
 
 
@@ -148,6 +150,13 @@ async def test_a_certificate_finds_a_key_without_a_public_half(shared: Store, tm
         "was imported, or could have left before"
     ) in done.stdout
     assert done.stdout.count("is not guarded") == 1
+
+
+async def test_a_certificate_on_the_partition_tells_the_public_half(shared: Store, tmp_path: Path) -> None:
+    """A key with a certificate object beside it, and no public key object, is used like any other."""
+    said, _ = await init(wanted(shared, tmp_path / "d", trust_key="pkcs11:object=beside"))
+    assert "will use the key 'beside' (p256)" in said.text
+    assert certificate(tmp_path / "d", "trust").public_key() == BESIDE.public_key()
 
 
 async def test_a_certificate_of_another_key_is_refused(shared: Store, tmp_path: Path) -> None:
