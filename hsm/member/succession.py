@@ -31,6 +31,8 @@ _PROOFS = 3
 _PROOFS_AFTER_BAD = 20
 """Verified signatures before a member serves: twenty after one that did not verify."""
 DRAIN_S = 5.0
+_SLOWER = 2
+"""Times its best latency: what a signature may take while the old life serves, too."""
 
 
 class Surroundings(Protocol):
@@ -225,7 +227,8 @@ class Succession:
         async with self._rebuilding:
             standing, before = self._standing, self.settings
             self.settings = settings or before
-            until = asyncio.get_running_loop().time() + self.settings.start_timeout_s  # others wait for their turn
+            # Others wait for their turn, so there is an end to it.
+            until = asyncio.get_running_loop().time() + self.settings.start_timeout_s + self._proofs_s()
             if not standing.serving:
                 done = await self._start_now(until)
                 if standing.life is not None and standing.life.settings == self.settings:
@@ -250,13 +253,20 @@ class Succession:
             standing.attention.set()
             return f"new sessions in process {life.process.pid}, {life.opened.sessions} of them; the old ones are gone"
 
+    def _proofs_s(self) -> float:
+        """How long the signatures that prove a new life may take, at the pace of the one that runs."""
+        life = self._standing.life
+        challenges = sum(len(key.schemes) if key.inbound else 1 for key in self._starter.keys.values())
+        return _SLOWER * challenges * life.health.quickest_s if life is not None else 0.0
+
     async def _start_until(self, until: float) -> Life:
         """A new life with its keys proved by `until`, on the loop's clock."""
         try:
             async with asyncio.timeout_at(until):
                 return await self._start()
         except TimeoutError as error:
-            raise DeadlineError(f"it did not start within {self.settings.start_timeout_s:.1f} s") from error
+            seconds = self.settings.start_timeout_s + self._proofs_s()
+            raise DeadlineError(f"it did not start within {seconds:.1f} s") from error
 
     async def _start_now(self, until: float) -> str:
         standing = self._standing

@@ -16,7 +16,7 @@ from hsm.member.key import Key
 from hsm.member.process import MemberProcess
 from hsm.schemes import PublicKey, Scheme, certificate_schemes
 from hsm.wire.member import Sign, Signature
-from proxy.commands.init.place import TIMEOUT_S
+from proxy.commands.init.login import TIMEOUT_S
 from proxy.commands.init.plan import Plan
 
 

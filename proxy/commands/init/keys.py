@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import get_args
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import structs
@@ -14,56 +13,38 @@ from hsm.errors import MemberLostError, MisconfiguredError, RefusedError
 from hsm.member.process import MemberProcess
 from hsm.schemes import PublicKey
 from hsm.uri import KeyURI
-from hsm.wire.member import Generate, KeyFound, Open, Opened, Selector
+from hsm.wire.member import Generate, KeyFound, Opened, Selector
 from hsm.wire.worker import Authority
 from proxy.commands.init.certificate import prove, self_signed
 from proxy.commands.init.files import key_label, write
-from proxy.commands.init.place import TIMEOUT_S, Place
+from proxy.commands.init.login import TIMEOUT_S, logged_in
+from proxy.commands.init.place import Place
 from proxy.commands.init.plan import Plan, advice, certified, plan, public_of
 from proxy.commands.init.subject import subject
 from proxy.commands.init.wanted import Confirm, Say, Wanted
 from proxy.commands.options import CA_DAYS
 
 Keys = dict[Authority, KeyURI]
+_CAS: tuple[Authority, ...] = ("trust", "untrust")
+"""One of each. A second one, with a key of the other sort, is the operator's to add."""
 
 
 async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, confirm: Confirm) -> Keys:
     """Both CA keys and certificates. What the keys are called, partition included. Raises MisconfiguredError,
     RefusedError, and what a lost HSM raises."""
-    names: tuple[Authority, ...] = get_args(Authority)
-    uris = {name: wanted.key(name) or KeyURI(object=key_label(name)) for name in names}
-    known = {name: public for name in names if (public := certified(directory, name))}
-    process = await MemberProcess.spawn(place.environment)
-    try:
-        opened = await _opened(process, place, uris, known)
-        plans = [plan(wanted, directory, name, uris[name], opened) for name in names]
+    uris = {name: wanted.key(name) or KeyURI(object=key_label(name)) for name in _CAS}
+    known = {name: public for name in _CAS if (public := certified(directory, name))}
+    spkis = {str(name): spki_of(public) for name, public in known.items()}
+    looked_for = {str(name): uri for name, uri in uris.items()}
+    async with logged_in(place.settings, place.pin, directory, looked_for, spkis) as (process, opened):
+        plans = [plan(wanted, directory, name, uris[name], opened) for name in _CAS]
         _refuse_what_has_no_effect(wanted, plans)
         for line in (line for one in plans if not one.complete or one.found.exposure for line in one.lines):
             say(line)
         if wanted.module and not all(one.complete for one in plans) and not confirm("Go on?"):
             raise MisconfiguredError("nothing was made")
-        return {
-            one.name: _whole(await _make(wanted, one, known, process, say), place.selector, opened) for one in plans
-        }
-    finally:
-        await process.end()
-
-
-async def _opened(process: MemberProcess, place: Place, uris: Keys, known: dict[Authority, PublicKey]) -> Opened:
-    """The partition, logged in, with the keys that are there: of a certificate that exists its own key."""
-    opening = Open(
-        place.module,
-        place.selector,
-        place.pin,
-        1,
-        {str(name): uri for name, uri in uris.items()},
-        writable=True,
-        spkis={str(name): spki_of(public) for name, public in known.items()},
-        anywhere=[],
-    )
-    opened = await process.call(opening, time.monotonic() + TIMEOUT_S)
-    assert isinstance(opened, Opened)
-    return opened
+        made = {one.name: await _make(wanted, one, known, process, say) for one in plans}
+        return {name: _whole(uri, place.selector, opened) for name, uri in made.items()}
 
 
 def _refuse_what_has_no_effect(wanted: Wanted, plans: list[Plan]) -> None:

@@ -9,6 +9,7 @@ from string import Template
 from hsm.uri import KeyURI
 from hsm.wire.worker import Authority
 from proxy.commands.init.files import certificate_name, toml
+from proxy.commands.init.login import pin_toml
 from proxy.commands.init.place import Place
 from proxy.commands.init.wanted import Wanted
 
@@ -24,7 +25,8 @@ def text(wanted: Wanted, place: Place, keys: Mapping[Authority, KeyURI]) -> str:
         member=toml(place.member),
         module=toml(place.module),
         partition=partition,
-        pin=place.pin_source,
+        pin=pin_toml(place.pin_source),
+        user_type=toml(place.user_type),
         environment=f"environment = {{ {pairs} }}" if pairs else '# environment = { NAME = "VALUE" }',
         trust=toml(str(keys["trust"])),
         trust_certificate=toml(certificate_name("trust")),

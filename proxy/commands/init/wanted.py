@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from cryptography import x509
 from msgspec import Struct
 
@@ -14,6 +15,7 @@ from hsm.uri import KeyURI
 from hsm.wire.member import KEY_TYPES, Selector
 from hsm.wire.worker import Authority
 from proxy.commands.init.subject import CN_LENGTH, SUFFIX, common_name
+from proxy.config.hsm import UserType
 from proxy.config.section import Address
 
 Say = Callable[[str], object]
@@ -35,6 +37,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     slot: int | None = None
     environment: tuple[str, ...] = ()
     pin_file: Path | None = None
+    empty_pin: bool = False
+    user_type: UserType = "user"
     so_pin_file: Path | None = None
     on_terminal: bool = False
     key_type: str | None = None
@@ -57,6 +61,17 @@ class Wanted(Struct, frozen=True, kw_only=True):
         """The URI that is given for a CA's key."""
         text = self.trust_key if name == "trust" else self.untrust_key
         return None if text is None else uri.parse(text)
+
+
+def user_type_named(text: str) -> UserType:
+    """A type of user as the command line names it. Raises MisconfiguredError."""
+    try:
+        found: UserType = msgspec.convert(int(text, 0) if text[:1].isdigit() else text, UserType)
+    except (ValueError, msgspec.ValidationError):
+        raise MisconfiguredError(
+            f"--user-type {text}: write user, crypto-user, or a vendor's number of it, as 0x80000001"
+        ) from None
+    return found
 
 
 def check(wanted: Wanted) -> None:
@@ -82,7 +97,9 @@ def _check_partition(wanted: Wanted) -> None:
     given = [option for option, value in named.items() if value is not None]
     if wanted.module is None:
         for option, value in {
-            **named, "--pin-file": wanted.pin_file, "--env": wanted.environment or None,
+            **named, "--pin-file": wanted.pin_file, "--empty-pin": wanted.empty_pin or None,
+            "--user-type": wanted.user_type if wanted.user_type != "user" else None,
+            "--env": wanted.environment or None,
             "--trust-key": wanted.trust_key, "--untrust-key": wanted.untrust_key,
         }.items():  # fmt: skip
             if value is not None:
@@ -98,6 +115,8 @@ def _check_partition(wanted: Wanted) -> None:
         )
     if "" in (wanted.token, wanted.serial):
         raise MisconfiguredError(f"{given[0]} is empty; name the partition by --serial or --slot")
+    if wanted.pin_file and wanted.empty_pin:
+        raise MisconfiguredError("--pin-file and --empty-pin: give one of them")
     if wanted.so_pin_file is not None:
         raise MisconfiguredError("--so-pin-file is for a new SoftHSM partition; the one that you name has its own")
 

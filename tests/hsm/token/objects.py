@@ -34,8 +34,8 @@ class Made(msgspec.Struct):
     """A key to put on a partition: its private half (PKCS #8), and what the partition keeps of it.
 
     `public` is 'wrapped' for an EC point as the standard has it, 'bare' as some tokens keep it, 'broken' where what is
-    kept is no public half at all, 'certificate' or 'none'; with 'only' the private half is left out. Without a private half it is a
-    DSA key, whose numbers mean nothing.
+    kept is no public half at all, 'certificate' or 'none'; with 'only' the private half is left out. Without a private
+    half it is a DSA key, whose numbers mean nothing.
     """
 
     private: bytes

@@ -14,6 +14,7 @@ import pytest
 from addons.forward.leaf_cache import RENEW_AT
 from hsm.certificates.settings import MAX_VALIDITY
 from hsm.codes import Kind
+from hsm.secrets.settings import PinSource
 from hsm.signer.settings import SignerSettings
 from hsm.wire.member import Selector
 from proxy.commands.init.place import Place
@@ -56,7 +57,7 @@ def _template() -> str:
         selector=Selector("hsmitm"),
         environment={},
         pin="",
-        pin_source='{ file = "pin" }',
+        pin_source=PinSource(file="pin"),
         member="softhsm1",
     )
     return text(wanted, place, made_keys("hsmitm"))

@@ -70,7 +70,7 @@ def _initialised(environment: dict[str, str] | None = None) -> str:
         selector=Selector("hsmitm"),
         environment=environment or {},
         pin="",
-        pin_source='{ file = "pin" }',
+        pin_source=PinSource(file="pin"),
         member="softhsm1",
     )
     return text(wanted, place, made_keys("hsmitm"))
