@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tests.exchanges.ends import End
+from tests.exchanges.ends1 import End1
 from tests.waiting import pause
 
 _SLOW_S = 0.12
@@ -134,7 +135,7 @@ async def slow_client(end: End) -> None:
 async def _converse(end: End) -> None:
     await end.until("head")
     await end.respond(200, [("content-type", "application/grpc"), ("x-initial", "1")])
-    for number in range(1, 6):
+    for number in range(1, 4):
         await end.until_bytes(5 * number)
         await end.data(b"pong%d" % number)
     await end.until("end")
@@ -146,7 +147,7 @@ async def conversation_client(end: End) -> None:
     """A bidirectional gRPC stream: the answer's head before any content, then message for message."""
     await end.request("POST", "/conversation", [("content-type", "application/grpc"), ("te", "trailers")])
     await end.until("head")
-    for number in range(1, 6):
+    for number in range(1, 4):
         await end.data(b"ping%d" % number)
         await end.until_bytes(5 * number)
     await end.finish()
@@ -313,3 +314,30 @@ async def until_close_client(end: End) -> None:
     """An answer that ends with its connection."""
     await end.request("GET", "/until_close", ended=True)
     await end.until("closed")
+
+
+async def _chat(end: End) -> None:
+    assert isinstance(end, End1)
+    await end.until("end")
+    await end.interim(101, [("upgrade", "websocket"), ("connection", "Upgrade")])
+    for number in range(3):
+        await end.say((await end.until("message", number + 1))[0])
+    await pause(_SLOW_S)
+    await end.say("unasked")
+    await end.until("end", 2)
+    await end.leave(1000)
+
+
+@_kind(_chat, "http/1.1")
+async def chat_client(end: End) -> None:
+    """A WebSocket: text and bytes there and back, something unasked, and a close."""
+    assert isinstance(end, End1)
+    wanted = [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-version", "13")]
+    await end.request("GET", "/chat", [*wanted, ("sec-websocket-key", "ZXhjaGFuZ2UgZXhjaGFuZw==")], ended=True)
+    await end.until("head")
+    for number, message in enumerate(["grün", b"\x00\xff", "x" * 5000]):
+        await end.say(message)
+        await end.until("message", number + 1)
+    await end.until("message", 4)
+    await end.leave(1000)
+    await end.until("end")

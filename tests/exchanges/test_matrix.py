@@ -18,7 +18,7 @@ pytestmark = pytest.mark.alone
 
 _LATE_S = 0.05
 _APART_S = 0.03
-_TRIES = 3
+_TRIES = 5
 """Of an exchange that came late: this machine may have had something else to do."""
 _ELSE = {
     ("inbound", "http/1.1"): {"left_answer"},
