@@ -66,8 +66,10 @@ class Prover:
         """
         if found.problem:
             return Proof(problem=found.problem)
-        if found.spki and found.spki != key.spki and not found.hearsay:
-            return Proof(problem=f"{key.uri} is not the key of the certificate: their public keys differ")
+        another = f"{key.uri} is not the key of the certificate: "
+        differs = bool(found.spki) and found.spki != key.spki
+        if differs and not (found.hearsay and any(one.name in found.schemes for one in key.schemes)):
+            return Proof(problem=f"{another}their public keys differ")
         made: set[str] = set()
         left = [one for one in key.schemes if one.name in found.schemes]
         lacks: dict[str, Lack | HsmitmError] = {
@@ -82,10 +84,12 @@ class Prover:
                 else:
                     lacks[scheme.name] = lack
         except _AnotherKeyError:
+            if differs:
+                return Proof(problem=f"{another}their public keys differ")
             why = "its signature of a challenge does not verify"
             if found.hearsay:
                 why += ", although the public key object beside it is the certificate's"
-            return Proof(problem=f"{key.uri} is not the key of the certificate: {why}")
+            return Proof(problem=another + why)
         if key.inbound:
             for scheme, lack in zip(left, await self._together(key, left), strict=True):
                 if lack is None:
