@@ -279,6 +279,17 @@ def test_a_client_that_aborts_behind_its_answer_is_told_to_the_server() -> None:
     assert not proxy.layer.streams
 
 
+def test_a_head_alone_is_a_whole_answer_in_http1() -> None:
+    """What ends an answer of HTTP/2 says so in HTTP/1.1, too: the client need not wait for the connection's end."""
+    proxy, _, server = met(b"http/1.1", b"h2")
+    proxy.feed(proxy.client, GET)
+    talk(proxy, server)
+    server.session.respond(1, OK, ended=True)
+    talk(proxy, server)
+    assert proxy.out(proxy.client) == b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nContent-Length: 0\r\n\r\n"
+    assert proxy.client not in proxy.closed
+
+
 # trailers
 
 
