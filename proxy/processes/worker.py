@@ -221,8 +221,9 @@ class Worker:
             await asyncio.sleep(_REPORT_EVERY_S)
 
     async def _drain(self, proxyserver: Proxyserver) -> None:
-        """Stop listening, and give flows in progress their time."""
+        """Stop listening, have clients ask somebody else from now on, and give flows in progress their time."""
         await proxyserver.servers.update([])
+        await self._listeners.take_leave()
         until = time.monotonic() + self._config.proxy.grace_s
         while self._metrics.flows and time.monotonic() < until:  # noqa: ASYNC110  # once, at the end of a life
             await asyncio.sleep(_DRAIN_POLL_S)
