@@ -133,6 +133,9 @@ class Worker:
                 stock_addons.trust_messages()
             stock_addons.set_options(master, mitmproxy.options)
             if scripts:
+                if mitmproxy.stream is None:
+                    logger.info("scripts get event streams, gRPC and what has no Content-Length as it comes; "
+                                "[mitmproxy] stream says what else they get whole or as it comes")  # fmt: skip
                 master.options.update(scripts=scripts)
         except exceptions.OptionsError as error:
             raise MisconfiguredError(f"mitmproxy refuses its options: {error}") from error

@@ -117,7 +117,10 @@ def response(
         length = NOTHING
     elif length == CHUNKED and asked.data.http_version == b"HTTP/1.0":
         fields, length = _without(fields, b"transfer-encoding"), UNTIL_CLOSE
-    elif length is None and foreign and not end_stream and asked.data.http_version == b"HTTP/1.1":
+    elif length is None and foreign and end_stream:
+        fields.append((b"Content-Length", b"0"))
+        length = NOTHING
+    elif length is None and foreign and asked.data.http_version == b"HTTP/1.1":
         fields.append(_CHUNKED_FIELD)
         length = CHUNKED
     elif length is None:

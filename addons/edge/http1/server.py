@@ -220,9 +220,14 @@ class Http1Server(Lingering):
         if not self.conn.state & connection.ConnectionState.CAN_WRITE:
             return
         status = event.code.http_status_code()
+        told = self.response_done
         if not self._answering and status is not None:
+            told = True
             yield commands.SendData(self.conn, _http1.make_error_response(status, event.message))
-        yield from self.close()
+        if told and self.phase is Phase.BODY and self._body is not None:
+            yield from self.linger()
+        else:
+            yield from self.close()
 
     def _stop_request(self) -> layer.CommandGenerator[None]:
         """The answer is whole, and nobody reads the rest of its request: the connection ends with it, at once where its
