@@ -25,7 +25,11 @@ _FOR_ALL = frozenset(
 behind us. They go on, whoever names them."""
 _NOT_OFFERED = (b"h2c", b"h2", b"http/", b"tls/")
 """Protocols to which no connection is switched: nothing looks into what comes behind (RFC 9113 has dropped h2c)."""
-_CHANGED = frozenset((b"connection", b"upgrade", b"te", b"http2-settings"))
+_STAY = frozenset((b"keep-alive", b"proxy-connection", b"http2-settings"))
+"""What is about the connection that it came by, whether Connection names it or not."""
+_OPTIONS = frozenset((b"keep-alive",))
+"""Those that are also options, and true without a field of that name."""
+_CHANGED = _STAY | {b"connection", b"upgrade", b"te"}
 
 
 def tokens(values: Iterable[bytes]) -> list[bytes]:
@@ -49,8 +53,8 @@ def sent(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
     if names != {b"connection"}:
         kept = _each(kept, b"upgrade", lambda one: not one.startswith(_NOT_OFFERED))
         kept = _each(kept, b"te", lambda one: one.partition(b";")[0].rstrip(b" \t") == b"trailers")
-        kept = [field for field in kept if field[0].lower() != b"http2-settings"]
-    gone = names - {name.lower() for name, _ in kept}
+        kept = [field for field in kept if field[0].lower() not in _STAY]
+    gone = names - _OPTIONS - {name.lower() for name, _ in kept}
     return _each(kept, b"connection", lambda one: one in _GO_ON and one not in gone)
 
 

@@ -21,6 +21,7 @@ from addons import seam
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.engine import backpressure
+from addons.engine.leaving import WhenLeaving
 
 
 class Talk:
@@ -137,6 +138,8 @@ class Talk:
             self._server.state = connection.ConnectionState.OPEN
             self._server.timestamp_start = 1.0
             return events.OpenConnectionCompleted(command, None)
+        elif isinstance(command, WhenLeaving):
+            pass
         elif isinstance(command, commands.RequestWakeup):
             self.wakeups.append(command)
         elif isinstance(command, backpressure.Stop):

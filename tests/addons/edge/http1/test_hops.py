@@ -26,6 +26,15 @@ def test_what_is_for_all_recipients_cannot_be_named(name: bytes) -> None:
     assert (name, b"x") in received(name + b": x", b"Connection: " + name)
 
 
+@pytest.mark.parametrize("way", ["named", "alone"])
+def test_what_is_about_one_connection_stays_there(way: str) -> None:
+    """How long a server keeps its connection is no promise of ours, and a proxy's option is nothing for a server."""
+    fields = [(b"Keep-Alive", b"timeout=5"), (b"A", b"1"), (b"Proxy-Connection", b"keep-alive")]
+    if way == "named":
+        fields.append((b"Connection", b"keep-alive"))
+    assert hops.sent(fields) == [(b"A", b"1"), *fields[3:]]
+
+
 @pytest.mark.parametrize(
     ("connection", "passed"),
     [
@@ -70,5 +79,5 @@ def test_of_te_only_trailers_is_true_of_us(te: bytes, passed: bytes | None) -> N
 
 def test_what_is_not_about_a_connection_is_not_touched() -> None:
     """Byte for byte, in its order."""
-    fields = [(b"a", b"1"), (b"B", b"2"), (b"a", b"3"), (b"Keep-Alive", b"timeout=5")]
+    fields = [(b"a", b"1"), (b"B", b"2"), (b"a", b"3"), (b"Pragma", b"x")]
     assert hops.sent(fields) == fields

@@ -328,3 +328,13 @@ def test_content_is_not_kept() -> None:
         talk.to_server = b""
     server = talk.layer.connections[talk.context.client]
     assert sum(len(value) for value in vars(server).values() if isinstance(value, bytes | bytearray)) == 0
+
+
+@pytest.mark.parametrize("empty", [b"\r\n", b"\r\n\r\n"])
+def test_empty_lines_and_a_request_in_one_piece(empty: bytes) -> None:
+    """Before the first request and between two of them, as some old clients send behind a form (RFC 9112 section 2.2):
+    nothing hangs, and the server sees none of them."""
+    post = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nab"
+    talk = Talk().client(empty + post + empty + post)
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert talk.to_server == post + post

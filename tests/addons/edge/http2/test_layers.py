@@ -593,3 +593,32 @@ def test_a_client_that_asks_for_nothing_is_told_that_we_leave(monkeypatch: pytes
     talk(proxy, client)
     assert any(isinstance(one, GoAway) and not one.code for one in client.taken())
     assert not proxy.refused
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (wire2.frame(wire2.HEADERS, b"\x80", flags=5, stream=1), nghttp2.COMPRESSION_ERROR),
+        (wire2.frame(wire2.HEADERS, b"\xff\xff\xff\xff\x7f", flags=5, stream=1), nghttp2.COMPRESSION_ERROR),
+        (wire2.frame(wire2.HEADERS, b"\x3f\xff\xff\xff\x0f", flags=5, stream=1), nghttp2.COMPRESSION_ERROR),
+        (wire2.frame(wire2.HEADERS, bytes(16_385), flags=5, stream=1), nghttp2.FRAME_SIZE_ERROR),
+        (wire2.frame(wire2.PING, bytes(7)), nghttp2.FRAME_SIZE_ERROR),
+        (wire2.frame(wire2.SETTINGS, bytes(5)), nghttp2.FRAME_SIZE_ERROR),
+        (wire2.frame(wire2.SETTINGS, bytes(6), flags=wire2.ACK), nghttp2.FRAME_SIZE_ERROR),
+        (wire2.frame(wire2.WINDOW_UPDATE, bytes(3)), nghttp2.FRAME_SIZE_ERROR),
+        (wire2.frame(wire2.WINDOW_UPDATE, b"\x7f\xff\xff\xff"), nghttp2.FLOW_CONTROL_ERROR),
+        (wire2.frame(wire2.DATA, b"a"), nghttp2.PROTOCOL_ERROR),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_a_connection_that_is_broken_is_told_why(end: str, sent: bytes, code: int) -> None:
+    """By the code that RFC 9113 has for it, to clients and servers alike, and then it ends."""
+    proxy = Proxy()
+    client, server = Peer(proxy, client=True), Peer(proxy, client=False)
+    client.session.request(POST, ended=end == "server")
+    talk(proxy, client, server)
+    peer = client if end == "client" else server
+    proxy.feed(peer.connection, sent)
+    peer.talk()
+    assert [one.code for one in peer.taken() if isinstance(one, GoAway)] == [code]
+    assert peer.connection in proxy.closed
