@@ -38,10 +38,10 @@ TESTED = ("12.2.3",)
 """The versions of mitmproxy with which our classes were tested, and its own layer tests with them."""
 
 
-def put_in(bounds: Bounds, *, watched: bool = True, streamed: Streamed = NOTHING) -> None:
+def put_in(bounds: Bounds, *, watched: bool = True, streamed: Streamed = NOTHING, connect_s: float = 10.0) -> None:
     """Have mitmproxy make our classes, with these bounds; `watched`: scripts, or options of the operator's, may look at
-    messages, of which those go on as they come that are `streamed`. Raises MisconfiguredError for an untested
-    mitmproxy."""
+    messages, of which those go on as they come that are `streamed`. `connect_s` is what a parent proxy has for its
+    answer. Raises MisconfiguredError for an untested mitmproxy."""
     if version.VERSION not in TESTED:
         raise MisconfiguredError(
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
@@ -51,7 +51,7 @@ def put_in(bounds: Bounds, *, watched: bool = True, streamed: Streamed = NOTHING
     http.tcp = SimpleNamespace(TCPLayer=upgraded)  # type: ignore[assignment, attr-defined]  # what follows a 101
     _put_in_streams(streamed)
     _put_in_tls()
-    _put_in_http1(bounds)
+    _put_in_http1(bounds, connect_s)
     _put_in_http2(bounds)
     _put_in_websockets(bounds, watched=watched)
 
@@ -70,8 +70,9 @@ def _put_in_tls() -> None:
     )
 
 
-def _put_in_http1(bounds: Bounds) -> None:
+def _put_in_http1(bounds: Bounds, connect_s: float) -> None:
     Http1Connection.bounds = ParentProxy.bounds = bounds
+    ParentProxy.answer_s = connect_s
     http.Http1Server = Http1Server  # type: ignore[attr-defined,assignment]
     http.Http1Client = Http1Client  # type: ignore[attr-defined,assignment]
     _upstream_proxy.HttpUpstreamProxy = ParentProxy  # type: ignore[misc]

@@ -112,7 +112,9 @@ class Worker:
         section, mitmproxy = self._config.proxy, self._config.mitmproxy
         master = LeanMaster(stock_addons.LeanOptions(), asyncio.get_running_loop())
         watched = bool(mitmproxy.scripts or mitmproxy.options)
-        seam.put_in(self._config.limits, watched=watched, streamed=mitmproxy.streamed)
+        seam.put_in(
+            self._config.limits, watched=watched, streamed=mitmproxy.streamed, connect_s=section.connect_timeout_s
+        )
         scripts = [str(self._config.base / script) for script in mitmproxy.scripts]
         for script in scripts:
             if not Path(script).is_file():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,6 +38,25 @@ def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, sys
         reply = outer.curl(f"https://chained.test:{origin.port}/")
     assert reply.ok, reply.errors
     assert "hsmitm forward trust CA" in reply.trace
+
+
+def test_a_parent_proxy_that_never_answers(softhsm_module: str, tmp_path: Path) -> None:
+    """The client is told why within the time for connecting, and `listen = "*:port"` is where it finds us, by IPv4 and
+    IPv6."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        parent = f"127.0.0.1:{silent.getsockname()[1]}"
+        outer = System.make(
+            tmp_path / "s", workers="1", mode=f'"upstream:http://{parent}"', listen='"*:0"', connect_timeout_s="1.0",
+        )  # fmt: skip
+        with outer:
+            port = outer.proxy.rpartition(":")[2]
+            untrust = outer.directory / "forward-untrust.pem"  # there was no certificate that could have been verified
+            for host in ("127.0.0.1", "[::1]"):
+                began = time.monotonic()
+                reply = outer.curl("https://silent.test/", proxy=f"{host}:{port}", trust=untrust)
+                assert time.monotonic() - began < 4
+                assert reply.status == 502
+                assert f"Upstream proxy {parent} has not answered HTTP CONNECT request within 1 s" in reply.body
 
 
 def test_a_server_that_speaks_first(softhsm_module: str, origin_ca: OriginCA, tmp_path: Path) -> None:

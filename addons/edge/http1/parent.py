@@ -1,11 +1,12 @@
-"""A parent proxy's answer to our CONNECT: within the bounds of a head, interim answers read over, nothing guessed."""
+"""A parent proxy's answer to our CONNECT: in time, within the bounds of a head, interim answers read over, nothing
+guessed."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from mitmproxy import connection, http
-from mitmproxy.proxy import layer
+from mitmproxy.proxy import commands, events, layer, tunnel
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from mitmproxy.utils import human
@@ -21,11 +22,30 @@ class ParentProxy(_upstream_proxy.HttpUpstreamProxy):
     """Stands in for mitmproxy's, which keeps an answer of any length."""
 
     bounds: ClassVar[Bounds] = Bounds()
+    answer_s: ClassVar[float] = 10.0
     """The worker's; `seam` sets them."""
 
     def __init__(self, ctx: Context, tunnel_conn: connection.Server, send_connect: bool) -> None:
         super().__init__(ctx, tunnel_conn, send_connect)
         self._section: Section | None = None
+        self._timer: commands.RequestWakeup | None = None
+
+    def start_handshake(self) -> layer.CommandGenerator[None]:
+        """Ask, and wait for so long."""
+        if self.send_connect:
+            self._timer = commands.RequestWakeup(self.answer_s)
+            yield self._timer
+        yield from super().start_handshake()
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if not isinstance(event, events.Wakeup) or event.command is not self._timer:
+            yield from super()._handle_event(event)
+        elif self.tunnel_state is tunnel.TunnelState.ESTABLISHING:
+            proxy = human.format_address(self.tunnel_connection.address)
+            why = f"Upstream proxy {proxy} has not answered HTTP CONNECT request within {self.answer_s:g} s"
+            self.conn.state = connection.ConnectionState.CLOSED
+            yield from self.on_handshake_error(why)
+            yield from self._handshake_finished(why)
 
     def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
         """Whether the tunnel stands, and why it does not."""

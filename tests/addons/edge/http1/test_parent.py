@@ -55,3 +55,22 @@ def test_an_answer_that_is_none_is_refused() -> None:
     talk = asked().server(b"HTTP/1.1 200 OK\nX: a\n\n")
     assert talk.status == "502"
     assert talk.kinds == ["malformed-response"]
+
+
+def test_a_parent_that_never_answers_is_told_of() -> None:
+    """When the time for connecting has passed the client hears which proxy it was, and its connection is closed."""
+    talk = asked().server(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
+    assert talk.to_client.count(b"HTTP/1.1 ") == 1
+    talk.later()
+    assert talk.status == "502"
+    assert b"parent.test:3128 has not answered HTTP CONNECT request within 10 s" in talk.to_client
+    assert "server" in talk.closed
+
+
+def test_a_parent_that_has_answered_has_all_its_time() -> None:
+    """The tunnel stands for as long as it is used."""
+    talk = asked().server(b"HTTP/1.1 200 OK\r\n\r\n")
+    talk.later()
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+    assert talk.to_client.endswith(b"late")
+    assert "server" not in talk.closed

@@ -622,3 +622,20 @@ def test_a_connection_that_is_broken_is_told_why(end: str, sent: bytes, code: in
     peer.talk()
     assert [one.code for one in peer.taken() if isinstance(one, GoAway)] == [code]
     assert peer.connection in proxy.closed
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"connect-udp"])
+def test_an_extended_connect_ends_its_stream_alone(protocol: bytes) -> None:
+    """We do not say that we take it (RFC 8441 section 3): who asks all the same hears of it, and other requests on the
+    connection go on."""
+    proxy, client, server = met()
+    beside = client.session.request(REQUEST, ended=True)
+    talk(proxy, client, server)
+    extended = [(b":method", b"CONNECT"), (b":protocol", protocol), *REQUEST[1:]]
+    proxy.feed(proxy.client, wire2.headers(extended, beside + 2, flags=0))
+    said = proxy.out(proxy.client)
+    assert wire2.frame(wire2.RST_STREAM, struct.pack(">I", nghttp2.PROTOCOL_ERROR), stream=beside + 2) in said
+    assert proxy.client not in proxy.closed
+    server.session.respond(1, OK, ended=True)
+    talk(proxy, client, server)
+    assert Ended(beside) in client.taken()
