@@ -9,6 +9,7 @@ need, and no HSM has to hold one key more.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from hsm import codes
 from hsm.codes import Kind
 from hsm.errors import BadSignatureError, KeyLostError, MemberLostError, RefusedError
-from hsm.member.health import Health
+from hsm.member.health import Health, hangs
 from hsm.member.key import Key
 from hsm.member.metrics import MemberMetrics
+from hsm.member.pace import Asked, Pace
 from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
 from hsm.wire.frames import Decrypted
@@ -27,6 +29,7 @@ from hsm.wire.member import Decrypt, Describe, KeyFound, KeysFound, Opened, Ping
 logger = logging.getLogger("hsmitm.member")
 
 PROOF_TIMEOUT_S = 10.0
+"""For each signature by which a process proves itself: how long its HSM takes for one is not known yet."""
 
 
 class Life:
@@ -39,8 +42,9 @@ class Life:
         opened: Opened,
         keys: Mapping[str, Key],
         metrics: MemberMetrics,
+        before: Pace | None = None,
     ) -> None:
-        """`keys` are those that the member may hold."""
+        """`keys` are those that the member may hold; `before` is the pace of a life before, on the same partition."""
         self.settings: MemberSettings | None = None
         """Those that it was started with. Written by `Starter`."""
         self.process = process
@@ -48,6 +52,7 @@ class Life:
         self.found = dict(opened.keys)
         self.proved: set[str] = set()
         self.health = Health()
+        self.pace = Pace(before)
         self.in_flight = 0
         self.sessions = opened.sessions
         self.up_at = 0.0
@@ -86,7 +91,7 @@ class Life:
     async def sign(self, request: Sign, deadline: float, purpose: str) -> bytes:
         """A signature that verifies. Raises BadSignatureError, or what `Channel.call` raises."""
         key = self._keys.get(request.key)
-        answer = await self._ask(request, deadline)
+        answer = await self._ask(request, deadline, afresh=purpose == "test")
         assert isinstance(answer, Signature)
         if key is None or not key.verifies(request, answer.signature):
             raise BadSignatureError(f"member {self._member} returned a signature that does not verify")
@@ -108,26 +113,31 @@ class Life:
         self._metrics.decrypted(self._member)
         return plaintext
 
-    async def _ask(self, request: Sign | Decrypt, deadline: float) -> Reply:
+    async def _ask(self, request: Sign | Decrypt, deadline: float, *, afresh: bool = False) -> Reply:
         """The answer. A caller that gives up is gone at once, but its slot is taken until the member has answered or
         the deadline passed: a session cannot be interrupted, and one more request would only queue behind it."""
         self.in_flight += 1
         self.idle.clear()
+        asked = self.pace.asked(request.key, time.monotonic())
         given_up = False
         try:
-            return await self.process.channel.call(request, deadline, self._outlived)
+            answer = await self.process.channel.call(request, deadline, functools.partial(self._outlived, asked))
         except asyncio.CancelledError:
             given_up = True
             raise
+        else:
+            self.pace.answered(asked, time.monotonic(), afresh=afresh)
+            return answer
         finally:
             if not given_up:
-                self._free()
+                self._free(asked)
 
-    def _outlived(self) -> None:
-        self._free()
+    def _outlived(self, asked: Asked) -> None:
+        self._free(asked)
         self.freed()
 
-    def _free(self) -> None:
+    def _free(self, asked: Asked) -> None:
+        self.pace.ended(asked, time.monotonic())
         self.in_flight -= 1
         if not self.in_flight:
             self.idle.set()
@@ -221,6 +231,15 @@ class Life:
             self._replaced = vital.replaced
         return vital
 
+    def due_s(self, longest_s: float, key: str = "") -> float:
+        """How long an answer may take now: `longest_s`, or more where the member's own pace is slower."""
+        name = key or max(self.proved, key=self.pace.alone_s, default="")
+        return self.pace.due_s(name, least_s=longest_s)
+
+    def hangs(self, vital: Vital, hang_s: float) -> bool:
+        """Whether one of its sessions hangs."""
+        return hangs(vital, hang_s, self.pace.silence_s(least_s=hang_s))
+
     async def test(self, deadline: float) -> None:
         """A test signature by the next of the proved keys. Raises what is wrong with the member.
 
@@ -245,6 +264,8 @@ class Life:
             except MemberLostError:
                 self._tested += 1  # the next test is by another key: it tells whose fault this is
                 raise
+            finally:
+                self.freed()  # it may have had the only slot
             self._tested += 1
             self.health.tested(time.monotonic() - started)
             return

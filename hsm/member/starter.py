@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from hsm.errors import DeadlineError, MemberLostError, PinRefusedError
 from hsm.member import states
 from hsm.member.key import Key
-from hsm.member.life import Life
+from hsm.member.life import PROOF_TIMEOUT_S, Life
 from hsm.member.metrics import MemberMetrics
+from hsm.member.pace import Pace
 from hsm.member.process import MemberProcess
 from hsm.member.settings import Failover, MemberSettings
 from hsm.secrets import pin
@@ -50,6 +51,7 @@ class Starter:
         self._prompted = prompted
         self._on_lost = on_lost
         self._process: MemberProcess | None = None
+        self._latest: Life | None = None
         self._slowest_s = 0.0
         self._times: deque[float] = deque(maxlen=states.CRASH_LOOP + 1)
 
@@ -82,18 +84,27 @@ class Starter:
         )
         try:
             opened = await self._opened(process, opening, secret, settings.start_timeout_s)
-            life = Life(self._name, process, opened, keys, self._metrics)
+            life = Life(self._name, process, opened, keys, self._metrics, self._pace_before(settings))
             life.settings = settings
             await life.prove()
             for _ in range(proofs - len(life.proved)):
-                await life.test(time.monotonic() + failover.attempt_timeout_s)
+                await life.test(time.monotonic() + PROOF_TIMEOUT_S)
         except BaseException:
             await process.end()
             raise
         finally:
             self._process = None
         self._slowest_s = max(self._slowest_s, time.monotonic() - started)
+        self._latest = life
         return life
+
+    def _pace_before(self, settings: MemberSettings) -> Pace | None:
+        """Of the latest life, where it was on the same partition."""
+        before = self._latest
+        if before is None or before.settings is None:
+            return None
+        same = (before.settings.module, before.settings.selector) == (settings.module, settings.selector)
+        return before.pace if same else None
 
     def _count(self, last_error: str) -> None:
         self.starts += 1

@@ -165,7 +165,7 @@ class Succession:
         if vital is None:
             return
         self._warn_of_few_sessions(life)
-        if vital.oldest_s > self._group.failover.hang_s:
+        if life.hangs(vital, self._group.failover.hang_s):
             await self._replace(life, f"a session has not answered for {vital.oldest_s:.1f} s")
 
     def _warn_of_few_sessions(self, life: Life) -> None:
@@ -212,7 +212,7 @@ class Succession:
         self._standing.note_error(reason)
         try:
             async with self._group.turn.taken():
-                await self.rebuild(None, self._group.failover.attempt_timeout_s)
+                await self.rebuild(None, life.due_s(self._group.failover.attempt_timeout_s))
         except HsmitmError as error:
             if life is self._standing.life:
                 self._standing.lose(f"{reason}, and a new process does not start: {error}")

@@ -18,7 +18,7 @@ from tests.waiting import until
 class OneSlot:
     """A group with one member, which has one slot, and any number of keys; it answers when it is let."""
 
-    name, state, resting, latency_s, quickest_s, slots = "m1", State.UP, False, 0.001, 0.001, 1
+    name, state, resting, latency_s, quickest_s, slots, most_slots = "m1", State.UP, False, 0.001, 0.001, 1, 1
     outage_grace_s = 0.0
 
     def __init__(self) -> None:
@@ -49,6 +49,14 @@ class OneSlot:
     def holders(self, _key: str) -> list[Any]:
         """It has every key."""
         return self.members
+
+    def alone_s(self, _key: str) -> float:
+        """A request takes no time of its own."""
+        return self.latency_s
+
+    def due_s(self, _key: str) -> float:
+        """An attempt may take the attempt timeout."""
+        return self.failover.attempt_timeout_s
 
     async def ask(self, asker: int, key: str) -> None:
         """A request of this asker for this key, until it was answered."""

@@ -317,7 +317,7 @@ async def test_sessions_that_hang_beside_others(
         if told:
             return answer
         told.append(answer)
-        return structs.replace(answer, oldest_s=WATCHFUL.hang_s + 1)
+        return structs.replace(answer, oldest_s=WATCHFUL.hang_s + 1, silent_s=WATCHFUL.hang_s + 1)
 
     monkeypatch.setattr(Life, "vital", vital)
     async with running(stores[0], WATCHFUL) as member:
