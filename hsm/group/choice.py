@@ -45,10 +45,6 @@ class Candidate(Protocol):
     def slots(self) -> int:
         """Requests that may be in flight at a time."""
 
-    @property
-    def most_slots(self) -> int:
-        """Those that may be once more is known of its sessions."""
-
 
 def choose[T: Candidate](candidates: Iterable[T], tried: Set[str]) -> T | None:
     """The best of `candidates` (all of them serve the key) that has a free slot; None where none has.
@@ -82,5 +78,5 @@ def patience_s(latency_s: float, in_flight: int, longest_s: float, *, peer: bool
 
 def wait_s(candidates: Iterable[Candidate], waiting: int) -> float:
     """How long a request behind `waiting` others will wait for a slot at best, in seconds; 0 where nothing is known."""
-    rate = sum(one.most_slots / one.quickest_s for one in candidates if one.quickest_s > 0)
+    rate = sum(one.slots / one.quickest_s for one in candidates if one.quickest_s > 0)
     return waiting / rate if rate else 0.0

@@ -185,11 +185,6 @@ class Member:
         up_for_s, useful = time.monotonic() - self._life.ramp_from, self._life.pace.useful
         return slots(self.sessions, self.latency_s, up_for_s, useful, alone=self._peers.alone(self))
 
-    @property
-    def most_slots(self) -> int:
-        """As `slots`, where it is not known yet whether all its sessions are of use."""
-        return self.slots if self._life is None or not self._life.pace.growing else max(self.slots, self.sessions)
-
     def alone_s(self, key: str) -> float:
         """What a request for `key` takes alone; 0 where that is not known."""
         return self._life.pace.alone_s(key) if self._life else 0.0

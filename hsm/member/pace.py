@@ -32,6 +32,8 @@ _WAY_S = 0.05
 quick HSM that is no bound at all."""
 _GUESS_S = 0.001
 """What a request takes alone, until one was answered."""
+_ANY = 1 << 16
+"""Requests in flight, where none was seen to wait."""
 _PATIENCE = 3
 """Times what a request takes by the pace of its member, until it is late."""
 
@@ -54,14 +56,17 @@ class Pace:
         """`before` is of a life before on the same partition: how many it works on at a time is known from there."""
         self.engines: float = before.engines if before else 1.0
         """How many requests it works on at a time, as far as was seen."""
-        self.growing: bool = before.growing if before else True
-        """Whether one more was always of use when it was tried."""
+        self.limited: bool = before.limited if before else False
+        """Whether any was ever seen to wait for others, at this pace."""
+        self._growing = False
+        """Whether one more was of use when it was tried last."""
         self._extra = 0.0
         """On trial beyond `engines`."""
         self._alone: dict[str, float] = {}
         self._recent: dict[str, deque[float]] = {}
         self._odds = self._much = 0
-        self._usual_s = 0.0
+        self.usual_s: float = before.usual_s if before else 0.0
+        """What requests of late take alone."""
         self._in_flight: set[Asked] = set()
         self._ahead_s = 0.0
         self._at = 0.0
@@ -110,11 +115,11 @@ class Pace:
         self._odds = self._odds + 1 if odd else 0
         if odd and (afresh or self._odds >= _ODDS):
             self._recent.pop(one.key, None)
-            before_s = 0.0  # forgotten
+            before_s, self.limited = 0.0, False  # forgotten, with what was learned by it
         if one.place == 1 or not before_s:
             self._note(one.key, took_s)
         alone_s = self._alone[one.key]
-        self._usual_s = self._usual_s + _WEIGHT * (alone_s - self._usual_s) if self._usual_s else alone_s
+        self.usual_s = self.usual_s + _WEIGHT * (alone_s - self.usual_s) if self.usual_s else alone_s
         if not before_s:  # what was counted so far, and is in flight, was by another measure
             self._begin_round()
             self._answers = -len(self._in_flight)
@@ -152,12 +157,13 @@ class Pace:
                 if self._much >= _ROUNDS:
                     self._shorten(in_flight / at_a_time)
             elif at_a_time < _HELPED * in_flight and _HELPED * in_flight > 1:
-                self.engines = max(1.0, self.engines + _WEIGHT * (at_a_time - self.engines))
-                self.growing, self._extra = False, 0.0
+                weight = _WEIGHT if self.limited else 1.0
+                self.engines = max(1.0, self.engines + weight * (at_a_time - self.engines))
+                self.limited, self._growing, self._extra = True, False, 0.0
             elif in_flight > self.engines + _HELPED:
-                self.engines, self.growing, self._extra = in_flight, True, 0.0
+                self.engines, self._growing, self._extra = in_flight, True, 0.0
             elif self._most >= self.useful:
-                more = self.engines if self.growing else self._answers / _TRY_EVERY
+                more = self.engines if self._growing else self._answers / _TRY_EVERY
                 self._extra = min(self.engines, self._extra + more)
         self._begin_round()
 
@@ -166,7 +172,8 @@ class Pace:
         self._much = 0
         self._recent.clear()
         self._alone = {key: share * alone_s for key, alone_s in self._alone.items()}
-        self._usual_s *= share
+        self.usual_s *= share
 
     def _reckon(self) -> None:
-        self.useful = int(self.engines * (1 + _WAY_S / (self._usual_s or _GUESS_S)) + self._extra)
+        way = _WAY_S / (self.usual_s or _GUESS_S)
+        self.useful = int(self.engines * (1 + way) + self._extra) if self.limited else _ANY

@@ -27,11 +27,6 @@ class One:
     in_flight: int = 0
     slots: int = 4
 
-    @property
-    def most_slots(self) -> int:
-        """All is known of it."""
-        return self.slots
-
 
 UP, SUSPECT = State.UP, State.SUSPECT
 NAMES = "abcde"

@@ -18,7 +18,7 @@ from tests.waiting import until
 class OneSlot:
     """A group with one member, which has one slot, and any number of keys; it answers when it is let."""
 
-    name, state, resting, latency_s, quickest_s, slots, most_slots = "m1", State.UP, False, 0.001, 0.001, 1, 1
+    name, state, resting, latency_s, quickest_s, slots = "m1", State.UP, False, 0.001, 0.001, 1
     outage_grace_s = 0.0
 
     def __init__(self) -> None:

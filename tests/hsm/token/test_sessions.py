@@ -625,7 +625,7 @@ async def test_calls_that_queue_are_not_overtaken(behind: Behind) -> None:
     async with behind.open(4) as process:
         behind.module.rules("C_Sign serial 60")
         calls = [asyncio.create_task(_signs(process, behind.store, 0.1)) for _ in range(4)]
-        await until(lambda: behind.module.fired() == 1, "one is worked on")
+        await until(lambda: behind.module.fired() > 0, "one is worked on")
         seen = [await _vital(process)]
         while seen[-1] != Vital(0, 4, 0, 0):
             seen.append(await _vital(process))
