@@ -10,6 +10,7 @@ Words of this package, which every room may use, without I/O:
     errors        what went wrong, by what the caller does next
     codes         PKCS#11 return codes and what each calls for
     vendor_codes  the same for vendors' own codes, by module and by what an operator says
+    vendor_variables  environment variables that vendors' libraries read
     backoff       how long to wait before the next try
     names         the names that a leaf may carry
     schemes       TLS signature schemes: their mechanisms, DigestInfo prefixes and verification

@@ -13,7 +13,15 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 
-from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, SessionLostError
+from hsm.errors import (
+    HsmitmError,
+    LoginError,
+    MemberLostError,
+    MisconfiguredError,
+    PinRefusedError,
+    RefusedError,
+    SessionLostError,
+)
 
 
 class Kind(StrEnum):
@@ -157,6 +165,14 @@ BAD_CIPHERTEXT = frozenset({0x20, 0x21, 0x40, 0x41})
 standard (PKCS#11 v3.0 section 5.13), CKR_DATA_INVALID or CKR_DATA_LEN_RANGE by some. SoftHSM 2.6.1 says
 CKR_GENERAL_ERROR, which is ambiguous."""
 
+OF_NO_PIN = frozenset({0xA3, 0xA4, 0x102})
+"""CKR_PIN_EXPIRED, CKR_PIN_LOCKED, CKR_USER_PIN_NOT_INITIALIZED: what the token says of any PIN. Once its security
+officer has acted, the same one may be good."""
+
+FORBIDDEN = frozenset({0x68, 0x70, 0x71})
+"""What tokens say to a mechanism that they list and do not allow, for this key or at all, at C_SignInit or C_Sign:
+CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID."""
+
 GENERAL_ERROR = 0x05
 SESSION_COUNT = 0xB1
 USER_ALREADY_LOGGED_IN = 0x100
@@ -192,7 +208,7 @@ def error(code: int, doing: str, vendors: Mapping[int, Kind] | None = None) -> H
         case Kind.SESSION:
             return SessionLostError(message, code, calls_for)
         case Kind.PIN:
-            return PinRefusedError(message, code, calls_for)
+            return (LoginError if code in OF_NO_PIN else PinRefusedError)(message, code, calls_for)
         case Kind.REQUEST:
             return RefusedError(message, code, calls_for)
         case Kind.PLACE:

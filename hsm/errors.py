@@ -7,6 +7,8 @@ what is wrong, and what would be right.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class HsmitmError(Exception):
     """Base of the family; never raised itself."""
@@ -47,6 +49,10 @@ class KeyLostError(MemberLostError):
     """A key that the member had is not found any more: deleted, or the login is lost, or the store is gone."""
 
 
+class SchemeLostError(KeyLostError):
+    """A signature scheme that the member made with a key is not allowed any more; others may be."""
+
+
 class BadSignatureError(MemberLostError):
     """The member answered with a signature that does not verify. It never leaves the signer."""
 
@@ -59,8 +65,26 @@ class MisconfiguredError(HsmitmError):
     """The operator must act; retrying cannot help. At start-up it ends the process."""
 
 
-class PinRefusedError(MisconfiguredError):
+class LoginError(MisconfiguredError):
+    """A login failed, and what the token said is no plain refusal of this PIN. Never tried again by ourselves: it may
+    have counted as a wrong PIN, and partitions lock."""
+
+
+class PinRefusedError(LoginError):
     """The token did not accept the PIN, or it is one that it refused before. Never try it again: partitions lock."""
+
+
+class BadNews(str):  # it has one attribute more
+    """A line of what an operator's command did which tells of a failure; the rest was done all the same."""
+
+    lasting: bool
+    """Whether the operator must act: by itself it does not get better."""
+
+    def __new__(cls, line: str, error: HsmitmError | None = None, *, lasting: bool = False) -> Self:
+        """`error` is what failed, where there is one."""
+        made = super().__new__(cls, line)
+        made.lasting = lasting or isinstance(error, MisconfiguredError)
+        return made
 
 
 _FAMILY: dict[str, type[HsmitmError]] = {
@@ -73,9 +97,11 @@ _FAMILY: dict[str, type[HsmitmError]] = {
         MemberLostError,
         SessionLostError,
         KeyLostError,
+        SchemeLostError,
         BadSignatureError,
         RefusedError,
         MisconfiguredError,
+        LoginError,
         PinRefusedError,
     )
 }

@@ -2,12 +2,13 @@
 
 A scheme can be made in two forms. *Prehashed*: the token gets the digest (for PKCS#1 v1.5 inside a DigestInfo, RFC 8017
 section 9.2). *Whole*: the token gets the message and hashes it itself. Both give the same signature; tokens differ in
-which they allow (FIPS modes tend to forbid CKM_RSA_PKCS, SoftHSM has no CKM_ECDSA_SHA256), so a key's form is chosen
-from the mechanism list that its token reports.
+which they list (SoftHSM has no CKM_ECDSA_SHA256) and in which of those they allow (FIPS modes tend to forbid
+CKM_RSA_PKCS, a key may have CKA_ALLOWED_MECHANISMS). What a token lists says what is worth trying; a signature proves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
@@ -70,6 +71,16 @@ class Scheme(Struct, frozen=True):
         hasher.update(message)
         return hasher.finalize()
 
+    @property
+    def certificate_padding(self) -> padding.PSS | None:
+        """The padding that cryptography's certificate builders want to be told; None where the scheme has no choice."""
+        return self._pss if self.family == "rsa_pss" else None
+
+    @property
+    def _pss(self) -> padding.PSS:
+        """RFC 8446 section 4.2.3: MGF1 with the scheme's own digest, and a salt as long as it."""
+        return padding.PSS(padding.MGF1(self.hash), self.digest_size)
+
     def fits(self, key: PublicKey) -> bool:
         """Whether `key` can make this scheme: the family, and for ECDSA the curve that TLS 1.3 ties to it."""
         if isinstance(key, rsa.RSAPublicKey):
@@ -90,8 +101,7 @@ class Scheme(Struct, frozen=True):
             if isinstance(key, ec.EllipticCurvePublicKey):
                 key.verify(signature, digest, ec.ECDSA(prehashed))
             elif self.family == "rsa_pss":
-                pss = padding.PSS(padding.MGF1(self.hash), self.digest_size)
-                key.verify(signature, digest, pss, prehashed)
+                key.verify(signature, digest, self._pss, prehashed)
             else:
                 key.verify(signature, digest, padding.PKCS1v15(), prehashed)
         except InvalidSignature:
@@ -127,28 +137,61 @@ class Form(Struct, frozen=True):
         return _DIGEST_INFO[scheme.hash_name] + digest if scheme.family == "rsa_pkcs1" else digest
 
 
-def form_for(scheme: Scheme, mechanisms: frozenset[int]) -> Form | None:
-    """The form in which a token with these mechanisms makes `scheme`; None if it cannot.
+def forms_for(scheme: Scheme, listed: Collection[int], signing: Collection[int]) -> tuple[Form, ...]:
+    """The forms in which a token that lists these mechanisms may make `scheme`, the one to try first in front.
 
     Prehashed comes first: it sends the HSM 51 bytes instead of a whole certificate, and TLS handshakes have no message.
+    But a mechanism that is not among `signing`, those with CKF_SIGN (CK_MECHANISM_INFO), comes last: it is tried all
+    the same, because some tokens tell no flags.
     """
-    if _PREHASHED[scheme.family] in mechanisms:
-        return Form(_PREHASHED[scheme.family], whole=False)
-    whole = _WHOLE[scheme.family, scheme.hash_name]
-    return Form(whole, whole=True) if whole in mechanisms else None
+    prehashed = Form(_PREHASHED[scheme.family], whole=False)
+    whole = Form(_WHOLE[scheme.family, scheme.hash_name], whole=True)
+    found = [one for one in (prehashed, whole) if one.mechanism in listed]
+    return tuple(sorted(found, key=lambda form: form.mechanism not in signing))
+
+
+SIGNING = frozenset({*_PREHASHED.values(), *_WHOLE.values()})
+"""Every mechanism that makes one of the schemes."""
+
+
+def certificate_schemes(key: PublicKey) -> tuple[Scheme, ...]:
+    """The schemes in which a CA with `key` may sign certificates, the preferred one first. Raises ValueError for a key
+    we do not sign with.
+
+    For RSA PKCS#1 v1.5 with SHA-256, because TLS 1.2 clients of the last decade verify it without exception, and
+    RSA-PSS last: TLS 1.3 asks clients to know it in certificates (RFC 8446 section 9.1), older ones need not. For ECDSA
+    the digest of the curve's own strength (RFC 5480 section 4).
+    """
+    if isinstance(key, rsa.RSAPublicKey) and not 2048 <= key.key_size <= 4096:
+        raise ValueError(f"an RSA key of {key.key_size} bits; use 2048 to 4096")
+    found = tuple(scheme for scheme in SCHEMES.values() if scheme.fits(key))
+    if not found:
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        raise ValueError(f"an elliptic curve key on {key.curve.name}; use P-256 or P-384")
+    return found
 
 
 def certificate_scheme(key: PublicKey) -> Scheme:
-    """The scheme in which a CA with `key` signs certificates. Raises ValueError for a key we do not sign with.
+    """The first of `certificate_schemes`."""
+    return certificate_schemes(key)[0]
 
-    PKCS#1 v1.5 for RSA because TLS 1.2 clients of the last decade verify it without exception; for ECDSA the digest
-    of the curve's own strength (RFC 5480 section 4).
-    """
-    if isinstance(key, rsa.RSAPublicKey):
-        if not 2048 <= key.key_size <= 4096:
-            raise ValueError(f"an RSA key of {key.key_size} bits; use 2048 to 4096")
-        return SCHEMES["rsa_pkcs1_sha256"]
-    for scheme in SCHEMES.values():
-        if scheme.fits(key):
-            return scheme
-    raise ValueError(f"an elliptic curve key on {key.curve.name}; use P-256 or P-384")
+
+def in_words(schemes: Iterable[str]) -> str:
+    """Schemes as an operator reads them: "rsa_pss_rsae_sha256, 384 and 512" stands for three."""
+    families: dict[str, list[str]] = {}
+    for name in schemes:
+        family, _, size = name.rpartition("_sha")
+        families.setdefault(family, []).append(size)
+    parts = []
+    for family, sizes in families.items():
+        rest = ", ".join(sizes[:-1])
+        parts.append(f"{family}_sha{rest} and {sizes[-1]}" if rest else f"{family}_sha{sizes[0]}")
+    return ", ".join(parts)
+
+
+def by_reason(lacking: Mapping[str, str]) -> dict[str, str]:
+    """What stands scheme by scheme, reason by reason: why each of some schemes is not made -> `in_words` of those."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in lacking.items():
+        reasons.setdefault(why, []).append(name)
+    return {why: in_words(names) for why, names in reasons.items()}

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from hsm.certificates.ca import approve_ca
 from hsm.certificates.leaf import SERIAL_BITS
 from hsm.member.process import MemberProcess
-from hsm.schemes import PublicKey, certificate_scheme
+from hsm.schemes import PublicKey, Scheme, certificate_scheme
 from hsm.wire.member import Sign, Signature
-from tests.softhsm import Store, in_s
+from tests.softhsm import PIN, Store, in_s
 
 
 def public_key(store: Store, key_name: str) -> PublicKey:
@@ -26,16 +26,24 @@ def public_key(store: Store, key_name: str) -> PublicKey:
 
 
 async def make_ca(
-    store: Store, key_name: str, directory: Path, *, now: dt.datetime | None = None, days: int = 30
+    store: Store,
+    key_name: str,
+    directory: Path,
+    *,
+    now: dt.datetime | None = None,
+    days: int = 30,
+    scheme: Scheme | None = None,
+    pin: str = PIN,
 ) -> Path:
-    """A PEM file in `directory` with a self-signed CA of the key `key_name`, made `now` for `days` days."""
+    """A PEM file in `directory` with a self-signed CA of the key `key_name`, made `now` for `days` days; signed in
+    `scheme`, or the key's preferred one."""
     key = public_key(store, key_name)
     made = now or dt.datetime.now(dt.UTC)
-    approved = approve_ca(f"{key_name} CA", key, days, made, secrets.randbits(SERIAL_BITS))
-    request = Sign(key_name, certificate_scheme(key).name, approved.digest, approved.tbs)
+    approved = approve_ca(f"{key_name} CA", key, days, made, secrets.randbits(SERIAL_BITS), scheme)
+    request = Sign(key_name, (scheme or certificate_scheme(key)).name, approved.digest, approved.tbs)
     process = await MemberProcess.spawn(store.environment)
     try:
-        await process.channel.call(store.opening(1), in_s(20))
+        await process.channel.call(store.opening(1, pin), in_s(20))
         signed = await process.channel.call(request, in_s(20))
     finally:
         await process.end()

@@ -24,8 +24,8 @@ settings.register_profile("hsmitm", deadline=None)  # two busy cores are no prop
 settings.load_profile("hsmitm")
 
 _RUNNING = Path(__file__).parent / ".runs"
-_PARTS = ("", "not alone", "alone")
-"""What -m may say of a run that must touch an HSM: nothing, or one of the two parts of `./dev test`."""
+_PARTS = ("", "not alone and not modules", "alone", "modules")
+"""What -m may say of a run that must touch an HSM: nothing, or one of the three parts of `./dev test`."""
 _touched_hsm = False
 
 

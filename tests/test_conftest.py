@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[1]
 INI = """[pytest]
 testpaths = .
 addopts = --strict-markers
-markers = alone
+markers =
+    alone
+    modules
 asyncio_default_fixture_loop_scope = function
 """
 QUICK = """
@@ -32,6 +34,10 @@ def test_together():
 @pytest.mark.alone
 def test_alone():
     pass
+
+@pytest.mark.modules
+def test_modules():
+    pass
 """
 WITH_HSM = """
 import pytest
@@ -41,6 +47,10 @@ def test_together(softhsm_module):
 
 @pytest.mark.alone
 def test_alone(softhsm_module):
+    pass
+
+@pytest.mark.modules
+def test_modules(softhsm_module):
     pass
 """
 CRASHES = """
@@ -56,7 +66,7 @@ def test_hangs():
     threading.Event().wait()
 """
 NO_PARTITION = "ERROR: no test used a partition"
-TOGETHER = ("-m", "not alone", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
+TOGETHER = ("-m", "not alone and not modules", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
 
 
 def made(directory: Path, **files: str) -> Path:
@@ -88,7 +98,9 @@ def run(directory: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("options", [(), ("-m", "alone"), TOGETHER], ids=["whole", "alone", "together"])
+@pytest.mark.parametrize(
+    "options", [(), ("-m", "alone"), ("-m", "modules"), TOGETHER], ids=["whole", "alone", "modules", "together"]
+)
 def test_a_run_without_an_hsm_fails(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Where no test used a partition the whole suite fails, and so does each of its parts, though every test passed."""
     status, said = run(made(tmp_path, a=QUICK, b=QUICK), *options)
@@ -97,7 +109,9 @@ def test_a_run_without_an_hsm_fails(tmp_path: Path, options: tuple[str, ...]) ->
     assert " failed" not in said
 
 
-@pytest.mark.parametrize("options", [("-m", "alone"), TOGETHER], ids=["alone", "together"])
+@pytest.mark.parametrize(
+    "options", [("-m", "alone"), ("-m", "modules"), TOGETHER], ids=["alone", "modules", "together"]
+)
 def test_a_run_with_an_hsm_passes(tmp_path: Path, options: tuple[str, ...]) -> None:
     """One test that uses a partition is enough, whichever worker it ran in; and nothing is left of the run."""
     status, said = run(made(tmp_path, a=QUICK, b=WITH_HSM), *options)

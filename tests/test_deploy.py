@@ -109,3 +109,13 @@ def test_what_a_vendor_may_need_is_said(need: str) -> None:
     """An operator whose HSM is a card, or whose client writes files, reads in the unit what to open."""
     comments = "\n".join(line for line in _SIGNER.read_text().splitlines() if line.startswith("#"))
     assert need in comments
+
+
+@pytest.mark.parametrize(
+    "store", ["/etc/hsmitm/softhsm", "/var/lib/softhsm", "/var/lib/tpm2_pkcs11", "/var/lib/opencryptoki"]
+)
+def test_a_store_in_files_can_be_written(store: str) -> None:
+    """A library that keeps its keys in files writes there to use them; of its stores those that exist are open."""
+    (paths,) = _settings(_SIGNER)["ReadWritePaths"]
+    assert f"-{store}" in paths.split()
+    assert "ReadWritePaths" not in _settings(_PROXY)

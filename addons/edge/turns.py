@@ -39,10 +39,16 @@ class Turns:
     def _may_begin(self, client: str) -> bool:
         return self._taken[client] < self._share()
 
+    def take_at_once(self, client: str) -> bool:
+        """Give `client` a place, as `take` does, if it need not wait for one; whether it has one now."""
+        if client in self._lines or not self._may_begin(client):
+            return False
+        self._begin(client)
+        return True
+
     async def take(self, client: str) -> None:
         """Return when `client` has a place; it is given back with `give_back`. Raises LineFullError."""
-        if client not in self._lines and self._may_begin(client):
-            self._begin(client)
+        if self.take_at_once(client):
             return
         line = self._lines.setdefault(client, deque())
         if len(line) >= self._longest:

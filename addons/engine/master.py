@@ -185,8 +185,10 @@ class LeanConnectionHandler(mode_servers.ProxyConnectionHandler):
         await super().handle_hook(hook)
         connecting = ctx.master.addons.get("connecting")
         if isinstance(hook, server_hooks.ServerConnectHook) and connecting is not None:
-            stated = getattr(self._shortcut.outermost, "stated", None)
-            CONNECT.set(functools.partial(connecting.connect, self.client, stated))
+            outermost = self._shortcut.outermost
+            stated, preface = getattr(outermost, "stated", None), getattr(outermost, "preface", None)
+            first = preface(hook.data.server.address) if preface is not None else b""
+            CONNECT.set(functools.partial(connecting.connect, self.client, stated, first))
 
     async def drain_writers(self) -> None:
         """mitmproxy's, for the connection that was read from; it is read on when nobody has too much of it."""

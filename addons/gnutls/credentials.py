@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.x509 import ocsp
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from addons.gnutls.key import RemoteKey
 from addons.gnutls.library import (
@@ -81,7 +81,11 @@ class Credentials:
         self._client_certificates = client_certificates
         self._staples = [_Staple() for _ in certificates]
         priorities = protocol.priorities([one.key.kind for one in certificates])
-        self._priorities = _priorities(priorities)
+        self._priorities = self._without_1_3 = _priorities(priorities)
+        self._keys = [one.key for one in certificates]
+        if protocol.minimum == "TLS1.2":
+            older = structs.replace(protocol, maximum="TLS1.2")
+            self._without_1_3 = _priorities(older.priorities([one.kind for one in self._keys]))
         self._native = _allocate()
         self._handles: list[Any] = []  # what GnuTLS has the addresses of
         for index, one in enumerate(certificates):
@@ -129,7 +133,11 @@ class Credentials:
     def apply(self, session: Any) -> None:
         """Set up the gnutls_session_t `session`; its owner keeps this object for as long as the session."""
         library = load()
-        check(library.gnutls_priority_set(session, self._priorities), "priorities")
+        # GnuTLS looks at the keys when it gets them; what they make may change later, and then it would choose TLS 1.3
+        # first and find no scheme for it afterwards.
+        speaks_1_3 = any(key.speaks_tls_1_3 for key in self._keys)
+        priorities = self._priorities if speaks_1_3 else self._without_1_3
+        check(library.gnutls_priority_set(session, priorities), "priorities")
         check(library.gnutls_credentials_set(session, _CRD_CERTIFICATE, self._native), "credentials")
         if self._client_certificates:
             request = _CERT_REQUIRE if self._client_certificates.required else _CERT_REQUEST

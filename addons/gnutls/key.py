@@ -64,6 +64,16 @@ class RemoteKey:
         """Handshakes from now on use `schemes`, those of them that fit the key."""
         self._schemes = {name: one for name, one in SCHEMES.items() if name in schemes and one.fits(self.public)}
 
+    @property
+    def served(self) -> bool:
+        """Whether there is any scheme that it can be asked for."""
+        return bool(self._schemes)
+
+    @property
+    def speaks_tls_1_3(self) -> bool:
+        """Whether one of its schemes signs a TLS 1.3 handshake: RSA PKCS#1 v1.5 does not (RFC 8446 section 4.2.3)."""
+        return any(one.family != "rsa_pkcs1" for one in self._schemes.values())
+
     def import_into(self, private_key: Any) -> Any:
         """Make the gnutls_privkey_t `private_key` ask this object. Returns a handle that must outlive `private_key`.
 

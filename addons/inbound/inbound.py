@@ -5,27 +5,28 @@ The order in which a client of one of our sites is served:
 2. mitmproxy connects to the site's server and verifies it as the site says (`tls_start_server`).
 3. `tls_start_client`: the site's TLS connection, speaking the protocol that the server chose.
 4. `inbound_handshake`: each step of the handshake on a thread, which waits there for the signature.
-5. `requestheaders`: the client's certificate goes to the server in headers; what a client says there itself does not.
+5. `requestheaders`: the server is told of the client in headers; what a client says there itself is not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 from collections.abc import Sequence
+from typing import Literal
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from mitmproxy import connection, ctx, http, tls
 from mitmproxy.utils import human
+from msgspec import Struct
 from OpenSSL import SSL
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from addons.gnutls.connection import Connection
+from addons.inbound import told
 from addons.inbound.handshakes import Handshakes, Step
 from addons.inbound.layer import HandshakeData, InboundListener, Refused, TimeIsUp
-from addons.inbound.settings import HandshakeSettings
+from addons.inbound.settings import Forwarded, HandshakeSettings
 from addons.inbound.sites import Site, Sites
 from addons.modes import Modes
 from addons.tls.refusal import Refusal
@@ -35,9 +36,24 @@ from hsm.errors import DeadlineError
 
 logger = logging.getLogger("hsmitm.inbound")
 
-_CLIENT_CERT, _CLIENT_CERT_CHAIN = "Client-Cert", "Client-Cert-Chain"
-"""RFC 9440 section 2."""
-_OURS = {_CLIENT_CERT.lower(), _CLIENT_CERT_CHAIN.lower()}
+
+class _Served(Struct):
+    """A client whose handshake is complete: for its line in the log."""
+
+    site: Site
+    handshake: Literal["full", "resumed"]
+    server: str
+    began: float
+    requests: int = 0
+
+    def line(self, client: connection.Client) -> str:
+        """What is said when it has gone."""
+        peer, seconds = human.format_address(client.peername), time.monotonic() - self.began
+        asked = "1 request" if self.requests == 1 else f"{self.requests} requests"
+        return (
+            f"client {peer} served as {client.sni or self.site.title} by {self.server}: {client.tls_version} "
+            f"({self.handshake}), {asked}, {seconds:.1f} s"
+        )
 
 
 class Inbound:
@@ -58,6 +74,7 @@ class Inbound:
         self.bounds = settings.bounds
         self._handshakes = handshakes
         self._watched: dict[str, InboundListener] = {}  # by the client's id, the oldest first
+        self._served: dict[str, _Served] = {}  # by the client's id
         self._timer: asyncio.TimerHandle | None = None
         self._expiring: set[asyncio.Task[None]] = set()
         self._handshakes_counted = Counter(
@@ -143,8 +160,9 @@ class Inbound:
     def tls_established_client(self, data: tls.TlsData) -> None:
         """Count the handshake by its site, and by whether a key was asked for it."""
         if (site := _site(data)) is not None:
-            resumed = data.ssl_conn.resumed  # type: ignore[union-attr]
-            self._handshakes_counted.labels(site.title, "resumed" if resumed else "full").inc()
+            how: Literal["full", "resumed"] = "resumed" if data.ssl_conn.resumed else "full"  # type: ignore[union-attr]
+            self._handshakes_counted.labels(site.title, how).inc()
+            self._served[data.context.client.id] = _Served(site, how, _where(data.context.server), time.monotonic())
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         """Count the handshake by its site."""
@@ -152,29 +170,29 @@ class Inbound:
             self._handshakes_counted.labels(site.title, "failed").inc()
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Show the server the client's certificate (RFC 9440), and never what a client claims about one."""
-        if not isinstance(flow.client_conn.proxy_mode, Modes):
+        """Tell the server of the client, and never what a client claims there itself."""
+        client = flow.client_conn
+        if not isinstance(client.proxy_mode, Modes):
             return
-        headers = flow.request.headers
-        _without_ours(headers)
-        _keep_ours(headers)
-        shown = [
-            f":{base64.b64encode(one.to_cryptography().public_bytes(Encoding.DER)).decode()}:"
-            for one in flow.client_conn.certificate_list
-        ]
-        if shown:
-            headers[_CLIENT_CERT] = shown[0]
-        if len(shown) > 1:
-            headers[_CLIENT_CERT_CHAIN] = ", ".join(shown[1:])
+        if (served := self._served.get(client.id)) is not None:
+            served.requests += 1
+        request = flow.request
+        forwarded = served.site.forwarded if served is not None else Forwarded()
+        told.tell(request.headers, forwarded, client.peername[0], request.host_header, client.certificate_list)
 
     def request(self, flow: http.HTTPFlow) -> None:
         """What a client claims in trailers does not get through either."""
-        if flow.request.trailers is not None and isinstance(flow.client_conn.proxy_mode, Modes):
-            _without_ours(flow.request.trailers)
+        client = flow.client_conn
+        if flow.request.trailers is not None and isinstance(client.proxy_mode, Modes):
+            served = self._served.get(client.id)
+            forwarded = served.site.forwarded if served is not None else Forwarded()
+            told.forget(flow.request.trailers, forwarded, client.peername[0])
 
     def client_disconnected(self, client: connection.Client) -> None:
-        """A client that is gone is not waited for, whatever became of its handshake."""
+        """A client that is gone is not waited for, whatever became of its handshake; one that was served is told of."""
         self._watched.pop(client.id, None)
+        if (served := self._served.pop(client.id, None)) is not None:
+            logger.info("%s", served.line(client), extra={"log_class": "served"})
 
     def done(self) -> None:
         """The worker ends: clients in a handshake are let go, and its threads with them."""
@@ -183,24 +201,8 @@ class Inbound:
         self._handshakes.close()
 
 
-def _without_ours(headers: http.Headers) -> None:
-    """Take away what a server could read as a header of ours."""
-    for name in {one for one in headers if _read_as(one) in _OURS}:
-        del headers[name]
-
-
-def _keep_ours(headers: http.Headers) -> None:
-    """A server drops what `Connection` names (RFC 9110 section 7.6.1): that must not be a header of ours."""
-    options = [one.strip() for value in headers.get_all("Connection") for one in value.split(",")]
-    kept = [one for one in options if _read_as(one) not in _OURS]
-    if kept != options:
-        headers.set_all("Connection", [", ".join(kept)] if any(kept) else [])
-
-
-def _read_as(name: str) -> str:
-    """How a server may read `name` that makes variables of headers (CGI's HTTP_CLIENT_CERT, RFC 3875 section 4.1.18):
-    what is no letter or digit is all one there, and which of two such headers wins is chance."""
-    return "".join(one if one.isalnum() else "-" for one in name.lower())
+def _where(server: connection.Server) -> str:
+    return human.format_address(server.address) if server.address else "no server"
 
 
 def _site(data: tls.TlsData) -> Site | None:

@@ -34,6 +34,7 @@ from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.gnutls.connection import Connection
+from addons.inbound import proxy_protocol
 from addons.inbound.handshakes import Step
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
@@ -45,7 +46,7 @@ UNRECOGNIZED_NAME = 112
 """RFC 6066 section 3."""
 _PROTOCOL_VERSION = 70
 
-Refused = Literal["no-tls", "malformed", "no-site", "old-version", "too-slow"]
+Refused = Literal["no-tls", "malformed", "no-site", "no-key", "old-version", "too-slow"]
 
 
 class Guide(Protocol):
@@ -129,6 +130,14 @@ class InboundListener(layer.Layer):
         """The server that the operator has configured for this client's site; None where the client chose it."""
         return self.site.upstream.address if self.site is not None else None
 
+    def preface(self, server: connection.Address | None) -> bytes:
+        """What is sent first to a server at this address: to the site's own it is the PROXY header, where the site has
+        one."""
+        if self.site is None or not self.site.proxy_protocol or server != self.server_address:
+            return b""
+        client = self.context.client
+        return proxy_protocol.header(client.peername[:2], client.sockname[:2])
+
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Start):
             self.guide.watch(self)
@@ -165,6 +174,9 @@ class InboundListener(layer.Layer):
         self.site = self.sites.find(hello.sni)
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
+            return
+        if not self.site.served:
+            yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")
             return
         if self.site.only_tls_1_3 and not client_hello.speaks_tls_1_3(hello):
             yield from self._refuse("old-version", _PROTOCOL_VERSION, hello.sni or "")

@@ -8,6 +8,7 @@ tells of them is applied without a file being read.
 from __future__ import annotations
 
 import functools
+import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from msgspec import Struct
 
 from addons.gnutls.credentials import Certificate, ClientCertificates, Credentials
 from addons.gnutls.key import RemoteKey
-from addons.inbound.settings import ListenerSettings, SiteSettings
+from addons.inbound.settings import Forwarded, ListenerSettings, SiteSettings
 from addons.inbound.signer_keys import SignerKeys
 from addons.inbound.sites import Site, Sites
 from addons.revocation.staples import Source
@@ -85,6 +86,9 @@ def _site(listener: ListenerSettings, site: SiteSettings, keys: SignerKeys, load
         credentials=credentials,
         default=site.default,
         only_tls_1_3=listener.minimum == "TLS1.3",
+        keys=tuple(one.key for one in certificates),
+        forwarded=Forwarded(site.forwarded, tuple(map(ipaddress.ip_network, site.trusted_proxies))),
+        proxy_protocol=site.proxy_protocol,
     )
 
 

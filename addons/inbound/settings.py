@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -19,6 +20,31 @@ MAX_NAMES = 100
 """Of one site."""
 MAX_CERTIFICATES = 4
 """Of one site: an RSA and an ECDSA one, and both again while they are replaced."""
+MAX_PROXIES = 256
+"""Networks of trusted proxies, of one site."""
+
+
+Style = Literal["x-forwarded", "rfc7239", "off"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def client_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """A client's address as a socket has it; an IPv4 one where it is written as IPv6, as a listener on [::] sees it."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+class Forwarded(Struct, frozen=True):
+    """How a site's server is told where clients are; `trusted` are the proxies whose word about their own clients
+    counts."""
+
+    style: Style = "x-forwarded"
+    trusted: tuple[Network, ...] = ()
+
+    def believes(self, address: str) -> bool:
+        """Whether what a client at `address` says of others goes on."""
+        peer = client_address(address)
+        return any(peer in one for one in self.trusted)
 
 
 class ServerAddress(Struct, frozen=True):
@@ -59,6 +85,8 @@ class SiteSettings(Struct, frozen=True, kw_only=True):
     `server` is None where the client's original destination is meant. `upstream_name` is what the server's certificate
     must carry and the SNI it gets; `upstream_ca` the roots to verify it with; `upstream_certificate` the one that it
     must present. `client_ca` are the CAs whose certificates clients may show, and must where `client_required`.
+    `forwarded` is how the server is told where clients are; of them `trusted_proxies` (networks) are believed what they
+    say of their own. `proxy_protocol`: the server reads a PROXY header (version 2).
     """
 
     names: tuple[str, ...]
@@ -71,6 +99,9 @@ class SiteSettings(Struct, frozen=True, kw_only=True):
     client_ca: Path | None = None
     client_required: bool = False
     rsa_key_exchange: bool = False
+    forwarded: Style = Forwarded().style
+    trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False
 
     @property
     def title(self) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from addons.gnutls.credentials import Credentials
+from addons.gnutls.key import RemoteKey
+from addons.inbound.settings import Forwarded
 from addons.upstream.stated import Upstream
 from hsm import names
 from hsm.errors import MisconfiguredError
@@ -15,7 +17,8 @@ from hsm.errors import MisconfiguredError
 class Site(Struct, frozen=True):
     """One of our sites. `names` are checked (`hsm.names`) and may begin with a wildcard; the first one is its title.
 
-    `only_tls_1_3` has older clients refused with the right alert; GnuTLS would say handshake_failure.
+    `only_tls_1_3` has older clients refused with the right alert; GnuTLS would say handshake_failure. `keys` are those
+    of `credentials`. `proxy_protocol`: its server reads a PROXY header (version 2) in front of each connection.
     """
 
     names: tuple[str, ...]
@@ -23,11 +26,19 @@ class Site(Struct, frozen=True):
     credentials: Credentials
     default: bool = False
     only_tls_1_3: bool = False
+    keys: tuple[RemoteKey, ...] = ()
+    forwarded: Forwarded = Forwarded()
+    proxy_protocol: bool = False
 
     @property
     def title(self) -> str:
         """What logs and the status call it."""
         return self.names[0]
+
+    @property
+    def served(self) -> bool:
+        """Whether there is a key to sign with, as far as the signer tells."""
+        return not self.keys or any(key.served for key in self.keys)
 
 
 class Sites:

@@ -3,6 +3,7 @@
 It imports report alone of bench, and is not installed.
 
     faulty_module   a PKCS#11 module that fails on command (with faulty_module.c)
+    quirks_module   a PKCS#11 module that is otherwise than SoftHSM, as other vendors' are (with quirks_module.c)
     loopback_names  host names without a name server (with loopback_names.c)
     any_version     a configuration of whatever version, made fit for a measurement
     system          a whole hsmitm with an HA group of such modules, and the origin behind it

@@ -27,60 +27,18 @@
  *
  * A C_Sign without a buffer only asks how long the signature will be. It is not counted and no rule matches it, so that
  * one signature is one C_Sign. What is not understood ends the process with a message: a rig must not fail to fail. */
-#define _GNU_SOURCE
-#include <dlfcn.h>
+#define PROGRAM "faulty_module"
+#include "cryptoki.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <math.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
-/* The order of CK_FUNCTION_LIST, PKCS#11 v2.40. faulty_module.py reads the names from here. */
-#define FUNCTIONS(X) \
-    X(C_Initialize) X(C_Finalize) X(C_GetInfo) X(C_GetFunctionList) X(C_GetSlotList) X(C_GetSlotInfo) \
-    X(C_GetTokenInfo) X(C_GetMechanismList) X(C_GetMechanismInfo) X(C_InitToken) X(C_InitPIN) X(C_SetPIN) \
-    X(C_OpenSession) X(C_CloseSession) X(C_CloseAllSessions) X(C_GetSessionInfo) X(C_GetOperationState) \
-    X(C_SetOperationState) X(C_Login) X(C_Logout) X(C_CreateObject) X(C_CopyObject) X(C_DestroyObject) \
-    X(C_GetObjectSize) X(C_GetAttributeValue) X(C_SetAttributeValue) X(C_FindObjectsInit) X(C_FindObjects) \
-    X(C_FindObjectsFinal) X(C_EncryptInit) X(C_Encrypt) X(C_EncryptUpdate) X(C_EncryptFinal) X(C_DecryptInit) \
-    X(C_Decrypt) X(C_DecryptUpdate) X(C_DecryptFinal) X(C_DigestInit) X(C_Digest) X(C_DigestUpdate) X(C_DigestKey) \
-    X(C_DigestFinal) X(C_SignInit) X(C_Sign) X(C_SignUpdate) X(C_SignFinal) X(C_SignRecoverInit) X(C_SignRecover) \
-    X(C_VerifyInit) X(C_Verify) X(C_VerifyUpdate) X(C_VerifyFinal) X(C_VerifyRecoverInit) X(C_VerifyRecover) \
-    X(C_DigestEncryptUpdate) X(C_DecryptDigestUpdate) X(C_SignEncryptUpdate) X(C_DecryptVerifyUpdate) \
-    X(C_GenerateKey) X(C_GenerateKeyPair) X(C_WrapKey) X(C_UnwrapKey) X(C_DeriveKey) X(C_SeedRandom) \
-    X(C_GenerateRandom) X(C_GetFunctionStatus) X(C_CancelFunction) X(C_WaitForSlotEvent)
+enum { CKR_PIN_INCORRECT = 0xA0, CKR_PIN_LOCKED = 0xA4, CKR_SESSION_COUNT = 0xB1 };
 
-#define POSITION(name) at_##name,
-enum { FUNCTIONS(POSITION) FUNCTION_COUNT, ANY = -1 };
-#define NAME(name) #name,
-static const char *const NAMES[] = {FUNCTIONS(NAME)};
-
-enum { CKR_OK = 0, CKR_PIN_INCORRECT = 0xA0, CKR_PIN_LOCKED = 0xA4, CKR_SESSION_COUNT = 0xB1 };
-enum { CKA_CLASS = 0, CKA_KEY_TYPE = 0x100, TOKEN_INFO_FLAGS = 32 + 32 + 16 + 16 };
-
-/* Every argument of every function is an integer or a pointer and there are at most eight, so one type forwards them
- * all: on x86-64 and aarch64 each has a register or a stack slot of its own, whatever its width, and the words beyond
- * a function's own arguments are read and handed on without harm. */
-typedef unsigned long word;
-typedef word (*any_function)(word, word, word, word, word, word, word, word);
-struct function_list { unsigned char version[2]; any_function at[FUNCTION_COUNT]; };
-struct attribute { word type; void *value; word length; };
-
-enum action { DELAY, SERIAL, RV, RVAFTER, HANG, STALL, CRASH, ABORT, EXIT, CORRUPT, OTHERKEY, LOGOUT, CLOSEALL, FINALIZE, FLAGS,
-              IMPLICIT, MAXSESS, PINLOCK, ACTION_COUNT };
+enum action { DELAY, SERIAL, RV, RVAFTER, HANG, STALL, CRASH, ABORT, EXIT, CORRUPT, OTHERKEY, LOGOUT, CLOSEALL, FINALIZE,
+              FLAGS, IMPLICIT, MAXSESS, PINLOCK, ACTION_COUNT };
 static const struct { const char *name, *argument; int only; } ACTIONS[] = {
-    [DELAY] = {"delay", "decimal", ANY}, [SERIAL] = {"serial", "decimal", ANY}, [RV] = {"rv", "hex", ANY}, [RVAFTER] = {"rvafter", "hex", ANY},
+    [DELAY] = {"delay", "decimal", ANY}, [SERIAL] = {"serial", "decimal", ANY},
+    [RV] = {"rv", "hex", ANY}, [RVAFTER] = {"rvafter", "hex", ANY},
     [HANG] = {"hang", NULL, ANY}, [STALL] = {"stall", NULL, ANY}, [CRASH] = {"crash", NULL, ANY},
     [ABORT] = {"abort", NULL, ANY}, [EXIT] = {"exit", "decimal", ANY}, [CORRUPT] = {"corrupt", NULL, at_C_Sign},
     [OTHERKEY] = {"otherkey", NULL, at_C_SignInit}, [LOGOUT] = {"logout", NULL, ANY},
@@ -91,7 +49,6 @@ static const struct { const char *name, *argument; int only; } ACTIONS[] = {
 };
 
 enum { MAX_LINE = 200, MAX_RULES = 32, MAX_VERSIONS = 64, MAX_FOUND = 256 };
-struct version { uint64_t inode, size, mtime_ns; };
 struct rule { char line[MAX_LINE]; int function; enum action action; double argument, n, p, after; };
 
 /* The stats page, as faulty_module.py reads it. Each version of the control file has counts of its own: a process still
@@ -104,14 +61,11 @@ struct page {
 };
 struct table { struct version version; struct counts *counts; size_t size; struct rule rules[MAX_RULES]; };
 
-static struct function_list *real, ours;
 static const char *control;
 static int stats;
 static struct page *page;
 static const struct table *_Atomic current;
 static _Atomic word sessions, slot, found[MAX_FOUND], found_size;
-
-#define DIE(...) (fprintf(stderr, "faulty_module: " __VA_ARGS__), fputc('\n', stderr), abort())
 
 /* --- the control file -------------------------------------------------------------------------------------------- */
 
@@ -120,24 +74,10 @@ static bool takes_session(int function) {
            (function > at_C_CloseAllSessions && function < at_C_WaitForSlotEvent);
 }
 
-static int function_named(const char *name, const char *line) {
-    if (!strcmp(name, "*")) return ANY;
-    for (int i = 0; i < FUNCTION_COUNT; i++)
-        if (i != at_C_GetFunctionList && !strcmp(name, NAMES[i])) return i;
-    DIE("no such function: %s", line);
-}
-
 static enum action action_named(const char *name) {
     enum action action = 0;
     while (action < ACTION_COUNT && (!name || strcmp(name, ACTIONS[action].name))) action++;
     return action;
-}
-
-static double number(const char *text, const char *line) {
-    char *end = NULL;
-    double value = text ? strtod(text, &end) : NAN; /* reads 0x30, too */
-    if (!(value >= 0) || end == text || *end) DIE("a number is missing or wrong: %s", line);
-    return value;
 }
 
 static void parse(struct rule *rule, const char *line) {
@@ -168,15 +108,6 @@ static void parse(struct rule *rule, const char *line) {
         else if (!strncmp(next, "after=", 6)) rule->after = value;
         else DIE("'%s' is not understood: %s", next, line);
     }
-}
-
-static struct version version_of(const struct stat *file) {
-    uint64_t ns = (uint64_t)file->st_mtim.tv_sec * 1000000000 + (uint64_t)file->st_mtim.tv_nsec;
-    return (struct version){file->st_ino, (uint64_t)file->st_size, ns};
-}
-
-static bool same(const struct version *one, const struct version *other) {
-    return !memcmp(one, other, sizeof *one);
 }
 
 static struct counts *counts_for(const struct version *version) {
@@ -279,10 +210,6 @@ static bool refused(enum action action, uint64_t so_many) {
 
 /* --- the real module --------------------------------------------------------------------------------------------- */
 
-static word call_real(int function, const word *a) {
-    return real->at[function](a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
-}
-
 static word open_session(const word *a) {
     static pthread_mutex_t one_by_one = PTHREAD_MUTEX_INITIALIZER; /* two at once cannot both be the last */
     pthread_mutex_lock(&one_by_one);
@@ -337,17 +264,11 @@ static word other_key(word session, word key) {
 
 /* --- the actions ------------------------------------------------------------------------------------------------- */
 
-static void sleep_ms(double ms) {
-    time_t seconds = (time_t)(ms / 1000);
-    struct timespec left = {seconds, (long)((ms - 1e3 * (double)seconds) * 1e6)};
-    while (nanosleep(&left, &left)) continue;
-}
-
 /* The lock is of an open file, of which each thread has its own, and goes with a process that is killed. It is no
  * flock(2), which is for the counts. */
 static void sleep_alone(double ms) {
     static _Thread_local int turn = -1;
-    if (turn < 0 && (turn = open(getenv("FAULTY_STATS"), O_RDWR | O_CLOEXEC)) < 0) DIE("cannot open the stats page");
+    if (turn < 0 && (turn = open(environment("FAULTY_STATS"), O_RDWR | O_CLOEXEC)) < 0) DIE("no stats page");
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
     while (fcntl(turn, F_OFD_SETLKW, &lock))
         if (errno != EINTR) DIE("cannot lock the stats page");
@@ -413,34 +334,13 @@ static word call(int function, word *a) {
 
 /* --- the module -------------------------------------------------------------------------------------------------- */
 
-#define WRAPPER(name) \
-    static word our_##name(word a, word b, word c, word d, word e, word f, word g, word h) { \
-        return call(at_##name, (word[8]){a, b, c, d, e, f, g, h}); \
-    }
-FUNCTIONS(WRAPPER)
-
-word C_GetFunctionList(struct function_list **list);
-
-static const char *environment(const char *name) {
-    const char *value = getenv(name);
-    if (!value) DIE("%s is not set", name);
-    return value;
-}
+MODULE_OF_WRAPPERS
 
 static void start(void) {
-    struct stat status;
     control = environment("FAULTY_CONTROL");
-    stats = open(environment("FAULTY_STATS"), O_RDWR | O_CLOEXEC);
-    if (stats < 0 || fstat(stats, &status) || status.st_size != sizeof *page) DIE("FAULTY_STATS is no stats page");
-    page = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, stats, 0);
-    if (page == MAP_FAILED) DIE("cannot map the stats page");
-    void *library = dlopen(environment("FAULTY_MODULE"), RTLD_NOW | RTLD_LOCAL);
-    if (!library) DIE("%s", dlerror());
-    word (*list)(struct function_list **) = dlsym(library, "C_GetFunctionList");
-    if (!list || list(&real)) DIE("%s is no PKCS#11 module", environment("FAULTY_MODULE"));
-#define ENTRY(name) our_##name,
-    ours = (struct function_list){{2, 40}, {FUNCTIONS(ENTRY)}};
-    ours.at[at_C_GetFunctionList] = (any_function)(void (*)(void))C_GetFunctionList;
+    page = map_stats("FAULTY_STATS", sizeof *page, &stats);
+    load_real("FAULTY_MODULE");
+    fill_ours();
 }
 
 word C_GetFunctionList(struct function_list **list) {

@@ -20,7 +20,9 @@ from pathlib import Path
 from hsm.errors import MisconfiguredError
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_FUNCTIONS = re.findall(r"\bX\((C_\w+)\)", _SOURCE.read_text())
+_SHARED = _SOURCE.with_name("cryptoki.h")
+FUNCTIONS = re.findall(r"\bX\((C_\w+)\)", _SHARED.read_text())
+"""The C_ functions in the order of CK_FUNCTION_LIST."""
 _MAX_RULES, _MAX_VERSIONS = 32, 64
 
 _built: dict[str, Path] = {}
@@ -40,7 +42,7 @@ class _Page(ctypes.Structure):
     """`struct page` of the C source, which refuses a stats page of another size."""
 
     _fields_ = (
-        ("calls", ctypes.c_uint64 * len(_FUNCTIONS)),
+        ("calls", ctypes.c_uint64 * len(FUNCTIONS)),
         ("wrong_pins", ctypes.c_uint64),
         ("versions", ctypes.c_uint64),
         ("counts", _Counts * _MAX_VERSIONS),
@@ -52,7 +54,8 @@ def build(directory: Path, source: Path = _SOURCE) -> Path:
 
     Raises MisconfiguredError where there is no C compiler.
     """
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    headers = sorted(source.parent.glob("*.h"))
+    digest = hashlib.sha256(b"".join(one.read_bytes() for one in (source, *headers))).hexdigest()[:16]
     if digest in _built and _built[digest].exists():
         return _built[digest]
     gcc = shutil.which("gcc")
@@ -69,6 +72,17 @@ def build(directory: Path, source: Path = _SOURCE) -> Path:
     unfinished.rename(library)
     _built[digest] = library
     return library
+
+
+def put_lines(control: Path, *lines: str) -> None:
+    """Make these the lines of a module's control file. They hold for every call that begins after this returns."""
+    following = control.with_suffix(".next")
+    following.write_text("".join(f"{line}\n" for line in lines))
+    # A file system may give two files the same inode and, within a tick of its clock, the same mtime.
+    before = control.stat().st_mtime_ns if control.exists() else 0
+    now = max(time.time_ns(), before + 1)
+    os.utime(following, ns=(now, now))
+    following.replace(control)
 
 
 class FaultyModule:
@@ -98,14 +112,7 @@ class FaultyModule:
 
     def rules(self, *lines: str) -> None:
         """Put these rules in the place of all others. They hold for every call that begins after this returns."""
-        lines = (*self._always, *lines)
-        following = self._control.with_suffix(".next")
-        following.write_text("".join(f"{line}\n" for line in lines))
-        # A file system may give two files the same inode and, within a tick of its clock, the same mtime.
-        before = self._control.stat().st_mtime_ns if self._control.exists() else 0
-        now = max(time.time_ns(), before + 1)
-        os.utime(following, ns=(now, now))
-        following.replace(self._control)
+        put_lines(self._control, *self._always, *lines)
 
     def latency(self, milliseconds: float) -> None:
         """From now on, beside all rules to come, each signature takes so much longer: a network HSM's answer."""
@@ -127,7 +134,7 @@ class FaultyModule:
 
     def calls(self, function: str) -> int:
         """How often processes called this C_ function since the stats page was made."""
-        return int(self._page().calls[_FUNCTIONS.index(function)])
+        return int(self._page().calls[FUNCTIONS.index(function)])
 
     def fired(self, index: int = 0) -> int:
         """How often the rule on line `index` (from 0) of the present control file was applied, by all processes."""

@@ -32,7 +32,7 @@ class _Partition:
         assert opening.pin is not None
         self._opening = opening
         token = Module(opening.module).token(opening.selector)
-        self._anchor = token.log_in(opening.pin)
+        self._anchor = token.log_in(opening.pin, writable=opening.writable, user_type=opening.user_type)
         limit = token.info.max_sessions
         wanted = opening.sessions if limit is None else max(1, min(opening.sessions, limit - 1))
         self.sessions = [token.session() for _ in range(wanted)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -22,14 +21,15 @@ from bench.sign.points import KEY_TYPES
 from hsm import uri
 from hsm.certificates.files import inbound_name
 from hsm.certificates.issuer import load_issuer, spkis_of
-from hsm.errors import MisconfiguredError, PinRefusedError, RefusedError
+from hsm.errors import MisconfiguredError, RefusedError
+from hsm.member.login import Login
 from hsm.member.process import MemberProcess
 from hsm.member.settings import MemberSettings
 from hsm.schemes import PublicKey
 from hsm.secrets import pin
 from hsm.secrets.refusals import Refusals
 from hsm.uri import KeyURI
-from hsm.wire.member import Generate, KeyFound, Open, Opened
+from hsm.wire.member import Generate, KeyFound, Open
 from proxy.commands import init
 from proxy.config.file import Config, load
 from proxy.processes import signer
@@ -89,6 +89,9 @@ class Target(Struct, frozen=True):
             sessions,
             {key.name: key.uri for key in keys},
             spkis={key.name: key.spki for key in keys},
+            writable=member.read_write,
+            codes=member.codes,
+            user_type=member.user_type,
         )
 
     def delayed(self, latency_ms: float, directory: Path) -> Target:
@@ -175,6 +178,7 @@ async def configured(
     uris = {"": key.anywhere()} if key else {str(name): label for name, label in labels.items()}
     pins, found = {}, []
     refusals = Refusals(config.base / config.file.run.state)
+    refusals.prepare()
     for one in settings[:members]:
         pins[one.name] = await pin.read(one.pin, one.base, prompted.get(one.name))
         found.append(await _look(one, pins[one.name], refusals, uris, generate=key is None))
@@ -198,13 +202,18 @@ async def _look(
     member: MemberSettings, secret: str, refusals: Refusals, uris: Mapping[str, KeyURI], *, generate: bool
 ) -> dict[str, KeyFound]:
     """What the partition holds of `uris`; what it lacks is made, if `generate`."""
-    refusals.check(member.name, secret)
+    if not member.pin.remembered:
+        raise MisconfiguredError(f"member {member.name}: {member.pin}: members are measured that log in with a PIN")
+    login = Login(member=member.name, source=member.pin, secret=secret, place=member.place, refusals=refusals)
+    await login.check()
     process = await MemberProcess.spawn(member.environment)
     try:
         until = time.monotonic() + _TIMEOUT_S
-        opening = Open(member.module, member.selector, secret, 1, dict(uris), writable=generate)
-        opened = await process.channel.call(opening, until)
-        assert isinstance(opened, Opened)
+        opening = Open(
+            member.module, member.selector, None, 1, dict(uris),
+            writable=generate or member.read_write, codes=member.codes, user_type=member.user_type,
+        )  # fmt: skip
+        opened = await login.opened(process, opening, quick_s=_TIMEOUT_S, longest_s=_TIMEOUT_S)
         found = dict(opened.keys)
         for name in [one for one in found if found[one].missing and generate]:
             label = uris[name].object
@@ -212,10 +221,6 @@ async def _look(
             made = await process.channel.call(Generate(label, name), until)  # type: ignore[arg-type]  # a key type
             assert isinstance(made, KeyFound)
             found[name] = made
-    except PinRefusedError:
-        with suppress(OSError):  # no state directory: hsmitm never ran here, so nothing tries it again by itself
-            refusals.remember(member.name, secret)
-        raise
     finally:
         await process.end()
     for one in found.values():

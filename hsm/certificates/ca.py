@@ -11,16 +11,19 @@ from hsm.certificates.leaf import SEAL, Approved
 from hsm.certificates.settings import BACKDATED
 from hsm.certificates.standin import stand_in
 from hsm.errors import MisconfiguredError
-from hsm.schemes import PublicKey, certificate_scheme
+from hsm.schemes import PublicKey, Scheme, certificate_scheme
 
 
-def approve_ca(common_name: str, key: PublicKey, days: int, now: dt.datetime, serial: int) -> Approved:
-    """The template of a self-signed CA for `key`: pathLen 0, so that it can sign leaves and nothing else.
+def approve_ca(
+    common_name: str, key: PublicKey, days: int, now: dt.datetime, serial: int, scheme: Scheme | None = None
+) -> Approved:
+    """The template of a self-signed CA for `key`: pathLen 0, so that it can sign leaves and nothing else. `scheme` is
+    one of `hsm.schemes.certificate_schemes`, the first unless given.
 
     Raises MisconfiguredError for a key that cannot be a CA's.
     """
     try:
-        scheme = certificate_scheme(key)
+        preferred = certificate_scheme(key)
     except ValueError as error:
         raise MisconfiguredError(f"the key is {error}") from error
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
@@ -49,4 +52,6 @@ def approve_ca(common_name: str, key: PublicKey, days: int, now: dt.datetime, se
         .add_extension(identifier, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier(identifier.digest, None, None), critical=False)
     )
-    return Approved(builder.sign(stand_in(key), scheme.hash), key, scheme, SEAL)
+    scheme = scheme or preferred
+    draft = builder.sign(stand_in(key), scheme.hash, rsa_padding=scheme.certificate_padding)
+    return Approved(draft, key, scheme, SEAL)

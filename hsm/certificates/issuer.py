@@ -28,7 +28,7 @@ from hsm.certificates.leaf_key import leaf_key, secret_of
 from hsm.certificates.settings import BACKDATED, MAX_VALIDITY, LeafProfile
 from hsm.certificates.standin import stand_in
 from hsm.errors import MisconfiguredError, RefusedError
-from hsm.schemes import PublicKey, certificate_scheme
+from hsm.schemes import PublicKey, Scheme, certificate_schemes
 
 _LEAF_EXTENSIONS = {
     x509.BasicConstraints,
@@ -59,16 +59,24 @@ class Issuer:
                     f"'{parent.subject.rfc4514_string()}'; put the CA first, then each one's issuer"
                 ) from error
         if self.certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
-            raise MisconfiguredError("the CA's key is bound to RSASSA-PSS, and leaves are signed with PKCS#1 v1.5")
+            raise MisconfiguredError(
+                "the CA's certificate binds its key to RSASSA-PSS, which many clients do not verify in a CA; give it "
+                "one whose key is plain RSA: its partition may sign with RSA-PSS all the same"
+            )
         key = self.certificate.public_key()
         if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
             raise MisconfiguredError(f"a CA key of type {type(key).__name__}; RSA and EC keys are used")
         self.key: PublicKey = key
         try:
-            self.scheme = certificate_scheme(key)
+            self.schemes = certificate_schemes(key)
         except ValueError as error:
             raise MisconfiguredError(f"the CA has {error}") from error
         self._key_identifier = _key_identifier(self.certificate, key)
+
+    @property
+    def scheme(self) -> Scheme:
+        """The scheme to sign leaves in where the partition makes it: the first of `schemes`."""
+        return self.schemes[0]
 
     @property
     def keys_above(self) -> list[PublicKey]:
@@ -101,10 +109,19 @@ class Issuer:
                 f"'{subject}' is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on; check the clock"
             )
 
-    def approve(self, wanted: list[str], spki: bytes, profile: LeafProfile, now: dt.datetime, serial: int) -> Approved:
+    def approve(
+        self,
+        wanted: list[str],
+        spki: bytes,
+        profile: LeafProfile,
+        now: dt.datetime,
+        serial: int,
+        scheme: Scheme | None = None,
+    ) -> Approved:
         """The template of a leaf for `wanted` (names) and the worker's public key, checked.
 
-        `serial` has SERIAL_BITS random bits. Raises RefusedError, naming what is wrong with the request.
+        `serial` has SERIAL_BITS random bits; `scheme` is the one of `schemes` that it is to be signed in, the first
+        unless given. Raises RefusedError, naming what is wrong with the request.
         """
         try:
             self.check_usable(now)
@@ -116,12 +133,19 @@ class Issuer:
             raise RefusedError("a leaf with the CA's own key")
         not_before = max(now - BACKDATED, self.certificate.not_valid_before_utc)
         not_after = min(now + profile.ahead, self.certificate.not_valid_after_utc)
-        draft = self._draft(checked, key, not_before, not_after, serial)
+        scheme = scheme or self.scheme
+        draft = self._draft(checked, key, not_before, not_after, serial, scheme)
         self._check_leaf(draft, checked, spki)
-        return Approved(draft, self.key, self.scheme, SEAL)
+        return Approved(draft, self.key, scheme, SEAL)
 
     def _draft(
-        self, checked: list[str], key: PublicKey, not_before: dt.datetime, not_after: dt.datetime, serial: int
+        self,
+        checked: list[str],
+        key: PublicKey,
+        not_before: dt.datetime,
+        not_after: dt.datetime,
+        serial: int,
+        scheme: Scheme,
     ) -> x509.Certificate:
         common_name = checked[0] if len(checked[0]) <= 64 else None  # ub-common-name, RFC 5280 appendix A.1
         subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
@@ -141,7 +165,7 @@ class Issuer:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier(self._key_identifier, None, None), critical=False)
         )
-        return builder.sign(stand_in(self.key), self.scheme.hash)
+        return builder.sign(stand_in(self.key), scheme.hash, rsa_padding=scheme.certificate_padding)
 
     def _check_leaf(self, draft: x509.Certificate, checked: list[str], spki: bytes) -> None:
         """Read the bytes that would be signed once more, as a verifier would; refuse whatever is not a leaf of ours."""

@@ -29,6 +29,7 @@ class Approved:
             raise TypeError("a template is approved by an issuer, which checks it, and not made by hand")
         self._draft: x509.Certificate | None = draft
         self._issuer = issuer
+        self.scheme = scheme
         self.tbs = draft.tbs_certificate_bytes
         self.digest = scheme.digest(self.tbs)
         self.serial = draft.serial_number

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hsm.errors import HsmitmError, OverloadedError, RefusedError, UnavailableError
 from hsm.group import choice
@@ -34,6 +34,13 @@ _TOO_LATE = 1.5
 """Times a member's average latency: with less time left a request that waited is not begun."""
 
 
+class Want(NamedTuple):
+    """What is asked of a member: something with a key; for a signature, in a scheme, by its name."""
+
+    key: str
+    scheme: str = ""
+
+
 class Roster(Protocol):
     """What it asks of the group; all of it may change between two attempts."""
 
@@ -42,11 +49,11 @@ class Roster(Protocol):
     failover: Failover
     outage_grace_s: float
 
-    def proved_by(self, key: str) -> list[str]:
-        """Names of the members that proved `key` and are in service."""
+    def proved_by(self, key: str, scheme: str = "") -> list[str]:
+        """Names of the members that proved `key`, and `scheme` with it, and are in service."""
 
-    def problems(self, key: str) -> dict[str, str]:
-        """For each member that should serve `key` and does not, why not."""
+    def problems(self, key: str, scheme: str = "") -> dict[str, str]:
+        """For each member that should serve `key`, in `scheme`, and does not, why not."""
 
     def holders(self, key: str) -> list[Member]:
         """The members that should serve `key`."""
@@ -58,7 +65,7 @@ class Dispatch:
     def __init__(self, group: Roster, metrics: MemberMetrics) -> None:
         self._group = group
         self._metrics = metrics
-        self._lines: dict[str, WaitingLine] = {}
+        self._lines: dict[Want, WaitingLine] = {}
         """The lines that somebody waits in."""
         self._turn = 0
         self._served: dict[Asker, int] = {}
@@ -85,17 +92,17 @@ class Dispatch:
         return min(line.askers, key=lambda asker: self._served.get(asker, 0))
 
     async def request(
-        self, name: str, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]], asker: Asker = 0
+        self, want: Want, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]], asker: Asker = 0
     ) -> bytes:
         """What `ask` gets of a member: it is given the member, the attempt's deadline and its time in seconds. `asker`
         is whose request it is, where slots are scarce."""
-        deadline = min(deadline, time.monotonic() + self.budget_s(name))
+        deadline = min(deadline, time.monotonic() + self.budget_s(want))
         attempts = Attempts()
         failures: dict[str, HsmitmError] = {}
         self._retries.request(sum(one.slots for one in self._group.members))
         while True:
-            member = await self.free_member(name, attempts.tried, deadline, failures, asker)
-            patience_s = self._attempt_s(member, name, attempts.tried)
+            member = await self.free_member(want, attempts.tried, deadline, failures, asker)
+            patience_s = self._attempt_s(member, want, attempts.tried)
             until = min(deadline, time.monotonic() + patience_s)
             while True:
                 try:
@@ -124,18 +131,18 @@ class Dispatch:
             if verdict.pause_s:
                 await asyncio.sleep(min(verdict.pause_s, max(0.0, deadline - time.monotonic())))
 
-    def budget_s(self, name: str) -> float:
+    def budget_s(self, want: Want) -> float:
         """How long a request may take in all. Behind others at a slow HSM it takes long though nothing fails: who waits
         there is not refused for that, as long as it is not longer than its asker waits."""
-        serving = [one.alone_s(name) for one in self._group.members if one.serves(name)]
+        serving = [one.alone_s(want.key) for one in self._group.members if one.serves(*want)]
         patience = _TURNS * min(serving) if serving else self._group.outage_grace_s
         return max(self._group.failover.budget_s, patience)
 
-    def _attempt_s(self, member: Member, name: str, tried: set[str]) -> float:
+    def _attempt_s(self, member: Member, want: Want, tried: set[str]) -> float:
         """How long an attempt at `member` may take."""
         peers = (one for one in self._group.members if one is not member and one.name not in tried)
-        peer = any(one.state is State.UP and one.serves(name) for one in peers)
-        return choice.patience_s(member.latency_s, member.in_flight, member.due_s(name), peer=peer)
+        peer = any(one.state is State.UP and one.serves(*want) for one in peers)
+        return choice.patience_s(member.latency_s, member.in_flight, member.due_s(want.key), peer=peer)
 
     def _blame_doubtful(self, attempts: Attempts, succeeded: str) -> None:
         for name in attempts.succeeded(succeeded):
@@ -156,30 +163,30 @@ class Dispatch:
         return UnavailableError(f"no member of the HSM signed ({_listed(failures)})", error.code)
 
     async def free_member(
-        self, name: str, tried: set[str], deadline: float, failures: Mapping[str, HsmitmError], asker: Asker = 0
+        self, want: Want, tried: set[str], deadline: float, failures: Mapping[str, HsmitmError], asker: Asker = 0
     ) -> Member:
         """The member for the next attempt, as soon as one has a free slot."""
         woken = False
         try:
             while time.monotonic() < deadline:
-                if woken or not self._lines.get(name):
-                    member = choice.choose((one for one in self._group.members if one.serves(name)), tried)
+                if woken or not self._lines.get(want):
+                    member = choice.choose((one for one in self._group.members if one.serves(*want)), tried)
                     if member is not None:
                         if woken and deadline - time.monotonic() < _TOO_LATE * member.latency_s:
                             break  # it would use a slot and be late: those behind it can still be served in time
                         self._note_turn(asker)
                         return member
-                self._refuse_hopeless(name, deadline, failures)
+                self._refuse_hopeless(want, deadline, failures)
                 if not woken:
-                    self._refuse_overload(name, deadline, asker)
-                await self._wait(name, deadline, asker, first=woken)
+                    self._refuse_overload(want, deadline, asker)
+                await self._wait(want, deadline, asker, first=woken)
                 woken = True
         except TimeoutError:
             pass
         finally:
-            if woken and name in self._lines:
-                self._lines[name].wake()  # there may be more than one free slot, or no hope for anybody
-        raise self._unavailable(name, failures)
+            if woken and want in self._lines:
+                self._lines[want].wake()  # there may be more than one free slot, or no hope for anybody
+        raise self._unavailable(want, failures)
 
     def _note_turn(self, asker: Asker) -> None:
         self._served.pop(asker, None)
@@ -187,27 +194,32 @@ class Dispatch:
         if len(self._served) > _ASKERS:
             del self._served[next(iter(self._served))]
 
-    async def _wait(self, name: str, deadline: float, asker: Asker, *, first: bool) -> None:
-        line = self._lines.setdefault(name, WaitingLine())
+    async def _wait(self, want: Want, deadline: float, asker: Asker, *, first: bool) -> None:
+        line = self._lines.setdefault(want, WaitingLine())
         try:
             await line.wait(deadline, asker, first=first)
         finally:
-            if not line and self._lines.get(name) is line:
-                del self._lines[name]
+            if not line and self._lines.get(want) is line:
+                del self._lines[want]
 
-    def _refuse_hopeless(self, name: str, deadline: float, failures: Mapping[str, HsmitmError]) -> None:
+    def _refuse_hopeless(self, want: Want, deadline: float, failures: Mapping[str, HsmitmError]) -> None:
         """Raise now what would otherwise be raised at the deadline."""
-        if name not in self._group.keys:
+        if want.key not in self._group.keys:
             raise RefusedError("the key was removed from the configuration")
         left_s = deadline - time.monotonic()
-        if all(not one.serves(name) and one.away_for(left_s) for one in self._group.holders(name)):
-            raise self._unavailable(name, failures)
+        if all(self._hopeless(one, want, left_s) for one in self._group.holders(want.key)):
+            raise self._unavailable(want, failures)
 
-    def _refuse_overload(self, name: str, deadline: float, asker: Asker) -> None:
+    @staticmethod
+    def _hopeless(member: Member, want: Want, left_s: float) -> bool:
+        """Whether it is away for longer, or is there and does not make the scheme."""
+        return not member.serves(*want) and (member.serves(want.key) or member.away_for(left_s))
+
+    def _refuse_overload(self, want: Want, deadline: float, asker: Asker) -> None:
         """Raise for a newcomer that would wait in vain."""
-        serving = [one for one in self._group.members if one.serves(name)]
-        rivals = (key for key, line in self._lines.items() if line and any(one.serves(key) for one in serving))
-        ahead = sum(self._lines[key].ahead(asker) for key in rivals)
+        serving = [one for one in self._group.members if one.serves(*want)]
+        rivals = (line for other, line in self._lines.items() if line and any(one.serves(*other) for one in serving))
+        ahead = sum(line.ahead(asker) for line in rivals)
         wait_s = choice.wait_s(serving, ahead + 1)
         signing_s = _TOO_LATE * min((one.latency_s for one in serving), default=0.0)
         if ahead and wait_s + signing_s > deadline - time.monotonic():
@@ -215,13 +227,14 @@ class Dispatch:
                 f"{ahead} requests wait for the HSM and would take {wait_s:.1f} s; it cannot sign more than it does"
             )
 
-    def _unavailable(self, name: str, failures: Mapping[str, HsmitmError]) -> UnavailableError:
+    def _unavailable(self, want: Want, failures: Mapping[str, HsmitmError]) -> UnavailableError:
         if failures:
             return UnavailableError(f"no member of the HSM signed in time ({_listed(failures)})")
-        if any(one.serves(name) for one in self._group.members):
+        if any(one.serves(*want) for one in self._group.members):
             return UnavailableError("the HSM is busy: no member had a free session before the request's time was up")
-        why = "; ".join(f"{member}: {problem}" for member, problem in self._group.problems(name).items())
-        return UnavailableError(f"no member of the HSM is in service ({why})")
+        why = "; ".join(f"{member}: {problem}" for member, problem in self._group.problems(*want).items())
+        lacking = f"in service makes {want.scheme}" if self._group.proved_by(want.key) else "is in service"
+        return UnavailableError(f"no member of the HSM {lacking} ({why})")
 
 
 def _listed(failures: Mapping[str, HsmitmError]) -> str:

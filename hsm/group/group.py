@@ -12,8 +12,8 @@ from collections.abc import Sequence, Set
 
 from prometheus_client import CollectorRegistry
 
-from hsm.errors import HsmitmError, MisconfiguredError
-from hsm.group.dispatch import Dispatch
+from hsm.errors import BadNews, HsmitmError, MisconfiguredError
+from hsm.group.dispatch import Dispatch, Want
 from hsm.group.states import GroupState, group_state
 from hsm.group.waiting_line import Asker
 from hsm.member.key import Key
@@ -47,6 +47,7 @@ class Group:
         """How long a request without a member in service waits for one, if that is longer than its budget."""
         self.changes = 0
         """Grows whenever a member's state or the keys that it proved changed."""
+        self._made: dict[str, Set[str]] = {}
         self._dispatch = Dispatch(self, self.metrics)
         self._out_since = dict.fromkeys(self.authorities, time.monotonic())
         self.turn = Turn()
@@ -97,13 +98,29 @@ class Group:
 
     # what can be said of a key
 
-    def proved_by(self, key: str) -> list[str]:
-        """Names of the members that proved `key` and are in service."""
-        return [member.name for member in self.members if member.serves(key)]
+    def proved_by(self, key: str, scheme: str = "") -> list[str]:
+        """Names of the members that proved `key`, and `scheme` with it where it is given, and are in service."""
+        return [member.name for member in self.members if member.serves(key, scheme)]
 
-    def problems(self, key: str) -> dict[str, str]:
-        """For each member that should serve `key` and does not, why not."""
-        return {one.name: problem for one in self.holders(key) if (problem := one.problem(key))}
+    def problems(self, key: str, scheme: str = "") -> dict[str, str]:
+        """For each member that should serve `key`, in `scheme` where it is given, and does not, why not."""
+        return {one.name: problem for one in self.holders(key) if (problem := one.problem(key, scheme))}
+
+    def schemes(self, key: str) -> list[Scheme]:
+        """The schemes that some member in service makes with `key`, the preferred one first. Where none is in service
+        those that were made last, and before any was, all: the members come back, and are what they were."""
+        made = set[str]().union(*(member.schemes(key) for member in self.members))
+        if made:
+            self._made[key] = made
+        known = self._made.get(key)
+        return [one for one in self.keys[key].schemes if known is None or one.name in known]
+
+    def hopeless(self, key: str) -> bool:
+        """Whether no member serves `key`, and none will before an operator acts or the key appears: an HSM that is away
+        may have it."""
+        return not any(
+            one.serves(key) or one.state in (State.DOWN, State.STARTING) for one in self.holders(key)
+        )  # fmt: skip
 
     def holders(self, key: str) -> list[Member]:
         """The members that should serve `key`."""
@@ -149,7 +166,7 @@ class Group:
         """
         request = self.keys[name].request(message, digest, scheme)
         return await self._dispatch.request(
-            name,
+            Want(name, request.scheme),
             deadline,
             lambda member, until, patience_s: member.sign(request, until, purpose, patience_s),
             asker,
@@ -162,13 +179,14 @@ class Group:
         """
         request = Decrypt(name, ciphertext)
         return await self._dispatch.request(
-            name, deadline, lambda member, until, patience_s: member.decrypt(request, until, patience_s), asker
+            Want(name), deadline, lambda member, until, patience_s: member.decrypt(request, until, patience_s), asker
         )
 
     async def wait_for_member(self, name: str, deadline: float, asker: Asker = 0) -> None:
         """Return once a member serves the key `name`. Raises UnavailableError, saying why there is none."""
-        patience_s = max(self._patience_s(), self._dispatch.budget_s(name))
-        await self._dispatch.free_member(name, set(), min(deadline, time.monotonic() + patience_s), {}, asker)
+        want = Want(name)
+        patience_s = max(self._patience_s(), self._dispatch.budget_s(want))
+        await self._dispatch.free_member(want, set(), min(deadline, time.monotonic() + patience_s), {}, asker)
 
     def _patience_s(self) -> float:
         return max(self.failover.budget_s, self.outage_grace_s)
@@ -178,6 +196,7 @@ class Group:
     def assign(self, keys: dict[str, Key]) -> None:
         """These are the keys from now on, the CAs' as before. Members forget those that are gone; new ones: `learn`."""
         self.keys = keys
+        self._made = {name: made for name, made in self._made.items() if name in keys}
         for member in self.members:
             member.assign(self.keys_for(member.name))
         self.freed()  # whoever waits for a key that is gone is told
@@ -200,7 +219,7 @@ class Group:
             return await member.reset(settings)
 
     async def reset(self, name: str | None) -> list[str]:
-        """`Member.reset` of one member, or of each in turn: never two at a time."""
+        """`Member.reset` of one member, or of each in turn: never two at a time. In lines, what came of it."""
         chosen = [one for one in self.members if name in (None, one.name)]
         if not chosen:
             known = ", ".join(one.name for one in self.members)
@@ -209,9 +228,19 @@ class Group:
         for member in chosen:
             async with self.turn.taken():
                 try:
-                    lines.append(f"{member.name}: {await member.reset()}")
+                    lines.append(f"{member.name}: {await member.reset(asked=name is not None)}")
                 except HsmitmError as error:
                     if name is not None:
                         raise
-                    lines.append(f"{member.name}: not reset: {error}")
+                    lines.append(BadNews(f"{member.name}: not reset: {error}", error))
+                else:
+                    lines += self.unserved(member)
         return lines
+
+    def unserved(self, member: Member) -> list[str]:
+        """A line for each key that a member which is in service should serve and does not."""
+        return [
+            BadNews(f"{member.name}: it does not serve the {key.title}: {problem}", lasting=True)
+            for name, key in self.keys_for(member.name).items()
+            if member.serving and (problem := member.problem(name))
+        ]

@@ -11,7 +11,10 @@ of its group only what `member.Peers` says. Signatures leave it verified.
     succession   its lives one after another: start, watch, back off; a new life beside the old one
     turn         whose sessions are built anew: one member of a group at a time
     starter      starts a process: PIN, exec, login, keys proved
+    login        a started process logs in: the try is noted before, and at once what became of it
     life         one life: a process, the keys that it proved, its signatures
+    proofs       the challenges that prove which schemes of a key a member makes
+    proved       what a life proved: schemes made, lacking, doubted; no I/O
     process      a member process seen from here: start it, talk to it, kill it
     speech       what a member process prints: read always, logged in part
     key          a key of the group, and the challenges that prove it; no I/O

@@ -14,7 +14,9 @@ from hsm import codes
 from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import BadSignatureError, DeadlineError, HsmitmError, KeyLostError
-from hsm.member.life import PROOF_TIMEOUT_S, Life
+from hsm.member.health import hangs
+from hsm.member.life import Life
+from hsm.member.proofs import PROOF_TIMEOUT_S
 from hsm.member.settings import Failover
 from hsm.member.standing import Standing
 from hsm.member.states import State
@@ -64,11 +66,11 @@ class Examination:
         vital = None
         try:
             vital = await life.vital(self._tested_at + failover.attempt_timeout_s)
-            if life.hangs(vital, failover.hang_s):
+            if hangs(vital, failover.hang_s, life.pace):
                 return vital
-            await life.test(time.monotonic() + life.due_s(failover.attempt_timeout_s))
+            await life.test(time.monotonic() + life.pace.due_s(None, least_s=failover.attempt_timeout_s))
             looked_s = time.monotonic() - self._looked_at
-            if not life.proved or (len(life.proved) < len(life.found) and looked_s > LOOK_FOR_KEYS_EVERY_S):
+            if not life.proved or (life.may_have_more and looked_s > LOOK_FOR_KEYS_EVERY_S):
                 self._looked_at = time.monotonic()
                 await life.look_again(self._looked_at + failover.hang_s)
         except HsmitmError as error:

@@ -1,7 +1,8 @@
 """A key of the group: its URI, and the public key that every signature by it must verify with. No I/O.
 
-Two kinds, and what may be asked of each: a CA's key signs certificates that the signer built, in one scheme. An inbound
-key, a server's own, signs whatever a worker's handshakes need, in every scheme that fits it, and may decrypt.
+Two kinds, and what may be asked of each: a CA's key signs certificates that the signer built, in the first scheme that
+a member makes. An inbound key, a server's own, signs whatever a worker's handshakes need, in every scheme that fits it,
+and may decrypt.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from hsm.wire.member import Sign
 class Key(Struct, frozen=True):
     """`members` are the names of those that may hold it; None for all (an HA group).
 
-    `scheme` is the one of its challenges, `others` are those that may be asked for beside it. `sites` names the sites
-    of an inbound key; a CA's key has none. `decrypts` is whether it may decrypt.
+    `scheme` is the preferred one, `others` are those that may be asked for beside or, for a CA's key, instead of it.
+    `sites` names the sites of an inbound key; a CA's key has none. `decrypts` is whether it may decrypt.
     """
 
     name: str
@@ -57,10 +58,15 @@ class Key(Struct, frozen=True):
         of the size of `scheme`, by default the key's own."""
         return Sign(self.name, (scheme or self.scheme).name, digest, message)
 
-    def challenge(self) -> Sign:
-        """A fresh request that nobody outside chose: its signature proves the member and serves for nothing else."""
-        challenge = secrets.token_bytes(32)
-        return self.request(challenge, self.scheme.digest(challenge))
+    def challenge(self, scheme: Scheme | None = None, *, whole: bool = False) -> Sign:
+        """A fresh request that nobody outside chose: its signature proves the member and serves for nothing else.
+
+        It is of the kind that the key is used for: a CA's key gets the message, too, a handshake has its digest alone.
+        `whole` gives the message all the same.
+        """
+        scheme, challenge = scheme or self.scheme, secrets.token_bytes(32)
+        message = challenge if whole or not self.inbound else None
+        return self.request(message, scheme.digest(challenge), scheme)
 
     def verifies(self, request: Sign, signature: bytes) -> bool:
         """Whether `signature` is this key's, of the request's digest, in the request's scheme."""

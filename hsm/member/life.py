@@ -1,9 +1,10 @@
 """One life of a member: a started process, the keys that it proved, and how well it answers.
 
 A key counts as held once the member has signed a fresh challenge that verifies with the public key we present: labels
-and CKA_IDs prove nothing, and a stale handle can name another key. The same challenges are the test signatures of a
-life that goes on. There is no key for tests alone: a signature by the keys that clients need proves just what they
-need, and no HSM has to hold one key more.
+and CKA_IDs prove nothing, and a stale handle can name another key. So it is with each scheme: what a token lists, it
+may forbid. The same challenges (`hsm.member.proofs`) are the test signatures of a life that goes on. There is no key
+for tests alone: a signature by the keys that clients need proves just what they need, and no HSM has to hold one key
+more.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 
-from hsm import codes
+from hsm import codes, schemes
 from hsm.codes import Kind
-from hsm.errors import BadSignatureError, KeyLostError, MemberLostError, RefusedError
-from hsm.member.health import Health, hangs
+from hsm.errors import BadSignatureError, KeyLostError, MemberLostError, RefusedError, SchemeLostError
+from hsm.member.health import Health
 from hsm.member.key import Key
 from hsm.member.metrics import MemberMetrics
 from hsm.member.pace import Asked, Pace
 from hsm.member.process import MemberProcess
+from hsm.member.proofs import Proof, Prover
+from hsm.member.proved import Proved
 from hsm.member.settings import MemberSettings
+from hsm.schemes import SCHEMES
 from hsm.wire.frames import Decrypted
 from hsm.wire.member import Decrypt, Describe, KeyFound, KeysFound, Opened, Ping, Reply, Sign, Signature, Vital
 
 logger = logging.getLogger("hsmitm.member")
-
-PROOF_TIMEOUT_S = 10.0
-"""For each signature by which a process proves itself: how long its HSM takes for one is not known yet."""
 
 
 class Life:
@@ -50,7 +51,7 @@ class Life:
         self.process = process
         self.opened = opened
         self.found = dict(opened.keys)
-        self.proved: set[str] = set()
+        self.made = Proved()
         self.health = Health()
         self.pace = Pace(before)
         self.in_flight = 0
@@ -62,14 +63,25 @@ class Life:
         self.idle = asyncio.Event()
         self.idle.set()
         self.freed: Callable[[], None] = _nothing
-        """Called when a slot is free that nobody waited at any more."""
+        """Called when a slot is free."""
         self.keys_changed: Callable[[], None] = _nothing
-        """Called when `proved` changed."""
+        """Called when `made` changed."""
         self._member = member
         self._keys = dict(keys)
         self._metrics = metrics
+        self._prover = Prover(self.sign)
         self._replaced = 0
         self._tested = 0
+
+    @property
+    def proved(self) -> Set[str]:
+        """The keys that it proved."""
+        return self.made.schemes.keys()
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether something is missing that may have come since: a key, or a scheme that failed for a moment."""
+        return len(self.made.schemes) < len(self.found) or bool(self.made.passing())
 
     @property
     def lost(self) -> bool:
@@ -85,13 +97,21 @@ class Life:
         for name in keys:
             self._keys.pop(name, None)
             self.found.pop(name, None)
-            self.proved.discard(name)
+            self.made.drop(name)
         self.keys_changed()
 
     async def sign(self, request: Sign, deadline: float, purpose: str) -> bytes:
-        """A signature that verifies. Raises BadSignatureError, or what `Channel.call` raises."""
+        """A signature that verifies. Raises BadSignatureError, SchemeLostError where a scheme that was made is not
+        allowed any more, or what `Channel.call` raises."""
         key = self._keys.get(request.key)
-        answer = await self._ask(request, deadline, afresh=purpose == "test")
+        was_made = request.scheme in self.made.schemes.get(request.key, ())  # another's answer may end that meanwhile
+        try:
+            answer = await self._ask(request, deadline, afresh=purpose == "test")
+        except RefusedError as error:
+            if error.code in codes.FORBIDDEN and was_made:
+                self.made.doubt(request.key, request.scheme)
+                raise SchemeLostError(str(error), error.code) from error
+            raise
         assert isinstance(answer, Signature)
         if key is None or not key.verifies(request, answer.signature):
             raise BadSignatureError(f"member {self._member} returned a signature that does not verify")
@@ -119,75 +139,68 @@ class Life:
         self.in_flight += 1
         self.idle.clear()
         asked = self.pace.asked(request.key, time.monotonic())
-        given_up = False
+        free = functools.partial(self._free, asked)
         try:
-            answer = await self.process.channel.call(request, deadline, functools.partial(self._outlived, asked))
+            answer = await self.process.channel.call(request, deadline, free)
         except asyncio.CancelledError:
-            given_up = True
             raise
-        else:
-            self.pace.answered(asked, time.monotonic(), afresh=afresh)
-            return answer
-        finally:
-            if not given_up:
-                self._free(asked)
-
-    def _outlived(self, asked: Asked) -> None:
-        self._free(asked)
-        self.freed()
+        except BaseException:
+            free()
+            raise
+        self.pace.answered(asked, time.monotonic(), afresh=afresh)
+        free()
+        return answer
 
     def _free(self, asked: Asked) -> None:
         self.pace.ended(asked, time.monotonic())
         self.in_flight -= 1
         if not self.in_flight:
             self.idle.set()
+        self.freed()
 
     async def prove(self) -> None:
-        """Find out which keys the member holds. One that is missing or another's is noted in `found`.
+        """Find out which keys the member holds, and what it makes with them. One that is missing or another's is noted
+        in `found`.
 
         Raises what says that the member, not the key, is at fault: MemberLostError, DeadlineError.
         """
         doubtful: dict[str, MemberLostError] = {}
-        for name, key in self._keys.items():
-            try:
-                problem = await self._disproof(key, self.found[name])
-            except MemberLostError as error:
-                if codes.called_for(error) is not Kind.AMBIGUOUS:
-                    raise
-                doubtful[name] = error
-                continue
-            if problem:
-                self.note_problem(name, problem)
+        for name, key in list(self._keys.items()):
+            proof = await self._prover.prove(key, self.found[name])
+            if proof.doubt is not None:
+                doubtful[name] = proof.doubt
             else:
-                self._note_proof(name)
+                self._take(name, proof)
         for name, doubt in doubtful.items():
             if not self.proved:
                 raise doubt
             self.note_problem(name, f"it did not sign a challenge: {doubt}")
 
-    async def _disproof(self, key: Key, found: KeyFound) -> str:
-        """Why the member cannot serve the key; empty when its signature of a challenge verified."""
-        if found.problem:
-            return found.problem
-        if found.spki and found.spki != key.spki:
-            return f"{key.uri} is not the key of the certificate: their public keys differ"
-        try:
-            await self.sign(key.challenge(), time.monotonic() + PROOF_TIMEOUT_S, "proof")
-        except RefusedError as error:  # a key that was found and is lost now is no key's fault
-            return f"it did not sign a challenge: {error}"
-        except BadSignatureError:
-            if found.spki:
-                raise  # the right key, and a wrong signature: that is no key's fault
-            return f"{key.uri} is not the key of the certificate: its signature of a challenge does not verify"
-        return ""
-
-    def _note_proof(self, key: str) -> None:
-        self.proved.add(key)
+    def _take(self, name: str, proof: Proof) -> None:
+        if name not in self._keys:
+            return  # it was forgotten meanwhile
+        if not proof.made:
+            self.note_problem(name, proof.problem)
+            return
+        self.made.take(name, proof.made, proof.lacking)
+        self._tell_of_lacking(name, {scheme: lack.why for scheme, lack in proof.lacking.items()})
         self.keys_changed()
+
+    def _tell_of_lacking(self, name: str, lacking: Mapping[str, str]) -> None:
+        for why, several in schemes.by_reason(lacking).items():
+            logger.warning("member %s makes no %s with %s: %s", self._member, several, self._called(name), why)
+
+    def _note_lacking(self, name: str, scheme: str, why: str) -> None:
+        """The member does not make `scheme` with the key any more; it does not serve a key without any."""
+        if self.made.lose(name, scheme, why):
+            self._tell_of_lacking(name, {scheme: why})
+            self.keys_changed()
+        else:
+            self.note_problem(name, why)
 
     def note_problem(self, key: str, problem: str) -> None:
         """The member does not serve `key` any more, or never did. Nothing for one that was forgotten."""
-        self.proved.discard(key)
+        self.made.drop(key)
         found = self.found.get(key)
         if found is None:
             return
@@ -200,26 +213,36 @@ class Life:
         return f"the {self._keys[key].title}" if self._keys[key].inbound else f"key '{key}'"
 
     async def look_again(self, deadline: float) -> None:
-        """Look for the keys that were missing: they may have been put there since."""
+        """Look for the keys that were missing, and for schemes that failed: they may be there now."""
         answer = await self.process.channel.call(Describe(), deadline)
         assert isinstance(answer, KeysFound)
         for name in self._keys.keys() - self.proved:
             key = self._keys.get(name)
             if key is None:
                 continue  # it was forgotten meanwhile
-            found = answer.keys[name]
-            try:
-                problem = await self._disproof(key, found)
-            except MemberLostError as error:
-                if codes.called_for(error) is not Kind.AMBIGUOUS or not self.proved:
-                    raise
-                problem = f"it did not sign a challenge: {error}"
-            if problem:
-                self.note_problem(name, problem)
+            proof = await self._proof_again(key, answer.keys[name])
+            if proof.problem:
+                self.note_problem(name, proof.problem)
             elif name in self._keys:
-                self.found[name] = found
-                self._note_proof(name)
+                self.found[name] = answer.keys[name]
+                self._take(name, proof)
                 logger.info("member %s serves %s again", self._member, self._called(name))
+        for name, scheme in self.made.passing():
+            if name in self._keys and await self._prover.again(self._keys[name], SCHEMES[scheme]) is None:
+                self.made.regain(name, scheme)
+                logger.info("member %s makes %s with %s again", self._member, scheme, self._called(name))
+                self.keys_changed()
+
+    async def _proof_again(self, key: Key, found: KeyFound) -> Proof:
+        try:
+            proof = await self._prover.prove(key, found)
+        except MemberLostError as error:
+            if codes.called_for(error) is not Kind.AMBIGUOUS or not self.proved:
+                raise
+            return Proof(problem=f"it did not sign a challenge: {error}")
+        if proof.doubt is not None and not self.proved:
+            raise proof.doubt
+        return proof
 
     async def vital(self, deadline: float) -> Vital:
         """How the sessions are. Answered by the process even while they hang."""
@@ -231,41 +254,32 @@ class Life:
             self._replaced = vital.replaced
         return vital
 
-    def due_s(self, longest_s: float, key: str = "") -> float:
-        """How long an answer may take now: `longest_s`, or more where the member's own pace is slower."""
-        name = key or max(self.proved, key=self.pace.alone_s, default="")
-        return self.pace.due_s(name, least_s=longest_s)
-
-    def hangs(self, vital: Vital, hang_s: float) -> bool:
-        """Whether one of its sessions hangs."""
-        return hangs(vital, hang_s, self.pace.silence_s(least_s=hang_s))
-
     async def test(self, deadline: float) -> None:
-        """A test signature by the next of the proved keys. Raises what is wrong with the member.
+        """A test signature by the next of the proved keys, in each of its schemes in turn. Raises what is wrong with
+        the member.
 
-        A key that turns out to be lost, or that is refused twice, is noted, and the next one is tried: it tells a
-        deleted key from a lost login.
+        A key that turns out to be lost, and a scheme that is refused twice, are noted, and the next one is tried: it
+        tells a deleted key from a lost login.
         """
-        refused = ""
+        refused = None
         while self.proved:
-            names = sorted(self.proved)
-            name = names[self._tested % len(names)]
+            name, scheme = tested = self.made.next(self._keys, self._tested)
             started = time.monotonic()
             try:
-                await self.sign(self._keys[name].challenge(), deadline, "test")
+                await self.sign(self._keys[name].challenge(SCHEMES[scheme]), deadline, "test")
             except (KeyLostError, RefusedError) as error:
-                if isinstance(error, RefusedError) and refused != name:
-                    refused = name
-                    continue
-                self.note_problem(name, str(error))
+                if isinstance(error, KeyLostError) and not isinstance(error, SchemeLostError):
+                    self.note_problem(name, str(error))
+                elif refused == tested:
+                    self._note_lacking(name, scheme, str(error))
+                refused = tested
                 if not self.proved:
                     raise KeyLostError(f"none of its keys can be used any more: {error}") from error
                 continue
             except MemberLostError:
                 self._tested += 1  # the next test is by another key: it tells whose fault this is
                 raise
-            finally:
-                self.freed()  # it may have had the only slot
+            self.made.trust(name, scheme)
             self._tested += 1
             self.health.tested(time.monotonic() - started)
             return

@@ -148,9 +148,20 @@ class Member:
         """Whether peers come first for a moment: its token has no room."""
         return self._standing.resting
 
-    def serves(self, key: str) -> bool:
-        """Whether a request for `key` may be sent."""
-        return self.serving and self._life is not None and key in self._life.proved
+    def serves(self, key: str, scheme: str = "") -> bool:
+        """Whether a request for `key` may be sent; with `scheme`, one for a signature in it."""
+        if self._life is None or not self.serving:
+            return False
+        made = self._life.made.schemes.get(key)
+        return made is not None and (not scheme or scheme in made)
+
+    def schemes(self, key: str) -> Set[str]:
+        """The names of the schemes that it makes with `key` now."""
+        return self._life.made.schemes.get(key, frozenset()) if self._life is not None and self.serving else frozenset()
+
+    def lacks(self, key: str) -> dict[str, str]:
+        """The schemes that it does not make with a key that it serves, as far as it was asked; and why not."""
+        return self._life.made.lacks(key) if self._life is not None and self.serves(key) else {}
 
     @property
     def found(self) -> dict[str, KeyFound]:
@@ -192,7 +203,7 @@ class Member:
     def due_s(self, key: str) -> float:
         """How long an attempt for `key` may take now: the attempt timeout, or more where its own pace is slower."""
         longest_s = self._peers.failover.attempt_timeout_s
-        return self._life.due_s(longest_s, key) if self._life else longest_s
+        return self._life.pace.due_s(key, least_s=longest_s) if self._life else longest_s
 
     @property
     def up_for_s(self) -> float:
@@ -215,15 +226,17 @@ class Member:
             return self.next_attempt > time.time() + seconds
         return self.state in (State.QUARANTINED, State.DRAINING, State.STOPPED)
 
-    def problem(self, key: str) -> str:
-        """Why the member does not serve `key`; empty where it does."""
+    def problem(self, key: str, scheme: str = "") -> str:
+        """Why the member does not serve `key`, or does not make `scheme` with it; empty where it does."""
         if self.state not in SERVING:
             return f"member is {self.state}: {self.reason}"
         if not self.serving:
             return "its process is gone"
         if key not in self.found:
             return "it has not looked for this key yet; 'hsmitm hsm reset' has it look"
-        return "" if self.serves(key) else self.found[key].problem
+        if not self.serves(key):
+            return self.found[key].problem
+        return "" if self.serves(key, scheme) else self.lacks(key).get(scheme, f"it was not asked for {scheme}")
 
     # requests
 
@@ -253,8 +266,6 @@ class Member:
                 late = time.monotonic() - started >= 0.9 * longest_s
                 self._standing.conclude(life, key, error, time.monotonic() - started, late=late)
             raise
-        finally:
-            self._peers.freed()
         life.health.answered(time.monotonic() - started)
         self._standing.answered()
         return answer
@@ -282,13 +293,17 @@ class Member:
         assert isinstance(reply, Inspected)
         return reply
 
-    async def reset(self, settings: MemberSettings | None = None, *, drain_s: float | None = None) -> str:
+    async def reset(
+        self, settings: MemberSettings | None = None, *, drain_s: float | None = None, asked: bool = False
+    ) -> str:
         """New sessions beside the old ones; then requests move, and the old ones are drained. In words, what was done.
 
         `settings` replace the old ones. A member that is down or quarantined is started at once instead. Raises
         HsmitmError where the new sessions cannot be had within the start timeout: the old ones stay in service then.
+        `asked`: an operator wants this member back, so a PIN whose try had no plain answer is tried once more.
         The caller holds the group's turn.
         """
+        self._starter.asked = self._starter.asked or asked
         return await self._succession.rebuild(settings, succession.DRAIN_S if drain_s is None else drain_s)
 
     @property
@@ -304,9 +319,13 @@ class Member:
 
     async def learn(self) -> None:
         """Have all keys that were assigned looked for, by a new life beside the old one; out of service it does so when
-        it starts. Raises what `reset` raises; the caller holds the group's turn."""
+        it starts. Keys that were missing are looked for again. Raises what `reset` and `Life.look_again` raise; the
+        caller holds the group's turn."""
+        life = self._life
         if self.ignorant:
             await self.reset()
+        elif life is not None and self.serving and len(life.proved) < len(life.found):
+            await life.look_again(time.monotonic() + self._peers.failover.hang_s)
 
     async def stop(self, *, drain: bool = False) -> None:
         """End for good; `drain` lets requests in flight end first. The task of `run` is the caller's to cancel next."""

@@ -80,9 +80,10 @@ class Pace:
         """What a request for `key` takes alone; 0 where that is not known yet."""
         return self._alone.get(key, 0.0)
 
-    def due_s(self, key: str, *, least_s: float = 0.0) -> float:
-        """How long a request for `key` that comes now might take, until it is late: `least_s` or more."""
-        alone_s = self.alone_s(key)
+    def due_s(self, key: str | None, *, least_s: float = 0.0) -> float:
+        """How long a request for `key` that comes now might take, until it is late: `least_s` or more. Without a key,
+        any request."""
+        alone_s = self.alone_s(key) if key is not None else max(self._alone.values(), default=0.0)
         return max(least_s, _PATIENCE * max(alone_s, (self._ahead_s + alone_s) / self.engines))
 
     def silence_s(self, *, least_s: float) -> float:

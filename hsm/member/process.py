@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from hsm.errors import MemberLostError
 from hsm.member.speech import Speech
 from hsm.wire.channel import Channel
 from hsm.wire.member import CODEC, Reply, Request
 
 _REAP_S = 2.0
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
+"""What ends a process for a fault of its own: here of a vendor's library, since the rest is Python."""
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH")
 """Of the signer's environment, what a vendor's library may need. Not the rest: it may hold PINs of other members."""
 
@@ -80,6 +84,15 @@ class MemberProcess:
         """Its process id, which stays when it has ended."""
         return self._process.pid
 
+    async def call(self, request: Request, deadline: float) -> Reply:
+        """As `Channel.call`; where the process ended under the request, MemberLostError says how."""
+        try:
+            return await self.channel.call(request, deadline)
+        except MemberLostError as error:
+            if self.lost.is_set():
+                raise MemberLostError(f"member process {self.pid}: {await self.how_it_ended()}") from error
+            raise
+
     async def end(self) -> None:
         """Kill the process and reap it. A member has nothing to save, and one that hangs would not listen."""
         self.channel.close()
@@ -97,4 +110,8 @@ class MemberProcess:
                 status = await self._process.wait()
         except TimeoutError:
             return "it closed its socket"
-        return f"it was killed by signal {-status}" if status < 0 else f"it ended with status {status}"
+        if status >= 0:
+            return f"it ended with status {status}"
+        name = next((f" ({one.name})" for one in signal.Signals if one == -status), "")
+        crash = ": the PKCS#11 module crashed" if -status in _CRASHES else ""
+        return f"it was killed by signal {-status}{name}{crash}"

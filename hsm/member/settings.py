@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, field
 from hsm import vendor_codes
 from hsm.codes import Kind
 from hsm.secrets.settings import PinSource
-from hsm.wire.member import Selector
+from hsm.wire.member import USER, Selector
 
 
 class MemberSettings(Struct, frozen=True, kw_only=True):
@@ -20,6 +20,9 @@ class MemberSettings(Struct, frozen=True, kw_only=True):
 
     `start_timeout_s` is the longest from exec to a logged-in member with its keys found: a network HSM's client may
     take 20 s to set up its TLS.
+
+    `user_type` is whom C_Login logs in, the user unless a vendor has another for it; `read_write` opens read-write
+    sessions at once (a token that refuses read-only ones is noticed).
 
     `codes` is what return codes of the vendor's own call for, beside and before the rows of `hsm.vendor_codes`.
     ValueError for a code of the standard.
@@ -34,6 +37,13 @@ class MemberSettings(Struct, frozen=True, kw_only=True):
     base: Path = field(default_factory=Path)
     start_timeout_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
     codes: dict[int, Kind] = field(default_factory=dict)
+    user_type: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)] = USER
+    read_write: bool = False
+
+    @property
+    def place(self) -> str:
+        """What its PIN is for: the same one for another partition, or another type of user, is another try."""
+        return f"{self.module}\0{self.selector}\0{self.user_type:x}"
 
     def __post_init__(self) -> None:
         for code in self.codes:

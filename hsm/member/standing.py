@@ -21,6 +21,7 @@ from hsm.errors import (
     MemberLostError,
     MisconfiguredError,
     RefusedError,
+    SchemeLostError,
 )
 from hsm.member import states
 from hsm.member.life import Life
@@ -116,6 +117,8 @@ class Standing:
                 self.doubt(f"it did not answer within {1000 * elapsed_s:.0f} ms")
         elif isinstance(error, BadSignatureError):
             self.condemn(str(error))
+        elif isinstance(error, SchemeLostError):
+            self.ask_for_test()  # which is in this scheme, and says whether it was a stale handle's mistake
         elif isinstance(error, KeyLostError):
             life.note_problem(key, str(error))
             if life.proved:

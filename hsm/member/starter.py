@@ -1,6 +1,6 @@
 """Starts the process of a member: PIN, exec, login, keys proved. Called by `hsm.member.member`, which decides when.
 
-The PIN's discipline is here: one login for each start, and none with a PIN that the token refused before.
+There is one login for each start at most; which PIN is tried is decided in `hsm.member.login`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from hsm.errors import DeadlineError, MemberLostError, PinRefusedError
 from hsm.member import states
 from hsm.member.key import Key
-from hsm.member.life import PROOF_TIMEOUT_S, Life
+from hsm.member.life import Life
+from hsm.member.login import Login
 from hsm.member.metrics import MemberMetrics
 from hsm.member.pace import Pace
 from hsm.member.process import MemberProcess
+from hsm.member.proofs import PROOF_TIMEOUT_S
 from hsm.member.settings import Failover, MemberSettings
 from hsm.secrets import pin
 from hsm.secrets.refusals import Refusals
-from hsm.wire.member import Open, Opened
+from hsm.wire.member import Open
 
 logger = logging.getLogger("hsmitm.member")
 
@@ -45,6 +46,9 @@ class Starter:
         self.starts = 0
         self.keys = keys
         """The keys that the next life looks for. `Member.assign` changes them."""
+        self.asked = False
+        """An operator asked for a start: the next login may be one that is not tried otherwise. `Member.reset` sets
+        it, and it stands until that login is made."""
         self._name = name
         self._refusals = refusals
         self._metrics = metrics
@@ -67,32 +71,44 @@ class Starter:
         sessions together; `last_error` is why it is started. Raises HsmitmError, OSError."""
         self._count(last_error)
         secret = await pin.read(settings.pin, settings.base, self._prompted)
-        self._refusals.check(self._name, secret)
+        login = Login(
+            member=self._name,
+            source=settings.pin,
+            secret=secret,
+            place=settings.place,
+            refusals=self._refusals,
+            asked=self.asked,
+        )
+        await login.check()
         started = time.monotonic()
         keys = self.keys
         process = self._process = await MemberProcess.spawn(settings.environment, self._on_lost)
         opening = Open(
             settings.module,
             settings.selector,
-            secret,
+            None,
             settings.sessions,
             {name: key.uri for name, key in keys.items()},
+            writable=settings.read_write,
             spkis={name: key.spki for name, key in keys.items() if key.members is None},
             keep_alive_s=failover.keep_alive_s,
             session_every_s=0.0 if at_once else _PACE_S,
             codes=settings.codes,
+            user_type=settings.user_type,
         )
+        longest_s = settings.start_timeout_s
         try:
-            opened = await self._opened(process, opening, secret, settings.start_timeout_s)
+            opened = await login.opened(process, opening, quick_s=self._timeout_s(longest_s), longest_s=longest_s)
             life = Life(self._name, process, opened, keys, self._metrics, self._pace_before(settings))
             life.settings = settings
             await life.prove()
-            for _ in range(proofs - len(life.proved)):
+            for _ in range(proofs - sum(map(len, life.made.schemes.values()))):
                 await life.test(time.monotonic() + PROOF_TIMEOUT_S)
         except BaseException:
             await process.end()
             raise
         finally:
+            self.asked = login.asked
             self._process = None
         self._slowest_s = max(self._slowest_s, time.monotonic() - started)
         self._latest = life
@@ -119,23 +135,3 @@ class Starter:
     def _timeout_s(self, longest_s: float) -> float:
         """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed."""
         return min(longest_s, max(START_FLOOR_S, 10 * self._slowest_s)) if self._slowest_s else longest_s
-
-    async def _opened(self, process: MemberProcess, opening: Open, secret: str, longest_s: float) -> Opened:
-        timeout_s = self._timeout_s(longest_s)
-        try:
-            reply = await process.channel.call(opening, time.monotonic() + timeout_s)
-        except PinRefusedError as error:
-            try:
-                self._refusals.remember(self._name, secret)
-            except OSError as failure:  # still a refused PIN: a lost start would be tried again, and lock the partition
-                raise PinRefusedError(f"{error}; it cannot be noted for the next start: {failure}") from error
-            raise
-        except MemberLostError as error:
-            if process.lost.is_set():
-                raise MemberLostError(f"at start {await process.how_it_ended()}") from error
-            raise
-        except DeadlineError as error:
-            raise DeadlineError(f"it did not start within {timeout_s:.1f} s") from error
-        assert isinstance(reply, Opened)
-        self._refusals.forget(self._name)
-        return reply

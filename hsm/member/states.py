@@ -3,7 +3,7 @@
 A member:
   STARTING ----opened--> UP                 its keys are proved by signatures
   STARTING ----lost----> DOWN
-  STARTING ----refused-> QUARANTINED        an operator must act: a refused PIN, a wrong installation
+  STARTING ----refused-> QUARANTINED        an operator must act: a failed login, a wrong installation
   UP ----------doubted-> SUSPECT            the last choice for requests, while it is examined
   SUSPECT -----cleared-> UP
   UP, SUSPECT -lost----> DOWN               its process is killed; it is started again after the back-off
@@ -19,7 +19,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from hsm.backoff import Backoff
-from hsm.errors import MisconfiguredError, PinRefusedError
+from hsm.errors import LoginError, MisconfiguredError
 
 
 class State(StrEnum):
@@ -69,6 +69,8 @@ BACKOFF_MAX_S = 5.0
 BACKOFF_OUTAGE_MAX_S = 1.5
 """A killed member process is replaced at once, a dead HSM is asked twelve times a minute; while *no* member is in
 service, each is asked so often that full service follows the HSM's return within five seconds."""
+EAGER_STARTS = 20
+"""The latter ends for a member that was never in service after so many starts, about half a minute."""
 _SPREAD = 0.2
 """Members of one HSM do not come back in step."""
 BACKOFF_RESET_S = 10.0
@@ -93,9 +95,9 @@ def following(state: State, event: Event) -> State:
 
 
 def event_for(error: Exception, *, was_up: bool) -> Event:
-    """What a failed start is: a refused PIN always stops the member; another misconfiguration only before it was ever
+    """What a failed start is: a failed login always stops the member; another misconfiguration only before it was ever
     up. Later the same message (no such partition, no such key) is how a vanished store looks, and that comes back."""
-    permanent = isinstance(error, PinRefusedError) or (isinstance(error, MisconfiguredError) and not was_up)
+    permanent = isinstance(error, LoginError) or (isinstance(error, MisconfiguredError) and not was_up)
     return Event.REFUSED if permanent else Event.LOST
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 from hsm.errors import DeadlineError, HsmitmError, MisconfiguredError, TryLaterError
 from hsm.member import states
 from hsm.member.examination import EXAMINE_EVERY_S, Examination
+from hsm.member.health import hangs
 from hsm.member.life import Life
 from hsm.member.settings import Failover, MemberSettings
 from hsm.member.slots import RAMP_S
@@ -93,6 +94,7 @@ class Succession:
                     standing.move(states.event_for(error, was_up=self._was_up), str(error))
                 except Exception as error:  # a bug of ours must not leave the signer waiting for this member for ever
                     logger.exception("starting member %s failed", standing.name)
+                    standing.note_error(f"internal error: {error}")
                     standing.move(Event.LOST, f"internal error: {error}")
                 else:
                     up_at = time.monotonic()
@@ -165,7 +167,7 @@ class Succession:
         if vital is None:
             return
         self._warn_of_few_sessions(life)
-        if life.hangs(vital, self._group.failover.hang_s):
+        if hangs(vital, self._group.failover.hang_s, life.pace):
             await self._replace(life, f"a session has not answered for {vital.oldest_s:.1f} s")
 
     def _warn_of_few_sessions(self, life: Life) -> None:
@@ -180,7 +182,9 @@ class Succession:
     async def _back_off(self, failures: int) -> None:
         jitter, since = random.random(), time.monotonic()  # noqa: S311  # no secret
         while not self._again.is_set():
-            pause = states.backoff_s(failures, jitter, outage=self._group.outage())
+            # An HSM that nobody has seen yet may never come: it is not asked so often for ever.
+            outage = self._group.outage() and (self._was_up or failures <= states.EAGER_STARTS)
+            pause = states.backoff_s(failures, jitter, outage=outage)
             left = since + pause - time.monotonic()
             if left <= 0:
                 return
@@ -212,7 +216,7 @@ class Succession:
         self._standing.note_error(reason)
         try:
             async with self._group.turn.taken():
-                await self.rebuild(None, life.due_s(self._group.failover.attempt_timeout_s))
+                await self.rebuild(None, life.pace.due_s(None, least_s=self._group.failover.attempt_timeout_s))
         except HsmitmError as error:
             if life is self._standing.life:
                 self._standing.lose(f"{reason}, and a new process does not start: {error}")

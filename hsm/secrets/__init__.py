@@ -4,5 +4,7 @@ The signer's process alone imports this, and `hsmitm check` and `init`, which lo
 
     settings  where a member's PIN comes from, as the configuration says it
     pin       the PIN, read from there
-    refusals  the PINs that a token refused, remembered on disk
+    refusals  the PINs that a token refused, or may have refused, remembered on disk
+    attempt   one try of a PIN, noted on disk before it is made
+    record    what is kept of a PIN that was tried; no I/O
 """

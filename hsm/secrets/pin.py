@@ -20,32 +20,52 @@ _COMMAND_TIMEOUT_S = 30
 
 
 async def read(source: PinSource, base: Path, prompted: str | None = None) -> str:
-    """The PIN that `source` gives; a file's path is relative to `base`. `prompted` is what a prompt got at start.
+    """The PIN that `source` gives; empty where it is said that there is none. A file's path is relative to `base`;
+    `prompted` is what a prompt got at start.
 
     Raises MisconfiguredError with what is wrong and what would be right.
     """
+    if source.empty or not source.remembered:
+        return ""
     if source.file is not None:
-        pin = from_file(base / source.file)
+        pin = _from_file(base / source.file)
     elif source.credential is not None:
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if not directory:
             raise MisconfiguredError("a PIN from a systemd credential needs LoadCredential= in the unit that starts us")
-        pin = from_file(Path(directory) / source.credential)
+        pin = _from_file(Path(directory) / source.credential)
     elif source.env is not None:
         pin = os.environ.get(source.env, "")
     elif source.command is not None:
         pin = await _from_command(source.command)
     else:
         pin = prompted or ""
-    if not pin:
-        raise MisconfiguredError(f"the {source} gives no PIN")
-    # What is not a line of text is a mistake of the source, and to try it would waste one of the partition's tries.
-    if not pin.isprintable():  # a lone surrogate, from bytes that are not UTF-8, is not printable either
-        raise MisconfiguredError(f"the {source} gives a PIN that is not one line of UTF-8 text")
+    _check(pin, source)
     return pin
 
 
-def from_file(path: Path) -> str:
+def _check(pin: str, source: PinSource) -> None:
+    """Raise MisconfiguredError for what is no PIN but a mistake of the source: to try it would waste one of the
+    partition's tries. Nothing of it is shown."""
+    if not pin:
+        raise MisconfiguredError(f"the {source} gives no PIN; an empty one is said by pin = {{ empty = true }}")
+    if pin.isprintable():  # a lone surrogate, from bytes that are not UTF-8, is not printable
+        return
+    wrong = next((why for sign, why in _MISTAKES.items() if sign in pin), "it has bytes or characters that are none")
+    raise MisconfiguredError(f"the {source} gives a PIN that is not one line of UTF-8 text: {wrong}")
+
+
+_MISTAKES = {
+    "\0": "it looks like UTF-16; save it as UTF-8 without a byte order mark",
+    "\ufeff": "it begins with a byte order mark; save it without",
+    "\n": "it has more than one line",
+    "\r": "it has more than one line",
+    "\t": "it has a tab",
+}
+"""What gives a mistake away, the most telling first."""
+
+
+def _from_file(path: Path) -> str:
     """The PIN in a file that others cannot read. Raises MisconfiguredError."""
     try:
         found = path.stat()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import structs
 
-from hsm.errors import HsmitmError, RefusedError
+from hsm.errors import BadNews, HsmitmError, RefusedError
 from hsm.group.group import Group
 from hsm.member.key import Key
 from hsm.schemes import SCHEMES, Scheme
@@ -38,6 +38,7 @@ opens. Each replacement costs each returning client one signature."""
 REMOVED_STAYS_S = 10.0
 """A removed key is still served so long: workers take over a new configuration at their next report, a second later at
 most, and handshakes that they began before end."""
+_THERE = "it is there, and clients are refused no more"
 
 Refuse = Callable[[str], RefusedError]
 """Notes a worker's request that is refused, with the reason; the error to raise."""
@@ -60,6 +61,8 @@ class InboundService:
         self._changes_seen = -1
         self._schemes: dict[str, list[str]] = {}
         self._told: dict[str, str] = {}
+        self._refused: set[str] = set()
+        self._refused_before: set[str] = set()
         self._ticket_key = secrets.token_bytes(TICKET_KEY_BYTES)
         self._ticket_key_since = time.monotonic()
 
@@ -88,16 +91,47 @@ class InboundService:
             logger.info("the key of session tickets was replaced")
         if self._changes_seen != self._group.changes:
             self._changes_seen = self._group.changes
-            schemes = {name: self._makes(name, key) for name, key in self.sites.keys.items()}
+            schemes = {name: self._offered(name) for name in self.sites.keys}
             if schemes != self._schemes:
                 self._schemes = schemes
                 self._terms += 1
+            self._tell_of_refusals()
             self._tell_of_decryption()
 
-    def _makes(self, name: str, key: Key) -> list[str]:
-        """The schemes that each member which proved the key makes; all where none has."""
-        found = [member.found[name].schemes for member in self._group.members if member.serves(name)]
-        return [one.name for one in key.schemes if all(one.name in schemes for schemes in found)]
+    def _offered(self, name: str) -> list[str]:
+        """The schemes that workers may ask for; none where that is without hope, and workers refuse the clients of a
+        site that has no other key."""
+        return [] if self._group.hopeless(name) else [one.name for one in self._group.schemes(name)]
+
+    # what is refused
+
+    def tell(self) -> None:
+        """Say what is to be said of the keys now; later that is done whenever a worker asks."""
+        self._refresh()
+
+    def refused(self, key: str) -> bool:
+        """Whether clients of sites that have this key alone are turned away."""
+        return key in self.sites.keys and self._group.hopeless(key)
+
+    def refused_sites(self) -> Iterator[str]:
+        """The sites with a certificate that is not served; a site with another one is served with that."""
+        return (site.name for site in self.sites.sites if self.refused(site.key))
+
+    def _tell_of_refusals(self) -> None:
+        now = {name for name in self.sites.keys if self.refused(name)}
+        for name in sorted(now - self._refused):
+            why = "; ".join(f"{member}: {problem}" for member, problem in self._group.problems(name).items())
+            logger.error(
+                "the %s is on no member (%s): clients of its sites are refused until it is there, or 'hsmitm reload'",
+                self.sites.keys[name].title, why,
+            )  # fmt: skip
+        before, self._refused = self._refused, now
+        for key in self._back(before):
+            logger.info("the %s: %s", key.title, _THERE)
+
+    def _back(self, before: set[str]) -> list[Key]:
+        """Of keys that were refused before, those that are not now."""
+        return [self.sites.keys[name] for name in sorted(before - self._refused) if name in self.sites.keys]
 
     # what does not decrypt
 
@@ -172,6 +206,7 @@ class InboundService:
 
     def expect(self, sites: Sites) -> None:
         """Serve the keys of `sites` beside those of before: members may `learn` them. `take` comes next."""
+        self._refused_before = set(self._refused)
         both = {name: _held_by_both(self._served.get(name), key) for name, key in sites.keys.items()}
         self._serve(self._served | both)
 
@@ -193,6 +228,7 @@ class InboundService:
         return [
             *(self._added(key, failed) for name, key in sites.keys.items() if name not in before.keys),
             *_differences(before, sites),
+            *(f"inbound {one.title}: {_THERE}" for one in self._back(self._refused_before)),
             *(f"inbound {key.title} removed" for name, key in before.keys.items() if name in removed),
         ]
 
@@ -212,7 +248,8 @@ class InboundService:
         }
         by = ", ".join(self._group.proved_by(key.name)) or "no member"
         listed = "".join(f"; not by {member}: {problem}" for member, problem in problems.items())
-        return f"inbound {key.title} added: served by {by}{listed}"
+        line = f"inbound {key.title} added: served by {by}{listed}"
+        return line if self._group.proved_by(key.name) else BadNews(line, lasting=self._group.hopeless(key.name))
 
     def close(self) -> None:
         """Forget the keys that are leaving."""

@@ -7,6 +7,7 @@ is the group's (`hsm.group`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Mapping
 
@@ -20,6 +21,8 @@ from hsm.member.states import State
 from hsm.secrets.refusals import Refusals
 from hsm.signer.settings import SignerSettings
 from hsm.wire.worker import Authority
+
+logger = logging.getLogger("hsmitm.signer")
 
 _SLOW_START_S = 2.0
 """How long the start waits for members that are not needed to serve every key."""
@@ -66,20 +69,26 @@ class Members:
             task.cancel()
 
     def refuse_bad_world(self) -> None:
-        """Raise MisconfiguredError where a key is served by no member for reasons that only an operator can mend; an
-        HSM that merely cannot be reached is no such reason."""
+        """Raise MisconfiguredError where a CA's key, or every key that there is, is served by no member for reasons
+        that only an operator can mend. An HSM that cannot be reached is no such reason, and a site whose key is missing
+        is refused to its clients and no concern of the others."""
         group = self._group
-        for name in group.keys:
-            members = group.holders(name)
-            mendable = any(member.state in (State.DOWN, State.STARTING) for member in members)
-            if group.proved_by(name) or mendable:
-                continue
+        hopeless = [name for name in group.keys if group.hopeless(name)]
+        fatal = [name for name in hopeless if name in group.authorities or len(hopeless) == len(group.keys)]
+        for name in fatal:
             if all(member.state is State.QUARANTINED for member in group.members):
-                raise MisconfiguredError("; ".join(f"member {m.name}: {m.reason}" for m in members))
-            raise MisconfiguredError(
-                f"the {group.keys[name].title} is on no member: "
-                + "; ".join(f"{member}: {why}" for member, why in group.problems(name).items())
-            )
+                raise MisconfiguredError("; ".join(f"member {m.name}: {m.reason}" for m in group.holders(name)))
+            raise MisconfiguredError(f"the {group.keys[name].title} is on no member: {self._problems(name)}")
+
+    def tell_of_the_missing(self) -> None:
+        """Say at the start which keys of CAs no member serves yet: we serve without, as `unavailable` says."""
+        for name in self._group.authorities:
+            if not self._group.proved_by(name):
+                title = self._group.keys[name].title
+                logger.warning("no member serves the %s yet, and is tried again: %s", title, self._problems(name))
+
+    def _problems(self, key: str) -> str:
+        return "; ".join(f"{member}: {why}" for member, why in self._group.problems(key).items())
 
     async def remove(self, member: Member) -> None:
         """Let it answer what it has, then end it and its process."""
@@ -115,12 +124,12 @@ def keys_of(settings: SignerSettings, issuers: Mapping[Authority, Issuer]) -> di
     for name, issuer in issuers.items():
         stated = settings.authorities[name].key
         if settings.group:
-            keys[str(name)] = Key(name, stated.anywhere(), issuer.key, issuer.scheme)
+            keys[str(name)] = Key(name, stated.anywhere(), issuer.key, issuer.scheme, others=issuer.schemes[1:])
         else:
             holders = (
                 frozenset({settings.holders[name]})
                 if name in settings.holders
                 else frozenset(one.name for one in settings.members)
             )
-            keys[str(name)] = Key(name, stated, issuer.key, issuer.scheme, holders)
+            keys[str(name)] = Key(name, stated, issuer.key, issuer.scheme, holders, issuer.schemes[1:])
     return keys

@@ -98,9 +98,10 @@ class Minting:
         if secret_of(leaf_key(request.spki)) in self._secrets():
             raise RefusedError("a leaf with a key of this machine's partitions: a CA's, or an inbound site's")
         serial = secrets.randbits(SERIAL_BITS) | 1 << (SERIAL_BITS - 1)
-        approved = issuer.approve(request.names, request.spki, self._profile, dt.datetime.now(dt.UTC), serial)
         key = self._group.keys[request.authority]
-        signature = await self._group.sign(key.name, approved.tbs, approved.digest, deadline, "mint", asker=pid)
+        now, scheme = dt.datetime.now(dt.UTC), self._group.schemes(key.name)[0]
+        approved = issuer.approve(request.names, request.spki, self._profile, now, serial, scheme)
+        signature = await self._group.sign(key.name, approved.tbs, approved.digest, deadline, "mint", scheme, asker=pid)
         begins, ends = approved.not_before.timestamp(), approved.not_after.timestamp()
         return Minted(approved.certificate(signature, key.public), begins, ends), approved.serial
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from msgspec import structs
 
 from hsm.effect import AtReload, AtStart, EachAtStart, marked
-from hsm.errors import HsmitmError, MisconfiguredError, RefusedError
+from hsm.errors import BadNews, HsmitmError, MisconfiguredError, RefusedError
 from hsm.group.group import Group
+from hsm.member.member import Member
 from hsm.member.states import State
 from hsm.signer.inbound import InboundService
 from hsm.signer.members import Members
@@ -143,18 +144,24 @@ class Reloading:
         self._members.start(added)
         for member in added:
             await member.settled.wait()
-            lines.append(f"member {member.name} added: {member.state}, {member.reason}")
+            lines.append(_added(member))
+            lines += self._group.unserved(member)
         for name, member in present.items():
             if name in wanted and (wanted[name] != member.settings or member.state is State.QUARANTINED):
                 try:
                     lines.append(f"member {name}: {await self._group.change(member, wanted[name])}")
                 except HsmitmError as error:
-                    lines.append(f"member {name}: not changed: {error}")
+                    lines.append(BadNews(f"member {name}: not changed: {error}", error))
         for name in [one for one in present if one not in wanted]:
             await self._members.remove(present[name])
             lines.append(f"member {name} removed")
         self._members.arrange(wanted)
         return lines
+
+
+def _added(member: Member) -> str:
+    line = f"member {member.name} added: {member.state}, {member.reason}"
+    return line if member.serving else BadNews(line, lasting=member.state is State.QUARANTINED)
 
 
 def _grouped_as(old: SignerSettings, new: SignerSettings) -> SignerSettings:

@@ -120,6 +120,8 @@ class Signer:
         self._members.start(self.group.members)
         await self._members.settled()
         self._members.refuse_bad_world()
+        self._members.tell_of_the_missing()
+        self.inbound.tell()
         self._endpoints = [
             await Endpoint(
                 settings.run, WORKER_SOCKET, settings.users, self._worker_channel, census.WORKERS,
@@ -221,9 +223,9 @@ class Signer:
             case Info():
                 return await self._info()
             case Reset():
-                return Told(await self._finish(self.group.reset(call.body.member)))
+                return Told.of(await self._finish(self.group.reset(call.body.member)))
             case Reload():
-                return Told(await self._finish(self.reload()))
+                return Told.of(await self._finish(self.reload()))
 
     async def _finish(self, change: Coroutine[None, None, list[str]]) -> list[str]:
         """A change is made to its end, also when the command line that asked for it is gone."""

@@ -49,6 +49,10 @@ class StatusBoard:
         )
         self._sessions = Gauge("hsmitm_member_sessions", "Sessions of a member", ("member", "use"), registry=registry)
         self._starts = Gauge("hsmitm_member_starts", "Starts of a member's process", ("member",), registry=registry)
+        self._refused = Gauge(
+            "hsmitm_inbound_sites_refused", "Sites whose key no member can serve, and whose clients are refused",
+            ("site",), registry=registry,
+        )  # fmt: skip
         self._group_states = Gauge(
             "hsmitm_group_state", "1 for the state that the members together are in", ("state",), registry=registry
         )
@@ -73,6 +77,9 @@ class StatusBoard:
             self._sessions.labels(member.name, "busy").set(min(member.in_flight, member.sessions))
             self._sessions.labels(member.name, "total").set(member.sessions)
             self._starts.labels(member.name).set(member.starts)
+        self._refused.clear()
+        for site in self._inbound.refused_sites():
+            self._refused.labels(site).set(1)
         self._workers.set_gauges()
 
     def seen(self, check_ready: Callable[[], None]) -> Seen:
@@ -135,10 +142,13 @@ class StatusBoard:
             problems=self._group.problems(key_name) | self._inbound.decryption_problems(key_name),
             kind=kind,
             name=name,
+            refused=self._inbound.refused(key_name),
         )
 
     def _member(self, member: Member) -> MemberStatus:
         opened = member.opened
+        keys = {key.title if key.inbound else name: key for name, key in self._group.keys_for(member.name).items()}
+        served = {title: key for title, key in keys.items() if member.serves(key.name)}
         return MemberStatus(
             name=member.name,
             state=str(member.state),
@@ -156,10 +166,12 @@ class StatusBoard:
             attempts=member.attempts,
             next_attempt=member.next_attempt,
             latency_ms=1000 * member.latency_s,
-            keys={
-                key.title if key.inbound else name: member.problem(name)
-                for name, key in self._group.keys_for(member.name).items()
+            keys={title: member.problem(key.name) for title, key in keys.items()},
+            schemes={
+                title: [one.name for one in key.schemes if one.name in member.schemes(key.name)]
+                for title, key in served.items()
             },
+            lacking={title: lacks for title, key in served.items() if (lacks := member.lacks(key.name))},
         )
 
 

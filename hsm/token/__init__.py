@@ -6,9 +6,13 @@ other members. What a return code means is decided here, once, where the vendor 
 
     main         the process: frames in, answers out; always ends in `os._exit`
     sessions     a logged-in token: a thread for each session, all fed from one queue; they heal themselves
-    module       a loaded PKCS#11 library, made safe for threads
+    module       a PKCS#11 library, loaded once and safe for threads, and asked for its tokens
+    library      what python-pkcs11 holds of it: initialised once, with locks; its slots one by one
+    slots        what each slot says; one that fails or hangs hides no other
     token        one token before and after login: the anchor session, sessions that share its login
+    login        the one C_Login: what is looked at before it, and what each answer says about the PIN
     private_key  a private key of one session: what it can do, its public half, its signatures
+    forms        in which form a token makes each scheme with one key, corrected by what it was seen to do
     search       how keys are found on a token, few or many
     cryptoki     a module's own function list, called with ctypes: what python-pkcs11 does not offer
     translation  the one place where a pkcs11 exception becomes one of ours

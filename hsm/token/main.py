@@ -17,19 +17,23 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from hsm import vendor_codes
 from hsm.errors import HsmitmError, RefusedError
 from hsm.token import translation
 from hsm.token.module import Module
 from hsm.token.sessions import Sessions
+from hsm.token.token import Session, Token
 from hsm.wire import frames
 from hsm.wire.frames import Answer, Call, Done, Frame
 from hsm.wire.member import (
     CODEC,
+    Begin,
     Decrypt,
     Describe,
     Generate,
     Initialise,
     Inspect,
+    LogIn,
     Open,
     Opened,
     Ping,
@@ -52,6 +56,8 @@ class _MemberProcess:
         self._sending = threading.Lock()
         self._outgoing: deque[bytes] = deque()
         self._module: Module | None = None
+        self._found: tuple[Open, Token] | None = None
+        self._anchor: Session | None = None
         self._sessions: Sessions | None = None
 
     def serve(self) -> None:
@@ -79,14 +85,19 @@ class _MemberProcess:
                 sessions.inspect(call, self._responder(call.id))
                 return
         try:
-            self._send(Answer(call.id, self._answer(body)))
+            self._send(Answer(call.id, self._answer(body, call.deadline)))
         except HsmitmError as error:
             self._send(frames.fault(call.id, error))
 
-    def _answer(self, body: Request) -> Reply:
+    def _answer(self, body: Request, deadline: float) -> Reply:
         match body:
             case Open():
-                return self._open(body)
+                return self._open(body, deadline)
+            case LogIn() if self._found is not None and self._anchor is None:
+                self._log_in(*self._found, body.pin)
+                return Done()
+            case Begin() if self._found is not None and self._sessions is None:
+                return self._begin(*self._found)
             case Initialise():
                 self._load(body.module).initialise(body.label, body.so_pin, body.pin)
                 return Done()
@@ -101,15 +112,29 @@ class _MemberProcess:
             self._module = Module(path)
         return self._module
 
-    def _open(self, opening: Open) -> Opened:
+    def _open(self, opening: Open, deadline: float) -> Opened:
         translation.take(opening.codes)  # before the module is loaded: its C_Initialize may give one of them
         module = self._load(opening.module)
-        if opening.pin is None:
-            token = module.token(opening.selector)
-            return Opened(opening.module, module.description, token.info, 0, {})
-        self._sessions = sessions = Sessions(module, opening)
+        token = module.token(opening.selector, deadline)
+        token.keys_wanted = len(opening.keys)
+        translation.take(vendor_codes.built_in(token.info.model))
+        if opening.sessions:
+            token.try_session(writable=opening.writable)
+            self._found = (opening, token)
+        if opening.pin is not None:
+            self._log_in(opening, token, opening.pin)
+            return self._begin(opening, token)
+        return Opened(opening.module, module.description, token.info, 0, {})
+
+    def _log_in(self, opening: Open, token: Token, pin: str | None) -> None:
+        self._anchor = token.log_in(pin, user_type=opening.user_type)
+
+    def _begin(self, opening: Open, token: Token) -> Opened:
+        module = self._load(opening.module)
+        anchor = self._anchor or token.session()
+        self._sessions = sessions = Sessions(module, opening, token, anchor)
         keys = sessions.describe_keys()
-        return Opened(opening.module, module.description, sessions.token.info, sessions.sessions, keys)
+        return Opened(opening.module, module.description, token.info, sessions.sessions, keys)
 
     def _responder(self, call_id: int) -> Callable[[Reply | HsmitmError], None]:
         def respond(result: Reply | HsmitmError) -> None:

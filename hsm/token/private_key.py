@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute, KeyType, Mechanism
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from hsm.errors import RefusedError
-from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, form_for
+from hsm.errors import HsmitmError, RefusedError, SessionLostError
+from hsm.schemes import SCHEMES, Form, PublicKey, Scheme
+from hsm.token.forms import Forms
 from hsm.token.search import KeySearch
 from hsm.token.translation import ours, translated
 from hsm.wire.member import KeyFound
@@ -22,18 +23,14 @@ from hsm.wire.member import KeyFound
 class PrivateKey:
     """A private key object of one session."""
 
-    def __init__(self, key: Any, search: KeySearch, mechanisms: frozenset[int]) -> None:
+    def __init__(self, key: Any, search: KeySearch, forms: Forms, *, may_decrypt: bool = False) -> None:
+        """`forms` are the token's for this key; `may_decrypt` is whether the token decrypts with CKM_RSA_PKCS."""
         self._key = key
         self._search = search
-        self._mechanisms = mechanisms
-        self._forms: dict[str, Form] = {}
-        self._calls: dict[str, Callable[[bytes], bytes]] = {}
-        for scheme in SCHEMES.values():
-            if (scheme.family == "ecdsa") != (key.key_type == KeyType.EC):
-                continue
-            form = form_for(scheme, mechanisms)
-            if form:
-                self._forms[scheme.name] = form
+        self._forms = forms
+        self._may_decrypt = may_decrypt
+        self._elliptic = key.key_type == KeyType.EC
+        self._calls: dict[tuple[str, int], Callable[[bytes], bytes]] = {}
 
     def describe(self) -> KeyFound:
         """What the key is and may do; `problem` where it cannot serve."""
@@ -45,17 +42,22 @@ class PrivateKey:
                 return KeyFound("CKA_ALWAYS_AUTHENTICATE is set: it would need the PIN for every signature")
             if self._flag(Attribute.SIGN) is False:
                 return KeyFound("CKA_SIGN is false: the partition does not let this key sign")
-            schemes = [name for name in self._forms if public is None or SCHEMES[name].fits(public)]
+            mine = [one for one in SCHEMES.values() if self._makes(one)]
+            schemes = [one.name for one in mine if public is None or one.fits(public)]
             problem = "" if schemes else "the partition has no mechanism to sign with it (CKM_RSA_PKCS, CKM_ECDSA, ...)"
             guarded = bool(self._flag(Attribute.SENSITIVE) and self._flag(Attribute.NEVER_EXTRACTABLE))
             return KeyFound(problem, spki, schemes, guarded, decrypts=self._decrypts())
+
+    def _makes(self, scheme: Scheme) -> bool:
+        """Whether the token lists a mechanism with which a key of this type makes `scheme`."""
+        return (scheme.family == "ecdsa") == self._elliptic and scheme.name in self._forms
 
     def _decrypts(self) -> bool:
         return (
             self._key.key_type == KeyType.RSA
             and hasattr(self._key, "decrypt")  # python-pkcs11 gives a key the methods that its attributes allow
             and self._flag(Attribute.DECRYPT) is not False
-            and int(Mechanism.RSA_PKCS) in self._mechanisms
+            and self._may_decrypt
         )
 
     def spki(self) -> bytes:
@@ -107,29 +109,59 @@ class PrivateKey:
         try:  # not `translated`: behind a signature the caches are cold, and a generator is felt
             raw = call()
         except pkcs11.PKCS11Error as error:
-            raise ours(error, "signing") from error
+            problem = ours(error, "signing")
+            made = self._made_otherwise(scheme, digest, message, problem)
+            if made is None:
+                raise problem from error
+            raw = made
         return scheme.encode(raw)
+
+    def _made_otherwise(
+        self, scheme: Scheme, digest: bytes, message: bytes | None, problem: HsmitmError
+    ) -> bytes | None:
+        """The signature in another form than the one that was refused, which is then used from now on. None where
+        there is no other, or where `problem` says something else than that the request is refused."""
+        if not isinstance(problem, RefusedError):
+            return None
+        for form in self._forms.of(scheme)[1:]:
+            payload = form.payload(scheme, digest, message)
+            if payload is None:
+                continue
+            try:
+                raw = self._call(scheme, form)(payload)
+            except pkcs11.PKCS11Error as error:
+                second = ours(error, "signing")
+                if isinstance(second, SessionLostError):  # the refusal has left the session in the middle of something
+                    self._forms.prefer(scheme, form)
+                    raise second from error
+                continue  # the first refusal is the one to tell: this form was a guess
+            self._forms.prefer(scheme, form)
+            return raw
+        return None
 
     def prepared(self, scheme: Scheme, digest: bytes, message: bytes | None = None) -> Callable[[], bytes]:
         """The bare call that makes the signature, anew each time, as the token gives it (`Scheme.encode`) and with the
         token's errors (`translated`): what can be measured of the module alone. Raises RefusedError."""
-        form = self._forms.get(scheme.name)
-        if form is None:
+        if not self._makes(scheme):
             raise RefusedError(f"this key or its partition cannot make {scheme.name}")
-        payload = form.payload(scheme, digest, message)
-        if payload is None:
-            raise RefusedError(f"the partition hashes for {scheme.name} itself and needs the message, not its digest")
-        call = self._calls.get(scheme.name)
-        if call is None:
-            call = self._calls[scheme.name] = self._call(scheme, form)
-        return functools.partial(call, payload)
+        for form in self._forms.of(scheme):
+            payload = form.payload(scheme, digest, message)
+            if payload is not None:
+                return functools.partial(self._call(scheme, form), payload)
+        raise RefusedError(f"the partition hashes for {scheme.name} itself and needs the message, not its digest")
 
     def _call(self, scheme: Scheme, form: Form) -> Callable[[bytes], bytes]:
+        """The call that signs in this form, made once."""
+        known = self._calls.get((scheme.name, form.mechanism))
+        if known is not None:
+            return known
         parameters = None
         if scheme.family == "rsa_pss":
             hash_name = scheme.hash_name.upper()
             parameters = (Mechanism[hash_name], pkcs11.MGF[hash_name], scheme.digest_size)
-        return functools.partial(self._key.sign, mechanism=Mechanism(form.mechanism), mechanism_param=parameters)
+        call = functools.partial(self._key.sign, mechanism=Mechanism(form.mechanism), mechanism_param=parameters)
+        self._calls[scheme.name, form.mechanism] = call
+        return call
 
     def decrypt(self, ciphertext: bytes) -> bytes:
         """The plaintext of `ciphertext` (as long as the modulus) in PKCS#1 v1.5 padding (RFC 8017 section 7.2.2).

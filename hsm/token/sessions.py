@@ -14,12 +14,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from hsm import codes, vendor_codes
+from hsm import codes
 from hsm.backoff import Backoff
 from hsm.codes import Kind
 from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
 from hsm.schemes import SCHEMES
-from hsm.token import translation
 from hsm.token.module import Module
 from hsm.token.private_key import PrivateKey
 from hsm.token.token import KeyMissingError, Session, Token
@@ -52,18 +51,14 @@ class _Job:
 class Sessions:
     """The sessions of one token. Its public methods may be called from any thread."""
 
-    def __init__(self, module: Module, opening: Open) -> None:
-        """Find the partition, log in once and open its sessions.
+    def __init__(self, module: Module, opening: Open, token: Token, anchor: Session) -> None:
+        """Open sessions of `token`, which share the login of `anchor`; where nobody logs in, that is one more of them.
 
-        The pool is what was asked for, less where the token says or shows that it has fewer to give; one session is
-        the anchor's. Raises the errors of `Module.token` and `Token.log_in`.
+        The pool is what was asked for, less where the token says or shows that it has fewer to give.
         """
-        assert opening.pin is not None
         self._module = module
-        self.token = module.token(opening.selector)
-        translation.take(vendor_codes.built_in(self.token.info.model))
+        self.token, self._anchor = token, anchor
         self.uris = dict(opening.keys)
-        self.token.keys_wanted = len(self.uris)
         self.spkis = dict(opening.spkis)
         self.keep_alive_s = opening.keep_alive_s
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -73,7 +68,6 @@ class Sessions:
         """When the latest one came back from the module."""
         self.pace_s = opening.session_every_s
         self.parking = threading.Lock()
-        self._anchor = self.token.log_in(opening.pin, writable=opening.writable)
         opened = _open_sessions(self.token, opening.sessions, at_once=not self.pace_s)
         wanted = _wanted(self.token, opening.sessions) if self.pace_s else len(opened)
         self._workers = [_Worker(self, opened[n] if n < len(opened) else None, n) for n in range(wanted)]
@@ -127,8 +121,15 @@ class Sessions:
         self._put(call, lambda worker: worker.describe(), respond)
 
     def inspect(self, call: Call[Request], respond: Respond) -> None:
-        """Ask the module about its slots, on a session's thread."""
-        self._put(call, lambda _: self._module.inspect(), respond)
+        """Ask the module about its slots, on a thread of its own: one that hangs must hold up no session."""
+
+        def tell() -> None:
+            try:
+                respond(self._module.inspect(call.deadline))
+            except HsmitmError as error:
+                respond(error)
+
+        threading.Thread(target=tell, name="inspect", daemon=True).start()
 
     def _put(self, call: Call[Request], work: Callable[[_Worker], Reply], respond: Respond) -> None:
         self.put += 1

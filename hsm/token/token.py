@@ -8,23 +8,25 @@ a PIN. A failed login leaks a session in it, too: one more reason to try a PIN o
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from typing import Any
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, TokenFlag
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, TokenFlag
 from pkcs11.util.ec import encode_named_curve_parameters
 
-from hsm import codes
-from hsm.codes import Kind
-from hsm.errors import MemberLostError, MisconfiguredError, PinRefusedError, RefusedError
-from hsm.token.cryptoki import TokenInfo
+from hsm.errors import RefusedError
+from hsm.schemes import SIGNING
+from hsm.token import login
+from hsm.token.cryptoki import FunctionList, TokenInfo
+from hsm.token.forms import Forms
 from hsm.token.private_key import PrivateKey
 from hsm.token.search import KeySearch
 from hsm.token.translation import translated
 from hsm.uri import KeyURI
 from hsm.wire import member as member_wire
-from hsm.wire.member import Partition, Selector, Slot
+from hsm.wire.member import USER, Partition, Selector, Slot
 
 
 def _mechanism_name(number: int) -> str:
@@ -37,12 +39,16 @@ def _mechanism_name(number: int) -> str:
 class Token:
     """A token in its slot, before login."""
 
-    def __init__(self, token: pkcs11.Token, counts: TokenInfo | None) -> None:
-        """`counts` is None where the module's function list cannot be reached (p11-kit-client)."""
+    def __init__(self, token: pkcs11.Token, counts: TokenInfo | None, functions: FunctionList | None = None) -> None:
+        """`counts` and `functions` are None where the module's function list cannot be reached (p11-kit-client)."""
         self._token = token
+        self._functions = functions
         self._counts = counts
         self.keys_wanted = 0
         """How many keys its sessions will be asked for."""
+        self._first: pkcs11.Session | None = None
+        self._writable = False
+        self._forms: dict[KeyURI, Forms] = {}
         self.info = Partition(
             label=token.label,
             serial=token.serial.decode(errors="replace"),
@@ -53,8 +59,12 @@ class Token:
             flags=[flag.name for flag in TokenFlag if flag & token.flags and flag.name],
             max_sessions=counts.limit("max_sessions") if counts else None,
         )
+
+    @functools.cached_property
+    def mechanisms(self) -> frozenset[int]:
+        """What it can do; asked of the token that is used, and of no other."""
         with translated("reading the mechanisms"):
-            self.mechanisms = frozenset(int(mechanism) for mechanism in token.slot.get_mechanisms())
+            return frozenset(int(mechanism) for mechanism in self._token.slot.get_mechanisms())
 
     def inspect(self) -> Slot:
         """What the token tells of itself."""
@@ -72,6 +82,33 @@ class Token:
             hardware=f"{slot.slot_description.strip()} {'.'.join(map(str, self._token.hardware_version))}",
         )
 
+    @functools.cached_property
+    def _signing(self) -> frozenset[int]:
+        """The mechanisms of `hsm.schemes` that the token says to sign with (CKF_SIGN)."""
+        return frozenset(one for one in SIGNING if self._may(one, MechanismFlag.SIGN))
+
+    @functools.cached_property
+    def decrypts(self) -> bool:
+        """Whether it says to decrypt with CKM_RSA_PKCS (CKF_DECRYPT)."""
+        return self._may(int(Mechanism.RSA_PKCS), MechanismFlag.DECRYPT)
+
+    def _may(self, mechanism: int, flag: MechanismFlag) -> bool:
+        """Whether the token lists `mechanism` for this use (C_GetMechanismInfo, PKCS#11 v3.0 section 5.5.6); where it
+        tells no flags at all, it may."""
+        if mechanism not in self.mechanisms:
+            return False
+        try:
+            flags = self._token.slot.get_mechanism_info(Mechanism(mechanism)).flags
+        except pkcs11.PKCS11Error:
+            return True
+        return bool(flags & flag) or not flags
+
+    def forms(self, uri: KeyURI) -> Forms:
+        """In which forms the key of this URI signs: one object for all sessions."""
+        if uri not in self._forms:
+            self._forms.setdefault(uri, Forms(self.mechanisms, self._signing))
+        return self._forms[uri]
+
     def matches(self, selector: Selector) -> bool:
         """Whether this is the selector's token; a serial number compares without the padding of CK_TOKEN_INFO."""
         if selector.label is not None:
@@ -80,42 +117,29 @@ class Token:
             return self.info.serial.strip() == selector.serial.strip()
         return self.info.slot == selector.slot
 
-    def log_in(self, pin: str, *, writable: bool = False) -> Session:
+    def try_session(self, *, writable: bool = False) -> None:
+        """See that the token gives sessions, before a PIN is tried. `writable`: all are opened read-write."""
+        self._first, self._writable = login.first_session(self._token, self.info, writable=writable)
+
+    def log_in(self, pin: str | None, *, writable: bool = False, user_type: int = USER) -> Session:
         """The anchor session: one C_Login for the life of this process. Keep it; it is never closed.
 
-        Raises MisconfiguredError without trying where the token says that the PIN is locked or at its final try: that
-        PIN was not refused, and may be right.
+        `pin` is None for the HSM's own PIN pad. Raises the errors of `hsm.token.login.log_in`, and of `try_session`
+        where that was not called before.
         """
-        if "USER_PIN_LOCKED" in self.info.flags:
-            raise MisconfiguredError(f"the PIN of partition {self.info} is locked; its security officer must reset it")
-        if "USER_PIN_FINAL_TRY" in self.info.flags:
-            raise MisconfiguredError(
-                f"partition {self.info} says that one more wrong PIN locks it; log in once with the vendor's own tool "
-                "to clear that, then start again"
-            )
-        try:
-            with translated(f"logging in to partition {self.info}"):
-                return Session(self._token.open(rw=writable, user_pin=pin), self)
-        except MemberLostError as error:
-            if error.code == codes.USER_ALREADY_LOGGED_IN:
-                return self.session()  # some modules share one login among processes; then the PIN was not looked at
-            if codes.called_for(error) is Kind.AMBIGUOUS and self._counts_a_wrong_pin():
-                raise PinRefusedError(f"{error}, and the token now counts a wrong PIN", error.code) from error
-            raise
-
-    def _counts_a_wrong_pin(self) -> bool:
-        """Whether the token says that a PIN was refused since the last good one: then a return code that we do not
-        know, a vendor's, may have meant the PIN."""
-        if "USER_PIN_COUNT_LOW" in self.info.flags:
-            return True  # it may have been this login: one try less is left than it seems, so none is risked
-        with suppress(pkcs11.PKCS11Error):
-            return bool(self._token.slot.get_token().flags & TokenFlag.USER_PIN_COUNT_LOW)
-        return False
+        if self._first is None:
+            self.try_session(writable=writable)
+        assert self._first is not None
+        first, self._first = self._first, None
+        return Session(login.log_in(first, self.info, self._functions, pin, user_type), self)
 
     def session(self) -> Session:
-        """A session that shares the anchor's login."""
+        """A session that shares the anchor's login, where there is one."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return Session(first, self)
         with translated("opening a session"):
-            return Session(self._token.open(), self)
+            return Session(self._token.open(rw=self._writable), self)
 
 
 class Session:
@@ -132,9 +156,9 @@ class Session:
             self._session.close()
 
     def prove_alive(self) -> None:
-        """The cheapest call that reaches the token: one random byte."""
+        """The cheapest call that reaches the token: a few random bytes. Some tokens give no fewer than eight."""
         with translated("proving a session alive"):
-            self._session.generate_random(8)
+            self._session.generate_random(8 * 16)
 
     def key(self, uri: KeyURI, spki: bytes = b"") -> PrivateKey:
         """The private key that `uri` names on this token; with `spki` (DER), the one of that public key.
@@ -156,18 +180,18 @@ class Session:
             if len(found) > 1:
                 ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
                 raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
-            key = self._made(found[0]) if found else None
+            key = self._made(found[0], uri) if found else None
             if spki and (key is None or key.spki() != spki):
                 found = self._search.private_of(spki) or found
                 if len(found) > 1:
                     raise RefusedError(f"{len(found)} private keys on partition {info} have the public key of {uri}")
-                key = self._made(found[0]) if found else None
+                key = self._made(found[0], uri) if found else None
             if key is None:
                 raise KeyMissingError(f"no private key {uri} on partition {info}")
             return key
 
-    def _made(self, key: Any) -> PrivateKey:
-        return PrivateKey(key, self._search, self._token.mechanisms)
+    def _made(self, key: Any, uri: KeyURI) -> PrivateKey:
+        return PrivateKey(key, self._search, self._token.forms(uri), may_decrypt=self._token.decrypts)
 
     def look_again(self) -> None:
         """Have the next keys be looked for as if they were the first: they may have come, gone, or been replaced."""

@@ -6,15 +6,17 @@ text; `hsm.codes.of` reads them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pkcs11
 
-from hsm import codes
+from hsm import codes, vendor_variables
 from hsm.codes import Kind
-from hsm.errors import HsmitmError, MemberLostError
+from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError
 
 _vendors: dict[int, Kind] = {}
 """What this process's module means by its vendor's own codes. A process has one module, and so one such table; only
@@ -40,32 +42,47 @@ def ours(error: pkcs11.PKCS11Error, doing: str) -> HsmitmError:
     """`error`, met while `doing`, as an error of `hsm.errors`."""
     code = codes.of(type(error).__name__, str(error))
     if code:
-        return codes.error(code, doing, _vendors)
+        return of_code(code, doing)
     return MemberLostError(f"{type(error).__name__} while {doing}: {error}")
 
 
-def raise_passing(code: int, path: str) -> None:
-    """Raise MemberLostError for a code of C_Initialize that an HSM out of reach explains.
+def of_code(code: int, doing: str) -> HsmitmError:
+    """A return code that no exception carries, met while `doing`."""
+    return codes.error(code, doing, _vendors)
 
-    CKR_GENERAL_ERROR is not among them: it is what SoftHSM says to a missing configuration file.
+
+def not_initialised(code: int, path: str) -> HsmitmError:
+    """The library at `path` answered C_Initialize with `code`: MisconfiguredError where an operator must act.
+
+    Everything that an HSM, its service or its network explains may pass: the machine may be up before they are. So does
+    CKR_GENERAL_ERROR, which is also what libraries say to a configuration that is missing; a file that is named and not
+    there is told apart here.
     """
-    passing = _vendors.get(code, codes.kind(code)) in (Kind.AMBIGUOUS, Kind.DEVICE, Kind.BUSY, Kind.PROCESS)
-    if code and code != codes.GENERAL_ERROR and passing:
-        raise MemberLostError(f"{codes.name(code)} at C_Initialize of {path}", code, _vendors.get(code, ""))
+    text = f"{codes.name(code)} at C_Initialize of {path}"
+    kind = _vendors.get(code, codes.kind(code))
+    if kind not in (Kind.AMBIGUOUS, Kind.DEVICE, Kind.BUSY, Kind.PROCESS):
+        return MisconfiguredError(f"the PKCS#11 module cannot be used: {text}")
+    if kind is Kind.AMBIGUOUS:
+        for name in vendor_variables.CONFIGURATION:
+            value = os.environ.get(name, "")
+            if value.startswith("/") and not Path(value).exists():
+                return MisconfiguredError(f"{text}: {name} names {value}, which is not there")
+    hint = "; does its HSM or its service run, and is its configuration in place?" if kind is Kind.AMBIGUOUS else ""
+    return MemberLostError(text + hint, code, _vendors.get(code, ""))
 
 
-def why_not_loaded(path: str, error: pkcs11.PKCS11Error) -> str:
-    """What an operator should know and do, in one sentence."""
+def why_not_loaded(path: str, error: pkcs11.PKCS11Error) -> HsmitmError:
+    """`error`, met while loading or initialising the library, as what an operator should know and do."""
+    if code := codes.of(type(error).__name__, str(error)):
+        return not_initialised(code, path)
     text = str(error)
     if f"{path}: cannot open shared object file: No such file" in text:
-        return f"no PKCS#11 module at {path}; give the path of the vendor's library (.so)"
+        return MisconfiguredError(f"no PKCS#11 module at {path}; give the path of the vendor's library (.so)")
     if needed := re.search(r"(\S+): cannot open shared object file: No such file", text):
-        return (
+        return MisconfiguredError(
             f"the PKCS#11 module {path} needs the library {needed[1]}, which is not found; install it, or name its "
             "directory in LD_LIBRARY_PATH in the member's 'environment'"
         )
     if "C_GetFunctionList" in text:
-        return f"{path} is a library but not a PKCS#11 module: it has no C_GetFunctionList"
-    code = codes.of(type(error).__name__, str(error))
-    detail = codes.name(code) + " at C_Initialize; is its configuration file in place?" if code else text
-    return f"cannot load the PKCS#11 module {path}: {detail}"
+        return MisconfiguredError(f"{path} is a library but not a PKCS#11 module: it has no C_GetFunctionList")
+    return MisconfiguredError(f"cannot load the PKCS#11 module {path}: {text}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from msgspec import Struct
 
+from hsm.errors import BadNews
 from hsm.unavailable import FAIL
 from hsm.wire.frames import Codec, Done, Ready
 from hsm.wire.member import Inspected, Partition
@@ -48,9 +49,17 @@ class Reload(Struct, frozen=True, array_like=True, tag="reload"):
 
 
 class Told(Struct, frozen=True, array_like=True, tag="told"):
-    """What was done, in lines for the operator."""
+    """What was done, in lines for the operator. `failed` says of the worst of them whether it may get better by itself
+    ("later") or not ("lasting"); it is empty where none tells of a failure."""
 
     lines: list[str]
+    failed: Literal["", "later", "lasting"] = ""
+
+    @classmethod
+    def of(cls, lines: list[str]) -> Self:
+        """`lines` may have `BadNews` among them."""
+        bad = [line.lasting for line in lines if isinstance(line, BadNews)]
+        return cls([str(line) for line in lines], "lasting" if any(bad) else "later" if bad else "")
 
 
 class MemberStatus(Struct, frozen=True):
@@ -58,7 +67,8 @@ class MemberStatus(Struct, frozen=True):
 
     `attempts` counts starts since it was last up, `next_attempt` is when the next one is due (0: none is). `last_error`
     is the last thing that went wrong, in words, at `last_error_at`; empty where nothing did. `keys` says for each key
-    why this member does not serve it; empty where it does.
+    why this member does not serve it; empty where it does. `schemes` has of each key that it serves the signature
+    schemes (names of `hsm.schemes`) that it makes, `lacking` those that it was asked for and does not make, and why.
     """
 
     name: str
@@ -78,6 +88,8 @@ class MemberStatus(Struct, frozen=True):
     next_attempt: float = 0.0
     latency_ms: float = 0.0
     keys: dict[str, str] = {}
+    schemes: dict[str, list[str]] = {}
+    lacking: dict[str, dict[str, str]] = {}
 
 
 class GroupStatus(Struct, frozen=True):
@@ -113,7 +125,8 @@ class CertificateStatus(Struct, frozen=True):
 
     `proved` names the members whose signature by its key was verified with the certificate's public key. `authority`
     stands for readers of `status --json` and for a command line of before: a CA's name, or "inbound " and the site's.
-    `kind` is empty from a signer of before, which says `authority` alone.
+    `kind` is empty from a signer of before, which says `authority` alone. `refused`: it is a site's, no member can
+    serve its key, and clients get an alert where the site has no other certificate.
     """
 
     authority: str
@@ -127,6 +140,7 @@ class CertificateStatus(Struct, frozen=True):
     problems: dict[str, str]
     kind: Literal["forward", "inbound", ""] = ""
     name: str = ""
+    refused: bool = False
 
 
 class StatusReport(Struct, frozen=True, array_like=True, tag="status-report"):

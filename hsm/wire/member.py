@@ -26,10 +26,16 @@ class Selector(Struct, frozen=True, array_like=True):
         return f"serial '{self.serial}'" if self.serial is not None else f"slot {self.slot}"
 
 
-class Open(Struct, frozen=True, array_like=True, tag="open"):
-    """The first call to a member: load, find the partition, log in once, open sessions, find the keys.
+USER = 1
+"""CKU_USER (PKCS#11 v3.0 section 3.4): the user type of a login, where a vendor has no other."""
 
-    `pin` is None for looking only (no login, no sessions). `writable` allows `Generate`. Answered with `Opened`.
+
+class Open(Struct, frozen=True, array_like=True, tag="open"):
+    """The first call to a member: load the module, find the partition, see that it gives sessions. -> `Opened`, without
+    sessions and keys. `LogIn` comes next, or `Begin` where nobody logs in; a caller that only looks leaves it at that.
+
+    With a `pin`, one that was accepted before, all is done at once: log in once, open sessions, find the keys.
+    `writable` opens sessions read-write, as `Generate` needs and as some tokens want it.
     `spkis` (DER, by key) has a key that the URI does not find looked for by its public half. Idle sessions prove
     themselves alive each `keep_alive_s` seconds (0: never). `session_every_s` opens the sessions behind the first one
     after another at that pace (0: all at once): an HSM that just came back is not met by a herd.
@@ -46,6 +52,7 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     keep_alive_s: float = 0.0
     session_every_s: float = 0.0
     codes: dict[int, Kind] = {}
+    user_type: int = USER
 
     def __repr__(self) -> str:
         """Without the PIN: a repr may reach a log."""
@@ -54,6 +61,29 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     def __rich_repr__(self) -> list[tuple[str, object]]:
         """msgspec makes one of every field otherwise, for rich's tracebacks."""
         return [("module", self.module)]
+
+
+class LogIn(Struct, frozen=True, array_like=True, tag="log-in"):
+    """Log in to the partition that `Open` found: one C_Login, and `Done` as soon as the token has accepted it.
+
+    `pin` is None where it is typed at the HSM's own PIN pad (CKF_PROTECTED_AUTHENTICATION_PATH): C_Login with NULL,
+    which answers when somebody has. A PinRefusedError or LoginError is the token's answer to C_Login; any other error
+    comes before it was called.
+    """
+
+    pin: str | None
+
+    def __repr__(self) -> str:
+        """Without the PIN."""
+        return "LogIn()"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Without the PIN."""
+        return []
+
+
+class Begin(Struct, frozen=True, array_like=True, tag="begin"):
+    """Open the sessions that `Open` asked for, and find its keys. -> `Opened`."""
 
 
 class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
@@ -86,6 +116,15 @@ class Partition(Struct, frozen=True, array_like=True):
 
     def __str__(self) -> str:
         return f"'{self.label}' (serial {self.serial}, slot {self.slot})"
+
+
+def counts_wrong_pin(partition: Partition) -> bool:
+    """Whether the token says that a wrong PIN was given since the last good one (CKF_USER_PIN_COUNT_LOW)."""
+    return not DANGEROUS.isdisjoint(partition.flags)
+
+
+DANGEROUS = frozenset({"USER_PIN_COUNT_LOW", "USER_PIN_FINAL_TRY", "USER_PIN_LOCKED"})
+"""Flags of CK_TOKEN_INFO (PKCS#11 v3.0 section 3.2) that a wrong PIN leaves behind."""
 
 
 def worrying_flags(partition: Partition) -> list[str]:
@@ -204,14 +243,15 @@ class Slot(Struct, frozen=True, array_like=True):
 
 
 class Inspected(Struct, frozen=True, array_like=True, tag="inspected"):
-    """A module and its slots."""
+    """A module and its slots. `problems` says of a slot why it tells nothing."""
 
     module: str
     module_version: str
     slots: list[Slot]
+    problems: dict[int, str] = {}
 
 
-Request = Open | Sign | Decrypt | Initialise | Generate | Ping | Describe | Inspect
+Request = Open | LogIn | Begin | Sign | Decrypt | Initialise | Generate | Ping | Describe | Inspect
 Reply = Opened | Signature | Decrypted | KeyFound | KeysFound | Vital | Inspected | Done
 
 CODEC: Codec[Request, Reply] = Codec(Request, Reply)

@@ -3,12 +3,13 @@
 Each is loaded when it is called: `hsmitm --help` is there at once. They ask the running signer over its admin socket,
 or work on files and partitions while nothing runs.
 
-    init         `hsmitm init`: a partition with two CA keys, their certificates, a commented hsmitm.toml
-    check        `hsmitm check`: every part of a configuration, tried without serving
-    check_sites  its part about our own sites
-    check_cage   its part about workers as processes: what keeps them from the keys, how much they carry
-    findings     what it finds, said line by line
-    hsm          `hsmitm hsm ...` and `hsmitm reload`
-    tables       what the signer reports, on a terminal
-    options      what several commands share: options, asking the signer, printing for programs
+    init           `hsmitm init`: a partition with two CA keys, their certificates, a commented hsmitm.toml
+    check          `hsmitm check`: every part of a configuration, tried without serving
+    check_sites    its part about our own sites
+    check_schemes  its part about what tokens make with our keys, and what that means to clients
+    check_cage     its part about workers as processes: what keeps them from the keys, how much they carry
+    findings       what it finds, said line by line
+    hsm            `hsmitm hsm ...` and `hsmitm reload`
+    tables         what the signer reports, on a terminal
+    options        what several commands share: options, asking the signer, printing for programs
 """

@@ -30,6 +30,7 @@ from hsm.wire.member import worrying_flags
 from hsm.wire.worker import Authority
 from proxy import listening
 from proxy.commands.check_cage import check_cage
+from proxy.commands.check_schemes import check_schemes
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
 from proxy.config.file import Config, load
@@ -131,6 +132,7 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
     for member in group.members:
         await member.settled.wait()
         _say_member(member, group, findings)
+    check_schemes(config, group, findings)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -144,7 +146,8 @@ def _say_certificate(name: str, issuer: Issuer, findings: Findings) -> None:
 
 def _say_member(member: Member, group: Group, findings: Findings) -> None:
     if member.state is not State.UP or member.opened is None:
-        findings.wrong(f"member {member.name}: {member.reason}")
+        # It may be trying again already: then its reason is that, and not why it must.
+        findings.wrong(f"member {member.name}: {member.last_error or member.reason}")
         return
     opened = member.opened
     findings.ok(

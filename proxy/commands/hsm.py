@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -134,6 +135,9 @@ def reload(config: ConfigOption = CONFIG) -> None:
 
 
 def _say(told: Reply) -> None:
+    """Print what was done. Where a part of it failed, the command ends as one that failed."""
     assert isinstance(told, Told)
     for line in told.lines:
         typer.echo(line)
+    if told.failed:
+        raise typer.Exit(os.EX_CONFIG if told.failed == "lasting" else os.EX_UNAVAILABLE)

@@ -28,9 +28,11 @@ from hsm.certificates.ca import approve_ca
 from hsm.certificates.leaf import SERIAL_BITS
 from hsm.errors import MisconfiguredError, RefusedError
 from hsm.member.process import MemberProcess
-from hsm.schemes import certificate_scheme
+from hsm.schemes import PublicKey, certificate_schemes
 from hsm.secrets import pin
+from hsm.secrets.settings import PinSource
 from hsm.uri import KeyURI
+from hsm.vendor_variables import read_by_vendors
 from hsm.wire.member import Generate, Initialise, KeyFound, KeyType, Open, Opened, Selector, Sign, Signature
 from hsm.wire.worker import Authority
 from proxy.commands.options import CONFIG, KEY_TYPE, variables
@@ -49,11 +51,6 @@ _SOFTHSM = (
     "/usr/lib64/pkcs11/libsofthsm2.so",
     "/usr/local/lib/softhsm/libsofthsm2.so",
 )
-_VENDOR_VARIABLES = (
-    "SOFTHSM2_CONF", "ChrystokiConfigurationPath", "P11_KIT_SERVER_ADDRESS", "CS_PKCS11_R3_CFG", "CS_PKCS11_R2_CFG",
-    "CKNFAST_LOADSHARING", "NFAST_HOME", "YUBIHSM_PKCS11_CONF", "P11NETHSM_CONFIG_FILE", "KMS_PKCS11_CONFIG",
-)  # fmt: skip
-"""What vendors' libraries read. A member gets what the configuration names, so what is set now is written there."""
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -104,7 +101,7 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
     if wanted.module is not None and wanted.so_pin_file is not None:
         raise MisconfiguredError("--so-pin-file is for a new SoftHSM partition; the one that you name has its own")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = _given(wanted) if wanted.module else await _new_softhsm(wanted, directory, say)
+    place = await _given(wanted) if wanted.module else await _new_softhsm(wanted, directory, say)
     await _make_keys(wanted, directory, place, say, confirm)
     _write(toml, _text(wanted, place), 0o644)
     say(f"wrote {toml}")
@@ -112,15 +109,14 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
     return toml
 
 
-def _given(wanted: Wanted) -> _Place:
+async def _given(wanted: Wanted) -> _Place:
     """A partition that exists, on a module that the operator named."""
     assert wanted.module is not None
     assert wanted.token is not None
-    environment = {name: os.environ[name] for name in _VENDOR_VARIABLES if name in os.environ}
-    environment |= variables(wanted.environment)
+    environment = read_by_vendors(os.environ) | variables(wanted.environment)
     if wanted.pin_file is not None:
         path = wanted.pin_file.absolute()
-        secret, source = pin.from_file(path), f"{{ file = {_toml(str(path))} }}"
+        secret, source = await pin.read(PinSource(file=str(path)), path.parent), f"{{ file = {_toml(str(path))} }}"
     elif sys.stdin.isatty():
         secret, source = getpass.getpass(f"PIN of partition '{wanted.token}': "), "{ prompt = true }"
     else:
@@ -158,7 +154,7 @@ async def _new_softhsm(wanted: Wanted, directory: Path, say: Say) -> _Place:
     environment = {"SOFTHSM2_CONF": str(configuration)}
     process = await MemberProcess.spawn(environment)
     try:
-        await process.channel.call(Initialise(module, "hsmitm", officer, user), time.monotonic() + _TIMEOUT_S)
+        await process.call(Initialise(module, "hsmitm", officer, user), time.monotonic() + _TIMEOUT_S)
     finally:
         await process.end()
     say(f"made a SoftHSM partition 'hsmitm' in {store}; its PIN is in {pin_path} (mode 0600)")
@@ -191,7 +187,7 @@ async def _make_keys(wanted: Wanted, directory: Path, place: _Place, say: Say, c
     try:
         deadline = time.monotonic() + _TIMEOUT_S
         opening = Open(place.module, Selector(place.label), place.pin, 1, uris, writable=True)
-        opened = await process.channel.call(opening, deadline)
+        opened = await process.call(opening, deadline)
         assert isinstance(opened, Opened)
         where = f"partition {opened.partition}"
         plan = [_plan(wanted, directory, name, opened.keys[name], where) for name in uris]
@@ -231,7 +227,7 @@ async def _make_key(
     certificate = directory / _certificate(name)
     if found.missing:
         request = Generate(_label(name), wanted.key_type)  # type: ignore[arg-type]  # checked at the start
-        reply = await process.channel.call(request, time.monotonic() + _TIMEOUT_S)
+        reply = await process.call(request, time.monotonic() + _TIMEOUT_S)
         assert isinstance(reply, KeyFound)
         found = reply
         guarded = "sensitive, never extractable" if found.guarded else "WARNING: the HSM says it could be extracted"
@@ -245,18 +241,34 @@ async def _make_key(
     subject = f"hsmitm forward {name} CA {identifier}"
     if name == "untrust":
         subject += ": server not verified"
-    now, serial = dt.datetime.now(dt.UTC), secrets.randbits(SERIAL_BITS)
-    approved = approve_ca(subject[:64], public, CA_DAYS, now, serial)
-    scheme = certificate_scheme(public)
-    signed = await process.channel.call(
-        Sign(name, scheme.name, approved.digest, approved.tbs), time.monotonic() + _TIMEOUT_S
-    )
-    assert isinstance(signed, Signature)
-    if not scheme.verifies(public, approved.digest, signed.signature):
-        raise RefusedError(f"the partition's signature by '{_label(name)}' does not verify")
-    made = x509.load_der_x509_certificate(approved.certificate(signed.signature, public))
+    made = x509.load_der_x509_certificate(await _self_signed(process, name, subject[:64], public))
     _write(certificate, made.public_bytes(Encoding.PEM).decode(), 0o644)
     say(f"wrote {certificate}, signed by its own key on the partition")
+
+
+async def _self_signed(process: MemberProcess, name: str, subject: str, public: PublicKey) -> bytes:
+    """A CA certificate (DER) of the key, in the first scheme that its partition makes. Raises RefusedError,
+    MisconfiguredError for a key that cannot be a CA's."""
+    refused: RefusedError | None = None
+    try:
+        schemes = certificate_schemes(public)
+    except ValueError as error:
+        raise MisconfiguredError(f"the key '{_label(name)}' is {error}") from error
+    for scheme in schemes:
+        now, serial = dt.datetime.now(dt.UTC), secrets.randbits(SERIAL_BITS)
+        approved = approve_ca(subject, public, CA_DAYS, now, serial, scheme)
+        request = Sign(name, scheme.name, approved.digest, approved.tbs)
+        try:
+            signed = await process.call(request, time.monotonic() + _TIMEOUT_S)
+        except RefusedError as error:
+            refused = refused or error
+            continue
+        assert isinstance(signed, Signature)
+        if not scheme.verifies(public, approved.digest, signed.signature):
+            raise RefusedError(f"the partition's signature by '{_label(name)}' does not verify")
+        return approved.certificate(signed.signature, public)
+    assert refused is not None
+    raise refused
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from hsm import schemes
 from hsm.wire.admin import CertificateStatus, GroupStatus, InfoReport, MemberStatus, StatusReport
 from hsm.wire.member import Inspected, worrying_flags
 from proxy.commands.findings import EXPIRES_SOON_DAYS
@@ -69,6 +70,11 @@ def _members(members: list[MemberStatus]) -> Table:
         if member.state not in ("up", "starting"):
             lines.append(member.reason)
         lines += [f"does not serve {key}: {problem}" for key, problem in _key_problems(member).items()]
+        lines += [
+            f"makes no {several} with {key}: {why}"
+            for key, lacking in member.lacking.items()
+            for why, several in schemes.by_reason(lacking).items()
+        ]
         if member.last_error and member.last_error != member.reason:
             lines.append(f"last error, {ago(member.last_error_at)} ago: {member.last_error}")
         if member.next_attempt:
@@ -120,6 +126,8 @@ def _slots(name: str, inspected: Inspected) -> Table:
             f"{', '.join(name for name in slot.mechanisms if name in _SIGNING)}",
         ]
         table.add_row(str(one.slot), f"{one.label}\nserial number {one.serial}\n{one.model}", "\n".join(lines))
+    for number, problem in sorted(inspected.problems.items()):
+        table.add_row(str(number), "", Text(problem, style="red"))
     return table
 
 
@@ -128,6 +136,8 @@ def _certificates(certificates: list[CertificateStatus]) -> Table:
     for one in certificates:
         days = (one.not_after - time.time()) / 86400
         proved = f"on the partition, proved by a signature of {', '.join(one.proved)}" if one.proved else "NOT PROVED"
+        if one.refused:
+            proved += ": clients are refused"
         lines = [one.subject, f"{one.key_type} {one.key}", proved]
         lines += [f"{member}: {problem}" for member, problem in one.problems.items()]
         left = Text(f"{days:.0f} days", style="red" if days < EXPIRES_SOON_DAYS else "")

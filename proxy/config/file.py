@@ -154,6 +154,8 @@ class Config(Struct, frozen=True):
                 base=self.base,
                 start_timeout_s=one.start_timeout_s,
                 codes=dict(vendor_codes.row(code, word) for code, word in one.codes.items()),
+                user_type=one.user_type_number,
+                read_write=one.read_write,
             )
             for one in self.file.hsm.members
         ]

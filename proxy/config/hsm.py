@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
@@ -10,6 +10,7 @@ from hsm import unavailable, uri, vendor_codes
 from hsm.member.settings import Failover, MemberSettings
 from hsm.secrets.settings import PinSource
 from hsm.signer.settings import Quotas, SignerSettings
+from hsm.wire.member import USER
 from proxy.config.section import Section, bounds, bounds_ms, default, default_ms, named
 
 Name = Annotated[
@@ -20,6 +21,11 @@ Name = Annotated[
     ),
 ]
 """A member's name, or a group's."""
+
+
+UserType = Literal["user", "crypto-user"] | Annotated[int, bounds(MemberSettings, "user_type")]
+"""Whom a member logs in: CKU_USER, or Luna's Crypto User, who may sign and make no keys; another vendor's by number."""
+USER_TYPES = {"user": USER, "crypto-user": 0x80000001}
 
 
 class MemberSection(Section, frozen=True):
@@ -37,6 +43,8 @@ class MemberSection(Section, frozen=True):
         MemberSettings, "start_timeout_s"
     )
     codes: dict[str, vendor_codes.Word] = field(default_factory=dict)
+    user_type: UserType = "user"
+    read_write: bool = default(MemberSettings, "read_write")
 
     def __post_init__(self) -> None:
         for code, word in self.codes.items():
@@ -46,6 +54,11 @@ class MemberSection(Section, frozen=True):
                 raise ValueError(f"codes: {error}") from None
         if sum(value is not None for value in (self.token, self.serial, self.slot)) != 1:
             raise ValueError("name the partition by exactly one of token (its label), serial, slot")
+
+    @property
+    def user_type_number(self) -> int:
+        """As a CK_USER_TYPE of PKCS#11."""
+        return self.user_type if isinstance(self.user_type, int) else USER_TYPES[self.user_type]
 
     def may_be(self, key: uri.KeyURI) -> bool:
         """Whether this could be the partition that the URI names, as far as the configuration tells."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -12,10 +13,12 @@ from msgspec import Meta, field
 from addons.inbound.settings import (
     MAX_CERTIFICATES,
     MAX_NAMES,
+    MAX_PROXIES,
     ListenerSettings,
     ServerAddress,
     SiteCertificate,
     SiteSettings,
+    Style,
 )
 from addons.tls.protocol import Cipher, Version
 from hsm import names, uri
@@ -27,6 +30,7 @@ _TAKEN_OVER = AtReload("[[inbound]]")
 _Names = Annotated[list[str], Meta(min_length=1, max_length=MAX_NAMES)]
 _Several = Annotated[list[str], Meta(min_length=1, max_length=MAX_CERTIFICATES)]
 _DEFAULTS = ListenerSettings(place="", sites=())
+_SITE = SiteSettings(names=(), certificates=())
 
 
 class SiteSection(Section, frozen=True):
@@ -44,6 +48,9 @@ class SiteSection(Section, frozen=True):
     client_ca: str | None = None
     rsa_key_exchange: bool = False
     ocsp: str | _Several | None = None
+    forwarded: Style = _SITE.forwarded
+    trusted_proxies: Annotated[list[str], Meta(max_length=MAX_PROXIES)] = field(default_factory=list)
+    proxy_protocol: bool = _SITE.proxy_protocol
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -59,6 +66,8 @@ class SiteSection(Section, frozen=True):
                 'client_ca: the CAs whose certificates clients may show go with client_certificates = "request" or '
                 '"require", and neither goes without the other'
             )
+        for network in self.trusted_proxies:
+            named("trusted_proxies", ipaddress.ip_network, network)
         self._check_upstream()
 
     def _check_upstream(self) -> None:
@@ -110,6 +119,9 @@ class SiteSection(Section, frozen=True):
             client_ca=path(self.client_ca),
             client_required=self.client_certificates == "require",
             rsa_key_exchange=self.rsa_key_exchange,
+            forwarded=self.forwarded,
+            trusted_proxies=tuple(self.trusted_proxies),
+            proxy_protocol=self.proxy_protocol,
         )
 
 

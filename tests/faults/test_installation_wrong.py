@@ -51,27 +51,18 @@ def not_a_library(_: Store, directory: Path) -> tuple[Changes, str]:
 
 def configuration_file_missing(_: Store, directory: Path) -> tuple[Changes, str]:
     environment = {"SOFTHSM2_CONF": str(directory / "missing.conf")}
-    why = f"cannot load the PKCS#11 module {MODULE}: CKR_GENERAL_ERROR (0x5) at C_Initialize; is its configuration file"
+    why = (
+        f"CKR_GENERAL_ERROR (0x5) at C_Initialize of {MODULE}: SOFTHSM2_CONF names {directory / 'missing.conf'}, which"
+    )
     return {"module": MODULE, "environment": environment}, why
 
 
-def partition_absent(store: Store, _: Path) -> tuple[Changes, str]:
-    return {"selector": Selector(label="moved")}, "no partition has label 'moved'. This module shows: 'tests' (serial "
-
-
-def serial_absent(store: Store, _: Path) -> tuple[Changes, str]:
-    return {"selector": Selector(serial="0123")}, "no partition has serial '0123'. This module shows: 'tests' (serial "
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [module_missing, not_a_module, not_a_library, configuration_file_missing, partition_absent, serial_absent],
-)
+@pytest.mark.parametrize("wrong", [module_missing, not_a_module, not_a_library, configuration_file_missing])
 async def test_installation_wrong(
     partitions: list[Store], tmp_path: Path, wrong: Callable[[Store, Path], tuple[Changes, str]]
 ) -> None:
-    """F25: A member whose library, configuration file or partition is not there waits for an operator without a login,
-    and says in one line what is missing where; the other member serves."""
+    """F25: A member whose library or configuration file is not there waits for an operator without a login, and says in
+    one line what is missing where; the other member serves."""
     changes, why = wrong(partitions[0], tmp_path)
     async with wrong_at_start(partitions, tmp_path, changes) as rig:
         assert rig.states() == [State.QUARANTINED, State.UP]
@@ -84,21 +75,39 @@ async def test_installation_wrong(
             await rig.group.reset("m1")
 
 
-async def two_of_a_label(store: Store, directory: Path) -> Store:
-    """Another HSM, with a second partition of the same label."""
+async def with_another(store: Store, directory: Path, label: str) -> Store:
+    """Another HSM, with a second partition of this label."""
     own = copy_of(store, directory)
     process = await MemberProcess.spawn(own.environment)
     try:
-        await process.channel.call(Initialise(MODULE, own.label, SO_PIN, PIN), in_s(20))
+        await process.channel.call(Initialise(MODULE, label, SO_PIN, PIN), in_s(20))
     finally:
         await process.end()
     return own
 
 
+async def test_partition_absent(partitions: list[Store], tmp_path: Path) -> None:
+    """F25: A member whose library shows another partition and not its own, as that of two HSMs does when one is away at
+    boot, is tried again without a login, says which there are, and is up by itself once its own appears."""
+    own = await with_another(partitions[0], tmp_path / "own", "elsewhere")
+    (theirs,) = (one.name for one in (partitions[0].directory / "tokens").iterdir())
+    place = own.directory / "tokens" / theirs
+    away = place.rename(tmp_path / "away")
+    async with wrong_at_start([own, partitions[1]], tmp_path, {}) as rig:
+        await until(lambda: rig.member("m1").starts > 2, "it is tried again")
+        why = "no partition has label 'tests'. This module shows: 'elsewhere' (serial "
+        assert why in rig.member("m1").last_error
+        assert rig.logins("m1") == 0
+        away.rename(place)
+        await rig.until_up("m1")
+        assert rig.logins("m1") == 1
+        assert "quarantined" not in rig.path("m1")
+
+
 async def test_two_partitions_of_one_label(partitions: list[Store], tmp_path: Path) -> None:
     """F25: Where two partitions have the configured label neither is logged in to; the message has the serial numbers,
     and with one of them in the configuration the member serves."""
-    own = await two_of_a_label(partitions[0], tmp_path / "own")
+    own = await with_another(partitions[0], tmp_path / "own", partitions[0].label)
     async with wrong_at_start([own, partitions[1]], tmp_path, {}) as rig:
         assert rig.states() == [State.QUARANTINED, State.UP]
         reason = rig.member("m1").reason

@@ -42,7 +42,7 @@ async def test_module_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = [start.at - down.at for down, start in zip(gone, starts, strict=True)]
     for number, pause in enumerate(pauses, 1):
         assert pause >= min(0.005 * 2 ** (number - 1), 0.08) * 0.8
-    assert rig.hsm("m1").calls("C_Initialize") > begun_calls + 2, "one hung at least; a sound start calls it twice"
+    assert rig.hsm("m1").calls("C_Initialize") > begun_calls + 1, "one hung at least; a sound start calls it once"
     assert rig.logins("m1") == 2, "no start came as far as the PIN"
     assert rig.path("m2", begun) == []
 

@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from bench.rig.faulty_module import FaultyModule
 from hsm import codes
 from hsm.codes import _CLASSES, Kind
-from hsm.errors import HsmitmError, MemberLostError, MisconfiguredError, PinRefusedError, RefusedError, SessionLostError
+from hsm.errors import (
+    HsmitmError,
+    LoginError,
+    MemberLostError,
+    MisconfiguredError,
+    PinRefusedError,
+    RefusedError,
+    SessionLostError,
+)
 from hsm.token.module import Module
 from hsm.wire.member import Selector
 from tests.softhsm import MODULE, PIN, Store
@@ -115,7 +123,7 @@ def test_known_code(name: str, code: int, kind: Kind) -> None:
     """Each code calls for its own step and becomes the error of that, with its name, its value and what was done."""
     assert codes.kind(code) is kind
     error = codes.error(code, "signing")
-    assert type(error) is ERRORS[kind]
+    assert type(error) is (LoginError if code in codes.OF_NO_PIN else ERRORS[kind])
     assert str(error) == f"{name} (0x{code:x}) while signing"
     assert error.code == code
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_ds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsm.schemes import SCHEMES, Form, Scheme, certificate_scheme, form_for
+from hsm.schemes import SCHEMES, Form, Scheme, certificate_scheme, certificate_schemes, forms_for, in_words
 
 MESSAGE = b"what a handshake signs"
 RSA_PKCS, RSA_PSS, ECDSA = 0x1, 0xD, 0x1041  # CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_ECDSA
@@ -90,28 +90,46 @@ def test_fits(scheme: Scheme, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mechanisms", "form"),
+    ("name", "mechanisms", "forms"),
     [
-        ("rsa_pkcs1_sha256", {RSA_PKCS, 0x40, 0x41}, Form(RSA_PKCS, whole=False)),
-        ("rsa_pkcs1_sha256", {0x40, 0x41, 0x42}, Form(0x40, whole=True)),
-        ("rsa_pkcs1_sha384", {0x40, 0x41, 0x42}, Form(0x41, whole=True)),
-        ("rsa_pkcs1_sha512", {0x40, 0x41, 0x42}, Form(0x42, whole=True)),
-        ("rsa_pkcs1_sha512", {0x40, 0x41}, None),
-        ("rsa_pss_rsae_sha256", {RSA_PSS, 0x43}, Form(RSA_PSS, whole=False)),
-        ("rsa_pss_rsae_sha256", {0x43, 0x44, 0x45}, Form(0x43, whole=True)),
-        ("rsa_pss_rsae_sha384", {0x43, 0x44, 0x45}, Form(0x44, whole=True)),
-        ("rsa_pss_rsae_sha512", {0x43, 0x44, 0x45}, Form(0x45, whole=True)),
-        ("rsa_pss_rsae_sha256", {RSA_PKCS, 0x40, ECDSA}, None),
-        ("ecdsa_secp256r1_sha256", {ECDSA, 0x1044}, Form(ECDSA, whole=False)),
-        ("ecdsa_secp256r1_sha256", {0x1044, 0x1045}, Form(0x1044, whole=True)),
-        ("ecdsa_secp384r1_sha384", {0x1044, 0x1045}, Form(0x1045, whole=True)),
-        ("ecdsa_secp384r1_sha384", {0x1044}, None),
-        ("ecdsa_secp256r1_sha256", {0x1042, RSA_PKCS, RSA_PSS}, None),
+        ("rsa_pkcs1_sha256", {RSA_PKCS, 0x40, 0x41}, [RSA_PKCS, 0x40]),
+        ("rsa_pkcs1_sha256", {0x40, 0x41, 0x42}, [0x40]),
+        ("rsa_pkcs1_sha384", {0x40, 0x41, 0x42}, [0x41]),
+        ("rsa_pkcs1_sha512", {0x40, 0x41, 0x42}, [0x42]),
+        ("rsa_pkcs1_sha512", {0x40, 0x41}, []),
+        ("rsa_pss_rsae_sha256", {RSA_PSS, 0x43}, [RSA_PSS, 0x43]),
+        ("rsa_pss_rsae_sha256", {0x43, 0x44, 0x45}, [0x43]),
+        ("rsa_pss_rsae_sha384", {0x43, 0x44, 0x45}, [0x44]),
+        ("rsa_pss_rsae_sha512", {0x43, 0x44, 0x45}, [0x45]),
+        ("rsa_pss_rsae_sha256", {RSA_PKCS, 0x40, ECDSA}, []),
+        ("ecdsa_secp256r1_sha256", {ECDSA, 0x1044}, [ECDSA, 0x1044]),
+        ("ecdsa_secp256r1_sha256", {0x1044, 0x1045}, [0x1044]),
+        ("ecdsa_secp384r1_sha384", {0x1044, 0x1045}, [0x1045]),
+        ("ecdsa_secp384r1_sha384", {0x1044}, []),
+        ("ecdsa_secp256r1_sha256", {0x1042, RSA_PKCS, RSA_PSS}, []),
     ],
 )
-def test_form_for(name: str, mechanisms: set[int], form: Form | None) -> None:
-    """A token gets the digest where it takes one, the message where it insists on hashing, and else nothing."""
-    assert form_for(SCHEMES[name], frozenset(mechanisms)) == form
+def test_forms(name: str, mechanisms: set[int], forms: list[int]) -> None:
+    """A token gets the digest where it takes one, then the message where it hashes itself, and else nothing."""
+    found = forms_for(SCHEMES[name], mechanisms, mechanisms)
+    assert found == tuple(Form(one, whole=one not in (RSA_PKCS, RSA_PSS, ECDSA)) for one in forms)
+
+
+def test_a_mechanism_that_does_not_sign_comes_last() -> None:
+    """A token that lists a mechanism without CKF_SIGN is asked for the others first, and for that one all the same."""
+    found = forms_for(SCHEMES["rsa_pkcs1_sha256"], {RSA_PKCS, 0x40}, {0x40})
+    assert found == (Form(0x40, whole=True), Form(RSA_PKCS, whole=False))
+    assert forms_for(SCHEMES["rsa_pkcs1_sha256"], {RSA_PKCS}, set()) == (Form(RSA_PKCS, whole=False),)
+
+
+def test_in_words() -> None:
+    """An operator reads several schemes of one kind as one."""
+    assert in_words([]) == ""
+    assert in_words(["rsa_pkcs1_sha256"]) == "rsa_pkcs1_sha256"
+    assert in_words(SCHEMES) == (
+        "rsa_pkcs1_sha256, 384 and 512, rsa_pss_rsae_sha256, 384 and 512, ecdsa_secp256r1_sha256, "
+        "ecdsa_secp384r1_sha384"
+    )
 
 
 @each_scheme
@@ -172,7 +190,10 @@ def test_encode_gives_a_signature_that_verifies(scheme: Scheme) -> None:
 def test_certificate_scheme(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, name: str) -> None:
     """A CA signs in the scheme that every client of its key type knows."""
     assert certificate_scheme(key).name == name
-    assert certificate_scheme(key).fits(key)
+    schemes = certificate_schemes(key)
+    assert schemes[0] is certificate_scheme(key)
+    assert len(schemes) == (6 if isinstance(key, rsa.RSAPublicKey) else 1)
+    assert all(one.fits(key) for one in schemes)
 
 
 @pytest.mark.parametrize(

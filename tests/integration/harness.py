@@ -116,6 +116,11 @@ class System:
         """Everything that its processes said so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    def until_logged(self, *texts: str, times: int = 1) -> None:
+        """Wait until its log has these texts, each so often: lines pass a process of their own before the file."""
+        for text in texts:
+            wait_until(lambda text=text: self.log.count(text) >= times, f"{text!r} is logged, {times} times")
+
     @classmethod
     def make(cls, directory: Path, key_type: str = "p256", upstream_ca: str = "", **edits: str) -> System:
         """`hsmitm init`, then lines of the configuration replaced: `workers="1"` sets `workers = 1`."""

@@ -123,10 +123,10 @@ def test_who_a_worker_is(caged: tuple[str, System], outcome: dict[str, Any]) -> 
     way, system = caged
     if way == "own user":
         assert outcome["uid"] not in (0, os.geteuid())
-        assert "of their own, no new privileges" in system.log
+        system.until_logged("of their own, no new privileges")
     else:
         assert outcome["uid"] == (os.geteuid() if way != "somebody" or os.geteuid() else _SOMEBODY)
-        assert "workers: the signer's user, no new privileges, Landlock ABI" in system.log
+        system.until_logged("workers: the signer's user, no new privileges, Landlock ABI")
 
 
 def test_the_capabilities_are_gone(caged: tuple[str, System]) -> None:

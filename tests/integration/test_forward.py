@@ -22,6 +22,7 @@ from wsproto.events import AcceptConnection, CloseConnection, Message, Request, 
 from bench.rig.port import free_port
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System
+from tests.waiting import wait_until
 
 
 def tunnel(system: System, host: str, port: int) -> socket.socket:
@@ -165,7 +166,8 @@ def test_unverified_server_never_gets_a_trusted_leaf(system: System, origin_ca: 
     assert careless.status == 502
     assert "Certificate verify failed" in careless.body
     assert "hsmitm forward untrust CA" in careless.trace
-    assert re.search(r"server wrong\.test .*Certificate verify failed", system.log)
+    line = re.compile(r"server wrong\.test .*Certificate verify failed")
+    wait_until(lambda: line.search(system.log), "a line about it")
 
 
 @contextmanager
@@ -198,7 +200,7 @@ def test_upstream_that_refuses(system: System) -> None:
     reply = system.curl(f"https://refuses.test:{port}/")
     assert reply.exit == 56
     assert "response 502" in reply.errors
-    assert f"cannot connect to refuses.test:{port}" in system.log
+    system.until_logged(f"cannot connect to refuses.test:{port}")
 
 
 def test_upstream_that_speaks_no_tls(system: System) -> None:
@@ -214,7 +216,7 @@ def test_upstream_that_never_answers(system: System) -> None:
     with listener(None) as port:
         reply = system.curl(f"https://silent.test:{port}/", trust=system.directory / "forward-untrust.pem")
     assert reply.status == 502, reply
-    assert "did not complete its TLS handshake in 2 s" in system.log
+    system.until_logged("did not complete its TLS handshake in 2 s")
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,16 @@ def test_reset_of_a_member_that_is_down(running: HaSystem, load: Visits) -> None
     running.until_up("m1", "m2")
 
 
+def test_check_says_why_a_member_is_down(running: HaSystem) -> None:
+    """`check` says of a member what keeps it from starting, also where it is being tried again when that is said."""
+    once = f"{DEAD} n=1", "C_Initialize delay 5000"
+    with running.hsms["m1"].fault("C_Initialize delay 1000"), running.hsms["m2"].fault(*once):
+        done = hsmitm("check", "--config", str(running.toml))
+    assert done.returncode == EX_CONFIG
+    (wrong,) = (line for line in done.stdout.splitlines() if line.startswith("WRONG"))
+    assert wrong.startswith("WRONG  member m2: CKR_DEVICE_ERROR (0x30) at C_Initialize")
+
+
 # --- add and remove ---------------------------------------------------------------------------------------------------
 
 
@@ -242,12 +252,15 @@ def test_add_with_a_wrong_pin(running: HaSystem, load: Visits, third: dict[str, 
     wrong = running.directory / "pin3"
     wrong.write_text("a-wrong-pin\n")
     wrong.chmod(0o600)
-    said = running.hsmitm("hsm", "add", "m3", *option(third, "pin3"))
+    done = hsmitm("hsm", "add", "m3", *option(third, "pin3"), "--config", str(running.toml))
+    said = done.stdout
+    assert done.returncode == EX_CONFIG
     assert "member m3 added: quarantined, CKR_PIN_INCORRECT (0xa0) while logging in to partition 'hsmitm' (" in said
     reset = running.hsmitm("hsm", "reset", "m3", status=EX_CONFIG)
     assert "the partition refused this PIN before; it is not tried again" in reset
-    assert "m3: not reset: " in running.hsmitm("hsm", "reset")
-    assert "member m3: not changed: " in running.hsmitm("reload")
+    for command, told in ((["hsm", "reset"], "m3: not reset: "), (["reload"], "member m3: not changed: ")):
+        done = hsmitm(*command, "--config", str(running.toml))
+        assert (done.returncode, told in done.stdout) == (EX_CONFIG, True)
     assert running.hsms["m3"].calls("C_Login") == 1
     shutil.copyfile(running.directory / "pin", wrong)
     assert running.hsmitm("reload") == "member m3: it was quarantined and is up again\n"

@@ -199,5 +199,6 @@ def test_a_flood_is_ended_and_nobody_waits_for_it(system: System, origin: Nghttp
         assert max(waits) < alone + ADDED_S
     codes = [int.from_bytes(payload[4:8]) for kind_, _, _, payload in wire2.frames(rest) if kind_ == wire2.GOAWAY]
     assert codes == [nghttp2.ENHANCE_YOUR_CALM]
+    system.until_logged("(http2-flood)", times=lines + 1)
     assert system.log.count("(http2-flood)") == lines + 1
     client.close()

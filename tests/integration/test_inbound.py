@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from proxy.demo.origin import OriginCA
 from tests.addons.revocation.ocsp_responder import Authority, respond_with, responding
-from tests.integration.harness import HSMITM, OriginThread
+from tests.integration.harness import HSMITM, OriginThread, hsmitm
 from tests.integration.inbound_system import InboundSystem, plain_origin
 from tests.waiting import wait_until
+
+EX_CONFIG = 78
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +247,29 @@ def _reload(system: InboundSystem) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_site_whose_key_comes_later(softhsm_module: str, plain: int, tmp_path: Path) -> None:
+    """A site whose key is not on the partition is refused by an alert, told by log, status, check and metric, and keeps
+    nobody else from being served; once the key is there a reload brings it into service."""
+    system, private = _inbound_only(tmp_path / "s", plain), ec.generate_private_key(ec.SECP256R1())
+    system.publics["late"] = private.public_key()
+    system.site("late.example.com", keys=["late"], upstream=f"http://127.0.0.1:{plain}")
+    system.site("both.example.com", keys=["late", "bakery"], upstream=f"http://127.0.0.1:{plain}")
+    checked = hsmitm("check", "--config", str(system.toml))
+    assert checked.returncode == EX_CONFIG
+    assert "WRONG  member softhsm1: key of late.example.com, both.example.com: no private key " in checked.stdout
+    with system:
+        assert system.curl("shop.example.com").returncode == 0
+        assert "tlsv1 alert internal error" in system.curl("late.example.com").stderr
+        assert system.curl("both.example.com").returncode == 0, "it has another certificate"
+        system.until_logged("refused: no-key 'late.example.com'", "clients of its sites are refused until it is there")
+        shown = {one.name: (one.refused, one.proved) for one in system.status().certificates if one.refused}
+        assert shown == {"late.example.com": (True, []), "both.example.com": (True, [])}
+        system.import_key("late", private)
+        assert "it is there, and clients are refused no more" in _reload(system)
+        wait_until(lambda: system.curl("late.example.com").returncode == 0, "the site is served", 10)
+        assert not any(one.refused for one in system.status().certificates)
 
 
 def test_ocsp_responses_are_stapled(softhsm_module: str, plain: int, tmp_path: Path) -> None:

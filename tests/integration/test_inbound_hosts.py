@@ -144,7 +144,7 @@ def test_anothers_host_is_misdirected(system: InboundSystem, head: tuple[str, ..
     said = _said(system, *head)
     assert said.startswith("HTTP/1.1 421 Misdirected Request"), said
     assert f"this connection is for {OPEN}" in said
-    assert "host-mismatch" in system.log
+    system.until_logged("host-mismatch")
 
 
 def test_the_target_counts_and_host_follows_it(system: InboundSystem) -> None:

@@ -222,6 +222,7 @@ with OriginThread(ca) as origin:
         print("allowed:", ask(("127.0.0.1", origin.port)))
         print("denied:", ask(canary.getsockname()))
         print("ourselves:", ask(("127.0.0.1", port)))
+        system.until_logged("refused (blocked-destination)", times=2)
         print("lines:", system.log.count("refused (blocked-destination)"))
         try:
             canary.accept()

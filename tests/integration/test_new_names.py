@@ -29,4 +29,5 @@ def test_made_up_names_end_with_the_budget(
         other = system.curl(f"https://more.test:{origin.port}/", "--interface", "127.0.0.2")
         assert other.ok, other.errors
         wait_until(lambda: system.status().counters["minted"] == 7, "seven leaves are reported", 10)
+        system.until_logged("refused (too-many-names)")
         assert system.log.count("refused (too-many-names)") == 1

@@ -64,7 +64,7 @@ def test_a_stopped_worker_is_replaced(own: System, origin: OriginThread) -> None
     assert _HANG_S - 1.5 < time.monotonic() - began < _HANG_S + 4
     wait_until(lambda: len(own.worker_pids()) == 2, "another takes its place")
     assert other in own.worker_pids(), "its neighbour was not hurt"
-    assert f"hangs: no sign of life for {_HANG_S:g} s; killing it" in own.log
+    own.until_logged(f"hangs: no sign of life for {_HANG_S:g} s; killing it")
     assert own.curl(f"https://after-hang.test:{origin.port}/").ok
 
 

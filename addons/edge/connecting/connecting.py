@@ -68,6 +68,7 @@ class Connecting:
         self,
         client: connection.Client,
         stated: connection.Address | None,
+        preface: bytes,
         host: str,
         port: int,
         local: tuple[Any, ...] | None,
@@ -75,7 +76,8 @@ class Connecting:
     ) -> Any:
         """Create a connection to `host`, from the address `local` if there is one.
 
-        `stated` is the server that the operator has configured for what `client` asks. Raises OSError with a sentence.
+        `stated` is the server that the operator has configured for what `client` asks; `preface` is sent to it first.
+        Raises OSError with a sentence.
         """
         chosen = not self._is_stated(client, stated, host, port)
         try:
@@ -90,10 +92,13 @@ class Connecting:
             if not permitted:
                 raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
         try:
-            return await _connected(permitted, port, local, create)
+            made = await _connected(permitted, port, local, create)
         except OSError:
             self._resolver.forget(host)
             raise
+        if preface:
+            made[0].write(preface)
+        return made
 
     @staticmethod
     def _is_stated(client: connection.Client, stated: connection.Address | None, host: str, port: int) -> bool:

@@ -1,6 +1,6 @@
 """Names to addresses: by the machine's own resolver, remembered, bounded, and with a limit for each client.
 
-getaddrinfo(3), each call on a thread of its own, and not a DNS client inside of the event loop. What was weighed:
+getaddrinfo(3), on a thread for each call in progress, and not a DNS client inside of the event loop. What was weighed:
 
 * c-ares (aiodns 4.0, pycares 5.2): thousands of look-ups without a thread, the TTL of each answer, and a look-up can be
   given up. It knows hosts, resolv.conf, and search domains, but none of nsswitch.conf's other sources (mDNS, LDAP and
@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import queue
 import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -41,6 +43,8 @@ POSITIVE_S, NEGATIVE_S = 30.0, 5.0
 """How long an answer is remembered. Long enough for what a page brings, short enough for a server that moves."""
 PLACES = 256
 """Look-ups in progress, each a thread that sleeps: about 40 kB."""
+_KEPT = 8
+"""Threads that wait for the next look-up: to start one takes longer than most name servers do."""
 _WAITING = 4
 """Look-ups of a client that wait, for each that it may have in progress."""
 _REMEMBERED = 8192
@@ -95,6 +99,8 @@ class Resolver:
         self._turns = Turns(per_client, places, _WAITING * per_client)
         self._known, self._failed = _Memory(_REMEMBERED), _Memory(_REMEMBERED // 4)
         self._running: dict[str, asyncio.Future[Answer]] = {}
+        self._jobs: queue.SimpleQueue[Callable[[], bool] | None] = queue.SimpleQueue()
+        self._idle = 0
 
     @property
     def in_progress(self) -> int:
@@ -125,26 +131,31 @@ class Resolver:
         return self._known.recall(name) or self._failed.recall(name)
 
     async def _asked(self, name: str, client: str) -> Answer:
-        until = asyncio.get_running_loop().time() + self._lookup_s
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._lookup_s
         running = self._running.get(name)
         if running is None:
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._turns.take(client)
-            except LineFullError:
-                raise TooManyLookupsError("this client has too many in progress; try again later") from None
-            except TimeoutError:
-                raise TooManyLookupsError(
-                    "this client's earlier name look-ups have not been answered; try again later"
-                ) from None
+            if not self._turns.take_at_once(client):
+                await self._place(client, until)
             running = self._begin(name, client)
+        await asyncio.wait([running], timeout=until - loop.time())  # which leaves it to others, where we are cancelled
+        if running.done():
+            return running.result()
+        error = f"no name server has answered for {name} within {self._lookup_s:g} s"
+        self._failed.keep(name, Answer((), error, time.monotonic() + NEGATIVE_S))
+        raise TimeoutError(error)
+
+    async def _place(self, client: str, until: float) -> None:
+        """Wait for a place of `client`'s, until this time of the loop."""
         try:
             async with asyncio.timeout_at(until):
-                return await asyncio.shield(running)
+                await self._turns.take(client)
+        except LineFullError:
+            raise TooManyLookupsError("this client has too many in progress; try again later") from None
         except TimeoutError:
-            error = f"no name server has answered for {name} within {self._lookup_s:g} s"
-            self._failed.keep(name, Answer((), error, time.monotonic() + NEGATIVE_S))
-            raise TimeoutError(error) from None
+            raise TooManyLookupsError(
+                "this client's earlier name look-ups have not been answered; try again later"
+            ) from None
 
     def _begin(self, name: str, client: str) -> asyncio.Future[Answer]:
         """Begin a look-up, with a place of `client`'s. While that one was waited for, somebody else may have begun."""
@@ -159,15 +170,25 @@ class Resolver:
             running.set_result(answer)
             return running
         running = self._running[name] = loop.create_future()
-        asking = threading.Thread(target=self._ask, args=(loop, name, client), name="look-up", daemon=True)
-        try:
-            asking.start()
-        except RuntimeError:  # no more threads are to be had
-            self._end(name, client, Answer((), "no thread for a name look-up is to be had", 0))
+        if self._idle > 0:
+            self._idle -= 1
+        else:
+            try:
+                threading.Thread(target=self._work, name="look-up", daemon=True).start()
+            except RuntimeError:  # no more threads are to be had
+                self._end(name, client, Answer((), "no thread for a name look-up is to be had", 0))
+                return running
+        self._jobs.put(partial(self._ask, loop, name, client))
         return running
 
-    def _ask(self, loop: asyncio.AbstractEventLoop, name: str, client: str) -> None:
-        """On a thread. It is a daemon: a worker that ends does not wait for name servers."""
+    def _work(self) -> None:
+        """A thread: one look-up after another. It is a daemon: a worker that ends does not wait for name servers, as
+        it would with a ThreadPoolExecutor."""
+        while (job := self._jobs.get()) is not None and job():
+            pass
+
+    def _ask(self, loop: asyncio.AbstractEventLoop, name: str, client: str) -> bool:
+        """On a thread. Whether the loop that asked is still there."""
         found: tuple[Found, ...] = ()
         error = ""
         try:
@@ -175,8 +196,19 @@ class Resolver:
         except (OSError, UnicodeError) as failure:
             error = f"{name} has no address: {getattr(failure, 'strerror', None) or failure}"
         answer = Answer(found, error, time.monotonic() + (NEGATIVE_S if error else POSITIVE_S))
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(self._end, name, client, answer)
+        try:
+            loop.call_soon_threadsafe(self._come_back, name, client, answer)
+        except RuntimeError:  # it has ended
+            return False
+        return True
+
+    def _come_back(self, name: str, client: str, answer: Answer) -> None:
+        """A thread is free again: it waits for the next look-up, or ends where enough do."""
+        if self._idle < _KEPT:
+            self._idle += 1
+        else:
+            self._jobs.put(None)
+        self._end(name, client, answer)
 
     def _end(self, name: str, client: str, answer: Answer) -> None:
         (self._failed if answer.error else self._known).keep(name, answer)

@@ -21,6 +21,7 @@ from addons.gnutls.credentials import Certificate, ClientCertificates, Credentia
 from addons.gnutls.key import RemoteKey
 from addons.tls.protocol import Protocol
 from hsm.errors import MisconfiguredError
+from hsm.schemes import SCHEMES
 from tests.addons.gnutls.peers import (
     AUTHORITY,
     NAME,
@@ -357,3 +358,70 @@ def test_replaced_under_load() -> None:
             site[0].use_ticket_key(os.urandom(64))
         for one in running:
             one.result(20).write(b"question")
+
+
+# --- keys that do not make every scheme -------------------------------------------------------------------------------
+
+PKCS1 = [name for name in SCHEMES if name.startswith("rsa_pkcs1")]
+PSS = [name for name in SCHEMES if name.startswith("rsa_pss")]
+
+
+@pytest.mark.parametrize(
+    ("schemes", "version", "spoken", "signed"),
+    [
+        (PKCS1, None, "TLSv1.2", "rsa_pkcs1_sha256"),
+        (PKCS1, "1.2", "TLSv1.2", "rsa_pkcs1_sha256"),
+        (["rsa_pkcs1_sha512"], None, "TLSv1.2", "rsa_pkcs1_sha512"),
+        (PSS, None, "TLSv1.3", "rsa_pss_rsae_sha256"),
+        (PSS, "1.2", "TLSv1.2", "rsa_pss_rsae_sha256"),
+        (["rsa_pss_rsae_sha384"], None, "TLSv1.3", "rsa_pss_rsae_sha384"),
+        (["rsa_pss_rsae_sha512"], "1.2", "TLSv1.2", "rsa_pss_rsae_sha512"),
+        ([*PKCS1, "rsa_pss_rsae_sha512"], None, "TLSv1.3", "rsa_pss_rsae_sha512"),
+    ],
+)
+def test_clients_fall_to_what_the_key_makes(schemes: list[str], version: str | None, spoken: str, signed: str) -> None:
+    """A client is served with the newest version and a scheme that the key's token makes, also where that changed while
+    the site was served."""
+    key = SoftwareKey("rsa")
+    remote = key.remote()
+    credentials = Credentials([AUTHORITY.certify(key, remote=remote)])
+    remote.offer(schemes)
+    client = connected(credentials, version)
+    assert (client.tls.version(), key.schemes) == (spoken, [signed])
+    remote.offer(list(SCHEMES))
+    assert connected(credentials).tls.version() == "TLSv1.3"
+
+
+def test_tls_1_3_alone_with_a_key_that_cannot_sign_it() -> None:
+    """A site that is to speak TLS 1.3 alone never falls below that: without a scheme for it clients are refused."""
+    key = SoftwareKey("rsa")
+    remote = key.remote()
+    credentials = Credentials([AUTHORITY.certify(key, remote=remote)], protocol=Protocol(minimum="TLS1.3"))
+    remote.offer(PKCS1)
+    with pytest.raises(SSL.Error, match="No supported cipher suites"):
+        connected(credentials)
+    assert key.schemes == []
+
+
+def test_another_key_signs_tls_1_3() -> None:
+    """A site that has an EC key beside an RSA key for PKCS#1 v1.5 alone goes on speaking TLS 1.3, with the EC key."""
+    rsa_key, ec_key = SoftwareKey("rsa"), SoftwareKey("p256")
+    remote = rsa_key.remote()
+    credentials = Credentials([AUTHORITY.certify(rsa_key, remote=remote), AUTHORITY.certify(ec_key)])
+    remote.offer(PKCS1)
+    assert connected(credentials).tls.version() == "TLSv1.3"
+    assert (rsa_key.schemes, ec_key.schemes) == ([], ["ecdsa_secp256r1_sha256"])
+
+
+def test_rsa_key_exchange_needs_no_scheme() -> None:
+    """Where RSA key exchange is on, a key that signs nothing any more still decrypts."""
+    key = SoftwareKey("rsa")
+    remote = RemoteKey(key.private.public_key(), key.sign, key.decrypt)
+    protocol = Protocol(rsa_key_exchange=True, maximum="TLS1.2")
+    credentials = Credentials([AUTHORITY.certify(key, remote=remote)], protocol=protocol)
+    remote.offer([])
+    context = client_context(AUTHORITY, "1.2")
+    context.set_ciphers("AES256-GCM-SHA384:AES128-GCM-SHA256")
+    client = Client(context, Connection(credentials))
+    client.handshake()
+    assert (key.decrypted, key.schemes) == (1, [])

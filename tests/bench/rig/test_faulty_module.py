@@ -223,13 +223,14 @@ async def test_a_refused_call_is_not_made_and_a_lost_reply_is(rig: Rig) -> None:
 @pytest.mark.parametrize("rule", ["* rv 0x5", "C_Initialize rv 0x5", "C_GetInfo rv 0x5"])
 async def test_start_fails(rig: Rig, rule: str) -> None:
     """A module can fail from its very first call on."""
-    process = await rig.spawn()
+    process, another = await rig.spawn(), await rig.spawn()
     try:
-        with rig.module.fault(rule), pytest.raises(MisconfiguredError, match="CKR_GENERAL_ERROR"):
+        with rig.module.fault(rule), pytest.raises(MemberLostError, match="CKR_GENERAL_ERROR"):
             await rig.open(process)
-        await rig.open(process)
+        await rig.open(another)
     finally:
         await process.end()
+        await another.end()
 
 
 async def test_hangs(rig: Rig) -> None:
@@ -262,8 +263,8 @@ async def test_stalls(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("action", "end"),
     [
-        ("crash", "it was killed by signal 11"),
-        ("abort", "it was killed by signal 6"),
+        ("crash", "it was killed by signal 11 (SIGSEGV): the PKCS#11 module crashed"),
+        ("abort", "it was killed by signal 6 (SIGABRT): the PKCS#11 module crashed"),
         ("exit 7", "it ended with status 7"),
     ],
 )
@@ -308,7 +309,7 @@ async def test_there_is_no_other_key(rig: Rig, caplog: pytest.LogCaptureFixture)
     async with rig.member() as process:
         with pytest.raises(MemberLostError):
             await process.channel.call(Sign("rsa", "rsa_pkcs1_sha256", DIGEST), in_s(20))
-        assert await process.how_it_ended() == "it was killed by signal 6"
+        assert await process.how_it_ended() == "it was killed by signal 6 (SIGABRT): the PKCS#11 module crashed"
     await until(lambda: "found no other private key of the type" in caplog.text, "the module's complaint is in the log")
 
 
@@ -527,7 +528,7 @@ async def test_a_wrong_line_is_loud(rig: Rig, caplog: pytest.LogCaptureFixture, 
         rig.module.rules("C_Verify rv 0x30", *line.split("\n"))
         with pytest.raises(HsmitmError):
             await sign(process)
-        assert await process.how_it_ended() == "it was killed by signal 6"
+        assert await process.how_it_ended() == "it was killed by signal 6 (SIGABRT): the PKCS#11 module crashed"
     await until(lambda: f"faulty_module: {complaint}" in caplog.text, "the module's complaint is in the log")
 
 
@@ -553,7 +554,7 @@ async def test_a_wrong_environment_is_loud(
     try:
         with pytest.raises(MemberLostError):
             await rig.open(process)
-        assert await process.how_it_ended() == "it was killed by signal 6"
+        assert await process.how_it_ended() == "it was killed by signal 6 (SIGABRT): the PKCS#11 module crashed"
     finally:
         await process.end()
     await until(lambda: f"faulty_module: {complaint}" in caplog.text, "the module's complaint is in the log")

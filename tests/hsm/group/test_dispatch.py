@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
-from hsm.group.dispatch import Dispatch
+from hsm.group.dispatch import Dispatch, Want
 from hsm.member.metrics import MemberMetrics
 from hsm.member.settings import Failover
 from hsm.member.states import State
@@ -30,7 +30,7 @@ class OneSlot:
         self.answer: asyncio.Event = asyncio.Event()
         self.dispatch = Dispatch(self, MemberMetrics(CollectorRegistry()))
 
-    def serves(self, _key: str) -> bool:
+    def serves(self, _key: str, _scheme: str = "") -> bool:
         """It has every key."""
         return True
 
@@ -38,11 +38,11 @@ class OneSlot:
         """It stays in service."""
         return False
 
-    def proved_by(self, _key: str) -> list[str]:
+    def proved_by(self, _key: str, _scheme: str = "") -> list[str]:
         """It has every key."""
         return [self.name]
 
-    def problems(self, _key: str) -> dict[str, str]:
+    def problems(self, _key: str, _scheme: str = "") -> dict[str, str]:
         """There are none."""
         return {}
 
@@ -71,7 +71,7 @@ class OneSlot:
             return b""
 
         self.keys.setdefault(key, None)
-        await self.dispatch.request(key, in_s(10), perform, asker)
+        await self.dispatch.request(Want(key), in_s(10), perform, asker)
 
 
 async def test_a_flood_of_many_keys() -> None:

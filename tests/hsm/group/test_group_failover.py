@@ -83,7 +83,9 @@ async def test_a_killed_member_costs_no_request(stores: list[Store], caplog: pyt
         assert transitions(group, "m1") == {"down -> starting": 2, "starting -> up": 2, "up -> down": 1}
         assert transitions(group, "m2") == {"down -> starting": 1, "starting -> up": 1}
         assert transitions(group)["healthy -> last"] == 1
-        assert f"member m1: up -> down: member process {process}: it was killed by signal 9" in caplog.messages
+        assert (
+            f"member m1: up -> down: member process {process}: it was killed by signal 9 (SIGKILL)" in caplog.messages
+        )
         assert steps(caplog.messages, "member m1") == ["up -> down", "down -> starting", "starting -> up"]
         assert steps(caplog.messages, "group") == ["healthy -> last", "last -> healthy"]
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 
 from hsm.errors import BadSignatureError, DeadlineError, KeyLostError, MemberLostError, RefusedError
-from hsm.member import life as life_module
+from hsm.member import proofs
 from hsm.member.key import Key
 from hsm.member.life import Life
 from hsm.member.metrics import MemberMetrics
@@ -177,7 +177,7 @@ async def test_a_process_that_dies_under_its_proof(stores: list[Store]) -> None:
 
 async def test_a_process_that_hangs_under_its_proof(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that hangs while it proves its keys is not waited for without end."""
-    monkeypatch.setattr(life_module, "PROOF_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(proofs, "PROOF_TIMEOUT_S", 0.2)
     async with living(stores[0]) as life:
         with hung(life.process.pid), pytest.raises(DeadlineError):
             await life.prove()
@@ -254,8 +254,8 @@ async def test_counts_what_is_in_flight(stores: list[Store]) -> None:
             await until(calls[0].done, "its caller is gone at once")
             assert (calls[0].cancelled(), life.in_flight, freed) == (True, 3, [])
         await asyncio.gather(*calls[1:])
-        await until(lambda: freed, "the slot of the one that was given up is told to be free")
-        assert (life.in_flight, life.idle.is_set(), len(freed)) == (0, True, 1)
+        await until(lambda: len(freed) == 3, "the slot of the one that was given up is told to be free, too")
+        assert (life.in_flight, life.idle.is_set(), freed) == (0, True, [2, 1, 0])
         assert signatures(life, "mint") == 2
 
 

@@ -82,7 +82,7 @@ async def test_a_killed_process_is_replaced(stores: list[Store], caplog: pytest.
     async with running(stores[0]) as member:
         first = kill(member)
         await until(lambda: member.state is State.DOWN, "the member is down")
-        assert member.last_error == f"member process {first}: it was killed by signal 9"
+        assert member.last_error == f"member process {first}: it was killed by signal 9 (SIGKILL)"
         assert abs(member.last_error_at - time.time()) < 5
         assert member.problem("trust") == f"member is down: {member.last_error}"
         await until(lambda: member.state is State.UP, "the member is up again", 5)
@@ -95,7 +95,7 @@ async def test_a_killed_process_is_replaced(stores: list[Store], caplog: pytest.
             "up -> down": 1,
         }
     assert [line for line in caplog.messages if line.startswith("member")] == [
-        f"member m1: up -> down: member process {first}: it was killed by signal 9"
+        f"member m1: up -> down: member process {first}: it was killed by signal 9 (SIGKILL)"
     ]
 
 
@@ -150,7 +150,7 @@ async def test_a_crash_loop_is_told(
         for starts in range(1, CRASH_LOOP + 1):
             process = kill(member)
             await until(lambda now=starts: member.starts > now and member.state is State.UP, "the member is up again")
-        last = f"member process {process}: it was killed by signal 9"
+        last = f"member process {process}: it was killed by signal 9 (SIGKILL)"
     errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
     (told,) = (line for line in errors if line.startswith("member"))
     assert told.startswith(f"member m1 was started {CRASH_LOOP + 1} times within a minute")

@@ -352,10 +352,10 @@ async def test_all_members_in_turn(stores: list[Store], monkeypatch: pytest.Monk
     at_once = [0]
     reset = Member.reset
 
-    async def alone(member: Member) -> str:
+    async def alone(member: Member, *, asked: bool) -> str:
         at_once.append(at_once[-1] + 1)
         try:
-            return await reset(member)
+            return await reset(member, asked=asked)
         finally:
             at_once.append(at_once[-1] - 1)
 

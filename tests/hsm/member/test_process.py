@@ -15,6 +15,8 @@ import pytest
 from msgspec import structs
 from prometheus_client import CollectorRegistry
 
+from bench.rig.faulty_module import FaultyModule
+from hsm.errors import MemberLostError
 from hsm.group.group import Group
 from hsm.member.member import Member
 from hsm.member.process import MemberProcess
@@ -59,9 +61,24 @@ async def test_its_end_is_told_once(stores: list[Store]) -> None:
     assert not process.lost.is_set()
     os.kill(process.pid, signal.SIGKILL)
     await until(process.lost.is_set, "the end is known")
-    assert await process.how_it_ended() == "it was killed by signal 9"
+    assert await process.how_it_ended() == "it was killed by signal 9 (SIGKILL)"
     await process.end()
     assert ends == [True]
+
+
+async def test_a_module_that_crashes_is_called_so(stores: list[Store], tmp_path: Path) -> None:
+    """Whoever waits for a module that crashes reads its signal: `init` and `check` as well as the signer."""
+    faulty = FaultyModule(tmp_path / "faulty")
+    opening = structs.replace(stores[0].opening(), module=str(faulty.path))
+    with faulty.fault("C_GetSlotList crash"):
+        process = await MemberProcess.spawn(stores[0].environment | faulty.environment(MODULE))
+        try:
+            with pytest.raises(MemberLostError) as caught:
+                await process.call(opening, in_s(10))
+        finally:
+            await process.end()
+    how = "it was killed by signal 11 (SIGSEGV): the PKCS#11 module crashed"
+    assert str(caught.value) == f"member process {process.pid}: {how}"
 
 
 async def test_a_process_that_gives_up(stores: list[Store]) -> None:

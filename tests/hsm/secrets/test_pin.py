@@ -70,6 +70,12 @@ async def test_reads(source: PinSource, base: Path) -> None:
     assert await pin.read(source, base, SECRET if source.prompt else None) == SECRET
 
 
+@pytest.mark.parametrize("source", [PinSource(empty=True), PinSource(pad=True), PinSource(none=True)], ids=str)
+async def test_that_there_is_none_is_said(source: PinSource, base: Path) -> None:
+    """Where the configuration says that there is no PIN to read, none is looked for."""
+    assert await pin.read(source, base / "absent") == ""
+
+
 async def test_an_absolute_path_needs_no_base(base: Path) -> None:
     """A PIN file may be anywhere; only a relative path starts at the configuration."""
     assert await pin.read(PinSource(file=str(base / "pin")), Path("/nowhere")) == SECRET
@@ -96,6 +102,39 @@ BROKEN: dict[str, tuple[PinSource, Callable[[Path, pytest.MonkeyPatch], Any], st
         PinSource(file="pin"),
         lambda base, _: pin_file(base / "pin", SECRET.encode("latin-1")),
         "UTF-8 text",
+    ),
+    "byte order mark": (
+        PinSource(file="pin"),
+        lambda base, _: pin_file(base / "pin", f"\ufeff{SECRET}\n".encode()),
+        "begins with a byte order mark",
+    ),
+    "UTF-16": (
+        PinSource(file="pin"),
+        lambda base, _: pin_file(base / "pin", f"{SECRET}\n".encode("utf-16")),
+        "looks like UTF-16; save it as UTF-8",
+    ),
+    "UTF-16 without a mark": (
+        PinSource(file="pin"),
+        lambda base, _: pin_file(base / "pin", f"{SECRET}\r\n".encode("utf-16-be")),
+        "looks like UTF-16",
+    ),
+    "two lines": (
+        PinSource(file="pin"),
+        lambda base, _: pin_file(base / "pin", f"{SECRET}\r\n{SECRET}\n".encode()),
+        "more than one line",
+    ),
+    "a tab": (
+        PinSource(credential="hsm-pin"),
+        lambda base, _: (
+            (base / "credentials" / "hsm-pin").chmod(0o600)
+            or pin_file(base / "credentials" / "hsm-pin", f"{SECRET}\t\n".encode())
+        ),
+        "it has a tab",
+    ),
+    "a control character": (
+        PinSource(file="pin"),
+        lambda base, _: pin_file(base / "pin", f"{SECRET}\x1b[0m".encode()),
+        "bytes or characters that are none",
     ),
     "empty file": (PinSource(file="pin"), lambda base, _: pin_file(base / "pin", b""), "file pin gives no PIN"),
     "empty line": (PinSource(file="pin"), lambda base, _: pin_file(base / "pin", b"\r\n"), "file pin gives no PIN"),

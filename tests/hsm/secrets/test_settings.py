@@ -16,6 +16,8 @@ from tests.hsm.secrets.secret import SECRET
     [
         {},
         {"prompt": False},
+        {"empty": True, "none": True},
+        {"file": "pin", "pad": True},
         {"file": "pin", "env": "TEST_PIN"},
         {"file": "pin", "prompt": True},
         {"env": "TEST_PIN", "command": ["true"]},

@@ -16,7 +16,6 @@ from hsm.schemes import SCHEMES
 from hsm.signer import inbound as service_module
 from hsm.signer.settings import InboundSettings, SignerSettings
 from hsm.signer.signer import Signer
-from hsm.uri import KeyURI
 from hsm.wire import client
 from hsm.wire.admin import CODEC
 from hsm.wire.client import SignerClient
@@ -330,16 +329,6 @@ async def test_nothing_to_sign(settings: SignerSettings) -> None:
     assert "neither a CA" in await why_not(structs.replace(settings, authorities={}, inbound=[]))
 
 
-async def test_a_site_whose_key_is_on_no_member(settings: SignerSettings, sites: list[InboundSettings]) -> None:
-    """A site whose key is on no partition keeps the signer from starting, and the site is named."""
-    wrong = structs.replace(sites[0], key=KeyURI(object="absent"))
-    message = await why_not(structs.replace(settings, inbound=[wrong]))
-    assert message.startswith("the key of blog.example.com is on no member: m1: no private key pkcs11:object=absent")
-    other = structs.replace(sites[0], key=KeyURI(object="shop"))
-    message = await why_not(structs.replace(settings, inbound=[other]))
-    assert "the key of blog.example.com is on no member: m1: pkcs11:object=shop;type=private is not the key" in message
-
-
 # --- the ticket key, and when to look again ---------------------------------------------------------------------------
 
 
@@ -380,14 +369,13 @@ async def test_a_signer_that_was_started_again_is_another(settings: SignerSettin
     assert first.configuration == second.configuration
 
 
-async def test_schemes_that_a_member_cannot_make(signer: Signer, worker: SignerClient, sites_store: Store) -> None:
-    """A scheme that one of the members cannot make is not offered, and workers are told to look again."""
+async def test_schemes_that_no_member_makes(signer: Signer, worker: SignerClient, sites_store: Store) -> None:
+    """A scheme that every member lost is not offered, and workers are told to look again; a new process proves anew."""
     name = name_of(sites_store, "shop")
     before = await terms(worker)
     (member,) = signer.group.members
     assert member._life is not None
-    found = member._life.found[name]
-    member._life.found[name] = structs.replace(found, schemes=["rsa_pkcs1_sha256"])
+    member._life.made.take(name, {"rsa_pkcs1_sha256"}, {})
     signer.group.changed(member)
     after = await terms(worker)
     assert after.keys[name] == ["rsa_pkcs1_sha256"]

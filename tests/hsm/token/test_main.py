@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from msgspec import structs
 
 from bench.rig.faulty_module import FaultyModule
 from hsm import codes
@@ -28,10 +29,12 @@ from hsm.wire.admin import Reset, Status
 from hsm.wire.frames import Answer, Call, Cancel, Decrypted, Done, Frame
 from hsm.wire.member import (
     CODEC,
+    Begin,
     Decrypt,
     Describe,
     Generate,
     Inspect,
+    LogIn,
     Open,
     Opened,
     Ping,
@@ -227,6 +230,8 @@ REQUESTS: list[Request] = [
     Describe(),
     Inspect(),
     Generate("new", "p256"),
+    LogIn(PIN),
+    Begin(),
 ]
 FOR_THE_SIGNER: list[Any] = [Mint("trust", ["a.example"], b"spki"), Status(), Reset()]
 
@@ -241,7 +246,7 @@ async def test_answers_nothing_before_it_is_open(member: MemberProcess, store: S
 
 async def test_looks_without_a_login(behind: MemberProcess, faulty: FaultyModule, store: Store) -> None:
     """A partition can be looked at without its PIN: nothing is logged in to, no session opened, and nothing signed."""
-    opened = await behind.channel.call(opening_of(store, faulty, None), in_s(10))
+    opened = await behind.channel.call(structs.replace(opening_of(store, faulty, None), sessions=0), in_s(10))
     assert isinstance(opened, Opened)
     assert (opened.partition.label, opened.sessions, opened.keys) == (store.label, 0, {})
     assert (faulty.calls("C_Login"), faulty.calls("C_OpenSession")) == (0, 0)
@@ -262,7 +267,8 @@ async def test_a_wrong_pin_is_tried_once(behind: MemberProcess, faulty: FaultyMo
     ("rule", "kind", "code"),
     [
         ("C_Initialize rv 0x30", MemberLostError, 0x30),
-        ("C_Initialize rv 0x05", MisconfiguredError, 0),
+        ("C_Initialize rv 0x05", MemberLostError, 0x05),
+        ("C_Initialize rv 0x0A", MisconfiguredError, 0),
         ("C_GetSlotList rv 0x30", MemberLostError, 0x30),
         ("C_OpenSession rv 0x32", MemberLostError, 0x32),
         ("C_OpenSession rv 0xB1", MemberLostError, 0xB1),

@@ -284,8 +284,11 @@ def lose_sessions(label: str, how: str) -> None:
 
     Token.session = recorded  # type: ignore[method-assign,assignment]
     module = Module(MODULE)
+    functions = module._lib.functions
+    assert functions is not None
     keys = {"p256": KeyURI(object="p256")}
-    partition = Sessions(module, Open(MODULE, Selector(label=label), PIN, 2, keys))
+    token = module.token(Selector(label=label))
+    partition = Sessions(module, Open(MODULE, Selector(label=label), None, 2, keys), token, token.log_in(PIN))
 
     def sign() -> Answers:
         answers: queue.SimpleQueue[Signature | HsmitmError] = queue.SimpleQueue()
@@ -299,10 +302,10 @@ def lose_sessions(label: str, how: str) -> None:
 
     before = sign()
     if how == "all":
-        assert module._functions.function(C_CLOSE_ALL_SESSIONS, ctypes.c_ulong)(partition.token.info.slot) == 0
+        assert functions.function(C_CLOSE_ALL_SESSIONS, ctypes.c_ulong)(partition.token.info.slot) == 0
     else:
         for handle in handles:
-            assert module._functions.function(C_CLOSE_SESSION, ctypes.c_ulong)(handle) == 0
+            assert functions.function(C_CLOSE_SESSION, ctypes.c_ulong)(handle) == 0
     after = sign()
     sys.stdout.write(msgspec.json.encode(Healing(before, after, len(handles))).decode())
     sys.stdout.flush()
@@ -552,14 +555,6 @@ class Roomless:
 
     info = member_wire.Partition("tests", "1", 0, "", "", "", [], None)
 
-    def token(self, _selector: Selector) -> Roomless:
-        """The only one."""
-        return self
-
-    def log_in(self, _pin: str, *, writable: bool) -> Roomless:
-        """An anchor."""
-        return self
-
     def session(self) -> Roomless:
         """A session."""
         return self
@@ -581,7 +576,8 @@ class Meeting(Sessions):
 
 def test_two_sessions_do_not_leave_each_other_the_work() -> None:
     """Where the last two sessions find out at the same moment that there is no room, one of them stays."""
-    partition = Meeting(Roomless(), Open("", Selector(label="tests"), PIN, 2, {}))  # type: ignore[arg-type]
+    empty, opening = Roomless(), Open("", Selector(label="tests"), None, 2, {})
+    partition = Meeting(empty, opening, empty, empty)  # type: ignore[arg-type]
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda worker: worker._park(), partition._workers)) == [False, True]
     assert sum(not worker.parked for worker in partition._workers) == 1
@@ -614,7 +610,7 @@ async def test_a_call_whose_time_is_up_is_seen_from_outside(behind: Behind) -> N
                 await _signs(process, behind.store, 0.2)
             assert all([await _signs(process, behind.store) for _ in range(5)])
             vital = await _vital(process)
-            assert 0.2 <= vital.oldest_s <= time.monotonic() - before
+            assert 0.15 <= vital.oldest_s <= time.monotonic() - before
             assert vital.overtaken == 5
             assert vital.silent_s < vital.oldest_s, "others came back meanwhile"
         await _until_vital(process, lambda vital: vital == Vital(0, 2, 0, 0), "it came back")
@@ -623,15 +619,15 @@ async def test_a_call_whose_time_is_up_is_seen_from_outside(behind: Behind) -> N
 async def test_calls_that_queue_are_not_overtaken(behind: Behind) -> None:
     """At a device that works on one call at a time the last of several is old, and nobody overtook it."""
     async with behind.open(4) as process:
-        behind.module.rules("C_Sign serial 60")
-        calls = [asyncio.create_task(_signs(process, behind.store, 0.1)) for _ in range(4)]
+        behind.module.rules("C_Sign serial 200")
+        calls = [asyncio.create_task(_signs(process, behind.store, 0.4)) for _ in range(4)]
         await until(lambda: behind.module.fired() > 0, "one is worked on")
         seen = [await _vital(process)]
         while seen[-1] != Vital(0, 4, 0, 0):
             seen.append(await _vital(process))
-        assert max(vital.oldest_s for vital in seen) > 0.15
+        assert max(vital.oldest_s for vital in seen) > 0.4
         assert max(vital.overtaken for vital in seen) < 4
-        assert max(vital.silent_s for vital in seen) < 0.15
+        assert max(vital.silent_s for vital in seen) < 0.4
         await asyncio.gather(*calls, return_exceptions=True)
 
 

@@ -416,8 +416,10 @@ def test_another_key_of_the_label_is_shown_as_what_it_is(
 # --- logging in -------------------------------------------------------------------------------------------------------
 
 COUNT_LOW, FINAL_TRY, LOCKED = 0x10000, 0x20000, 0x40000
-ODD_CODES, PIN_CODES = [0x80000123, 0x05, 0x06], [0xA0, 0xA1, 0xA2, 0xA3, 0xA4, 0x102, 0x1B8]
-LOST_CODES = [0x30, 0x32, 0xE0, 0x190, 0xB1, 0x02, 0x101]
+ODD_CODES, PIN_CODES = [0x80000123, 0x05, 0x06], [0xA0, 0xA1, 0xA2, 0x1B8]
+LOST_CODES = [0x30, 0x32, 0xE0, 0x190, 0xB1, 0xB3, 0x02, 0x101, 0x103]
+REQUEST_CODES = [0x07, 0x54, 0x200]
+OF_NO_PIN = [0xA3, 0xA4, 0x102]
 
 
 class Login(msgspec.Struct):
@@ -464,7 +466,8 @@ def logins(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         rules[f"odd, low since {code:#x}"] = [f"C_Login rv {code:#x}", f"{low} after="]
         rules[f"odd, low before {code:#x}"] = [f"C_Login rv {code:#x}", low]
     rules |= {f"lost, low before {code:#x}": [f"C_Login rv {code:#x}", low] for code in LOST_CODES}
-    rules |= {f"pin {code:#x}": [f"C_Login rv {code:#x}"] for code in PIN_CODES}
+    plain = [*LOST_CODES, *REQUEST_CODES, *OF_NO_PIN, *PIN_CODES, 0x100]
+    rules |= {f"plain {code:#x}": [f"C_Login rv {code:#x}"] for code in plain}
     rules |= {f"flag {flag:#x}": [f"C_GetTokenInfo flags {flag:#x}"] for flag in (LOCKED, FINAL_TRY, COUNT_LOW)}
     faulty = FaultyModule(tmp_path_factory.mktemp("logins"))
     given = msgspec.json.encode(list(rules.values())).decode()
@@ -477,7 +480,7 @@ def logins(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def test_an_odd_code_at_login_may_mean_the_pin(logins: dict[str, Login], code: int) -> None:
     """A vendor's code at the login means the PIN where the token counts a wrong one since, and is never tried again."""
     plain, counted = logins[f"odd {code:#x}"], logins[f"odd, low since {code:#x}"]
-    assert (plain.kind, plain.code, plain.logins) == ("MemberLostError", code, 1)
+    assert (plain.kind, plain.code, plain.logins) == ("LoginError", code, 1)
     assert (counted.kind, counted.code, counted.logins) == ("PinRefusedError", code, 1)
     assert counted.text == f"{plain.text}, and the token now counts a wrong PIN"
     assert "USER_PIN_COUNT_LOW" not in counted.flags
@@ -491,17 +494,32 @@ def test_an_odd_code_risks_no_further_try(logins: dict[str, Login], code: int) -
 
 
 @pytest.mark.parametrize("code", LOST_CODES)
-def test_a_lost_device_at_login_is_no_wrong_pin(logins: dict[str, Login], code: int) -> None:
-    """What says plainly that the HSM failed is not held against the PIN, whatever the token counts."""
-    login = logins[f"lost, low before {code:#x}"]
-    assert (login.kind, login.code, login.logins) == ("MemberLostError", code, 1)
+def test_a_lost_device_at_login_may_mean_the_pin(logins: dict[str, Login], code: int) -> None:
+    """Tokens say a wrong PIN in words of a lost session or device, too: nobody repeats that login, and where the token
+    counts a wrong PIN it is one."""
+    plain, counted = logins[f"plain {code:#x}"], logins[f"lost, low before {code:#x}"]
+    assert (plain.kind, plain.code, plain.logins) == ("LoginError", code, 1)
+    assert (counted.kind, counted.code, counted.logins) == ("PinRefusedError", code, 1)
 
 
-@pytest.mark.parametrize("code", PIN_CODES)
+@pytest.mark.parametrize("code", [*PIN_CODES, *REQUEST_CODES])
 def test_a_refused_pin_is_called_so(logins: dict[str, Login], code: int) -> None:
-    """Every code that names the PIN refuses it, with one C_Login."""
-    login = logins[f"pin {code:#x}"]
+    """Every code that names the PIN, or says that this login cannot be, refuses it, with one C_Login."""
+    login = logins[f"plain {code:#x}"]
     assert (login.kind, login.code, login.logins) == ("PinRefusedError", code, 1)
+
+
+@pytest.mark.parametrize("code", OF_NO_PIN)
+def test_a_pin_that_is_locked_or_not_set_is_not_called_wrong(logins: dict[str, Login], code: int) -> None:
+    """What a token says of any PIN is not held against the one that was given, which may be right."""
+    login = logins[f"plain {code:#x}"]
+    assert (login.kind, login.code, login.logins) == ("LoginError", code, 1)
+
+
+def test_a_login_that_was_made_already_is_one(logins: dict[str, Login]) -> None:
+    """Where a module says that the user is logged in already, the member goes on."""
+    login = logins["plain 0x100"]
+    assert (login.kind, login.text, login.logins) == ("", "", 1)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from hsm.wire.admin import (
 )
 from hsm.wire.frames import MAX_FRAME, Answer, Call, Cancel, Codec, Decrypted, Done, Fault, Frame, Ready
 from hsm.wire.member import (
+    Begin,
     Decrypt,
     Describe,
     Generate,
@@ -40,6 +41,7 @@ from hsm.wire.member import (
     Inspected,
     KeyFound,
     KeysFound,
+    LogIn,
     Open,
     Opened,
     Partition,
@@ -83,6 +85,7 @@ OPEN = Open(
     5,
     0.06,
 )
+LOG_IN = LogIn(PIN)
 INITIALISE = Initialise("p11.so", "tests", SO_PIN, PIN)
 KEY = KeyFound("", b"spki", ["rsa_pkcs1_sha256"], True)
 SLOT = Slot(PARTITION, ["CKM_ECDSA", "0x80000001"], 3, None, 64, 1, 2, None, 4, "Luna K7 1.0")
@@ -92,6 +95,8 @@ MEMBER = MemberStatus("m1", "up", 1.0, "", "p11.so", "2.6", PARTITION, 1, 8, 1)
 TERMS = InboundTerms({"inbound-1": ["ecdsa_secp256r1_sha256"]}, b"ticket-key-4711", 7, 3, True)
 BODIES: list[Any] = [
     OPEN,
+    LOG_IN,
+    Begin(),
     INITIALISE,
     Sign("trust", "rsa_pkcs1_sha256", bytes(32)),
     Decrypt("inbound-1", bytes(256)),
@@ -381,13 +386,13 @@ def test_the_largest_frame_travels_and_a_larger_one_is_not_sent() -> None:
 @pytest.mark.parametrize(
     "show", [repr, str, "{}".format, "%r".__mod__, pretty_repr], ids=["repr", "str", "format", "%", "rich"]
 )
-@pytest.mark.parametrize("body", [OPEN, INITIALISE], ids=["Open", "Initialise"])
+@pytest.mark.parametrize("body", [OPEN, LOG_IN, INITIALISE], ids=["Open", "LogIn", "Initialise"])
 def test_no_text_of_a_frame_has_a_pin(body: Any, show: Any) -> None:
     """However a frame gets into a log or a traceback, its PINs do not."""
     for one in (body, (body,), Call(1, 2.5, body)):
         text = show((one,))
         assert type(body).__name__ in text
-        assert "p11.so" in text
+        assert "p11.so" in text or body is LOG_IN
         assert PIN not in text
         assert SO_PIN not in text
 

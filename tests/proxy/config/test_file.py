@@ -386,12 +386,20 @@ def test_a_pin_in_the_file_is_refused_and_not_repeated(read: Callable[[str], Con
 
 
 @pytest.mark.parametrize(
-    "source", ['{ file = "pin", env = "PIN" }', "{}", "{ prompt = false }", '{ prompt = true, credential = "pin" }']
+    "source",
+    [
+        '{ file = "pin", env = "PIN" }',
+        "{}",
+        "{ prompt = false }",
+        '{ prompt = true, credential = "pin" }',
+        "{ empty = true, none = true }",
+        "{ pad = false }",
+    ],
 )
 def test_a_pin_comes_from_one_source(read: Callable[[str], Config], source: str) -> None:
     """Two sources of a PIN, or none, are refused with the list of sources."""
     assert _refusal(read, _changed('{ file = "pin" }', source)) == (
-        "hsmitm.toml: hsm.members[0].pin: give exactly one of file, env, command, credential, prompt"
+        "hsmitm.toml: hsm.members[0].pin: give exactly one of file, env, command, credential, prompt, empty, pad, none"
     )
 
 

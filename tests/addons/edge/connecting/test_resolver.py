@@ -12,6 +12,7 @@ import pytest
 
 from addons.edge.connecting import resolver as module
 from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, system_lookup
+from tests.waiting import until
 
 _HERE: Found = (int(socket.AF_INET), ("192.0.2.1", 0))
 
@@ -181,6 +182,40 @@ def test_the_machine_answers() -> None:
     assert system_lookup("2130706433") == ((int(socket.AF_INET), ("127.0.0.1", 0)),)
 
 
+def _threads() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if one.name == "look-up"}
+
+
+async def test_threads_are_used_again_and_few_are_kept(servers: _Servers) -> None:
+    """One name after another takes one thread; of those that a hundred at a time took, eight wait for the next."""
+    resolver, before = _resolver(servers, per_client=64), _threads()
+    for number in range(20):
+        await resolver.addresses(f"host{number}.example", "c")
+    assert len(_threads() - before) == 1
+    many = [asyncio.create_task(resolver.addresses(f"silent{i}.example", f"c{i}")) for i in range(40)]
+    await _begun(servers, 60)
+    assert len(_threads() - before) == 40
+    servers.speak.set()
+    await asyncio.gather(*many)
+    await until(lambda: len(_threads() - before) == 8, "the others end")
+    assert await resolver.addresses("after.example", "c") == (_HERE,)
+
+
+async def test_without_a_thread_a_look_up_fails(servers: _Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine gives no more threads a client is told so at once, and others are served when it does again."""
+    resolver = _resolver(servers)
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(OSError, match="no thread for a name look-up is to be had"):
+            await resolver.addresses("host.example", "c")
+    assert resolver.in_progress == 0
+    assert await resolver.addresses("other.example", "c") == (_HERE,)
+
+
 def test_a_worker_ends_without_waiting_for_name_servers(servers: _Servers) -> None:
     """A look-up that nobody answers does not hold up the end of the loop, and its late answer harms nothing."""
     failures: list[threading.ExceptHookArgs] = []
@@ -190,14 +225,15 @@ def test_a_worker_ends_without_waiting_for_name_servers(servers: _Servers) -> No
         with pytest.raises(TimeoutError):
             await _resolver(servers, lookup_s=0.05).addresses("silent.example", "c")
 
+    before = _threads()
     try:
         began = time.monotonic()
         asyncio.run(main())
         assert time.monotonic() - began < 5
         servers.speak.set()
-        for one in threading.enumerate():
-            if one.name == "look-up":
-                one.join(5)
+        for one in _threads() - before:
+            one.join(5)
+            assert not one.is_alive()
     finally:
         threading.excepthook = hook
     assert failures == []

@@ -1,0 +1,77 @@
+"""HA groups of different vendors' modules, which hold the same RSA keys under labels and ids of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.rig.visits import Visitors
+from proxy.demo.origin import OriginCA
+from tests.integration.harness import OriginThread
+from tests.modules.module_system import ModuleSystem
+from tests.modules.nss import Nss
+from tests.modules.opencryptoki import OpenCryptoki
+from tests.modules.p11_kit import P11Kit
+from tests.modules.softhsm import SoftHSM
+from tests.modules.tpm import Tpm
+from tests.modules.vendor import Vendor
+from tests.modules.vendors import prepared
+from tests.waiting import until
+
+pytestmark = pytest.mark.modules
+
+_PAIRS = [(SoftHSM, OpenCryptoki), (P11Kit, Nss), (Tpm, SoftHSM)]
+_CONNECTIONS = 1000
+
+
+@pytest.mark.parametrize("kinds", _PAIRS, ids=lambda kinds: "-".join(kind.name for kind in kinds))
+def test_two_kinds(
+    kinds: tuple[type[Vendor], ...], softhsm_module: str, origin: OriginThread, origin_ca: OriginCA, tmp_path: Path
+) -> None:
+    """Clients notice nothing when the process of one member is killed, then that of the other."""
+    with prepared(*kinds) as vendors, ModuleSystem.of_group(vendors, tmp_path / "system", origin_ca.pem) as system:
+        system.until_up()
+        faults = [lambda one=one: _kill(system, one.name) for one in vendors]
+        errors = asyncio.run(_visited(system, origin.port, 100, faults))
+        assert errors == []
+
+
+def test_four_vendors(softhsm_module: str, origin: OriginThread, origin_ca: OriginCA, tmp_path: Path) -> None:
+    """A thousand connections through a stopped process, two killed ones and a killed daemon: none fails."""
+    with prepared(SoftHSM, OpenCryptoki, Nss, Tpm) as vendors:
+        tpm = vendors[-1]
+        with ModuleSystem.of_group(vendors, tmp_path / "system", origin_ca.pem) as system:
+            system.until_up()
+            faults: list[Callable[[], None]] = [
+                lambda: os.kill(system.of("softhsm").pid, signal.SIGSTOP),
+                lambda: _kill(system, "opencryptoki"),
+                lambda: _kill(system, "nss"),
+                tpm.kill,
+                tpm.revive,
+            ]
+            errors = asyncio.run(_visited(system, origin.port, _CONNECTIONS, faults))
+            assert errors == []
+            system.until_up()
+
+
+def _kill(system: ModuleSystem, name: str) -> None:
+    """The member's process is killed once it, and all others, serve: two faults at the same time are another test."""
+    system.until_up()
+    os.kill(system.of(name).pid, signal.SIGKILL)
+
+
+async def _visited(system: ModuleSystem, port: int, number: int, faults: list[Callable[[], None]]) -> list[str]:
+    """What went wrong in so many connections, with the faults spread over them."""
+    proxy = await asyncio.to_thread(lambda: system.proxy)
+    async with Visitors(proxy, system.ca, port, 8) as visitors:
+        for place, fault in enumerate(faults, 1):
+            goal = number * place // (len(faults) + 1)
+            await until(lambda goal=goal: len(visitors.visits) >= goal, f"{goal} connections", 60)
+            await asyncio.to_thread(fault)
+        await until(lambda: len(visitors.visits) >= number, f"{number} connections", 60)
+    return [visit.error for visit in visitors.visits if visit.error]
