@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-_QUICK_S = 0.05
+QUICK_S = 0.05
+"""What a signature takes at most where the way there and back matters."""
 
 
 RAMP_S = 1.0
@@ -16,7 +17,7 @@ def slots(sessions: int, latency_s: float, up_for_s: float, useful: int, *, alon
     nothing, and a queue at the member would only delay its test signatures. `useful` is what its pace says
     (`hsm.member.pace`): more than its HSM works on would wait inside the module. `alone`: no other member could share.
     """
-    full = min(useful, 2 * sessions if latency_s < _QUICK_S else sessions)
+    full = min(useful, 2 * sessions if latency_s < QUICK_S else sessions)
     if alone or up_for_s >= RAMP_S:
         return max(1, full)
     return max(1, int(full * up_for_s / RAMP_S))
