@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from mitmproxy import version
 from mitmproxy.proxy import mode_servers
-from mitmproxy.proxy.layers import http, modes, websocket
+from mitmproxy.proxy.layers import http, modes, tls, websocket
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
@@ -29,16 +29,19 @@ from addons.edge.http2.server import Http2Server
 from addons.edge.listeners.handler import EdgeHandler
 from addons.edge.listeners.next_layer import upgraded
 from addons.edge.settings import Bounds
+from addons.edge.streaming import NOTHING, Streamed
 from addons.edge.websocket import Connection, Deflate, Websocket
+from addons.upstream.layer import ServerTls
 from hsm.errors import MisconfiguredError
 
 TESTED = ("12.2.3",)
 """The versions of mitmproxy with which our classes were tested, and its own layer tests with them."""
 
 
-def put_in(bounds: Bounds, *, watched: bool = True) -> None:
+def put_in(bounds: Bounds, *, watched: bool = True, streamed: Streamed = NOTHING) -> None:
     """Have mitmproxy make our classes, with these bounds; `watched`: scripts, or options of the operator's, may look at
-    messages. Raises MisconfiguredError for an untested mitmproxy."""
+    messages, of which those go on as they come that are `streamed`. Raises MisconfiguredError for an untested
+    mitmproxy."""
     if version.VERSION not in TESTED:
         raise MisconfiguredError(
             f"mitmproxy {version.VERSION} is installed, and hsmitm was tested with {', '.join(TESTED)} alone: "
@@ -46,15 +49,25 @@ def put_in(bounds: Bounds, *, watched: bool = True) -> None:
         )
     mode_servers.ProxyConnectionHandler = EdgeHandler  # type: ignore[misc]
     http.tcp = SimpleNamespace(TCPLayer=upgraded)  # type: ignore[assignment, attr-defined]  # what follows a 101
-    _put_in_streams()
+    _put_in_streams(streamed)
+    _put_in_tls()
     _put_in_http1(bounds)
     _put_in_http2(bounds)
     _put_in_websockets(bounds, watched=watched)
 
 
-def _put_in_streams() -> None:
+def _put_in_streams(streamed: Streamed) -> None:
+    EdgeStream.streamed = streamed
     http.HttpStream = EdgeStream  # type: ignore[misc]
     modes.Socks5Proxy = Socks5  # type: ignore[misc]
+
+
+def _put_in_tls() -> None:
+    # For further servers, and for the next proxy. The name in `layers.tls` stays what scripts know.
+    http.tls = SimpleNamespace(ServerTLSLayer=ServerTls)  # type: ignore[assignment, attr-defined]
+    _upstream_proxy.tls = SimpleNamespace(  # type: ignore[assignment, attr-defined]
+        ServerTLSLayer=ServerTls, HTTP1_ALPNS=tls.HTTP1_ALPNS
+    )
 
 
 def _put_in_http1(bounds: Bounds) -> None:
@@ -73,7 +86,7 @@ def _put_in_http2(bounds: Bounds) -> None:
 
 def _put_in_websockets(bounds: Bounds, *, watched: bool) -> None:
     Deflate.most = Connection.most = bounds.websocket_message_bytes
-    Websocket.whole = watched
+    Websocket.watched = watched
     extensions.PerMessageDeflate = Deflate  # type: ignore[misc]  # mitmproxy looks it up there
     websocket.WebsocketConnection = Connection  # type: ignore[misc]
     websocket.WebsocketLayer = Websocket  # type: ignore[misc]

@@ -14,7 +14,7 @@ from typing import Literal
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature, encode_dss_signature
 from msgspec import Struct
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -45,6 +45,9 @@ _WHOLE = {
     ("ecdsa", "sha384"): 0x1045,
     ("ecdsa", "sha512"): 0x1046,
 }
+
+_SIZES = {"secp256r1": 32, "secp384r1": 48}
+"""Bytes of a number of each curve."""
 
 
 class Scheme(Struct, frozen=True):
@@ -88,10 +91,16 @@ class Scheme(Struct, frozen=True):
         return self.family == "ecdsa" and self.curve == key.curve.name
 
     def encode(self, raw: bytes) -> bytes:
-        """A token's answer as TLS and X.509 carry it: ECDSA r||s (two halves of equal length) becomes DER."""
+        """A token's answer as TLS and X.509 carry it: ECDSA r||s (two halves of the curve's size) becomes DER. Some
+        tokens answer in DER already (RFC 3279 section 2.2.3)."""
         if self.family != "ecdsa":
             return raw
         half = len(raw) // 2
+        if self.curve is None or half != _SIZES[self.curve] or len(raw) % 2:
+            try:
+                return encode_dss_signature(*decode_dss_signature(raw))
+            except ValueError:
+                pass  # halves of another size: a signature of it, or none, says whoever verifies it
         return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
 
     def verifies(self, key: PublicKey, digest: bytes, signature: bytes) -> bool:
@@ -167,7 +176,7 @@ def certificate_schemes(key: PublicKey) -> tuple[Scheme, ...]:
     found = tuple(scheme for scheme in SCHEMES.values() if scheme.fits(key))
     if not found:
         assert isinstance(key, ec.EllipticCurvePublicKey)
-        raise ValueError(f"an elliptic curve key on {key.curve.name}; use P-256 or P-384")
+        raise ValueError(unused_curve(key.curve.name))
     return found
 
 
@@ -195,3 +204,13 @@ def by_reason(lacking: Mapping[str, str]) -> dict[str, str]:
     for name, why in lacking.items():
         reasons.setdefault(why, []).append(name)
     return {why: in_words(names) for why, names in reasons.items()}
+
+
+def unused_curve(name: str) -> str:
+    """What is said of an elliptic curve key on another curve."""
+    needs = f", for which TLS needs {_FOREIGN[name]}, and many clients do not offer it" if name in _FOREIGN else ""
+    return f"an elliptic curve key on {name}{needs}; use P-256 or P-384"
+
+
+_FOREIGN = {"secp521r1": "ecdsa_secp521r1_sha512"}
+"""Schemes that we do not make (RFC 8446 section 4.2.3): Chrome, for one, does not offer this one."""

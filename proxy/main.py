@@ -57,9 +57,10 @@ def init(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before making keys on a partition.")] = False,
 ) -> None:
     """Write a commented hsmitm.toml and prepare the partition. Never overwrites."""
-    from proxy.commands import init as setup  # noqa: PLC0415  # commands load what they need: --help is instant
+    from proxy.commands.init.init import initialise  # noqa: PLC0415  # commands load what they need: --help is instant
+    from proxy.commands.init.wanted import Wanted  # noqa: PLC0415
 
-    wanted = setup.Wanted(
+    wanted = Wanted(
         directory=directory,
         module=module,
         token=token,
@@ -71,7 +72,7 @@ def init(
         listen=listen,
         status_listen=status_listen,
     )
-    asyncio.run(setup.initialise(wanted, print, (lambda _: True) if yes else typer.confirm))
+    asyncio.run(initialise(wanted, print, (lambda _: True) if yes else typer.confirm))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hsm.signer.members import _LONGEST_START_S
 from proxy.config.operation import ProxySection, RunSection
 from proxy.processes import limits
 
@@ -119,3 +120,9 @@ def test_a_store_in_files_can_be_written(store: str) -> None:
     (paths,) = _settings(_SIGNER)["ReadWritePaths"]
     assert f"-{store}" in paths.split()
     assert "ReadWritePaths" not in _settings(_PROXY)
+
+
+def test_the_signer_is_given_time_to_start() -> None:
+    """systemd waits longer for the signer than that does for an HSM which takes long to start."""
+    (allowed,) = _settings(_SIGNER)["TimeoutStartSec"]
+    assert int(allowed) > 1.5 * _LONGEST_START_S

@@ -7,6 +7,9 @@
     websocket   messages that are counted, and frames that go on as they come
     turns       whose turn it is where all have only so many places; no I/O
     trailers    which fields may come behind the content, in HTTP/1 and HTTP/2; pure
+    streaming   which messages go on as they come; pure
+    exchange    one request and its answer, each as it comes
+    exchanges   all requests of one client's connection
     listeners   who is connected, and what clients speak
     connecting  connections to servers
     http1       HTTP/1

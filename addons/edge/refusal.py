@@ -37,7 +37,9 @@ Class = Literal[
     "too-many-names",
     "too-many-lookups",
     "blocked-destination",
+    "broken-tls",
     "server-unproven",
+    "server-wants-client-certificate",
 ]
 CLASSES: tuple[Class, ...] = get_args(Class)
 _MAX_DETAIL = 200

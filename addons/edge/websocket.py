@@ -19,17 +19,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mitmproxy import connection
+from mitmproxy import connection, http
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import websocket
 from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Event, Message, Ping, Pong
 from wsproto.extensions import PerMessageDeflate
-from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.engine.backpressure import Stop
+from addons.engine.onlookers import looked_at
 
 _TURN = 1_048_576
 """Bytes after which others have their turn (compressing them takes 40 ms where they are random), and the largest frame
@@ -142,9 +144,14 @@ class Connection(websocket.WebsocketConnection):
 class Websocket(websocket.WebsocketLayer):
     """Stands where mitmproxy's layer would."""
 
-    whole: ClassVar[bool] = True
-    """Whether somebody looks at messages: then each is collected, and all are kept."""
+    watched: ClassVar[bool] = True
+    """Whether somebody may look at messages."""
     _working = False
+
+    def __init__(self, context: Context, flow: http.HTTPFlow) -> None:
+        super().__init__(context, flow)
+        self.whole = self.watched and looked_at("websocket_message", "websocket_end")
+        """Whether somebody does: then each is collected, and all are kept."""
 
     def relay_messages(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Pass on what `event` brings, a piece at a time, with turns for others; meanwhile no more is read."""
@@ -197,8 +204,13 @@ class Websocket(websocket.WebsocketLayer):
 
     def _passed_on(self, event: events.Event) -> layer.CommandGenerator[None]:
         """As mitmproxy's way, without a message that is whole: nobody is shown any."""
-        if not isinstance(event, events.ConnectionEvent):  # injected by a script, which there is none of
+        if isinstance(event, websocket.WebSocketMessageInjected):
+            target = self.server_ws if event.message.from_client else self.client_ws
+            message = event.message
+            for part in websocket.Fragmentizer([], message.type is Opcode.TEXT)(message.content):
+                yield target.send2(part)
             return
+        assert isinstance(event, events.ConnectionEvent)
         source = self._side(event)
         target = self.server_ws if source is self.client_ws else self.client_ws
         source.receive_data(event.data if isinstance(event, events.DataReceived) else None)

@@ -149,7 +149,8 @@ class Forward:
         """A certificate that did not verify is one reason among others why a handshake fails, and no other is better:
         whoever is there did not prove who it is."""
         if (facts := self._server_facts(data)) is not None:
-            facts.answered = not _verified(data)
+            # A server that asks for a client certificate has shown its own, and its refusal has a class already.
+            facts.answered = not _verified(data) or getattr(data.ssl_conn, "certificate_wanted", False)
             facts.verified = False
             # mitmproxy's page for the client has this text and no other.
             data.conn.error = f"no TLS with {data.context.server.sni}, which must prove who it is: {data.conn.error}"

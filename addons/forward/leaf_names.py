@@ -1,8 +1,9 @@
 """Which names a leaf carries. No I/O.
 
-The host that the client asked for comes first (it becomes the common name); behind it the names of the upstream
-certificate, wildcards as they are, so that one signature serves every host of that certificate. Names of a certificate
-that did not verify are never copied: only what the client asked for is.
+The host that the client asked for comes first (it becomes the common name, which people read); where a wildcard of the
+upstream certificate stands for it, that wildcard, so that one signature serves every host of it. Behind it come the
+certificate's other names. Those of a certificate that did not verify are never copied: only what the client asked for
+is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def requested_host(sni: str | None, server_host: str | None, local_address: str)
 def leaf_names(host: str, upstream: Cert | None) -> tuple[str, ...]:
     """Names for a leaf that must be valid for `host` (checked); `upstream` is the server's certificate if it verified.
 
-    The order is canonical for a given set: two hosts of one wildcard certificate share a leaf.
+    Behind the first the order is canonical: hosts that one wildcard stands for share a leaf.
     """
     found = _names_of(upstream) if upstream is not None else []
     if len(found) > names.MAX_NAMES:
@@ -39,13 +40,8 @@ def leaf_names(host: str, upstream: Cert | None) -> tuple[str, ...]:
         found = [name for name in found if names.covers(name, host)][: names.MAX_NAMES]
     if not any(names.covers(name, host) for name in found):
         return (host, *sorted(set(found))[: names.MAX_NAMES - 1])
-    return tuple(sorted(set(found), key=_as_common_name))
-
-
-def _as_common_name(name: str) -> tuple[bool, bool, str]:
-    """Sorts what makes the best common name to the front: host names, then wildcards, then addresses."""
-    is_address = ":" in name or name.rpartition(".")[2].isdigit()
-    return is_address, name.startswith("*."), name
+    first = host if host in found else next(name for name in found if names.covers(name, host))
+    return (first, *sorted(set(found) - {first}))
 
 
 def _names_of(certificate: Cert) -> Sequence[str]:

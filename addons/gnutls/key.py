@@ -54,6 +54,8 @@ class RemoteKey:
         self.public = public
         self.kind: Literal["RSA", "ECDSA"] = "RSA" if isinstance(public, rsa.RSAPublicKey) else "ECDSA"
         self.decrypts = decrypt is not None
+        self.served = True
+        """Whether anybody can sign with it, as far as is known."""
         self._sign = sign
         self._decrypt = decrypt
         self.offer(schemes)
@@ -63,11 +65,12 @@ class RemoteKey:
     def offer(self, schemes: Collection[str]) -> None:
         """Handshakes from now on use `schemes`, those of them that fit the key."""
         self._schemes = {name: one for name, one in SCHEMES.items() if name in schemes and one.fits(self.public)}
+        self.served = bool(self._schemes)
 
-    @property
-    def served(self) -> bool:
-        """Whether there is any scheme that it can be asked for."""
-        return bool(self._schemes)
+    def withhold(self) -> None:
+        """Nobody can sign with it now. It goes on offering what it did: without that GnuTLS does not resume sessions of
+        TLS 1.3, for which nobody signs."""
+        self.served = False
 
     @property
     def speaks_tls_1_3(self) -> bool:

@@ -20,7 +20,6 @@ from mitmproxy.proxy import commands, context, events, layer, tunnel
 from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
     ClientTLSLayer,
-    ServerTLSLayer,
     TlsClienthelloHook,
     TLSLayer,
 )
@@ -29,7 +28,7 @@ from mitmproxy.tls import ClientHello, ClientHelloData
 from OpenSSL import SSL
 
 from addons.edge.listeners.client_tls import HelloBegunHook, let_through
-from addons.edge.listeners.hello import HelloError, HelloReader
+from addons.edge.listeners.hello import HANDSHAKE, HelloError, HelloReader, normal
 from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
@@ -41,6 +40,7 @@ from addons.inbound.sites import Site, Sites
 from addons.modes import InboundMode, InboundTransparentMode
 from addons.tls import client_hello
 from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
+from addons.upstream.layer import ServerTls
 
 UNRECOGNIZED_NAME = 112
 """RFC 6066 section 3."""
@@ -130,6 +130,11 @@ class InboundListener(layer.Layer):
         """The server that the operator has configured for this client's site; None where the client chose it."""
         return self.site.upstream.address if self.site is not None else None
 
+    @property
+    def patient(self) -> bool:
+        """Whether a client that ends its direction after its request still waits for the answer."""
+        return self.site is not None and self.site.half_close
+
     def preface(self, server: connection.Address | None) -> bytes:
         """What is sent first to a server at this address: to the site's own it is the PROXY header, where the site has
         one."""
@@ -160,9 +165,7 @@ class InboundListener(layer.Layer):
         try:
             hello = self._reader.feed(data)
         except HelloError as error:
-            # A record of the handshake protocol, version 3.x (RFC 8446 section 5.1).
-            begins = bytes(self._reader.raw[:2])
-            if begins != b"\x16\x03"[: len(begins)]:
+            if self._reader.raw[0] != HANDSHAKE:
                 yield from self._refuse("no-tls", error.alert)
                 return
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, error.kind, str(error)))
@@ -175,7 +178,7 @@ class InboundListener(layer.Layer):
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
-        if not self.site.served:
+        if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")
             return
         if self.site.only_tls_1_3 and not client_hello.speaks_tls_1_3(hello):
@@ -197,7 +200,7 @@ class InboundListener(layer.Layer):
         self.server_address = server.address
         server.sni = upstream.name or hello.sni or site.title.removeprefix("*.")
         # In this order: a client's TLS layer looks for the server's in front of it.
-        in_front = ServerTLSLayer(self.context) if upstream.tls else None
+        in_front = ServerTls(self.context) if upstream.tls else None
         self._tls = InboundTls(self.context, self, hello)
         if in_front is not None:
             in_front.child_layer = self._tls
@@ -281,7 +284,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         yield from self.start_tls()
         if not self.conn.connected:
             return False, "connection closed early"
-        return (yield from super().receive_handshake_data(data))
+        return (yield from super().receive_handshake_data(normal(data)))
 
     @property
     def stepping(self) -> bool:

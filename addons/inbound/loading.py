@@ -32,19 +32,23 @@ from hsm.wire.worker import InboundTerms
 
 
 class Loaded(Struct):
-    """What a worker serves: the sites of each listener, where their OCSP responses come from, their keys by name, and
-    the credentials of sites that resume by tickets."""
+    """What a worker serves: the sites of each listener, where their OCSP responses come from, each one's keys by name,
+    and the credentials of sites that resume by tickets."""
 
     listeners: list[Sites]
     staples: list[Source]
-    keys: list[tuple[str, RemoteKey]]
+    keys: list[list[tuple[str, RemoteKey]]]
     ticketed: list[Credentials]
 
     def apply(self, terms: InboundTerms) -> None:
         """New handshakes use these schemes and this ticket key. A key that the signer does not name stays as it is."""
-        for name, key in self.keys:
-            if (schemes := terms.keys.get(name)) is not None:
-                key.offer(schemes)
+        for keys in self.keys:
+            told = [(key, terms.keys[name]) for name, key in keys if name in terms.keys]
+            for key, schemes in told:
+                if schemes or any(others for _, others in told):
+                    key.offer(schemes)
+                else:
+                    key.withhold()
         for credentials in self.ticketed:
             credentials.use_ticket_key(terms.ticket_key)
 
@@ -62,11 +66,13 @@ def _site(listener: ListenerSettings, site: SiteSettings, keys: SignerKeys, load
     """One step of `load`: the site, and beside it in `loaded` what is done with it later."""
     chains = [load_chain(site.title, one.file) for one in site.certificates]
     certificates = []
+    named: list[tuple[str, RemoteKey]] = []
     for chain in chains:
         public = public_key_of(chain[0])
         key = keys.key(public, decrypts=site.rsa_key_exchange)
-        loaded.keys.append((inbound_name(public), key))
+        named.append((inbound_name(public), key))
         certificates.append(Certificate([_der(one) for one in chain], key))
+    loaded.keys.append(named)
     protocol = Protocol(
         minimum=listener.minimum,
         maximum=listener.maximum,
@@ -89,6 +95,7 @@ def _site(listener: ListenerSettings, site: SiteSettings, keys: SignerKeys, load
         keys=tuple(one.key for one in certificates),
         forwarded=Forwarded(site.forwarded, tuple(map(ipaddress.ip_network, site.trusted_proxies))),
         proxy_protocol=site.proxy_protocol,
+        half_close=site.half_close,
     )
 
 

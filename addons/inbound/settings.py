@@ -86,7 +86,8 @@ class SiteSettings(Struct, frozen=True, kw_only=True):
     must carry and the SNI it gets; `upstream_ca` the roots to verify it with; `upstream_certificate` the one that it
     must present. `client_ca` are the CAs whose certificates clients may show, and must where `client_required`.
     `forwarded` is how the server is told where clients are; of them `trusted_proxies` (networks) are believed what they
-    say of their own. `proxy_protocol`: the server reads a PROXY header (version 2).
+    say of their own. `proxy_protocol`: the server reads a PROXY header (version 2). `half_close`: a client that ends
+    its direction after its request still gets the answer.
     """
 
     names: tuple[str, ...]
@@ -102,6 +103,7 @@ class SiteSettings(Struct, frozen=True, kw_only=True):
     forwarded: Style = Forwarded().style
     trusted_proxies: tuple[str, ...] = ()
     proxy_protocol: bool = False
+    half_close: bool = False
 
     @property
     def title(self) -> str:

@@ -9,16 +9,17 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http._events import RequestHeaders, ResponseData, ResponseEndOfMessage, ResponseHeaders
 
 from addons.edge.connecting.stream import EdgeStream
+from addons.edge.exchanges import Exchanges
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.inbound.authority import stranger
 from addons.inbound.sites import Site, Sites
 
 
-class SiteHttp(HttpLayer):
+class SiteHttp(Exchanges):
     """Stands where HttpLayer would, behind the TLS of `site`, one of `sites`."""
 
     def __init__(self, context: Context, site: Site, sites: Sites) -> None:

@@ -18,7 +18,8 @@ class Site(Struct, frozen=True):
     """One of our sites. `names` are checked (`hsm.names`) and may begin with a wildcard; the first one is its title.
 
     `only_tls_1_3` has older clients refused with the right alert; GnuTLS would say handshake_failure. `keys` are those
-    of `credentials`. `proxy_protocol`: its server reads a PROXY header (version 2) in front of each connection.
+    of `credentials`. `half_close`: clients may end their direction before they have read the answer. `proxy_protocol`:
+    its server reads a PROXY header (version 2) in front of each connection.
     """
 
     names: tuple[str, ...]
@@ -29,6 +30,7 @@ class Site(Struct, frozen=True):
     keys: tuple[RemoteKey, ...] = ()
     forwarded: Forwarded = Forwarded()
     proxy_protocol: bool = False
+    half_close: bool = False
 
     @property
     def title(self) -> str:

@@ -22,10 +22,11 @@ class ConnectionLog:
         logger.warning("server %s (%s): TLS handshake failed: %s", server.sni, _where(server.address), data.conn.error)
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
-        """A client that does not trust the CA is the commonest trouble of an inspecting proxy. At our own sites anybody
-        may fail, and does."""
+        """A client that does not trust the CA is the commonest trouble of an inspecting proxy. One that gives up before
+        it was shown a certificate has no trouble with that; and at our own sites anybody may fail, and does."""
         client = data.context.client
-        level = logging.INFO if isinstance(client.proxy_mode, Modes) else logging.WARNING
+        unseen = data.ssl_conn is None
+        level = logging.INFO if unseen or isinstance(client.proxy_mode, Modes) else logging.WARNING
         logger.log(level, "client %s for %s: %s", _where(client.peername), client.sni, data.conn.error)
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mitmproxy import connection, http, tcp, tls
+from mitmproxy import connection, flow, http, tcp, tls
 from mitmproxy.proxy import server_hooks
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -65,13 +65,13 @@ class Metrics:
         self._requests = Counter("hsmitm_requests", "HTTP requests", registry=registry)
         for outcome in ("hit", "joined", "miss"):
             self._lookups.labels(outcome)
-        self._flows: set[str] = set()
+        self._flows: dict[str, set[str]] = {}
         self.connections = 0
 
     @property
     def flows(self) -> int:
         """HTTP exchanges, WebSockets and TCP flows in progress."""
-        return len(self._flows)
+        return sum(map(len, self._flows.values()))
 
     def count_lookup(self, outcome: Outcome) -> None:
         """How a look-up in the leaf cache ended."""
@@ -87,8 +87,9 @@ class Metrics:
         self.connections += 1
         self._open.set(self.connections)
 
-    def client_disconnected(self, _client: connection.Client) -> None:
-        """One less open."""
+    def client_disconnected(self, client: connection.Client) -> None:
+        """One less open, and no flow outlasts its client: a worker that ends waits for none that nobody ends."""
+        self._flows.pop(client.id, None)
         self.connections -= 1
         self._open.set(self.connections)
 
@@ -104,36 +105,44 @@ class Metrics:
         """A server's handshake failed: counted by `failure_class`."""
         self._failures.labels("server", failure_class(data.conn.error)).inc()
 
+    def _begin(self, one: flow.Flow) -> None:
+        self._flows.setdefault(one.client_conn.id, set()).add(one.id)
+
+    def _end(self, one: flow.Flow) -> None:
+        flows = self._flows.get(one.client_conn.id)
+        if flows is not None:
+            flows.discard(one.id)
+
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """A request is counted; a worker that ends waits for its flow, until the answer is complete."""
         self._requests.inc()
-        self._flows.add(flow.id)
+        self._begin(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """The flow is over, unless it becomes a WebSocket: that goes on in it."""
         if flow.websocket is None:
-            self._flows.discard(flow.id)
+            self._end(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """The flow is over without an answer."""
-        self._flows.discard(flow.id)
+        self._end(flow)
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         """The flow of the request that asked for a WebSocket goes on."""
-        self._flows.add(flow.id)
+        self._begin(flow)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         """The flow is over: one side closed the WebSocket, or was cut."""
-        self._flows.discard(flow.id)
+        self._end(flow)
 
     def tcp_start(self, flow: tcp.TCPFlow) -> None:
         """What is no HTTP is in progress until both sides are closed."""
-        self._flows.add(flow.id)
+        self._begin(flow)
 
     def tcp_end(self, flow: tcp.TCPFlow) -> None:
         """The flow is over: both sides are closed."""
-        self._flows.discard(flow.id)
+        self._end(flow)
 
     def tcp_error(self, flow: tcp.TCPFlow) -> None:
         """The flow is over: a side was cut."""
-        self._flows.discard(flow.id)
+        self._end(flow)

@@ -4,5 +4,7 @@ client_hello       what a client can verify and speak; no I/O
 protocol           versions and ciphers of a server of ours, as GnuTLS's priorities; no I/O, no library
 refusal            a TLS connection that only says no
 pieces             pyOpenSSL's connection, with what is to be sent taken out in one piece
+failures           why a client's handshake failed, in a sentence; no I/O
+goodbye            how a TLS layer ends: with an alert, or close_notify, and at once
 handshake_timeout  a limit in time for handshakes on both sides
 """

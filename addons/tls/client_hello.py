@@ -1,4 +1,4 @@
-"""What a client can verify, from its ClientHello. No I/O."""
+"""What a client can verify, and whether it has been here, from its ClientHello. No I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mitmproxy.tls import ClientHello
 
-_SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS, _SUPPORTED_VERSIONS = 10, 13, 43
+_SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS, _SESSION_TICKET, _PRE_SHARED_KEY, _SUPPORTED_VERSIONS = 10, 13, 35, 41, 43
 _SECP256R1 = 0x0017
 _ECDSA_SECP256R1_SHA256 = 0x0403
 _TLS_1_3 = 0x0304
@@ -45,6 +45,13 @@ def can_ecdsa(hello: ClientHello, *, tls_1_3: bool, suites: frozenset[int] = _AL
 def speaks_tls_1_3(hello: ClientHello) -> bool:
     """Whether the client offers TLS 1.3 (RFC 8446 section 4.2.1)."""
     return _TLS_1_3 in _list16(dict(hello.extensions).get(_SUPPORTED_VERSIONS, b""), length_bytes=1)
+
+
+def returns(hello: ClientHello) -> bool:
+    """Whether the client offers to resume a session by a ticket (RFC 5077; RFC 8446 section 4.2.11), for which nobody
+    has to sign."""
+    extensions = dict(hello.extensions)
+    return bool(extensions.get(_SESSION_TICKET)) or _PRE_SHARED_KEY in extensions
 
 
 def _list16(body: bytes, length_bytes: int = 2) -> Iterable[int]:

@@ -14,7 +14,15 @@ _RECORD = 16_384
 
 
 class PiecewiseConnection(SSL.Connection):
-    """A connection whose bytes are taken out in one piece."""
+    """A connection whose bytes are taken out in one piece, and that remembers what became of it.
+
+    `broken` is why nothing passes any more, in OpenSSL's words: a handshake that has failed, a record that was wrong,
+    the peer's fatal alert; empty while all is well. `certificate_wanted` is whether the server asked for a
+    client certificate (`note_certificate_request`).
+    """
+
+    broken = ""
+    certificate_wanted = False
 
     def bio_read(self, bufsiz: int) -> bytes:
         """As pyOpenSSL's, and more than `bufsiz` bytes at once if there are."""
@@ -22,4 +30,39 @@ class PiecewiseConnection(SSL.Connection):
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
         """As pyOpenSSL's: one record's bytes."""
-        return super().recv(min(bufsiz, _RECORD), flags)
+        try:
+            return super().recv(min(bufsiz, _RECORD), flags)
+        except (SSL.WantReadError, SSL.ZeroReturnError):
+            raise
+        except SSL.Error as error:
+            self.broken = self.broken or reason(error)
+            raise
+
+    def do_handshake(self) -> None:
+        """As pyOpenSSL's: one step, and what it failed with is kept."""
+        try:
+            super().do_handshake()
+        except SSL.WantReadError:
+            raise
+        except SSL.Error as error:
+            self.broken = self.broken or reason(error)
+            raise
+
+    def note_certificate_request(self) -> None:
+        """Have OpenSSL tell of a server's CertificateRequest (RFC 8446 section 4.3.2; RFC 5246 section 7.4.4): it asks
+        for a certificate then, and no sooner."""
+        SSL._lib.SSL_set_cert_cb(self._ssl, _wanted, SSL._ffi.NULL)  # type: ignore[attr-defined]  # noqa: SLF001  # not in pyOpenSSL's interface
+
+
+@SSL._ffi.callback("int (*)(SSL *, void *)")  # type: ignore[attr-defined, untyped-decorator]  # noqa: SLF001
+def _wanted(ssl: object, _: object) -> int:
+    asked = SSL.Connection._reverse_mapping.get(ssl)  # noqa: SLF001  # as its own callbacks do
+    if isinstance(asked, PiecewiseConnection):
+        asked.certificate_wanted = True
+    return 1  # go on, with a certificate or without
+
+
+def reason(error: SSL.Error) -> str:
+    """OpenSSL's words for what was wrong first, as far as it has some."""
+    entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return str(entries[0][2]) if entries and len(entries[0]) > 2 else str(error)

@@ -41,6 +41,7 @@ def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
     if server.alpn_offers:
         made.set_alpn_protos(list(server.alpn_offers))
     made.set_connect_state()
+    made.note_certificate_request()
     return made
 
 

@@ -53,6 +53,7 @@ class UpstreamTls(tlsconfig.TlsConfig):
         super().tls_start_server(tls_start)
         if type(tls_start.ssl_conn) is SSL.Connection:  # TlsConfig has no place to say which class it makes
             tls_start.ssl_conn.__class__ = PiecewiseConnection
+            tls_start.ssl_conn.note_certificate_request()
 
     def tls_start_client(self, tls_start: tls.TlsData) -> None:
         """Clients are `forward`'s; what it left alone gets no certificate."""

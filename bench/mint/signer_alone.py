@@ -16,7 +16,8 @@ from bench.sign.signer import SignerProcess
 from hsm.wire.admin import CODEC, Status, StatusReport
 from hsm.wire.client import ask
 from hsm.wire.run_directory import ADMIN_SOCKET
-from proxy.commands import init
+from proxy.commands.init.init import initialise
+from proxy.commands.init.wanted import Wanted
 
 
 class SignerAlone(SignerProcess):
@@ -51,11 +52,11 @@ class SignerAlone(SignerProcess):
 
     async def __aenter__(self) -> Self:
         """Make everything and start it. Raises MisconfiguredError where SoftHSM is missing."""
-        wanted = init.Wanted(
+        wanted = Wanted(
             directory=self.directory, module=None, token=None, key_type=self._key_type, listen="127.0.0.1:0",
             status_listen="",
         )  # fmt: skip
-        await init.initialise(wanted, lambda _: None, lambda _: True)
+        await initialise(wanted, lambda _: None, lambda _: True)
         configuration: Any = tomlkit.parse(self.toml.read_text())
         (member,) = configuration["hsm"]["members"]
         member["sessions"] = self._sessions

@@ -160,7 +160,8 @@ static void read_quirk(struct quirk *quirk, const char *line) {
     while ((next = strtok_r(NULL, " ", &rest))) read_option(quirk, next, line);
     if (label && !KINDS[quirk->kind].label) DIE("this quirk takes no label: %s", line);
     if (quirk->kind == FORBID && quirk->function != at_C_SignInit && quirk->function != at_C_Sign &&
-        quirk->function != at_C_DecryptInit && quirk->function != at_C_Decrypt)
+        quirk->function != at_C_DecryptInit && quirk->function != at_C_Decrypt &&
+        quirk->function != at_C_GenerateKeyPair)
         DIE("this quirk is not for this function: %s", line);
 }
 

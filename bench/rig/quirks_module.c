@@ -13,7 +13,7 @@
  *   nosign MECH                        its CKF_SIGN is off in C_GetMechanismInfo; it works
  *   maps MECH OTHER                    C_GenerateKeyPair with MECH, which is listed, does what OTHER does
  *   forbid FUNCTION MECH CODE [label=LABEL]   C_SignInit, C_Sign, C_DecryptInit or C_Decrypt answers CODE, for keys
- *                                      with this label; !MECH is any but MECH
+ *                                      with this label; or C_GenerateKeyPair; !MECH is any but MECH
  *   ecdsa_der                          C_Sign gives ECDSA signatures as a DER SEQUENCE instead of r||s
  * Making keys; SIDE is public, private (C_GenerateKeyPair), object (C_CreateObject), unwrapped (C_UnwrapKey) or *
  *   template SIDE ATTR CODE [length=N] [false]   a template with ATTR (of N bytes, of one byte that is CK_FALSE) is
@@ -385,6 +385,8 @@ static word generate_pair(const word *a) {
     if (refused != CKR_OK) return refused;
     word size = a[3], mechanism[3];
     memcpy(mechanism, (void *)a[1], sizeof mechanism);
+    for (EACH(quirk, FORBID))
+        if (quirk->function == at_C_GenerateKeyPair && meant(quirk, mechanism[0])) return quirk->code;
     mechanism[0] = mapped(mechanism[0]);
     if (size > MAX_LIST) DIE("a template of more than %d attributes", MAX_LIST);
     struct attribute template[MAX_LIST + 2];

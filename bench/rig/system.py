@@ -21,7 +21,8 @@ from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire.admin import CODEC, Reset, Status, StatusReport
 from hsm.wire.client import ask
 from hsm.wire.run_directory import ADMIN_SOCKET
-from proxy.commands import init
+from proxy.commands.init.init import initialise
+from proxy.commands.init.wanted import Wanted
 from proxy.config import edit
 from proxy.config.file import Config, load
 from proxy.demo.origin import Origin, OriginCA
@@ -90,7 +91,7 @@ class System:
     async def prepare(self) -> None:
         """Make the directory: partitions, keys, configuration. Nothing runs yet."""
         (self.directory / "roots.pem").write_text(self.origin_ca.pem)
-        wanted = init.Wanted(
+        wanted = Wanted(
             directory=self.directory,
             module=None,
             token=None,
@@ -100,7 +101,7 @@ class System:
             upstream_ca="roots.pem",
             allow_destinations=("127.0.0.0/8",),  # the origin
         )
-        await init.initialise(wanted, lambda _: None, lambda _: True)
+        await initialise(wanted, lambda _: None, lambda _: True)
         path = self.directory / "hsmitm.toml"
         text = edit.read(path)
         (first,) = load(path).file.hsm.members

@@ -30,7 +30,8 @@ from hsm.secrets import pin
 from hsm.secrets.refusals import Refusals
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, KeyFound, Open
-from proxy.commands import init
+from proxy.commands.init.init import initialise
+from proxy.commands.init.wanted import Wanted
 from proxy.config.file import Config, load
 from proxy.processes import signer
 
@@ -136,10 +137,10 @@ def maker(
 
 async def throw_away(directory: Path, kinds: Sequence[Kind], members: int) -> Target:
     """SoftHSM partitions under `directory` with a new key of each type: copies of one, as an HA group's are."""
-    wanted = init.Wanted(
+    wanted = Wanted(
         directory=directory, module=None, token=None, key_type="p256", listen="127.0.0.1:0", status_listen=""
     )
-    path = await init.initialise(wanted, lambda _: None, lambda _: True)
+    path = await initialise(wanted, lambda _: None, lambda _: True)
     made = await configured(load(path), kinds, key=None, generate=True, members=1, prompted={})
     (first,) = made.members
     configuration = Path(first.environment["SOFTHSM2_CONF"])

@@ -19,7 +19,7 @@ from hsm.errors import HsmitmError, OverloadedError, RefusedError, UnavailableEr
 from hsm.group import choice
 from hsm.group.failover import Attempts, RetryBudget, Step
 from hsm.group.waiting_line import Asker, WaitingLine
-from hsm.member.key import Key
+from hsm.member.key import DECRYPTION, Key
 from hsm.member.member import Member
 from hsm.member.metrics import MemberMetrics
 from hsm.member.settings import Failover
@@ -35,7 +35,7 @@ _TOO_LATE = 1.5
 
 
 class Want(NamedTuple):
-    """What is asked of a member: something with a key; for a signature, in a scheme, by its name."""
+    """What is asked of a member: something with a key; for a signature the name of its scheme, or DECRYPTION."""
 
     key: str
     scheme: str = ""
@@ -233,7 +233,8 @@ class Dispatch:
         if any(one.serves(*want) for one in self._group.members):
             return UnavailableError("the HSM is busy: no member had a free session before the request's time was up")
         why = "; ".join(f"{member}: {problem}" for member, problem in self._group.problems(*want).items())
-        lacking = f"in service makes {want.scheme}" if self._group.proved_by(want.key) else "is in service"
+        what = "decrypts" if want.scheme == DECRYPTION else f"makes {want.scheme}"
+        lacking = f"in service {what}" if self._group.proved_by(want.key) else "is in service"
         return UnavailableError(f"no member of the HSM {lacking} ({why})")
 
 

@@ -16,7 +16,7 @@ from hsm.errors import BadNews, HsmitmError, MisconfiguredError
 from hsm.group.dispatch import Dispatch, Want
 from hsm.group.states import GroupState, group_state
 from hsm.group.waiting_line import Asker
-from hsm.member.key import Key
+from hsm.member.key import DECRYPTION, Key
 from hsm.member.member import Member
 from hsm.member.metrics import MemberMetrics
 from hsm.member.settings import Failover, MemberSettings
@@ -179,7 +179,10 @@ class Group:
         """
         request = Decrypt(name, ciphertext)
         return await self._dispatch.request(
-            Want(name), deadline, lambda member, until, patience_s: member.decrypt(request, until, patience_s), asker
+            Want(name, DECRYPTION),
+            deadline,
+            lambda member, until, patience_s: member.decrypt(request, until, patience_s),
+            asker,
         )
 
     async def wait_for_member(self, name: str, deadline: float, asker: Asker = 0) -> None:

@@ -13,6 +13,7 @@ of its group only what `member.Peers` says. Signatures leave it verified.
     starter      starts a process: PIN, exec, login, keys proved
     login        a started process logs in: the try is noted before, and at once what became of it
     life         one life: a process, the keys that it proved, its signatures
+    held         the keys of a life: found, proved, looked for again, and what is said of them
     proofs       the challenges that prove which schemes of a key a member makes
     proved       what a life proved: schemes made, lacking, doubted; no I/O
     process      a member process seen from here: start it, talk to it, kill it

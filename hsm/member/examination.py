@@ -70,7 +70,8 @@ class Examination:
                 return vital
             await life.test(time.monotonic() + life.pace.due_s(None, least_s=failover.attempt_timeout_s))
             looked_s = time.monotonic() - self._looked_at
-            if not life.proved or (life.may_have_more and looked_s > LOOK_FOR_KEYS_EVERY_S):
+            every_s = 0.0 if life.held.look_soon else LOOK_FOR_KEYS_EVERY_S
+            if not life.proved or (life.held.may_be_more and looked_s > every_s):
                 self._looked_at = time.monotonic()
                 await life.look_again(self._looked_at + failover.hang_s)
         except HsmitmError as error:

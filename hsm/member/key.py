@@ -16,6 +16,9 @@ from hsm.schemes import SCHEMES, PublicKey, Scheme, certificate_scheme
 from hsm.uri import KeyURI
 from hsm.wire.member import Sign
 
+DECRYPTION = "decryption"
+"""What stands for a scheme where a member is asked to decrypt."""
+
 
 class Key(Struct, frozen=True):
     """`members` are the names of those that may hold it; None for all (an HA group).

@@ -13,18 +13,18 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 
-from hsm import codes, schemes
+from hsm import codes
 from hsm.codes import Kind
 from hsm.errors import BadSignatureError, KeyLostError, MemberLostError, RefusedError, SchemeLostError
 from hsm.member.health import Health
+from hsm.member.held import Held
 from hsm.member.key import Key
 from hsm.member.metrics import MemberMetrics
 from hsm.member.pace import Asked, Pace
 from hsm.member.process import MemberProcess
-from hsm.member.proofs import Proof, Prover
-from hsm.member.proved import Proved
+from hsm.member.proofs import Prover
 from hsm.member.settings import MemberSettings
 from hsm.schemes import SCHEMES
 from hsm.wire.frames import Decrypted
@@ -50,8 +50,7 @@ class Life:
         """Those that it was started with. Written by `Starter`."""
         self.process = process
         self.opened = opened
-        self.found = dict(opened.keys)
-        self.made = Proved()
+        self.held = Held(member, keys, opened.keys, Prover(self.sign, self._plaintext))
         self.health = Health()
         self.pace = Pace(before)
         self.in_flight = 0
@@ -59,57 +58,43 @@ class Life:
         self.up_at = 0.0
         self.ramp_from = 0.0
         """When it came into service, and from when on its share grows (CLOCK_MONOTONIC). Written by `Succession`, which
-        sets the two callbacks below, too."""
+        sets the callback below, too."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.freed: Callable[[], None] = _nothing
         """Called when a slot is free."""
-        self.keys_changed: Callable[[], None] = _nothing
-        """Called when `made` changed."""
         self._member = member
-        self._keys = dict(keys)
         self._metrics = metrics
-        self._prover = Prover(self.sign)
         self._replaced = 0
         self._tested = 0
 
     @property
     def proved(self) -> Set[str]:
         """The keys that it proved."""
-        return self.made.schemes.keys()
+        return self.held.made.schemes.keys()
 
     @property
-    def may_have_more(self) -> bool:
-        """Whether something is missing that may have come since: a key, or a scheme that failed for a moment."""
-        return len(self.made.schemes) < len(self.found) or bool(self.made.passing())
+    def found(self) -> dict[str, KeyFound]:
+        """Each key as it holds it, with what is wrong with it."""
+        return self.held.found
 
     @property
     def lost(self) -> bool:
         """Whether the process is known to be gone. Its socket may be closing already when its end is not yet told."""
         return self.process.lost.is_set() or not self.process.channel.connected
 
-    def knows(self, keys: Mapping[str, Key]) -> bool:
-        """Whether these keys were looked for, each under its URI."""
-        return all(name in self._keys and self._keys[name].uri == key.uri for name, key in keys.items())
-
-    def forget(self, keys: Iterable[str]) -> None:
-        """These keys are nobody's business any more."""
-        for name in keys:
-            self._keys.pop(name, None)
-            self.found.pop(name, None)
-            self.made.drop(name)
-        self.keys_changed()
-
     async def sign(self, request: Sign, deadline: float, purpose: str) -> bytes:
         """A signature that verifies. Raises BadSignatureError, SchemeLostError where a scheme that was made is not
         allowed any more, or what `Channel.call` raises."""
-        key = self._keys.get(request.key)
-        was_made = request.scheme in self.made.schemes.get(request.key, ())  # another's answer may end that meanwhile
+        key = self.held.keys.get(request.key)
+        was_made = request.scheme in self.held.made.schemes.get(
+            request.key, ()
+        )  # another's answer may end that meanwhile
         try:
             answer = await self._ask(request, deadline, afresh=purpose == "test")
         except RefusedError as error:
             if error.code in codes.FORBIDDEN and was_made:
-                self.made.doubt(request.key, request.scheme)
+                self.held.made.doubt(request.key, request.scheme)
                 raise SchemeLostError(str(error), error.code) from error
             raise
         assert isinstance(answer, Signature)
@@ -121,17 +106,19 @@ class Life:
     async def decrypt(self, request: Decrypt, deadline: float) -> bytes:
         """The plaintext; empty where the padding is wrong, and where the token's return code may mean that or a failure
         of the token: whoever sends ciphertexts must not have the member examined. Raises what `Channel.call` raises."""
+        plaintext = await self._plaintext(request, deadline)
+        self._metrics.decrypted(self._member)
+        return plaintext
+
+    async def _plaintext(self, request: Decrypt, deadline: float) -> bytes:
         try:
             answer = await self._ask(request, deadline)
         except RefusedError as error:
             if not error.code or codes.called_for(error) is not Kind.AMBIGUOUS:
                 raise
-            plaintext = b""
-        else:
-            assert isinstance(answer, Decrypted)
-            plaintext = answer.plaintext
-        self._metrics.decrypted(self._member)
-        return plaintext
+            return b""
+        assert isinstance(answer, Decrypted)
+        return answer.plaintext
 
     async def _ask(self, request: Sign | Decrypt, deadline: float, *, afresh: bool = False) -> Reply:
         """The answer. A caller that gives up is gone at once, but its slot is taken until the member has answered or
@@ -159,90 +146,18 @@ class Life:
         self.freed()
 
     async def prove(self) -> None:
-        """Find out which keys the member holds, and what it makes with them. One that is missing or another's is noted
-        in `found`.
-
-        Raises what says that the member, not the key, is at fault: MemberLostError, DeadlineError.
-        """
-        doubtful: dict[str, MemberLostError] = {}
-        for name, key in list(self._keys.items()):
-            proof = await self._prover.prove(key, self.found[name])
-            if proof.doubt is not None:
-                doubtful[name] = proof.doubt
-            else:
-                self._take(name, proof)
-        for name, doubt in doubtful.items():
-            if not self.proved:
-                raise doubt
-            self.note_problem(name, f"it did not sign a challenge: {doubt}")
-
-    def _take(self, name: str, proof: Proof) -> None:
-        if name not in self._keys:
-            return  # it was forgotten meanwhile
-        if not proof.made:
-            self.note_problem(name, proof.problem)
-            return
-        self.made.take(name, proof.made, proof.lacking)
-        self._tell_of_lacking(name, {scheme: lack.why for scheme, lack in proof.lacking.items()})
-        self.keys_changed()
-
-    def _tell_of_lacking(self, name: str, lacking: Mapping[str, str]) -> None:
-        for why, several in schemes.by_reason(lacking).items():
-            logger.warning("member %s makes no %s with %s: %s", self._member, several, self._called(name), why)
-
-    def _note_lacking(self, name: str, scheme: str, why: str) -> None:
-        """The member does not make `scheme` with the key any more; it does not serve a key without any."""
-        if self.made.lose(name, scheme, why):
-            self._tell_of_lacking(name, {scheme: why})
-            self.keys_changed()
-        else:
-            self.note_problem(name, why)
+        """Find out which keys it holds, and what it makes with them. Raises as `Held.prove`."""
+        await self.held.prove()
 
     def note_problem(self, key: str, problem: str) -> None:
-        """The member does not serve `key` any more, or never did. Nothing for one that was forgotten."""
-        self.made.drop(key)
-        found = self.found.get(key)
-        if found is None:
-            return
-        if found.problem != problem or found is self.opened.keys.get(key):
-            logger.error("member %s cannot serve %s: %s", self._member, self._called(key), problem)
-        self.found[key] = KeyFound(problem, found.spki, found.schemes, found.guarded, decrypts=found.decrypts)
-        self.keys_changed()
-
-    def _called(self, key: str) -> str:
-        return f"the {self._keys[key].title}" if self._keys[key].inbound else f"key '{key}'"
+        """It does not serve `key` any more. Nothing for one that was forgotten."""
+        self.held.note_problem(key, problem)
 
     async def look_again(self, deadline: float) -> None:
         """Look for the keys that were missing, and for schemes that failed: they may be there now."""
         answer = await self.process.channel.call(Describe(), deadline)
         assert isinstance(answer, KeysFound)
-        for name in self._keys.keys() - self.proved:
-            key = self._keys.get(name)
-            if key is None:
-                continue  # it was forgotten meanwhile
-            proof = await self._proof_again(key, answer.keys[name])
-            if proof.problem:
-                self.note_problem(name, proof.problem)
-            elif name in self._keys:
-                self.found[name] = answer.keys[name]
-                self._take(name, proof)
-                logger.info("member %s serves %s again", self._member, self._called(name))
-        for name, scheme in self.made.passing():
-            if name in self._keys and await self._prover.again(self._keys[name], SCHEMES[scheme]) is None:
-                self.made.regain(name, scheme)
-                logger.info("member %s makes %s with %s again", self._member, scheme, self._called(name))
-                self.keys_changed()
-
-    async def _proof_again(self, key: Key, found: KeyFound) -> Proof:
-        try:
-            proof = await self._prover.prove(key, found)
-        except MemberLostError as error:
-            if codes.called_for(error) is not Kind.AMBIGUOUS or not self.proved:
-                raise
-            return Proof(problem=f"it did not sign a challenge: {error}")
-        if proof.doubt is not None and not self.proved:
-            raise proof.doubt
-        return proof
+        await self.held.look_again(answer.keys)
 
     async def vital(self, deadline: float) -> Vital:
         """How the sessions are. Answered by the process even while they hang."""
@@ -263,15 +178,15 @@ class Life:
         """
         refused = None
         while self.proved:
-            name, scheme = tested = self.made.next(self._keys, self._tested)
+            name, scheme = tested = self.held.made.next(self.held.keys, self._tested)
             started = time.monotonic()
             try:
-                await self.sign(self._keys[name].challenge(SCHEMES[scheme]), deadline, "test")
+                await self.sign(self.held.keys[name].challenge(SCHEMES[scheme]), deadline, "test")
             except (KeyLostError, RefusedError) as error:
                 if isinstance(error, KeyLostError) and not isinstance(error, SchemeLostError):
                     self.note_problem(name, str(error))
                 elif refused == tested:
-                    self._note_lacking(name, scheme, str(error))
+                    self.held.note_lacking(name, scheme, str(error))
                 refused = tested
                 if not self.proved:
                     raise KeyLostError(f"none of its keys can be used any more: {error}") from error
@@ -279,7 +194,7 @@ class Life:
             except MemberLostError:
                 self._tested += 1  # the next test is by another key: it tells whose fault this is
                 raise
-            self.made.trust(name, scheme)
+            self.held.made.trust(name, scheme)
             self._tested += 1
             self.health.tested(time.monotonic() - started)
             return

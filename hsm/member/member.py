@@ -15,7 +15,7 @@ from typing import Protocol
 
 from hsm.errors import HsmitmError, MemberLostError
 from hsm.member import succession
-from hsm.member.key import Key
+from hsm.member.key import DECRYPTION, Key
 from hsm.member.life import Life
 from hsm.member.metrics import MemberMetrics
 from hsm.member.settings import Failover, MemberSettings
@@ -149,19 +149,25 @@ class Member:
         return self._standing.resting
 
     def serves(self, key: str, scheme: str = "") -> bool:
-        """Whether a request for `key` may be sent; with `scheme`, one for a signature in it."""
+        """Whether a request for `key` may be sent; with `scheme`, one for a signature in it, or for DECRYPTION."""
         if self._life is None or not self.serving:
             return False
-        made = self._life.made.schemes.get(key)
-        return made is not None and (not scheme or scheme in made)
+        made = self._life.held.made.schemes.get(key)
+        if made is None or not scheme or scheme in made:
+            return made is not None
+        return scheme == DECRYPTION and self._life.found[key].decrypts
 
     def schemes(self, key: str) -> Set[str]:
         """The names of the schemes that it makes with `key` now."""
-        return self._life.made.schemes.get(key, frozenset()) if self._life is not None and self.serving else frozenset()
+        return (
+            self._life.held.made.schemes.get(key, frozenset())
+            if self._life is not None and self.serving
+            else frozenset()
+        )
 
     def lacks(self, key: str) -> dict[str, str]:
         """The schemes that it does not make with a key that it serves, as far as it was asked; and why not."""
-        return self._life.made.lacks(key) if self._life is not None and self.serves(key) else {}
+        return self._life.held.made.lacks(key) if self._life is not None and self.serves(key) else {}
 
     @property
     def found(self) -> dict[str, KeyFound]:
@@ -236,7 +242,7 @@ class Member:
             return "it has not looked for this key yet; 'hsmitm hsm reset' has it look"
         if not self.serves(key):
             return self.found[key].problem
-        return "" if self.serves(key, scheme) else self.lacks(key).get(scheme, f"it was not asked for {scheme}")
+        return "" if self.serves(key, scheme) else self.lacks(key).get(scheme, f"no {scheme} with this key")
 
     # requests
 
@@ -309,13 +315,13 @@ class Member:
     @property
     def ignorant(self) -> bool:
         """Whether it runs, and has not looked for all keys that it may hold."""
-        return self.state in SERVING and self._life is not None and not self._life.knows(self._starter.keys)
+        return self.state in SERVING and self._life is not None and not self._life.held.knows(self._starter.keys)
 
     def assign(self, keys: Mapping[str, Key]) -> None:
         """It may hold these keys from now on: others are forgotten, new ones looked for by the next life."""
         self._starter.keys = keys
         if self._life is not None and (gone := self._life.found.keys() - keys.keys()):
-            self._life.forget(gone)
+            self._life.held.forget(gone)
 
     async def learn(self) -> None:
         """Have all keys that were assigned looked for, by a new life beside the old one; out of service it does so when

@@ -8,10 +8,12 @@ CA's key until one is made: it signs in one alone.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 
-from msgspec import Struct
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from msgspec import Struct, structs
 
 from hsm import codes, schemes
 from hsm.backoff import Backoff
@@ -20,12 +22,14 @@ from hsm.errors import BadSignatureError, HsmitmError, MemberLostError, RefusedE
 from hsm.member.key import Key
 from hsm.member.proved import Lack
 from hsm.schemes import Scheme
-from hsm.wire.member import KeyFound, Sign
+from hsm.wire.member import Decrypt, KeyFound, Sign
 
 PROOF_TIMEOUT_S = 10.0
 _AT_ONCE = 4
 """Challenges of one key at a time: an HSM that makes one signature after another has the time to make them all."""
 _BUSY = Backoff(0.02, 0.5)
+_SECRET_SIZE = 48
+"""A premaster secret's (RFC 5246 section 7.4.7.1)."""
 
 Ask = Callable[[Sign, float, str], Awaitable[bytes]]
 """A request, its deadline and its purpose -> a signature that verifies. `hsm.member.life.Life.sign`."""
@@ -33,23 +37,27 @@ Ask = Callable[[Sign, float, str], Awaitable[bytes]]
 
 class Proof(Struct, frozen=True):
     """What the challenges of one key came to: the schemes that were made, those that were not, and where none was, why
-    the key cannot serve. `doubt` is what may be the member's fault as well as the key's."""
+    the key cannot serve. `doubt` is what may be the member's fault as well as the key's; `undecrypted` why a key that
+    should decrypt does not."""
 
     made: frozenset[str] = frozenset()
     lacking: dict[str, Lack] = {}
     problem: str = ""
     doubt: MemberLostError | None = None
+    undecrypted: str = ""
 
 
 class _AnotherKeyError(Exception):
-    """The signature of a challenge does not verify, and the token shows no public key: it is another key's."""
+    """The signature of a challenge does not verify, and the key itself shows no public half: it is another key's."""
 
 
 class Prover:
     """Challenges the keys of one life."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, decrypt: Callable[[Decrypt, float], Awaitable[bytes]]) -> None:
+        """The two requests are `hsm.member.life.Life`'s."""
         self._ask = ask
+        self._decrypt = decrypt
 
     async def prove(self, key: Key, found: KeyFound) -> Proof:
         """What a member that holds `found` makes with `key`.
@@ -68,13 +76,15 @@ class Prover:
         try:
             while left and not made:  # one after another, until it is clear that this is the key
                 scheme = left.pop(0)
-                lack = await self._challenge(key, scheme, sure=bool(found.spki))
+                lack = await self._challenge(key, scheme, sure=bool(found.spki) and not found.hearsay)
                 if lack is None:
                     made.add(scheme.name)
                 else:
                     lacks[scheme.name] = lack
         except _AnotherKeyError:
             why = "its signature of a challenge does not verify"
+            if found.hearsay:
+                why += ", although the public key object beside it is the certificate's"
             return Proof(problem=f"{key.uri} is not the key of the certificate: {why}")
         if key.inbound:
             for scheme, lack in zip(left, await self._together(key, left), strict=True):
@@ -82,7 +92,10 @@ class Prover:
                     made.add(scheme.name)
                 else:
                     lacks[scheme.name] = lack
-        return _concluded(made, lacks)
+        proof = _concluded(made, lacks)
+        if made and key.decrypts and found.decrypts:
+            return structs.replace(proof, undecrypted=await self._disproof_of_decryption(key))
+        return proof
 
     async def _together(self, key: Key, wanted: list[Scheme]) -> list[Lack | HsmitmError | None]:
         room = asyncio.Semaphore(_AT_ONCE)
@@ -97,6 +110,17 @@ class Prover:
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
         return [task.result() for task in tasks]
+
+    async def _disproof_of_decryption(self, key: Key) -> str:
+        """Why the member does not decrypt with `key`, which is RSA; empty where it does."""
+        assert isinstance(key.public, rsa.RSAPublicKey)
+        secret = secrets.token_bytes(_SECRET_SIZE)
+        request = Decrypt(key.name, key.public.encrypt(secret, padding.PKCS1v15()))
+        try:
+            found = await self._decrypt(request, time.monotonic() + PROOF_TIMEOUT_S)
+        except RefusedError as error:
+            return str(error)
+        return "" if found == secret else "a test ciphertext was not decrypted rightly"
 
     async def again(self, key: Key, scheme: Scheme) -> Lack | None:
         """Why the member does not make `scheme` with a key that it proved; None where it does. Raises as `prove`."""

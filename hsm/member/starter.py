@@ -94,8 +94,9 @@ class Starter:
             None,
             settings.sessions,
             {name: key.uri for name, key in keys.items()},
+            spkis={name: key.spki for name, key in keys.items()},
+            anywhere=[name for name, key in keys.items() if key.members is None],
             writable=settings.read_write,
-            spkis={name: key.spki for name, key in keys.items() if key.members is None},
             keep_alive_s=failover.keep_alive_s,
             session_every_s=0.0 if at_once else _PACE_S,
             codes=settings.codes,
@@ -107,7 +108,7 @@ class Starter:
             life = Life(self._name, process, opened, keys, self._metrics, self._pace_before(settings))
             life.settings = settings
             await life.prove()
-            await self._test(life, proofs - sum(map(len, life.made.schemes.values())))
+            await self._test(life, proofs - sum(map(len, life.held.made.schemes.values())))
         except BaseException:
             await process.end()
             raise

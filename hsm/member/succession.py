@@ -128,7 +128,7 @@ class Succession:
                 at_once=not self._was_up,
                 last_error=self._standing.last_error,
             )
-            if life.knows(self._starter.keys):
+            if life.held.knows(self._starter.keys):
                 return life
             await life.process.end()  # it was given other keys meanwhile
 
@@ -137,9 +137,9 @@ class Succession:
         now = life.up_at = time.monotonic()
         life.ramp_from = now if gently else now - RAMP_S
         life.freed = self._group.freed
-        life.keys_changed = self._proofs_changed
+        life.held.changed = self._proofs_changed
         if gone := life.found.keys() - self._starter.keys.keys():
-            life.forget(gone)
+            life.held.forget(gone)
         self._standing.life, self._standing.opened = life, life.opened
         self._was_up = True
         self._examination.begin()

@@ -6,9 +6,11 @@ meanwhile. A refusal renames it and success removes it: neither needs room on th
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import structs
@@ -16,6 +18,9 @@ from msgspec import structs
 from hsm.errors import MisconfiguredError, TryLaterError
 from hsm.secrets.record import Record
 
+_NOT_HERE = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What a file system says that has no locks, or cannot write a directory out (some network ones): the note is there all
+the same."""
 MOST_TRIES = 2
 """Of one PIN by ourselves, where no try got an answer. An answer, whatever it says, ends them: it is the last."""
 
@@ -100,7 +105,8 @@ class Attempt:
         """Have the directory on disk, too."""
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)
+            with _where_there_is():
+                os.fsync(directory)
         finally:
             os.close(directory)
 
@@ -112,12 +118,23 @@ class Attempt:
         os.fsync(self._file)
 
 
+@contextmanager
+def _where_there_is() -> Iterator[None]:
+    """What some file systems do not have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
+
+
 def _taken(path: Path) -> int:
     """The file at `path`, locked. Whoever had it may have renamed or removed it meanwhile."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with _where_there_is():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file), path.stat()):
                 return file
         except FileNotFoundError:

@@ -7,13 +7,14 @@ that a token refused are remembered by `hsm.secrets.refusals`.
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import signal
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from hsm.errors import MisconfiguredError
+from hsm.errors import MisconfiguredError, TryLaterError
 from hsm.secrets.settings import PinSource
 
 _COMMAND_TIMEOUT_S = 30
@@ -23,7 +24,8 @@ async def read(source: PinSource, base: Path, prompted: str | None = None) -> st
     """The PIN that `source` gives; empty where it is said that there is none. A file's path is relative to `base`;
     `prompted` is what a prompt got at start.
 
-    Raises MisconfiguredError with what is wrong and what would be right.
+    Raises MisconfiguredError with what is wrong and what would be right; TryLaterError where a command fails, for what
+    that asks may be away, or not be there yet.
     """
     if source.empty or not source.remembered:
         return ""
@@ -42,6 +44,19 @@ async def read(source: PinSource, base: Path, prompted: str | None = None) -> st
         pin = prompted or ""
     _check(pin, source)
     return pin
+
+
+def ask(question: str) -> str:
+    """What somebody types on the terminal, unseen. It is a prompt's PIN for `read`, which checks it.
+
+    Raises MisconfiguredError.
+    """
+    try:
+        return getpass.getpass(question)
+    except UnicodeDecodeError:  # its message shows what could not be decoded
+        raise MisconfiguredError("the PIN that was typed is not UTF-8 text") from None
+    except EOFError:
+        raise MisconfiguredError("no PIN was typed") from None
 
 
 def _check(pin: str, source: PinSource) -> None:
@@ -97,7 +112,7 @@ async def _from_command(command: list[str]) -> str:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the pipe open
         await process.communicate()
-        raise MisconfiguredError(f"the PIN command {command[0]} did not end in {_COMMAND_TIMEOUT_S} s") from error
+        raise TryLaterError(f"the PIN command {command[0]} did not end in {_COMMAND_TIMEOUT_S} s") from error
     if process.returncode:
-        raise MisconfiguredError(f"the PIN command {command[0]} ended with status {process.returncode}")
+        raise TryLaterError(f"the PIN command {command[0]} ended with status {process.returncode}")
     return output.decode(errors="surrogateescape").partition("\n")[0].strip("\r")

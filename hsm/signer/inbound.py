@@ -140,7 +140,7 @@ class InboundService:
         if key not in self._served or not self._served[key].decrypts:
             return {}
         return {
-            member.name: "it signs, but does not decrypt: CKA_DECRYPT is false, or it has no CKM_RSA_PKCS"
+            member.name: "it signs, but does not decrypt: CKA_DECRYPT is false, or it has or allows no CKM_RSA_PKCS"
             for member in self._group.members
             if member.serves(key) and not member.found[key].decrypts
         }

@@ -26,6 +26,9 @@ logger = logging.getLogger("hsmitm.signer")
 
 _SLOW_START_S = 2.0
 """How long the start waits for members that are not needed to serve every key."""
+_LONGEST_START_S = 90.0
+"""And for those that are: then it serves without them, as it does without an HSM that answers that it is away. The
+unit's TimeoutStartSec is longer."""
 
 
 class Members:
@@ -55,13 +58,14 @@ class Members:
 
     async def settled(self) -> None:
         """Until every member is in service or known not to be; a member that takes long is not waited for once each
-        key is served by another."""
+        key is served by another, and none for ever."""
         group = self._group
         settling = {asyncio.create_task(member.settled.wait()) for member in group.members}
-        until = time.monotonic() + _SLOW_START_S
+        begun = time.monotonic()
         while settling:
             served = all(group.proved_by(name) for name in group.keys)
-            left = max(0.0, until - time.monotonic()) if served else None
+            until = begun + (_SLOW_START_S if served else _LONGEST_START_S)
+            left = max(0.0, until - time.monotonic())
             done, settling = await asyncio.wait(settling, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 break

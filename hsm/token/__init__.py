@@ -12,8 +12,13 @@ other members. What a return code means is decided here, once, where the vendor 
     token        one token before and after login: the anchor session, sessions that share its login
     login        the one C_Login: what is looked at before it, and what each answer says about the PIN
     private_key  a private key of one session: what it can do, its public half, its signatures
+    generation   making a key pair, with templates from full to least
     forms        in which form a token makes each scheme with one key, corrected by what it was seen to do
     search       how keys are found on a token, few or many
+    attributes   what a token tells of an object, hidden and odd attributes among it
+    public_half  the public half of a key, in whatever form a token keeps it
+    challenges   which private key is the one of a public half, where a signature must tell
+    exposure     how a private half can leave a token, or could have left
     cryptoki     a module's own function list, called with ctypes: what python-pkcs11 does not offer
     translation  the one place where a pkcs11 exception becomes one of ours
 """

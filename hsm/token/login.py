@@ -26,20 +26,21 @@ from hsm.token.translation import translated
 from hsm.wire.member import DANGEROUS, Partition
 
 _AWAY = frozenset({Kind.PROCESS, Kind.DEVICE, Kind.BUSY})
-"""What a token says for other reasons than that a session is read-only."""
+"""What a token says for other reasons than that a session is read-only, or is not."""
 
 
 def first_session(token: pkcs11.Token, info: Partition, *, writable: bool) -> tuple[pkcs11.Session, bool]:
-    """A session, nobody logged in; and whether it is read-write: as was asked for, or because the token gives no others
-    (AWS CloudHSM before 5.5). Raises what opening it raised."""
+    """A session, nobody logged in; and whether it is read-write: as was asked for, or as the token alone gives them.
+    AWS CloudHSM before 5.5 refuses read-only ones, a token that is write-protected all others. Raises what opening it
+    raised."""
     with translated(f"opening a session on partition {info}"):
         try:
             return token.open(rw=writable), writable
         except pkcs11.PKCS11Error as error:
-            if writable or codes.kind(codes.of(type(error).__name__, str(error))) in _AWAY:
+            if codes.kind(codes.of(type(error).__name__, str(error))) in _AWAY:
                 raise
             try:
-                return token.open(rw=True), True
+                return token.open(rw=not writable), not writable
             except pkcs11.PKCS11Error:
                 raise error from None
 
@@ -68,8 +69,6 @@ def log_in(
     refuse_danger(info)
     if pin is None and "PROTECTED_AUTHENTICATION_PATH" not in info.flags:
         raise MisconfiguredError(f"partition {info} has no PIN pad (CKF_PROTECTED_AUTHENTICATION_PATH); give its PIN")
-    if pin is not None and not _is_text(pin):
-        raise MisconfiguredError("the PIN is not text")
     doing = f"logging in to partition {info}"
     try:
         if functions is None:
@@ -92,14 +91,6 @@ def _anew(session: pkcs11.Session, pin: str | None, user_type: int, doing: str) 
     given = pkcs11.PROTECTED_AUTH if pin is None else pin
     with translated(doing):
         return token.open(rw=writable, user_pin=given, user_type=user_type)  # type: ignore[arg-type]  # a vendor's
-
-
-def _is_text(pin: str) -> bool:
-    try:
-        pin.encode()
-    except UnicodeEncodeError:  # its message shows what could not be encoded
-        return False
-    return True
 
 
 def _meant(error: HsmitmError, token: pkcs11.Token, info: Partition) -> LoginError:

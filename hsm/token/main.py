@@ -27,6 +27,7 @@ from hsm.wire import frames
 from hsm.wire.frames import Answer, Call, Done, Frame
 from hsm.wire.member import (
     CODEC,
+    KEY_TYPES,
     Begin,
     Decrypt,
     Describe,
@@ -134,7 +135,8 @@ class _MemberProcess:
         anchor = self._anchor or token.session()
         self._sessions = sessions = Sessions(module, opening, token, anchor)
         keys = sessions.describe_keys()
-        return Opened(opening.module, module.description, token.info, sessions.sessions, keys)
+        makes = [one for one in KEY_TYPES if token.makers(one)] if opening.writable else []
+        return Opened(opening.module, module.description, token.info, sessions.sessions, keys, makes)
 
     def _responder(self, call_id: int) -> Callable[[Reply | HsmitmError], None]:
         def respond(result: Reply | HsmitmError) -> None:

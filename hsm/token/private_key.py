@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pkcs11
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute, KeyType, Mechanism
-from pkcs11.util.ec import encode_named_curve_parameters
+from pkcs11._pkcs11 import DecryptMixin, SignMixin  # type: ignore[attr-defined]  # they are there, not in its stubs
 
 from hsm.errors import HsmitmError, RefusedError, SessionLostError
-from hsm.schemes import SCHEMES, Form, PublicKey, Scheme
+from hsm.schemes import SCHEMES, Form, PublicKey, Scheme, certificate_scheme, unused_curve
+from hsm.token.attributes import read
+from hsm.token.challenges import Challenges, Mark
+from hsm.token.exposure import exposure
 from hsm.token.forms import Forms
+from hsm.token.public_half import TELLING, Half, could_be, curve_name, in_attributes, same, spki_of, with_usual_exponent
 from hsm.token.search import KeySearch
 from hsm.token.translation import ours, translated
 from hsm.wire.member import KeyFound
@@ -23,85 +25,142 @@ from hsm.wire.member import KeyFound
 class PrivateKey:
     """A private key object of one session."""
 
-    def __init__(self, key: Any, search: KeySearch, forms: Forms, *, may_decrypt: bool = False) -> None:
+    def __init__(
+        self, key: Any, search: KeySearch, forms: Forms, challenges: Challenges, *, may_decrypt: bool = False
+    ) -> None:
         """`forms` are the token's for this key; `may_decrypt` is whether the token decrypts with CKM_RSA_PKCS."""
-        self._key = key
+        self._key = _able(key)
         self._search = search
         self._forms = forms
+        self._challenges = challenges
         self._may_decrypt = may_decrypt
-        self._elliptic = key.key_type == KeyType.EC
+        self._told = read(key, TELLING)
+        self._kind = self._told.get(Attribute.KEY_TYPE)
+        self._settled: PublicKey | None = None
         self._calls: dict[tuple[str, int], Callable[[bytes], bytes]] = {}
+
+    @property
+    def mark(self) -> Mark:
+        """Which of the token's private keys it is."""
+        return self._key.handle, self._told.get(Attribute.LABEL, ""), self._told.get(Attribute.ID, b"")
+
+    @functools.cached_property
+    def signs(self) -> bool:
+        """Whether the token lets it sign without the PIN for each signature."""
+        return not self._hindrance
 
     def describe(self) -> KeyFound:
         """What the key is and may do; `problem` where it cannot serve."""
         with translated("reading a key"):
-            if self._key.key_type not in (KeyType.RSA, KeyType.EC):
-                return KeyFound(f"key type {self._key.key_type.name}; RSA and EC keys are used")
-            spki, public = self.spki(), self._public
-            if self._flag(Attribute.ALWAYS_AUTHENTICATE):
-                return KeyFound("CKA_ALWAYS_AUTHENTICATE is set: it would need the PIN for every signature")
-            if self._flag(Attribute.SIGN) is False:
-                return KeyFound("CKA_SIGN is false: the partition does not let this key sign")
+            if self._kind not in (KeyType.RSA, KeyType.EC):
+                return KeyFound(f"key type {_name_of(self._kind)}; RSA and EC keys are used")
+            spki, public = self.spki(), self.public
+            curve = curve_name(self._told.get(Attribute.EC_PARAMS) or b"")
+            if self._kind == KeyType.EC and curve and public is None and not _used(curve):
+                return KeyFound(unused_curve(curve))
+            try:
+                if public is not None:
+                    certificate_scheme(public)
+            except ValueError as error:
+                return KeyFound(str(error), spki)
+            if self._hindrance:
+                return KeyFound(self._hindrance)
             mine = [one for one in SCHEMES.values() if self._makes(one)]
             schemes = [one.name for one in mine if public is None or one.fits(public)]
             problem = "" if schemes else "the partition has no mechanism to sign with it (CKM_RSA_PKCS, CKM_ECDSA, ...)"
-            guarded = bool(self._flag(Attribute.SENSITIVE) and self._flag(Attribute.NEVER_EXTRACTABLE))
-            return KeyFound(problem, spki, schemes, guarded, decrypts=self._decrypts())
+            exposed = self._exposure()
+            return KeyFound(
+                problem,
+                spki,
+                schemes,
+                guarded=not exposed,
+                decrypts=self._decrypts(),
+                exposure=exposed,
+                hearsay=bool(spki) and self._hearsay,
+            )
+
+    @functools.cached_property
+    def _hindrance(self) -> str:
+        """Why the token does not let it sign; empty where it does."""
+        if self._flag(Attribute.ALWAYS_AUTHENTICATE):
+            return "CKA_ALWAYS_AUTHENTICATE is set: it would need the PIN for every signature"
+        if self._flag(Attribute.SIGN) is False:
+            return "CKA_SIGN is false: the partition does not let this key sign"
+        return ""
 
     def _makes(self, scheme: Scheme) -> bool:
         """Whether the token lists a mechanism with which a key of this type makes `scheme`."""
-        return (scheme.family == "ecdsa") == self._elliptic and scheme.name in self._forms
+        return (scheme.family == "ecdsa") == (self._kind == KeyType.EC) and scheme.name in self._forms
 
     def _decrypts(self) -> bool:
-        return (
-            self._key.key_type == KeyType.RSA
-            and hasattr(self._key, "decrypt")  # python-pkcs11 gives a key the methods that its attributes allow
-            and self._flag(Attribute.DECRYPT) is not False
-            and self._may_decrypt
-        )
+        return self._kind == KeyType.RSA and self._flag(Attribute.DECRYPT) is not False and self._may_decrypt
+
+    def _exposure(self) -> str:
+        """How the private half can leave, or could have left; empty where it never could. What PKCS#11 v3.0 section 4.9
+        says of CKA_SENSITIVE and CKA_EXTRACTABLE."""
+        sensitive, extractable = self._flag(Attribute.SENSITIVE), self._flag(Attribute.EXTRACTABLE)
+        never = self._flag(Attribute.NEVER_EXTRACTABLE)
+        return exposure(sensitive, extractable, never)
+
+    # the public half
+
+    @property
+    def public(self) -> PublicKey | None:
+        """The public half: as a signature told, or its own, or of the one object beside it with its label and CKA_ID;
+        where several could be, a signature tells. None where the token keeps none."""
+        if self._settled or self._own:
+            return self._settled or self._own
+        exact = self._exact()
+        if len(exact) == 1:
+            return exact[0]
+        claims = [half.public for half in self._halves]
+        if modulus := self._told.get(Attribute.MODULUS):
+            claims.append(with_usual_exponent(modulus))
+        self._settled = self._challenges.proves(self, claims)
+        return self._settled
+
+    def settle(self, public: PublicKey) -> None:
+        """This is its public half: its modulus says so, or a signature did."""
+        self._settled = public
+
+    @property
+    def _hearsay(self) -> bool:
+        """Whether another object alone says what its public half is."""
+        return self._settled is None and self._own is None
 
     def spki(self) -> bytes:
-        """The public half (DER SubjectPublicKeyInfo, RFC 5280); empty where the token keeps none."""
-        public = self._public
-        return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) if public else b""
+        """The public half (DER SubjectPublicKeyInfo, RFC 5280); empty where it is not known."""
+        return spki_of(self.public) if self.public else b""
 
-    def _flag(self, attribute: Attribute) -> bool | None:
-        try:
-            return bool(self._key[attribute])
-        except pkcs11.PKCS11Error:  # a token may lack an optional attribute; absent is not false
-            return None
+    def judge(self, wanted: PublicKey, *, beside: bool) -> bool | None:
+        """Whether this is the private key of `wanted`, as far as attributes tell; None where a signature must. What
+        objects `beside` it say is believed where it is likely, and never where it is against it."""
+        if not could_be(self._told, wanted):
+            return False
+        if self._told.get(Attribute.MODULUS):
+            self.settle(wanted)
+            return True
+        if self._own:
+            return True if same(self._own, wanted) else None
+        exact = self._exact() if beside else []
+        return True if len(exact) == 1 and same(exact[0], wanted) else None
 
     @functools.cached_property
-    def _public(self) -> PublicKey | None:
-        """The public half: an RSA key carries it; an EC key's is the public key object of the same CKA_ID. None where
-        the token keeps none, or one that makes no sense. Read once: a search walks over every object of the token."""
-        try:
-            if self._key.key_type == KeyType.RSA:
-                return self._rsa_public()
-            return self._ec_public() if self._key.key_type == KeyType.EC else None
-        except ValueError:
-            return None
+    def _own(self) -> PublicKey | None:
+        return in_attributes(self._told)
 
-    def _rsa_public(self) -> rsa.RSAPublicKey | None:
-        numbers = self._key.get_attributes([Attribute.MODULUS, Attribute.PUBLIC_EXPONENT])
-        exponent, modulus = numbers.get(Attribute.PUBLIC_EXPONENT), numbers.get(Attribute.MODULUS)
-        if not exponent or not modulus:
-            return None
-        return rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+    @functools.cached_property
+    def _halves(self) -> list[Half]:
+        """Read once: a search walks over every object of the token."""
+        return self._search.halves(self._told)
 
-    def _ec_public(self) -> ec.EllipticCurvePublicKey | None:
-        parameters = self._key[Attribute.EC_PARAMS]
-        curves = (ec.SECP256R1(), ec.SECP384R1())
-        curve = next((one for one in curves if encode_named_curve_parameters(one.name) == parameters), None)
-        if curve is None:
-            return None
-        for half in self._search.public_ec(self._key[Attribute.ID], parameters):
-            point = half[Attribute.EC_POINT]
-            # An OCTET STRING around the point by the standard; some tokens give the bare point.
-            if len(point) == 2 * ((curve.key_size + 7) // 8) + 3:
-                point = point[2:]
-            return ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
-        return None
+    def _exact(self) -> list[PublicKey]:
+        found = {spki_of(half.public): half.public for half in self._halves if half.exact}
+        return list(found.values())
+
+    def _flag(self, attribute: Attribute) -> bool | None:
+        told = read(self._key, [attribute])
+        return bool(told[attribute]) if attribute in told else None  # absent is not false
 
     def sign(self, scheme: Scheme, digest: bytes, message: bytes | None) -> bytes:
         """The signature of `digest` (of the scheme's size) as TLS carries it. Raises RefusedError."""
@@ -168,7 +227,23 @@ class PrivateKey:
 
         Raises RefusedError where the key may not decrypt; where the padding is wrong, what the token says to that.
         """
-        if not hasattr(self._key, "decrypt"):
+        if self._flag(Attribute.DECRYPT) is False:
             raise RefusedError("the partition does not let this key decrypt (CKA_DECRYPT is false)")
         with translated("decrypting"):
             return bytes(self._key.decrypt(ciphertext, mechanism=Mechanism.RSA_PKCS))
+
+
+def _able(key: Any) -> Any:
+    """The key with every method: python-pkcs11 gives it those that its attributes allow, and some tokens hide those."""
+    missing = [mixin for mixin in (SignMixin, DecryptMixin) if not isinstance(key, mixin)]
+    return type("PrivateKey", (*missing, type(key)), {})(key.wrapper) if missing else key
+
+
+def _used(curve: str) -> bool:
+    return any(scheme.curve == curve for scheme in SCHEMES.values())
+
+
+def _name_of(kind: KeyType | int | None) -> str:
+    if kind is None:
+        return "that is not told"
+    return kind.name if isinstance(kind, KeyType) else f"0x{kind:x}"

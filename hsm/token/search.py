@@ -8,19 +8,25 @@ journey to that HSM.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from typing import Any
 
 import pkcs11
-from asn1crypto.core import OctetString
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pkcs11 import Attribute, KeyType, ObjectClass
-from pkcs11.util.ec import encode_named_curve_parameters
+
+from hsm.schemes import PublicKey
+from hsm.token.attributes import read
+from hsm.token.public_half import TELLING, Half, could_be, in_attributes, in_certificate, kind_of, points_of
 
 _MANY = 16
 """Keys that are worth a walk."""
+_SHARED = 64
+"""Public halves of one label or CKA_ID that are looked at."""
+_MOST = 1024
+"""Private keys of a kind that are looked at where nothing names the one that is wanted."""
 _FAR_MORE = 4
 """Objects for each key that is wanted, from where on a walk is not worth it."""
 
@@ -51,36 +57,66 @@ class KeySearch:
             template[Attribute.ID] = identifier
         return self._found(ObjectClass.PRIVATE_KEY, template)
 
-    def private_of(self, spki: bytes) -> list[Any]:
-        """Private keys whose public half (DER SubjectPublicKeyInfo) this is: an RSA key carries its modulus; an EC key
-        shares the CKA_ID of the public key object with its point."""
-        public = load_der_public_key(spki)
+    def private_of(self, public: PublicKey) -> list[Any]:
+        """Private keys that should have this public half: an RSA key carries its modulus; an EC key shares its CKA_ID
+        or its label with the public key object of the point."""
         if isinstance(public, rsa.RSAPublicKey):
             modulus = public.public_numbers().n.to_bytes((public.key_size + 7) // 8)
             return self._found(ObjectClass.PRIVATE_KEY, {Attribute.KEY_TYPE: KeyType.RSA, Attribute.MODULUS: modulus})
-        assert isinstance(public, ec.EllipticCurvePublicKey)
-        point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-        curve = {Attribute.KEY_TYPE: KeyType.EC, Attribute.EC_PARAMS: encode_named_curve_parameters(public.curve.name)}
-        identifiers = set()
-        for wrapped in (OctetString(point).dump(), point):  # the standard's form, and that of some tokens
-            halves = self._found(ObjectClass.PUBLIC_KEY, {Attribute.EC_POINT: wrapped, **curve})
-            identifiers |= {half[Attribute.ID] for half in halves}
-        return [
-            key for one in identifiers for key in self._found(ObjectClass.PRIVATE_KEY, {Attribute.ID: one, **curve})
-        ]
+        found: dict[int, Any] = {}
+        kind = {Attribute.KEY_TYPE: KeyType.EC}
+        for point in points_of(public):
+            for half in self._found(ObjectClass.PUBLIC_KEY, {Attribute.EC_POINT: point, **kind}):
+                for attribute, value in read(half, (Attribute.ID, Attribute.LABEL)).items():
+                    if value:
+                        named = {Attribute(attribute): value, **kind}
+                        found |= {key.handle: key for key in self._found(ObjectClass.PRIVATE_KEY, named, _SHARED)}
+        return list(found.values())
 
-    def public_ec(self, identifier: bytes, parameters: bytes) -> list[Any]:
-        """Public EC keys with this CKA_ID, on the curve of these CKA_EC_PARAMS."""
-        walked = self._all()
-        if walked is not None:
-            found = walked.public.get(identifier, [])
-            if on_curve := [half for half in found if half[Attribute.EC_PARAMS] == parameters]:
-                return on_curve
-        curve = {Attribute.KEY_TYPE: KeyType.EC, Attribute.EC_PARAMS: parameters, Attribute.ID: identifier}
-        return self._found(ObjectClass.PUBLIC_KEY, curve)
+    def alike(self, public: PublicKey) -> list[Any]:
+        """Every private key of the kind, up to a number that a walk over them is worth. Those that no public half
+        stands beside come first: they are the ones that could not be found by it."""
+        kind = {Attribute.KEY_TYPE: kind_of(public)}
+        keys = self._found(ObjectClass.PRIVATE_KEY, kind, _MOST)
+        if len(keys) < 2 or isinstance(public, rsa.RSAPublicKey):
+            return keys
+        identifiers = {_named(half)[1] for half in self._found(ObjectClass.PUBLIC_KEY, kind, _MOST)}
+        return sorted(keys, key=lambda key: _named(key)[1] in identifiers)
 
-    def _found(self, kind: ObjectClass, template: dict[Attribute, Any]) -> list[Any]:
-        return list(self._session.get_objects({Attribute.CLASS: kind, **template}))
+    def halves(self, told: dict[int, Any]) -> list[Half]:
+        """The public halves that a private key with these attributes may have: of public key objects and certificates
+        with its CKA_ID or its label, and of its kind. Where one has both, only those that do."""
+        found: list[Half] = []
+        for kind in (ObjectClass.PUBLIC_KEY, ObjectClass.CERTIFICATE):
+            for attribute in (Attribute.ID, Attribute.LABEL):
+                if not told.get(attribute):
+                    continue
+                found += [
+                    Half(public, all(its.get(one) == told.get(one) for one in (Attribute.ID, Attribute.LABEL)))
+                    for public, its in self._public(kind, attribute, told)
+                    if could_be(told, public)
+                ]
+                if exact := [half for half in found if half.exact]:
+                    return exact
+        return found
+
+    def _public(
+        self, kind: ObjectClass, attribute: Attribute, told: dict[int, Any]
+    ) -> Iterator[tuple[PublicKey, dict[int, Any]]]:
+        """Public halves in objects of this class that share the attribute, with what those tell."""
+        walked = self._all() if kind is ObjectClass.PUBLIC_KEY and told.get(Attribute.KEY_TYPE) == KeyType.EC else None
+        objects = walked.public(attribute, told[attribute]) if walked is not None else []
+        certificate = kind is ObjectClass.CERTIFICATE
+        for one in objects or self._found(kind, {attribute: told[attribute]}, _SHARED):
+            its = read(one, (Attribute.ID, Attribute.LABEL, Attribute.VALUE) if certificate else TELLING)
+            public = in_certificate(its.get(Attribute.VALUE, b"")) if certificate else in_attributes(its)
+            if public is not None:
+                yield public, its
+
+    def _found(self, kind: ObjectClass, template: dict[Attribute, Any], most: int | None = None) -> list[Any]:
+        objects: Any = self._session.get_objects({Attribute.CLASS: kind, **template})
+        with closing(objects):  # a search that is left half-way would leave its session busy
+            return list(islice(objects, most))
 
     def _all(self) -> _Walked | None:
         """Every key, where a walk is worth it."""
@@ -98,9 +134,11 @@ class _Walked:
 
     def __init__(self, private: list[Any], public: list[Any]) -> None:
         self._private = [(key, *_named(key)) for key in private]
-        self.public: dict[bytes, list[Any]] = {}
+        self._public: dict[tuple[int, str | bytes | None], list[Any]] = {}
         for key in public:
-            self.public.setdefault(key[Attribute.ID], []).append(key)
+            label, identifier = _named(key)
+            self._public.setdefault((Attribute.LABEL, label), []).append(key)
+            self._public.setdefault((Attribute.ID, identifier), []).append(key)
 
     @classmethod
     def over(cls, session: pkcs11.Session, most: int) -> _Walked | None:
@@ -118,6 +156,9 @@ class _Walked:
             found.append(keys)
         return cls(*found)
 
+    def public(self, attribute: int, value: str | bytes) -> list[Any]:
+        return self._public.get((attribute, value), [])
+
     def private(self, label: str | None, identifier: bytes | None) -> list[Any]:
         return [
             key
@@ -127,9 +168,6 @@ class _Walked:
 
 
 def _named(key: Any) -> tuple[str | None, bytes | None]:
-    """CKA_LABEL and CKA_ID; a label that is not UTF-8 is another's."""
-    try:
-        read = key.get_attributes([Attribute.LABEL, Attribute.ID])
-    except UnicodeDecodeError:
-        read = key.get_attributes([Attribute.ID])
-    return read.get(Attribute.LABEL), read.get(Attribute.ID)
+    """CKA_LABEL and CKA_ID."""
+    told = read(key, (Attribute.LABEL, Attribute.ID))
+    return told.get(Attribute.LABEL), told.get(Attribute.ID)

@@ -8,11 +8,14 @@ a return code that makes it doubtful ends it, and a session that was idle proves
 
 from __future__ import annotations
 
+import functools
 import queue
 import random
 import threading
 import time
 from collections.abc import Callable
+
+from msgspec import structs
 
 from hsm import codes
 from hsm.backoff import Backoff
@@ -60,6 +63,7 @@ class Sessions:
         self.token, self._anchor = token, anchor
         self.uris = dict(opening.keys)
         self.spkis = dict(opening.spkis)
+        self.anywhere = frozenset(opening.spkis if opening.anywhere is None else opening.anywhere)
         self.keep_alive_s = opening.keep_alive_s
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self.put = 0
@@ -93,9 +97,17 @@ class Sessions:
     def describe_keys(self) -> dict[str, KeyFound]:
         """Every key of the configuration as the token holds it; at start, when no session is busy yet."""
         try:
-            return {name: _describe(self._anchor, uri, self.spkis.get(name, b"")) for name, uri in self.uris.items()}
+            return self.described(self._anchor)
         finally:
             self._anchor.look_again()  # whenever that may be: nothing is remembered for it
+
+    def key(self, session: Session, name: str) -> PrivateKey:
+        """The configuration's key of that name, in a session. Raises RefusedError."""
+        return session.key(self.uris[name], self.spkis.get(name, b""), anywhere=name in self.anywhere)
+
+    def described(self, session: Session) -> dict[str, KeyFound]:
+        """Every key of the configuration, in a session."""
+        return {name: _described(functools.partial(self.key, session, name)) for name in self.uris}
 
     def generate(self, request: Generate) -> KeyFound:
         """Make the key pair and describe it. The partition must have been opened writable.
@@ -103,10 +115,11 @@ class Sessions:
         Raises RefusedError where a private key of that label exists: nothing is ever overwritten or doubled.
         """
         uri = KeyURI(object=request.label)
-        if not _describe(self._anchor, uri).missing:
+        if not _described(lambda: self._anchor.key(uri)).missing:
             raise RefusedError(f"the partition has a private key '{request.label}' already; it is left as it is")
-        self._anchor.generate(request.label, request.key_type)
-        return _describe(self._anchor, uri)
+        made = self._anchor.generate(request.label, request.key_type)
+        self.uris |= {name: made for name, asked in self.uris.items() if asked == uri}
+        return structs.replace(_described(lambda: self._anchor.key(made)), uri=made if made != uri else None)
 
     def sign(self, call: Call[Request], request: Sign, respond: Respond) -> None:
         """Have a session make the signature; `respond` is called once, from that session's thread."""
@@ -264,14 +277,13 @@ class _Worker:
             raise
 
     def _key(self, name: str) -> PrivateKey:
-        uri = self._pool.uris.get(name)
-        if uri is None:
+        if name not in self._pool.uris:
             raise RefusedError(f"this member was not given a key named '{name}'")
         session = self._open()
         key = self._keys.get(name)
         if key is None:
             try:
-                key = self._keys[name] = session.key(uri, self._pool.spkis.get(name, b""))
+                key = self._keys[name] = self._pool.key(session, name)
             except KeyMissingError as error:
                 # The key was there when the member started. A lost login and a vanished store look just like this: the
                 # signer tells them apart by the other keys.
@@ -280,9 +292,9 @@ class _Worker:
 
     def describe(self) -> KeysFound:
         """Every key of the configuration as the token holds it now."""
-        session, spkis = self._open(), self._pool.spkis
+        session = self._open()
         session.look_again()
-        return KeysFound({n: _describe(session, uri, spkis.get(n, b"")) for n, uri in self._pool.uris.items()})
+        return KeysFound(self._pool.described(session))
 
 
 def _unknown(error: HsmitmError) -> bool:
@@ -312,9 +324,9 @@ def _open_sessions(token: Token, wanted: int, *, at_once: bool) -> list[Session]
     return sessions
 
 
-def _describe(session: Session, uri: KeyURI, spki: bytes = b"") -> KeyFound:
+def _described(find: Callable[[], PrivateKey]) -> KeyFound:
     try:
-        return session.key(uri, spki).describe()
+        return find().describe()
     except KeyMissingError as error:
         return KeyFound(str(error), missing=True)
     except RefusedError as error:

@@ -13,15 +13,16 @@ from contextlib import suppress
 from typing import Any
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, TokenFlag
-from pkcs11.util.ec import encode_named_curve_parameters
+from pkcs11 import Mechanism, MechanismFlag, TokenFlag
 
 from hsm.errors import RefusedError
-from hsm.schemes import SIGNING
-from hsm.token import login
+from hsm.schemes import SIGNING, PublicKey
+from hsm.token import generation, login
+from hsm.token.challenges import Challenges
 from hsm.token.cryptoki import FunctionList, TokenInfo
 from hsm.token.forms import Forms
 from hsm.token.private_key import PrivateKey
+from hsm.token.public_half import public_of
 from hsm.token.search import KeySearch
 from hsm.token.translation import translated
 from hsm.uri import KeyURI
@@ -36,6 +37,10 @@ def _mechanism_name(number: int) -> str:
         return f"0x{number:08x}"
 
 
+_ALIKE = 8
+"""Keys of one name that are looked at, and named to an operator."""
+
+
 class Token:
     """A token in its slot, before login."""
 
@@ -44,6 +49,7 @@ class Token:
         self._token = token
         self._functions = functions
         self._counts = counts
+        self.challenges = Challenges()
         self.keys_wanted = 0
         """How many keys its sessions will be asked for."""
         self._first: pkcs11.Session | None = None
@@ -65,6 +71,10 @@ class Token:
         """What it can do; asked of the token that is used, and of no other."""
         with translated("reading the mechanisms"):
             return frozenset(int(mechanism) for mechanism in self._token.slot.get_mechanisms())
+
+    def makers(self, key_type: member_wire.KeyType) -> list[Mechanism]:
+        """The mechanisms that make a key of this type."""
+        return generation.makers(self._token.slot, self.mechanisms, key_type)
 
     def inspect(self) -> Slot:
         """What the token tells of itself."""
@@ -160,11 +170,12 @@ class Session:
         with translated("proving a session alive"):
             self._session.generate_random(8 * 16)
 
-    def key(self, uri: KeyURI, spki: bytes = b"") -> PrivateKey:
+    def key(self, uri: KeyURI, spki: bytes = b"", *, anywhere: bool = True) -> PrivateKey:
         """The private key that `uri` names on this token; with `spki` (DER), the one of that public key.
 
-        Members of a group hold the same key under labels of their own: what the URI does not find, or finds with
-        another public key, is looked for by its public half. Raises RefusedError: none, several, or not for signing.
+        Of several that the URI fits, the public half tells the right one. `anywhere`: members of a group hold the same
+        key under labels of their own, so what the URI does not find, or finds with another public key, is looked for
+        by its public half. The same key twice is served by either. Raises RefusedError: none, or several.
         """
         info = self._token.info
         named = (
@@ -176,57 +187,68 @@ class Session:
         if any(wanted is not None and wanted.strip() != found.strip() for wanted, found in named):
             raise KeyMissingError(f"{uri} names another partition than {info}")
         with translated("looking for a key"):
-            found = self._search.private(uri.object, uri.id)
-            if len(found) > 1:
-                ids = ", ".join(sorted(key[Attribute.ID].hex() for key in found))
-                raise RefusedError(f"{len(found)} private keys fit {uri} (CKA_ID {ids}); add id=%.. to the URI")
-            key = self._made(found[0], uri) if found else None
-            if spki and (key is None or key.spki() != spki):
-                found = self._search.private_of(spki) or found
-                if len(found) > 1:
-                    raise RefusedError(f"{len(found)} private keys on partition {info} have the public key of {uri}")
-                key = self._made(found[0], uri) if found else None
-            if key is None:
-                raise KeyMissingError(f"no private key {uri} on partition {info}")
-            return key
+            found = [self._made(key, uri) for key in self._search.private(uri.object, uri.id)]
+            left = 0
+            if spki:
+                wanted = public_of(spki)
+                key, left = self._of(wanted, found)
+                if key is None and anywhere:
+                    key, left = self._anywhere(wanted, uri)
+                if key is not None:
+                    return key
+            if found:
+                return self._only(found, uri, spki)
+        tried = f"; {left} more private keys could be it, and are tried later: name it by its CKA_ID" if left else ""
+        raise KeyMissingError(f"no private key {uri} on partition {info}{tried}")
+
+    def _of(self, wanted: PublicKey, keys: list[PrivateKey], *, beside: bool = True) -> tuple[PrivateKey | None, int]:
+        """The one of `keys` that has this public half, and how many were not asked. What objects `beside` them say may
+        be looked at. Of the same key twice one that signs."""
+        verdicts = [(key, key.judge(wanted, beside=beside)) for key in keys]
+        key = _best([key for key, verdict in verdicts if verdict])
+        left = 0
+        if key is None:
+            key, left = self._token.challenges.find(wanted, [key for key, verdict in verdicts if verdict is None])
+            if key is not None:
+                key.settle(wanted)
+        return key, left
+
+    def _anywhere(self, wanted: PublicKey, uri: KeyURI) -> tuple[PrivateKey | None, int]:
+        key, left = self._of(wanted, [self._made(key, uri) for key in self._search.private_of(wanted)])
+        if key is None:  # one search for each, of what is beside it, would take too long
+            key, left = self._of(wanted, [self._made(key, uri) for key in self._search.alike(wanted)], beside=False)
+        return key, left
+
+    def _only(self, keys: list[PrivateKey], uri: KeyURI, spki: bytes) -> PrivateKey:
+        """The one that the URI names, where no public half is known to tell. Raises RefusedError for several."""
+        if len(keys) == 1:
+            return keys[0]
+        if not spki and len(keys) <= _ALIKE and len({key.spki() for key in keys}) == 1 and keys[0].public:
+            return _best(keys) or keys[0]
+        ids = sorted(key.mark[2].hex() for key in keys)
+        told_apart = len(set(ids)) == len(ids)
+        advice = "add id=%.. to the URI" if told_apart else "give each a CKA_ID of its own with the HSM's own tool"
+        none = "; none of them is the certificate's" if spki else ""
+        raise RefusedError(f"{len(keys)} private keys fit {uri} (CKA_ID {', '.join(ids[:_ALIKE])}){none}; {advice}")
 
     def _made(self, key: Any, uri: KeyURI) -> PrivateKey:
-        return PrivateKey(key, self._search, self._token.forms(uri), may_decrypt=self._token.decrypts)
+        token = self._token
+        return PrivateKey(key, self._search, token.forms(uri), token.challenges, may_decrypt=token.decrypts)
 
     def look_again(self) -> None:
         """Have the next keys be looked for as if they were the first: they may have come, gone, or been replaced."""
         self._search.look_again()
 
-    def generate(self, label: str, key_type: member_wire.KeyType) -> None:
-        """Make a key pair of token objects, the private half sensitive and never extractable."""
-        private = {
-            Attribute.SENSITIVE: True,
-            Attribute.EXTRACTABLE: False,
-            Attribute.PRIVATE: True,
-            Attribute.SIGN: True,
-            Attribute.DECRYPT: False,
-            Attribute.UNWRAP: False,
-        }
-        public = {Attribute.VERIFY: True, Attribute.ENCRYPT: False, Attribute.WRAP: False}
-        with translated(f"generating {key_type} '{label}'"):
-            identifier = self._session.generate_random(64)
-            pair: dict[str, Any] = {"label": label, "id": identifier, "store": True}
-            if key_type.startswith("rsa-"):
-                self._session.generate_keypair(
-                    KeyType.RSA,
-                    int(key_type.removeprefix("rsa-")),
-                    mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
-                    private_template=private,
-                    public_template=public,
-                    **pair,
-                )
-                return
-            curve = {"p256": "secp256r1", "p384": "secp384r1"}[key_type]
-            parameters = self._session.create_domain_parameters(
-                KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(curve)}, local=True
-            )
-            private[Attribute.DERIVE] = False
-            parameters.generate_keypair(private_template=private, public_template=public, **pair)
+    def generate(self, label: str, key_type: member_wire.KeyType) -> KeyURI:
+        """Make a key pair of token objects, the private half sensitive and never extractable where the token takes
+        that. How the token calls it. Raises RefusedError, MemberLostError."""
+        token = self._token
+        return generation.make(self._session, token.makers(key_type), token.info.manufacturer, label, key_type)
+
+
+def _best(keys: list[PrivateKey]) -> PrivateKey | None:
+    """Of the same key several times: one that signs."""
+    return next((key for key in keys if len(keys) == 1 or key.signs), keys[0] if keys else None)
 
 
 class KeyMissingError(RefusedError):

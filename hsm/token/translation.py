@@ -51,6 +51,10 @@ def of_code(code: int, doing: str) -> HsmitmError:
     return codes.error(code, doing, _vendors)
 
 
+_ARGUMENTS_BAD = 0x07
+"""What NSS's softokn says where nobody tells it in pReserved where its database is."""
+
+
 def not_initialised(code: int, path: str) -> HsmitmError:
     """The library at `path` answered C_Initialize with `code`: MisconfiguredError where an operator must act.
 
@@ -61,7 +65,8 @@ def not_initialised(code: int, path: str) -> HsmitmError:
     text = f"{codes.name(code)} at C_Initialize of {path}"
     kind = _vendors.get(code, codes.kind(code))
     if kind not in (Kind.AMBIGUOUS, Kind.DEVICE, Kind.BUSY, Kind.PROCESS):
-        return MisconfiguredError(f"the PKCS#11 module cannot be used: {text}")
+        hint = "; it wants arguments of its own: load it by p11-kit's proxy, with x-init-reserved"
+        return MisconfiguredError(f"the PKCS#11 module cannot be used: {text}{hint if code == _ARGUMENTS_BAD else ''}")
     if kind is Kind.AMBIGUOUS:
         for name in vendor_variables.CONFIGURATION:
             value = os.environ.get(name, "")

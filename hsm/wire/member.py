@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ from hsm.uri import KeyURI
 from hsm.wire.frames import Codec, Decrypted, Done
 
 KeyType = Literal["rsa-2048", "rsa-3072", "rsa-4096", "p256", "p384"]
+KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
 
 
 class Selector(Struct, frozen=True, array_like=True):
@@ -36,7 +37,8 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
 
     With a `pin`, one that was accepted before, all is done at once: log in once, open sessions, find the keys.
     `writable` opens sessions read-write, as `Generate` needs and as some tokens want it.
-    `spkis` (DER, by key) has a key that the URI does not find looked for by its public half. Idle sessions prove
+    `spkis` (DER, by key) are public halves: of several keys that a URI fits they tell the right one. The keys named in
+    `anywhere` (None: all) are looked for by their public half where the URI does not find them. Idle sessions prove
     themselves alive each `keep_alive_s` seconds (0: never). `session_every_s` opens the sessions behind the first one
     after another at that pace (0: all at once): an HSM that just came back is not met by a herd.
     `codes` is what the operator says that vendors' own return codes call for.
@@ -53,6 +55,7 @@ class Open(Struct, frozen=True, array_like=True, tag="open"):
     session_every_s: float = 0.0
     codes: dict[int, Kind] = {}
     user_type: int = USER
+    anywhere: list[str] | None = None
 
     def __repr__(self) -> str:
         """Without the PIN: a repr may reach a log."""
@@ -91,7 +94,9 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
 
     `spki` is DER (RFC 5280 SubjectPublicKeyInfo), empty where the token keeps no public half. `schemes` are names of
     `hsm.schemes`. `guarded` is CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE. `decrypts` says whether the partition
-    lets an RSA key decrypt with CKM_RSA_PKCS.
+    lets an RSA key decrypt with CKM_RSA_PKCS. `exposure` says what is not guarded, and whether the key can leave now.
+    `hearsay` is whether `spki` is what another object says: one with the label and CKA_ID of this key. `uri` is how the
+    token calls a key that was just made, where that is not as it was told.
     """
 
     problem: str = ""
@@ -100,6 +105,9 @@ class KeyFound(Struct, frozen=True, array_like=True, tag="key-found"):
     guarded: bool = False
     missing: bool = False
     decrypts: bool = False
+    exposure: str = ""
+    hearsay: bool = False
+    uri: KeyURI | None = None
 
 
 class Partition(Struct, frozen=True, array_like=True):
@@ -133,13 +141,14 @@ def worrying_flags(partition: Partition) -> list[str]:
 
 
 class Opened(Struct, frozen=True, array_like=True, tag="opened"):
-    """What a member found."""
+    """What a member found. `makes` are the key types that the partition can make and sign with."""
 
     module: str
     module_version: str
     partition: Partition
     sessions: int
     keys: dict[str, KeyFound]
+    makes: list[KeyType] = []
 
 
 class Sign(Struct, frozen=True, array_like=True, tag="sign"):

@@ -167,7 +167,7 @@ def _say_member(member: Member, group: Group, findings: Findings) -> None:
         if key.decrypts and not member.found[name].decrypts:
             findings.wrong(
                 f"member {member.name}: {key.uri} does not decrypt, as rsa_key_exchange needs: CKA_DECRYPT is false, "
-                "or the partition has no CKM_RSA_PKCS"
+                "or the partition has or allows no CKM_RSA_PKCS"
             )
         if not member.found[name].guarded:
-            findings.warn(f"member {member.name}: {key.uri} is not both CKA_SENSITIVE and CKA_NEVER_EXTRACTABLE")
+            findings.warn(f"member {member.name}: {key.uri} is not guarded: {member.found[name].exposure}")

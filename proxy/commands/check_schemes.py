@@ -23,7 +23,7 @@ def check_schemes(config: Config, group: Group, findings: Findings) -> None:
             for why, several in schemes.by_reason(member.lacks(name)).items():
                 findings.warn(f"member {member.name}: {key.uri} makes no {several}: {why}")
         if serving and key.inbound:
-            _check_site_key(group, key, _versions(config, key), findings)
+            _check_site_key(group, key, _versions(config, group, key), findings)
         elif serving:
             _check_ca_key(group, key, findings)
 
@@ -38,13 +38,20 @@ def _check_ca_key(group: Group, key: Key, findings: Findings) -> None:
     findings.warn(text)
 
 
-def _versions(config: Config, key: Key) -> list[tuple[Version, Version]]:
-    """The oldest and the newest TLS version of each listener that has a site with this key."""
+def _versions(config: Config, group: Group, key: Key) -> list[tuple[Version, Version]]:
+    """The oldest and the newest TLS version of each listener that has a site with this key and no better one."""
+    better = {site for other in group.keys.values() if _signs_1_3(group, other) for site in other.sites}
+    alone = set(key.sites) - (set() if _signs_1_3(group, key) else better)
     return [
         (listener.minimum_version, listener.maximum_version)
         for listener in config.file.inbound
-        if any(site.names[0] in key.sites for site in listener.sites)
+        if any(site.names[0] in alone for site in listener.sites)
     ]
+
+
+def _signs_1_3(group: Group, key: Key) -> bool:
+    """Whether some member makes what TLS 1.3 is signed with."""
+    return bool(_makers(group, key, "rsa_pss") or _makers(group, key, "ecdsa"))
 
 
 def _check_site_key(group: Group, key: Key, versions: list[tuple[Version, Version]], findings: Findings) -> None:

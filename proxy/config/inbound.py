@@ -51,6 +51,7 @@ class SiteSection(Section, frozen=True):
     forwarded: Style = _SITE.forwarded
     trusted_proxies: Annotated[list[str], Meta(max_length=MAX_PROXIES)] = field(default_factory=list)
     proxy_protocol: bool = _SITE.proxy_protocol
+    half_close: bool = _SITE.half_close
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -122,6 +123,7 @@ class SiteSection(Section, frozen=True):
             forwarded=self.forwarded,
             trusted_proxies=tuple(self.trusted_proxies),
             proxy_protocol=self.proxy_protocol,
+            half_close=self.half_close,
         )
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta, field
 
 from addons.edge.connecting.destinations import DENIED, Exemption, check_denied
 from addons.edge.settings import Bounds, NotTls
+from addons.edge.streaming import DEFAULT, EVERYTHING, NOTHING, Streamed
 from hsm.effect import AtStart, SaidElsewhere
 from hsm.wire.worker import MAX_WORKERS
 from proxy.config.section import Address, Section, named
@@ -105,10 +106,26 @@ class RunSection(Section, frozen=True):
 
 
 class MitmproxySection(Section, frozen=True):
-    """[mitmproxy]: the operator's own addons, and options of mitmproxy."""
+    """[mitmproxy]: the operator's own addons, options of mitmproxy, and which messages do not wait for them."""
 
     scripts: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    stream: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            Streamed.parse(self.stream or ())
+        except ValueError as error:
+            raise ValueError(f"stream: {error}") from None
+
+    @property
+    def streamed(self) -> Streamed:
+        """Which messages go on as they come: all where nobody looks at them. `modify_body` wants each to be whole."""
+        if self.stream is not None:
+            return Streamed.parse(self.stream)
+        if not self.scripts and not self.options:
+            return EVERYTHING
+        return NOTHING if "modify_body" in self.options else Streamed.parse(DEFAULT)
 
 
 class LogSection(Section, frozen=True):

@@ -26,7 +26,8 @@ from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire.admin import CODEC, Status, StatusReport
 from hsm.wire.client import ask
 from hsm.wire.run_directory import ADMIN_SOCKET
-from proxy.commands import init
+from proxy.commands.init.init import initialise
+from proxy.commands.init.wanted import Wanted
 from proxy.commands.options import CONFIG
 from proxy.config import edit
 from proxy.config.file import Config, load
@@ -104,7 +105,7 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
     if not path.exists():
         console.rule("[bold]setting up", align="left")
         proxy_port, status_port = _free_ports()
-        wanted = init.Wanted(
+        wanted = Wanted(
             directory=directory,
             module=None,
             token=None,
@@ -114,7 +115,7 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
             scripts=(_SCRIPT_NAME,),
             allow_destinations=_ORIGINS,
         )
-        await init.initialise(wanted, console.print, lambda _: True)
+        await initialise(wanted, console.print, lambda _: True)
     elif "allow_destinations = " not in (text := edit.read(path)):  # made by a version that let clients go anywhere
         edit.write(path, text.replace("\n[proxy]\n", f"\n[proxy]\nallow_destinations = {json.dumps(_ORIGINS)}\n", 1))
     return load(path)

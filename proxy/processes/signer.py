@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ import sys
 from msgspec import structs
 
 from hsm.errors import HsmitmError, MisconfiguredError
+from hsm.secrets import pin
 from hsm.signer.records import Records
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, load
@@ -34,7 +34,7 @@ def prompt_pins(config: Config) -> dict[str, str]:
         if member.pin.prompt:
             if not sys.stdin.isatty():
                 raise MisconfiguredError(f"member {member.name}: its PIN comes from a prompt, and there is no terminal")
-            pins[member.name] = getpass.getpass(f"PIN of member {member.name}: ")
+            pins[member.name] = pin.ask(f"PIN of member {member.name}: ")
     return pins
 
 

@@ -111,7 +111,8 @@ class Worker:
     def _master(self) -> Master:
         section, mitmproxy = self._config.proxy, self._config.mitmproxy
         master = LeanMaster(stock_addons.LeanOptions(), asyncio.get_running_loop())
-        seam.put_in(self._config.limits, watched=bool(mitmproxy.scripts or mitmproxy.options))
+        watched = bool(mitmproxy.scripts or mitmproxy.options)
+        seam.put_in(self._config.limits, watched=watched, streamed=mitmproxy.streamed)
         scripts = [str(self._config.base / script) for script in mitmproxy.scripts]
         for script in scripts:
             if not Path(script).is_file():
@@ -127,7 +128,7 @@ class Worker:
                 mode=self._modes(),
                 ssl_verify_upstream_trusted_ca=_for_openssl(self._config.upstream_ca),
             )
-            if not scripts:  # nobody looks at bodies: they need not be whole before they go on
+            if not scripts:  # options alone look at small bodies
                 master.options.update(stream_large_bodies=_STREAM_FROM)
                 stock_addons.trust_messages()
             stock_addons.set_options(master, mitmproxy.options)

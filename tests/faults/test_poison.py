@@ -56,6 +56,10 @@ async def poisonable(softhsm_module: str, tmp_path: Path) -> AsyncIterator[Rig]:
     async with make_rig(tmp_path / "rig", [store, copy_of(store, tmp_path / "2")], keys=keys) as rig:
         rig.group.keys["odd"] = structs.replace(keys["odd"], scheme=SCHEMES["rsa_pss_rsae_sha256"])
         rig.group.keys["short"] = structs.replace(keys["short"], scheme=SCHEMES["rsa_pss_rsae_sha512"])
+        for member in rig.group.members:  # as if they had proved it: what they did not prove they are not asked for
+            assert member._life is not None
+            for name in ("odd", "short"):
+                member._life.held.made.take(name, {rig.group.keys[name].scheme.name}, {})
         yield rig
 
 

@@ -176,6 +176,27 @@ def test_encode_gives_a_signature_that_verifies(scheme: Scheme) -> None:
     assert scheme.verifies(key.public_key(), digest, scheme.encode(raw))
 
 
+@pytest.mark.parametrize("curve", ["p256", "p384"])
+def test_a_token_that_answers_in_der_is_understood(curve: str) -> None:
+    """Some tokens give an ECDSA signature as a SEQUENCE of two INTEGERs, whatever their size, instead of r||s."""
+    key = private_key(curve)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    scheme = next(one for one in SCHEMES.values() if one.fits(key.public_key()))
+    for number in range(40):
+        digest = scheme.digest(b"%d" % number)
+        der = key.sign(digest, ec.ECDSA(Prehashed(scheme.hash)))
+        assert scheme.encode(der) == der
+        raw = b"".join(half.to_bytes(key.key_size // 8) for half in decode_dss_signature(der))
+        assert scheme.encode(raw) == der
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x30", b"\x30\x06\x02\x01", bytes(63), bytes(65), b"\x30" * 72])
+def test_an_answer_that_is_no_signature_never_verifies(raw: bytes) -> None:
+    """Whatever a token answers, it becomes bytes that do not verify, and no crash."""
+    scheme, key = SCHEMES["ecdsa_secp256r1_sha256"], private_key("p256").public_key()
+    assert not scheme.verifies(key, scheme.digest(MESSAGE), scheme.encode(raw))
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     [
@@ -202,7 +223,7 @@ def test_certificate_scheme(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, n
         (rsa_public(1024), "1024 bits; use 2048 to 4096"),
         (rsa_public(2047), "2047 bits; use 2048 to 4096"),
         (rsa_public(4097), "4097 bits; use 2048 to 4096"),
-        (private_key("p521").public_key(), "secp521r1; use P-256 or P-384"),
+        (private_key("p521").public_key(), "secp521r1, for which TLS needs ecdsa_secp521r1_sha512, .*; use P-256 or"),
         (ec.derive_private_key(7, ec.SECP256K1()).public_key(), "secp256k1; use P-256 or P-384"),
     ],
     ids=["rsa-1024", "rsa-2047", "rsa-4097", "p521", "secp256k1"],

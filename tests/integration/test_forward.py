@@ -195,12 +195,12 @@ def listener(answer: bytes | None) -> Iterator[int]:
 
 
 def test_upstream_that_refuses(system: System) -> None:
-    """Nobody listens there: the CONNECT gets a 502."""
+    """Nobody listens there: the CONNECT gets a 502, and the log has the reason in words."""
     port = free_port()
     reply = system.curl(f"https://refuses.test:{port}/")
     assert reply.exit == 56
     assert "response 502" in reply.errors
-    system.until_logged(f"cannot connect to refuses.test:{port}")
+    system.until_logged(f"cannot connect to refuses.test:{port}: 127.0.0.1:{port}: Connection refused\n")
 
 
 def test_upstream_that_speaks_no_tls(system: System) -> None:

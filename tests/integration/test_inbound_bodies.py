@@ -9,8 +9,10 @@ import contextlib
 import hashlib
 import os
 import re
+import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +61,8 @@ class RawOrigin:
         self.answer = b""
         self.asked = threading.Event()
         self.let = threading.Event()
+        self.left = threading.Event()
+        """Whoever asked has closed the connection before the answer."""
         self._server = socket.create_server(("127.0.0.1", 0), backlog=8)
         self.port = self._server.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -77,13 +81,19 @@ class RawOrigin:
                 return
             request += data
         self.asked.set()
-        assert self.let.wait(30)
+        until = time.monotonic() + 30
+        while not self.let.is_set():
+            assert time.monotonic() < until
+            if select.select([connection], [], [], 0.02)[0] and not connection.recv(1):
+                self.left.set()
+                return
         connection.sendall(self.answer)
 
     def set(self, answer: bytes, *, let: bool) -> None:
         """What comes next; with `let` at once."""
         self.answer = answer
         self.asked.clear()
+        self.left.clear()
         (self.let.set if let else self.let.clear)()
 
     def __enter__(self) -> Self:
@@ -126,8 +136,11 @@ def system(
         made.generate(rsa="rsa-2048", ec="p256")
         made.listener()
         for name in ("rsa", "ec"):
-            made.site(f"{name}.example.com", keys=[name], upstream=f"https://127.0.0.1:{origin.port}")
-        made.site("raw.example.com", keys=["ec"], upstream=f"http://127.0.0.1:{raw.port}")
+            made.site(f"{name}.example.com", keys=[name], upstream=f"https://127.0.0.1:{origin.port}", half_close=True)
+        for name, half_close in (("raw", True), ("hasty", False)):
+            made.site(
+                f"{name}.example.com", keys=["ec"], upstream=f"http://127.0.0.1:{raw.port}", half_close=half_close
+            )
         with made:
             yield made
 
@@ -290,6 +303,11 @@ class Visitor:
         self._flush()
         self._plain.shutdown(socket.SHUT_WR)
 
+    def reset(self) -> None:
+        """Cut the TCP connection."""
+        self._plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._plain.close()
+
     def hear(self) -> bytes:
         """All that comes until the server's close_notify; ssl.SSLError where there is none."""
         heard = b""
@@ -341,6 +359,33 @@ def test_client_that_has_said_everything(
         heard = visitor.hear()
     assert heard.startswith(b"HTTP/1.1 200"), heard[:200]
     assert heard.endswith(body)
+
+
+@pytest.mark.parametrize("end", [close_notify, shut, both])
+@BOTH_TLS
+def test_a_server_hears_of_clients_that_have_gone(
+    system: InboundSystem, raw: RawOrigin, tls: Tls, end: Callable[[Visitor], None]
+) -> None:
+    """A site that says nothing of half-closed connections: its server's connection ends with the client's."""
+    raw.set(b"", let=False)
+    page = wanted(system, "hasty", tls)
+    with visiting(page) as visitor:
+        visitor.say(f"GET / HTTP/1.1\r\nHost: {page.authority}\r\n\r\n".encode())
+        assert raw.asked.wait(10)
+        visitor.say(b"", then=end)
+        assert raw.left.wait(2)
+
+
+@pytest.mark.parametrize("site", ["raw", "hasty"])
+def test_a_server_hears_of_clients_that_were_cut(system: InboundSystem, raw: RawOrigin, site: str) -> None:
+    """A client whose connection is reset has gone, whatever the site says."""
+    raw.set(b"", let=False)
+    page = wanted(system, site)
+    with visiting(page) as visitor:
+        visitor.say(f"GET / HTTP/1.1\r\nHost: {page.authority}\r\n\r\n".encode())
+        assert raw.asked.wait(10)
+        visitor.reset()
+        assert raw.left.wait(2)
 
 
 @pytest.mark.parametrize("end", [close_notify, shut, both])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from bench.rig.quirks_module import QuirksModule
 from hsm.schemes import SCHEMES
 from hsm.wire.member import KeyFound
 from proxy.demo.origin import OriginCA
 from tests.cas import make_ca
 from tests.hsm.restricted import RSA_PKCS, RSA_PSS, SHA256_RSA_PSS, place_key
-from tests.integration.harness import HSMITM, OriginThread
+from tests.integration.harness import HSMITM, OriginThread, hsmitm
 from tests.integration.inbound_clients import CLIENTS, RefusedError, Tls, Wanted, s_client
 from tests.integration.inbound_system import InboundSystem, plain_origin
-from tests.softhsm import Store
+from tests.softhsm import MODULE, Store, make_store
+from tests.waiting import wait_until
 
 
 def place(system: InboundSystem, label: str, *allowed: int) -> None:
@@ -201,3 +204,60 @@ def test_a_ca_for_pss_alone(softhsm_module: str, origin: OriginThread, origin_ca
         pem = shown[shown.index("-----BEGIN CERTIFICATE") : shown.index("-----END CERTIFICATE")]
         leaf = x509.load_pem_x509_certificate(f"{pem}-----END CERTIFICATE-----\n".encode())
         assert isinstance(leaf.signature_algorithm_parameters, padding.PSS)
+
+
+def test_a_policy_that_comes_while_we_run(softhsm_module: str, plain: int, tmp_path: Path) -> None:
+    """When a policy forbids RSA-PSS while hsmitm runs, new clients get TLS 1.2 within seconds; `hsmitm hsm reset`, once
+    the policy is gone, brings TLS 1.3 back. No process is started again for it."""
+    made = InboundSystem.make_inbound(tmp_path / "s", workers="1")
+    place(made, "shop")
+    module = QuirksModule(tmp_path / "quirks")
+    (member,) = made.config.members()
+    environment = member.environment | module.environment(MODULE)
+    pairs = ", ".join(f'{name} = "{value}"' for name, value in environment.items())
+    made.edit(module=f'"{module.path}"', environment=f"{{ {pairs} }}", keep_alive_s="0.5")
+    made.listener(tickets=False)
+    made.site("shop.example.com", keys=["shop"], upstream=f"http://127.0.0.1:{plain}")
+
+    def version() -> str:
+        reply = made.curl("shop.example.com", "/page", "--verbose")
+        found = re.search(r"SSL connection using (\S+)", reply.stderr)
+        return found[1] if found and reply.returncode == 0 else ""
+
+    with made:
+        assert version() == "TLSv1.3"
+        with module.quirk("forbid C_SignInit CKM_RSA_PKCS_PSS 0x70"):
+            wait_until(lambda: version() == "TLSv1.2", "clients fall to TLS 1.2", 15)
+            assert "makes no rsa_pss_rsae_sha256" in status(made, "hsm", "status")
+        status(made, "hsm", "reset")
+        wait_until(lambda: version() == "TLSv1.3", "clients have TLS 1.3 again", 15)
+        (told,) = made.status().members
+        assert told.state == "up"
+        assert "Traceback" not in made.log
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "pss"),
+    [(["CKM_RSA_PKCS"], False), ([f"CKM_{one}RSA_PKCS" for one in ("", "SHA256_", "SHA384_", "SHA512_")], True)],
+    ids=["no digests", "no PKCS#1"],
+)
+def test_init_on_a_token_with_a_policy(softhsm_module: str, tmp_path: Path, forbidden: list[str], *, pss: bool) -> None:
+    """`hsmitm init` on a token that forbids what CAs usually sign with makes CAs as the token lets it, and `hsmitm
+    check` finds them right."""
+    store = asyncio.run(make_store(tmp_path / "hsm", {}))
+    module = QuirksModule(tmp_path / "quirks", *(f"forbid C_SignInit {name} 0x70" for name in forbidden))
+    environment = store.environment | module.environment(MODULE)
+    directory = tmp_path / "s"
+    given = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
+    done = hsmitm(
+        "init", "--dir", str(directory), "--key-type", "rsa-2048", "--listen", "127.0.0.1:0", "--status-listen", "",
+        "--yes", "--module", str(module.path), "--token", store.label, "--pin-file", str(store.pin_file), *given,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("trust", "untrust"):
+        ca = x509.load_pem_x509_certificate((directory / f"forward-{name}.pem").read_bytes())
+        ca.verify_directly_issued_by(ca)
+        assert isinstance(ca.signature_algorithm_parameters, padding.PSS) is pss
+    done = hsmitm("check", "--config", str(directory / "hsmitm.toml"))
+    assert done.returncode == 0, done.stdout
+    assert ("leaves are signed in rsa_pss_rsae_sha256" in done.stdout) is pss

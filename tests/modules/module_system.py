@@ -69,12 +69,19 @@ class ModuleSystem(InboundSystem):
             text = text.replace("high_availability = false", "high_availability = true")
         system.toml.write_text(text)
         for which in ("trust", "untrust"):
-            private = rsa.generate_private_key(65537, 2048)
-            for place, vendor in enumerate(vendors):
-                vendor.import_rsa(private, f"{vendor.name}-{which}", bytes([place + 1]) * (4 + place) + which.encode())
+            private = system.import_key_everywhere(which)
             system._use(which, f"{vendors[0].name}-{which}", certificate_by(private))
         system._settle(upstream_ca)
         return system
+
+    def import_key_everywhere(self, name: str) -> rsa.RSAPrivateKey:
+        """An RSA key, on each token under another label and another id."""
+        private = rsa.generate_private_key(65537, 2048)
+        for place, vendor in enumerate(self.vendors.values(), 1):
+            label = f"{vendor.name}-{name}"
+            vendor.import_rsa(private, label, bytes([place]) * (4 + place) + name.encode())
+            self.publics[label] = private.public_key()
+        return private
 
     def _settle(self, upstream_ca: str) -> None:
         (self.directory / "origin-ca.pem").write_text(upstream_ca)
@@ -155,34 +162,34 @@ class ModuleSystem(InboundSystem):
 
     def clients(self, name: str, version: ssl.TLSVersion, number: int, at_once: int = 12) -> list[str]:
         """What went wrong with so many clients of a site of ours, each with a handshake of its own."""
-        return asyncio.run(_clients(self, name, version, number, at_once))
+        return asyncio.run(self.each_client(name, version, number, at_once))
+
+    async def each_client(self, name: str, version: ssl.TLSVersion, number: int, at_once: int) -> list[str]:
+        """As `clients`, where an event loop runs."""
+        context = ssl.create_default_context(cafile=str(self.root))
+        context.minimum_version = context.maximum_version = version
+        places, errors = asyncio.Semaphore(at_once), []
+
+        async def client() -> None:
+            try:
+                async with places, asyncio.timeout(30):
+                    reader, writer = await asyncio.open_connection(
+                        "127.0.0.1", self.port, ssl=context, server_hostname=name
+                    )
+                    writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+                    answer = await reader.read()
+                    writer.close()
+                if b" 200 " not in answer.partition(b"\r\n")[0]:
+                    errors.append(answer[:200].decode())
+            except (OSError, EOFError, TimeoutError) as error:
+                errors.append(f"{type(error).__name__}: {error}")
+
+        await asyncio.gather(*(client() for _ in range(number)))
+        return errors
 
     def visit(self, port: int, number: int, at_once: int = 12) -> list[Visit]:
         """So many connections to ever new hosts, some at a time."""
         return asyncio.run(_visit(self, port, number, at_once))
-
-
-async def _clients(system: ModuleSystem, name: str, version: ssl.TLSVersion, number: int, at_once: int) -> list[str]:
-    context = ssl.create_default_context(cafile=str(system.root))
-    context.minimum_version = context.maximum_version = version
-    places, errors = asyncio.Semaphore(at_once), []
-
-    async def client() -> None:
-        try:
-            async with places, asyncio.timeout(30):
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", system.port, ssl=context, server_hostname=name
-                )
-                writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
-                answer = await reader.read()
-                writer.close()
-            if b" 200 " not in answer.partition(b"\r\n")[0]:
-                errors.append(answer[:200].decode())
-        except (OSError, EOFError, TimeoutError) as error:
-            errors.append(f"{type(error).__name__}: {error}")
-
-    await asyncio.gather(*(client() for _ in range(number)))
-    return errors
 
 
 async def _visit(system: ModuleSystem, port: int, number: int, at_once: int) -> list[Visit]:

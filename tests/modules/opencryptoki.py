@@ -6,7 +6,6 @@ openCryptoki, if it has one, is not touched.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from bench.rig.faulty_module import build
@@ -19,6 +18,11 @@ _PATHS = (
     "/var/run/opencryptoki", "/var/lock/opencryptoki", "/run/lock/opencryptoki", "/var/log/opencryptoki",
 )  # fmt: skip
 _SOURCE = Path(__file__).with_name("private_paths.c")
+_STRENGTH = (
+    "version strength-0\n"
+    "strength 112 { MOD_EXP = 2048 ECC = 224 SYMMETRIC = 112 digest = 224 signature = 112 }\n"
+    "strength 128 { MOD_EXP = 3072 ECC = 256 SYMMETRIC = 128 digest = 256 signature = 128 }\n"
+)
 _FIRST_SO_PIN = "87654321"
 
 
@@ -26,8 +30,6 @@ class OpenCryptoki(Vendor):
     """Its software token."""
 
     name = "opencryptoki"
-    ec = False
-    """Of Debian 12's 3.8: neither EC nor a mechanism that hashes and signs."""
 
     def __init__(self, directory: Path) -> None:
         """`directory` has a root of file systems in it."""
@@ -54,6 +56,7 @@ class OpenCryptoki(Vendor):
             "PRIVATE_ROOT": str(self._root),
             "PRIVATE_PATHS": ":".join(_PATHS),
             "PRIVATE_NUMBER": str(self._number),
+            "PRIVATE_USER": "pkcsslotd",
         }
 
     def _listens(self) -> bool:
@@ -65,14 +68,15 @@ class OpenCryptoki(Vendor):
             (self._root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
         configuration = self._root / "etc/opencryptoki/opencryptoki.conf"
         configuration.write_text("version opencryptoki-3.1\nslot 0\n{\nstdll = libpkcs11_sw.so\n}\n")
-        strength = Path("/etc/opencryptoki/strength.conf")
-        if strength.exists():  # from 3.17 on
-            shutil.copy(strength, configuration.with_name(strength.name))
+        strength = configuration.with_name("strength.conf")  # read from 3.17 on, which wants it so guarded
+        strength.write_text(_STRENGTH)
+        strength.chmod(0o640)
         self.daemons[0].start()
         self._tool("-I", "-S", _FIRST_SO_PIN, text=f"{self.token}\n")
         self._tool("-P", "-S", _FIRST_SO_PIN, "-n", "so-pin-1")
         self._tool("-u", "-S", "so-pin-1", "-n", "first-pi")
         self._tool("-p", "-U", "first-pi", "-n", self.pin)
+        self.ec = "(CKM_ECDSA)" in self._tool("-m")  # not before 3.9: Debian 12's has no EC, and nothing that hashes
 
     def end(self) -> None:
         """Its library leaves shared memory behind."""
@@ -86,5 +90,5 @@ class OpenCryptoki(Vendor):
             socket.unlink()
         super().revive()
 
-    def _tool(self, *arguments: str, text: str = "") -> None:
-        run("pkcsconf", "-c", "0", *arguments, environment=self.environment, text=text)
+    def _tool(self, *arguments: str, text: str = "") -> str:
+        return run("pkcsconf", "-c", "0", *arguments, environment=self.environment, text=text)

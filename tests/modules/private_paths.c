@@ -4,10 +4,10 @@
  * PRIVATE_PATHS   which paths: what they begin with, with colons in between
  *
  * PRIVATE_NUMBER  shared memory, of both kinds, has it in its name
- * PRIVATE_DAEMON  set for a daemon that wants to be root, and then to be somebody else: it stays who it is
+ * PRIVATE_USER    the daemon's, if there is such a user here, else root: private sockets seem to be its, other files root's
+ * PRIVATE_DAEMON  set for the daemon alone: it takes itself for this user
  *
- * No owner is changed, private files seem to belong to root, and who runs this is in the group that openCryptoki wants:
- * a test needs neither root nor a group. The commands that system() is asked for are not run: openCryptoki empties a
+ * No owner is changed, and who runs this is in the group that openCryptoki wants: a test needs neither root nor a group. The commands that system() is asked for are not run: openCryptoki empties a
  * directory with them. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -17,6 +17,7 @@
 #include <limits.h>
 #include <pwd.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,12 +73,22 @@ TAKES_PATH(int, lstat, (const char *path, struct stat *into), (MOVED(path), into
 TAKES_PATH(int, access, (const char *path, int mode), (MOVED(path), mode))
 TAKES_PATH(int, mkdir, (const char *path, mode_t mode), (MOVED(path), mode))
 TAKES_PATH(int, chmod, (const char *path, mode_t mode), (MOVED(path), mode))
+TAKES_PATH(int, chdir, (const char *path), (MOVED(path)))
 TAKES_PATH(int, unlink, (const char *path), (MOVED(path)))
 TAKES_PATH(int, remove, (const char *path), (MOVED(path)))
 
 int rename(const char *from, const char *to) {
     REAL(rename);
     return real(MOVED(from), MOVED(to));
+}
+
+int mkstemp(char *name) { /* which gets its last six characters from it */
+    REAL(mkstemp);
+    char own[PATH_MAX];
+    snprintf(own, sizeof own, "%s", MOVED(name));
+    int file = real(own);
+    memcpy(name + strlen(name) - 6, own + strlen(own) - 6, 6);
+    return file;
 }
 
 #define TAKES_ADDRESS(name) \
@@ -125,23 +136,35 @@ int system(const char *command) {
     return (void)command, 0;
 }
 
+static uid_t private_user(void) {
+    const char *name = getenv("PRIVATE_USER");
+    const struct passwd *user = name ? getpwnam(name) : NULL;
+    return user ? user->pw_uid : 0;
+}
+
+static int seen(int answer, struct stat *of) {
+    if (!answer && of->st_uid == getuid()) of->st_uid = S_ISSOCK(of->st_mode) ? private_user() : 0;
+    return answer;
+}
+
 int stat(const char *path, struct stat *into) {
     REAL(stat);
-    int answer = real(MOVED(path), into);
-    if (!answer && MOVED(path) != path) into->st_uid = 0;
-    return answer;
+    return seen(real(MOVED(path), into), into);
 }
 
 int fstat(int file, struct stat *into) {
     REAL(fstat);
+    char link[32], path[PATH_MAX] = "";
+    const char *root = getenv("PRIVATE_ROOT");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    bool is_private = root && readlink(link, path, sizeof path - 1) > 0 && !strncmp(path, root, strlen(root));
     int answer = real(file, into);
-    if (!answer && into->st_uid == getuid()) into->st_uid = 0;
-    return answer;
+    return is_private ? seen(answer, into) : answer;
 }
 
 uid_t geteuid(void) {
     REAL(geteuid);
-    return getenv("PRIVATE_DAEMON") ? 0 : real();
+    return getenv("PRIVATE_DAEMON") ? private_user() : real();
 }
 
 #define STAYS(name, more, unused) \

@@ -7,12 +7,14 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from ssl import TLSVersion
 
 import pytest
 
 from bench.rig.visits import Visitors
 from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread
+from tests.integration.inbound_system import plain_origin
 from tests.modules.module_system import ModuleSystem
 from tests.modules.nss import Nss
 from tests.modules.opencryptoki import OpenCryptoki
@@ -42,10 +44,17 @@ def test_two_kinds(
 
 
 def test_four_vendors(softhsm_module: str, origin: OriginThread, origin_ca: OriginCA, tmp_path: Path) -> None:
-    """A thousand connections through a stopped process, two killed ones and a killed daemon: none fails."""
-    with prepared(SoftHSM, OpenCryptoki, Nss, Tpm) as vendors:
+    """A thousand connections through a stopped process, two killed ones and a killed daemon: none fails.
+
+    Beside them clients of a site of ours come, with TLS 1.2 and 1.3.
+    """
+    with prepared(SoftHSM, OpenCryptoki, Nss, Tpm) as vendors, plain_origin() as behind:
         tpm = vendors[-1]
-        with ModuleSystem.of_group(vendors, tmp_path / "system", origin_ca.pem) as system:
+        made = ModuleSystem.of_group(vendors, tmp_path / "system", origin_ca.pem)
+        made.import_key_everywhere("site")
+        made.listener()
+        made.site("group.test", keys=["softhsm-site"], upstream=f"http://127.0.0.1:{behind}")
+        with made as system:
             system.until_up()
             faults: list[Callable[[], None]] = [
                 lambda: os.kill(system.of("softhsm").pid, signal.SIGSTOP),
@@ -54,7 +63,7 @@ def test_four_vendors(softhsm_module: str, origin: OriginThread, origin_ca: Orig
                 tpm.kill,
                 tpm.revive,
             ]
-            errors = asyncio.run(_visited(system, origin.port, _CONNECTIONS, faults))
+            errors = asyncio.run(_visited(system, origin.port, _CONNECTIONS, faults, site="group.test"))
             assert errors == []
             system.until_up()
 
@@ -65,13 +74,24 @@ def _kill(system: ModuleSystem, name: str) -> None:
     os.kill(system.of(name).pid, signal.SIGKILL)
 
 
-async def _visited(system: ModuleSystem, port: int, number: int, faults: list[Callable[[], None]]) -> list[str]:
-    """What went wrong in so many connections, with the faults spread over them."""
+async def _visited(
+    system: ModuleSystem, port: int, number: int, faults: list[Callable[[], None]], site: str = ""
+) -> list[str]:
+    """What went wrong in so many connections, with the faults spread over them; a fifth as many to the site beside."""
     proxy = await asyncio.to_thread(lambda: system.proxy)
     async with Visitors(proxy, system.ca, port, 8) as visitors:
+        clients = asyncio.create_task(_clients(system, site, number // 10)) if site else None
         for place, fault in enumerate(faults, 1):
             goal = number * place // (len(faults) + 1)
             await until(lambda goal=goal: len(visitors.visits) >= goal, f"{goal} connections", 60)
             await asyncio.to_thread(fault)
         await until(lambda: len(visitors.visits) >= number, f"{number} connections", 60)
-    return [visit.error for visit in visitors.visits if visit.error]
+        errors = await clients if clients else []
+    return [*errors, *(visit.error for visit in visitors.visits if visit.error)]
+
+
+async def _clients(system: ModuleSystem, site: str, number: int) -> list[str]:
+    errors = []
+    for version in (TLSVersion.TLSv1_2, TLSVersion.TLSv1_3):
+        errors += await system.each_client(site, version, number, at_once=1)
+    return errors

@@ -56,7 +56,7 @@ class Tpm(Vendor):
     @property
     def module(self) -> str:
         """tpm2-pkcs11."""
-        return library("usr/lib/*/libtpm2_pkcs11.so.1", package="libtpm2-pkcs11-1")
+        return library("usr/lib/*/pkcs11/libtpm2_pkcs11.so", package="libtpm2-pkcs11-1")
 
     @property
     def environment(self) -> dict[str, str]:

@@ -149,9 +149,12 @@ class Connecting:
 
 async def _connected(permitted: Sequence[Found], port: int, local: tuple[Any, ...] | None, create: Create) -> Any:
     """By the loop itself where there is one address, which costs half; nothing is looked up any more."""
-    address = permitted[0][1][0]
-    if len(permitted) == 1 and "%" not in address:
-        return await create(address, port, local_addr=local)
+    address = permitted[0][1]
+    if len(permitted) == 1 and "%" not in address[0]:
+        try:
+            return await create(address[0], port, local_addr=local)
+        except OSError as error:
+            raise racing.in_words(error, (address[0], port, *address[2:])) from None
     connected = await racing.first(permitted, port, local)
     try:
         return await create(sock=connected)

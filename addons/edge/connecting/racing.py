@@ -71,12 +71,17 @@ async def _attempt(family: int, address: tuple[Any, ...], local: tuple[Any, ...]
         await asyncio.get_running_loop().sock_connect(made, address)
     except OSError as error:
         made.close()
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise type(error)(error.errno, f"{_place(address)}: {reason}") from None
+        raise in_words(error, address) from None
     except BaseException:
         made.close()
         raise
     return made
+
+
+def in_words(error: OSError, address: tuple[Any, ...]) -> OSError:
+    """The same error with a text for whoever reads a page or a log: which address, and why, without a number."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return type(error)(f"{_place(address)}: {reason}")
 
 
 def _place(address: tuple[Any, ...]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from mitmproxy import http
 from mitmproxy.net.http import status_codes
 from mitmproxy.proxy import layer
-from mitmproxy.proxy.layers.http import HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestProtocolError,
@@ -21,6 +21,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from addons.edge.connecting.connecting import Sentence, current
+from addons.edge.exchange import Exchange
 
 
 def page(sentence: Sentence) -> http.Response:
@@ -29,7 +30,7 @@ def page(sentence: Sentence) -> http.Response:
     return http.Response.make(sentence.status, f"hsmitm: {sentence}\n", headers)
 
 
-class EdgeStream(HttpStream):
+class EdgeStream(Exchange):
     """Stands in for HttpStream."""
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:

@@ -22,6 +22,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.utils import human
 
+from addons.edge.exchange import Enough
 from addons.edge.http1 import framing, heads, hops, sending
 from addons.edge.http1.bodies import body
 from addons.edge.http1.connection import Http1Connection, Phase, is_pipe
@@ -55,6 +56,8 @@ class Http1Client(Http1Connection):
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         """Part of a request."""
+        if self.phase is Phase.OVER and self.stream_id is not None:
+            return  # the server has gone, and maybe answered
         if isinstance(event, RequestProtocolError):
             yield from self.close()
             return
@@ -165,9 +168,7 @@ class Http1Client(Http1Connection):
             case Phase.HEAD:
                 begun = self._section is not None and self._section.kept
                 yield from self._lost(
-                    "The server closed the connection within its answer's head."
-                    if begun
-                    else "server closed connection"
+                    "The server closed the connection within its answer's head." if begun else self._gone
                 )
             case Phase.BODY:
                 assert self._body is not None
@@ -178,10 +179,19 @@ class Http1Client(Http1Connection):
                 else:
                     yield from self._end_message()
             case Phase.WAITING:  # the answer came before the request's end, which will not be read now
-                yield from self._lost("server closed connection")
+                assert self.stream_id is not None
+                if self.conn.state & connection.ConnectionState.CAN_WRITE:
+                    yield commands.CloseConnection(self.conn)
+                self.phase = Phase.OVER
+                yield SendHttp(Enough(self.stream_id), self.context.client)
             case Phase.PIPE:
                 assert self.stream_id is not None
                 yield ReceiveHttp(ResponseEndOfMessage(self.stream_id))
+
+    @property
+    def _gone(self) -> str:
+        """Why there is no answer: what the layers beneath know of it."""
+        return self.conn.error or "server closed connection"
 
     def _lost(self, message: str) -> layer.CommandGenerator[None]:
         if self.conn.state & connection.ConnectionState.CAN_WRITE:

@@ -69,12 +69,14 @@ def request(message: http.Request, *, end_stream: bool) -> tuple[bytes, Outgoing
     if foreign:
         fields = _from_http2(message, fields)
         authority, version = b"", b"HTTP/1.1"
+    if foreign and not end_stream:
+        fields = _with_place_for_trailers(fields)
     length = _announced(fields)
     if length is None:
         length = NOTHING
         if not end_stream:
             content = message.data.content
-            if content is not None and not message.data.trailers:
+            if content is not None and not message.data.trailers and b"trailer" not in _names(fields):
                 length = len(content)
                 fields.append((b"Content-Length", b"%d" % length))
             else:
@@ -101,6 +103,8 @@ def response(asked: http.Request, message: http.Response, *, end_stream: bool) -
     if foreign:
         # Not everyone takes an empty reason phrase.
         version, reason = b"HTTP/1.1", status_codes.RESPONSES.get(status, "").encode()
+        if not end_stream and asked.data.http_version == b"HTTP/1.1" and asked.data.method.upper() != b"HEAD":
+            fields = _with_place_for_trailers(fields)
     length = _announced(fields)
     if (asked.data.method.upper() == b"CONNECT" and 200 <= status <= 299) or status == 101:
         length = UNTIL_CLOSE  # a tunnel
@@ -150,6 +154,16 @@ def _announced(fields: Fields) -> int | None:
     return length
 
 
+def _with_place_for_trailers(fields: Fields) -> Fields:
+    """Without a length where trailers are announced: another version has a place for both, chunks alone have one here
+    (RFC 9112 section 7.1.2)."""
+    return _without(fields, b"content-length") if b"trailer" in _names(fields) else fields
+
+
+def _names(fields: Fields) -> set[bytes]:
+    return {name.lower() for name, _ in fields}
+
+
 def _without(fields: Fields, *names: bytes) -> Fields:
     return [field for field in fields if field[0].lower() not in names]
 
@@ -157,7 +171,7 @@ def _without(fields: Fields, *names: bytes) -> Fields:
 def _from_http2(message: http.Request, fields: Fields) -> Fields:
     """RFC 9113 section 8.3.1: Host from :authority; one Cookie field (section 8.2.3); what HTTP/2 has instead of
     connection options."""
-    names = {name.lower() for name, _ in fields}
+    names = _names(fields)
     if b"host" not in names and message.data.authority:
         fields.insert(0, (b"Host", message.data.authority))
     cookies = [value for name, value in fields if name.lower() == b"cookie"]

@@ -21,25 +21,23 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
+from addons.edge.exchange import Enough
 from addons.edge.http1 import framing, heads, hops, sending
 from addons.edge.http1.bodies import body
-from addons.edge.http1.connection import Http1Connection, Phase, is_pipe
+from addons.edge.http1.connection import Phase, is_pipe
 from addons.edge.http1.faults import FaultError
+from addons.edge.http1.lingering import Lingering
 from addons.edge.http1.sections import EMPTY_LINES, Section
 from addons.engine import backpressure
-from addons.modes import Modes
 
 _IN_TURN = 16
 """Requests that are answered at once, before others have their turn."""
 _READ_BYTES = 65536
 """At most in one read."""
-_LINGER_S = 1.0
-_LINGER_BYTES = 1_048_576
-"""For how long, and how much of what an oversized message goes on with, is dropped before the connection is closed:
-closed at once, what is unread would have the client's own system throw the answer away (RFC 9112 section 9.6)."""
+_ANSWERED = "the server has answered, and reads no more of the request"
 
 
-class Http1Server(Http1Connection):
+class Http1Server(Lingering):
     """The client's connection."""
 
     malformed = "malformed-request"
@@ -56,20 +54,20 @@ class Http1Server(Http1Connection):
         self.stream_id = 1
         self._ahead = bytearray()
         self._too_far_ahead = False
-        self._answering = False
-        self._lingering = 0
+        self._answering = self._enough = False
         self._in_turn = 0
-        # At our own sites a client that ends its direction after its request still gets the answer (RFC 9112 section
-        # 9.6), so the request of a client that is gone goes on until the server answers, or until an idle timeout.
-        self._patient = isinstance(context.client.proxy_mode, Modes)
+        # A client that ends its direction after its request may still read the answer (RFC 9112 section 9.6). It looks
+        # like one that has gone, of whose request the server would then not hear until it answers: so an operator says
+        # which sites have such clients.
+        self._patient = getattr(context.layers[0], "patient", False) if context.layers else False
         self._ended: events.ConnectionClosed | None = None
 
     # from the client
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
-            if self._lingering:
-                yield commands.CloseConnection(self.conn)
+            if self.lingering:
+                yield from super()._handle_event(event)
             elif self.phase is Phase.WAITING and self.request is None:
                 self._in_turn = 0
                 yield from self._take_turn()
@@ -77,14 +75,9 @@ class Http1Server(Http1Connection):
             yield from super()._handle_event(event)
 
     def received(self, data: bytes) -> layer.CommandGenerator[None]:
-        """As the base class; what comes after an oversized message is dropped."""
-        if self._lingering:
-            self._lingering -= min(len(data), self._lingering)
-            if not self._lingering:
-                yield commands.CloseConnection(self.conn)
-        else:
-            self._in_turn = 0
-            yield from super().received(data)
+        """As the base class."""
+        self._in_turn = 0
+        yield from super().received(data)
 
     def read_head(self) -> layer.CommandGenerator[None]:
         """Read a request's head. Raises FaultError."""
@@ -145,9 +138,6 @@ class Http1Server(Http1Connection):
                     yield from self._left("Client disconnected.", ErrorCode.CLIENT_DISCONNECTED)
             case Phase.PIPE:
                 yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
-            case Phase.OVER if self._lingering:
-                self._lingering = 0
-                yield commands.CloseConnection(self.conn)
 
     def _left(self, message: str, code: ErrorCode) -> layer.CommandGenerator[None]:
         if self.conn.state is not connection.ConnectionState.CLOSED:
@@ -162,8 +152,7 @@ class Http1Server(Http1Connection):
             status = 431 if kind == "oversized-head" else 400
             yield commands.SendData(self.conn, _http1.make_error_response(status, str(fault)))
         if fault.which != "malformed":
-            self._lingering = _LINGER_BYTES
-            yield commands.RequestWakeup(_LINGER_S)
+            yield from self.linger()
         else:
             yield commands.CloseConnection(self.conn)
         if self.request is not None:
@@ -177,8 +166,12 @@ class Http1Server(Http1Connection):
         if isinstance(event, ResponseHeaders) and event.response.data.status_code <= 199 and not _switches(event):
             yield from self._send_interim(event)
             return
-        if isinstance(event, ResponseProtocolError) and event.stream_id != self.stream_id:
+        if isinstance(event, ResponseProtocolError | Enough) and event.stream_id != self.stream_id:
             return  # its answer is complete
+        if isinstance(event, Enough):
+            self._enough = True
+            yield from self.mark_done()
+            return
         assert event.stream_id == self.stream_id
         if isinstance(event, ResponseHeaders):
             yield from self._send_head(event)
@@ -226,6 +219,12 @@ class Http1Server(Http1Connection):
             yield commands.SendData(self.conn, _http1.make_error_response(status, event.message))
         yield from self.close()
 
+    def _stop_request(self) -> layer.CommandGenerator[None]:
+        """The answer is whole, and nobody reads the rest of its request: the connection ends with it, at once where its
+        end is the answer's."""
+        yield from self.over() if self._outgoing.length < -1 else self.linger()
+        yield ReceiveHttp(RequestProtocolError(self.stream_id, _ANSWERED, code=ErrorCode.CLIENT_DISCONNECTED))
+
     def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:
         """What is complete; when both are, the next request's turn has come."""
         self.request_done = self.request_done or request
@@ -235,6 +234,8 @@ class Http1Server(Http1Connection):
         if not (self.request_done and self.response_done):
             if self.request_done:
                 self.phase = Phase.WAITING
+            elif self.response_done and (self._enough or self._outgoing.length < -1):
+                yield from self._stop_request()
             return
         assert self.request is not None
         assert self.response is not None
@@ -250,7 +251,7 @@ class Http1Server(Http1Connection):
     def _next(self) -> layer.CommandGenerator[None]:
         """The next request's turn; others' first, when this client has had a few that needed no server."""
         self.request = self.response = None
-        self.request_done = self.response_done = self._answering = False
+        self.request_done = self.response_done = self._answering = self._enough = False
         self.stream_id += 2
         self._in_turn += 1
         if self._in_turn > _IN_TURN and (self._ahead or self._at < len(self._data)):

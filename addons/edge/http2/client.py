@@ -7,9 +7,9 @@ from logging import DEBUG
 
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState
-from mitmproxy.net.http import status_codes
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
@@ -25,9 +25,11 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http2 import format_h2_request_headers, parse_h2_response_headers
 from mitmproxy.utils import human
 
+from addons.edge.exchange import Enough
+from addons.edge.http1 import hops
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.connection import Http2Connection
-from addons.edge.http2.events import GoAway, Head, Oversized
+from addons.edge.http2.events import Fields, GoAway, Head, Oversized
 from addons.edge.http2.paced import EVENTS_A_TURN
 
 _PROVISIONAL = 10
@@ -55,7 +57,7 @@ class Http2Client(Http2Connection):
         self._last_activity = time.time()
         self._keepalive: commands.RequestWakeup | None = None
         self._answered: set[int] = set()
-        """Streams whose response is whole while the request is still on its way."""
+        """Streams whose response is whole; the request may still be on its way."""
 
     def _theirs(self, stream_id: int) -> int:
         return self._their_ids.get(stream_id, -1)
@@ -108,8 +110,9 @@ class Http2Client(Http2Connection):
             yield from super()._send(event)
 
     def _open(self, event: RequestHeaders) -> layer.CommandGenerator[None]:
-        fields = yield from format_h2_request_headers(self.context, event)
-        ours = self.session.request([(name, _bytes(value)) for name, value in fields], ended=event.end_stream)
+        formatted = yield from format_h2_request_headers(self.context, event)
+        fields = _with_own_te([(name, _bytes(value)) for name, value in formatted])
+        ours = self.session.request(fields, ended=event.end_stream)
         if ours < 0:
             yield ReceiveHttp(
                 ResponseProtocolError(
@@ -161,11 +164,6 @@ class Http2Client(Http2Connection):
             yield from self._broken(stream_id, f"Invalid HTTP/2 response headers: {error}")
             self.session.reset(stream_id, nghttp2.PROTOCOL_ERROR)
             return
-        if 100 <= status < 200:  # RFC 9110 section 15.2
-            # As mitmproxy has it: 100 was answered by ourselves, 101 does not exist, and the others may be left out.
-            reason = status_codes.RESPONSES.get(status, "")
-            yield commands.Log(f"Swallowing HTTP/2 informational response: {status} {reason}")
-            return
         response = http.Response(
             http_version=b"HTTP/2.0",
             status_code=status,
@@ -176,17 +174,19 @@ class Http2Client(Http2Connection):
             timestamp_start=time.time(),
             timestamp_end=None,
         )
-        yield ReceiveHttp(ResponseHeaders(self._theirs(stream_id), response, head.ended))
+        if status < 200:  # not the answer (RFC 9110 section 15.2): the client's connection passes it on if it can
+            yield SendHttp(ResponseHeaders(self._theirs(stream_id), response), self.context.client)
+        else:
+            yield ReceiveHttp(ResponseHeaders(self._theirs(stream_id), response, head.ended))
 
     def _whole(self, stream_id: int) -> bool:
-        if super()._whole(stream_id):
-            return True
         self._answered.add(stream_id)
-        return False
+        return super()._whole(stream_id)
 
     def _reset(self, stream_id: int, code: int, *, by_peer: bool) -> layer.CommandGenerator[None]:
         if code == nghttp2.NO_ERROR and stream_id in self._answered:
             self._told.discard(stream_id)  # the server needs no more of the request (RFC 9113 section 8.1)
+            yield SendHttp(Enough(self._theirs(stream_id)), self.context.client)
             return
         yield from super()._reset(stream_id, code, by_peer=by_peer)
 
@@ -211,6 +211,15 @@ class Http2Client(Http2Connection):
         yield from super()._close(message)
         for stream_id in queued:
             yield ReceiveHttp(ResponseProtocolError(stream_id, message, ErrorCode.GENERIC_SERVER_ERROR))
+
+
+def _with_own_te(fields: Fields) -> Fields:
+    """TE says of HTTP/2 that trailers are taken, or nothing (RFC 9113 section 8.2.2)."""
+    said = [value for name, value in fields if name == b"te"]
+    if not said or said == [b"trailers"]:
+        return fields
+    kept = [field for field in fields if field[0] != b"te"]
+    return [*kept, (b"te", b"trailers")] if b"trailers" in hops.tokens(said) else kept
 
 
 def _bytes(value: bytes | str) -> bytes:

@@ -190,15 +190,18 @@ class Http2Connection(Paced):
     def _send_error(
         self, ours: int, event: RequestProtocolError | ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
+        self.session.reset(ours, self._code(event))
+        yield from ()
+
+    @staticmethod
+    def _code(event: RequestProtocolError | ResponseProtocolError) -> int:
         match event.code:
             case ErrorCode.CANCEL | ErrorCode.CLIENT_DISCONNECTED | ErrorCode.PASSTHROUGH_CLOSE:
-                code = nghttp2.CANCEL
+                return nghttp2.CANCEL
             case ErrorCode.HTTP_1_1_REQUIRED:
-                code = nghttp2.HTTP_1_1_REQUIRED
+                return nghttp2.HTTP_1_1_REQUIRED
             case _:
-                code = nghttp2.INTERNAL_ERROR
-        self.session.reset(ours, code)
-        yield from ()
+                return nghttp2.INTERNAL_ERROR
 
     # How it ends.
 

@@ -109,7 +109,7 @@ class Paced(HttpConnection):
         elif isinstance(event, events.Start):
             yield from self._settle()
         elif isinstance(event, events.ConnectionClosed):
-            yield from self._close("peer closed connection")
+            yield from self._close(self.conn.error or "peer closed connection")
         else:
             raise TypeError(f"unexpected event: {event!r}")
 

@@ -21,6 +21,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._http2 import format_h2_response_headers, parse_h2_request_headers
 
+from addons.edge.exchange import Enough
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.connection import Http2Connection
 from addons.edge.http2.events import Fields, Head, Oversized
@@ -45,6 +46,8 @@ class Http2Server(Http2Connection):
         self._busy = time.monotonic()
         """When a request was begun or ended last."""
         self._idle: commands.RequestWakeup | None = None
+        self._enough: set[int] = set()
+        """Streams whose server reads no more; their answers may still be on their way to here."""
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Start):
@@ -136,8 +139,21 @@ class Http2Server(Http2Connection):
             else:
                 self.session.respond(event.stream_id, fields, ended=event.end_stream)
             yield from self._settle()
+        elif isinstance(event, Enough):
+            self._enough = (self._enough & self.session.streams) | {event.stream_id}
+            yield from self._stop_request(event.stream_id)
         else:
             yield from super()._send(event)
+            if event.stream_id in self._enough:
+                yield from self._stop_request(event.stream_id)
+
+    def _stop_request(self, stream_id: int) -> layer.CommandGenerator[None]:
+        """The answer is whole, and nobody reads the rest of its request: say so behind it (RFC 9113 section 8.1)."""
+        if stream_id in self.session.streams and stream_id in self._told and self.session.whole(stream_id):
+            self._enough.discard(stream_id)
+            self.session.reset_behind(stream_id, nghttp2.NO_ERROR)
+            yield from self._settle()
+            yield from self._broken(stream_id, "the server has answered, and reads no more of the request")
 
     def _send_error(
         self, ours: int, event: RequestProtocolError | ResponseProtocolError
@@ -145,6 +161,8 @@ class Http2Server(Http2Connection):
         status = event.code.http_status_code()
         if isinstance(event, ResponseProtocolError) and ours not in self.session.outgoing and status is not None:
             self._answer(ours, status, event.message, ended=False)
+        elif self.session.whole(ours):  # the answer still arrives
+            self.session.reset_behind(ours, self._code(event))
         else:
             yield from super()._send_error(ours, event)
 

@@ -144,8 +144,9 @@ class Session(Reception):
         """As `reset`, when the last byte of the message has gone, should the peer's own not have ended by then."""
         body = self.outgoing.get(stream_id)
         if body is not None:
+            if body.reset_behind is None:
+                self._leaving.append(body)
             body.reset_behind = code
-            self._leaving.append(body)
 
     def ping(self, opaque: bytes) -> None:
         """A PING with eight bytes."""
@@ -190,6 +191,11 @@ class Session(Reception):
         """Bytes of this stream that the peer has not taken."""
         body = self.outgoing.get(stream_id)
         return 0 if body is None else body.size
+
+    def whole(self, stream_id: int) -> bool:
+        """Whether all of our message has been given, and its stream goes on."""
+        body = self.outgoing.get(stream_id)
+        return body is not None and body.ended
 
     def close(self) -> None:
         """Give its memory back."""

@@ -12,10 +12,13 @@ from mitmproxy import connection
 from mitmproxy.proxy import commands, context, layer, layers
 from mitmproxy.proxy.layers.tls import TlsClienthelloHook, TLSLayer
 from mitmproxy.tls import ClientHello, ClientHelloData
+from mitmproxy.utils import human
 
-from addons.edge.listeners.hello import HelloError, HelloReader
+from addons.edge.listeners.hello import HelloError, HelloReader, normal
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.tls.failures import sentence
+from addons.tls.goodbye import Goodbye
 from addons.tls.refusal import INTERNAL_ERROR, alert
 
 
@@ -27,7 +30,7 @@ class HelloBegunHook(commands.StartHook):
     blocking = False
 
 
-class ClientTls(layers.ClientTLSLayer):
+class ClientTls(Goodbye, layers.ClientTLSLayer):
     """mitmproxy's, whose ClientHello is read by `HelloReader`.
 
     `begun` is a connection in which something else went before: its server is connected to already, so its handshake
@@ -86,15 +89,19 @@ class ClientTls(layers.ClientTLSLayer):
         yield from self.start_tls()
         if not self.conn.connected:
             return False, "connection closed early"
-        return (yield from super().receive_handshake_data(data))
+        return (yield from super().receive_handshake_data(normal(data)))
 
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As ClientTLSLayer, whose words are about clients that do not trust a CA."""
-        if self._unproven:
-            yield from TLSLayer.on_handshake_error(self, err)
-            self.event_to_child = self.errored  # type: ignore[method-assign]
-        else:
-            yield from super().on_handshake_error(err)
+        if self.client_hello_parsed and not self._unproven:
+            err = sentence(self.broken or err, self.conn.sni or human.format_address(self.context.server.address))
+        yield from TLSLayer.on_handshake_error(self, err)
+        self.event_to_child = self.errored  # type: ignore[method-assign]
+
+    def on_broken(self, why: str) -> layer.CommandGenerator[None]:
+        """A record that was wrong, or the client's fatal alert."""
+        self.conn.error = why
+        yield EdgeRefusedHook(EdgeRefusal(self.context.client, "broken-tls", f"its TLS connection broke: {why}"))
 
 
 def let_through(

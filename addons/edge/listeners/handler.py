@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mitmproxy import ctx
-from mitmproxy.connection import ConnectionState
+from mitmproxy.connection import Connection, ConnectionState
 from mitmproxy.proxy import commands, events, server_hooks
 from mitmproxy.proxy.server import TimeoutWatchdog
 
@@ -98,14 +98,22 @@ class EdgeHandler(LeanConnectionHandler):
     # back-pressure and turns
 
     async def server_event(self, event: events.Event) -> None:
-        """As mitmproxy's, with a count of what comes early."""
+        """As mitmproxy's, with a count of what comes early; and a connection that was reset is not one whose peer has
+        ended its direction."""
         if isinstance(event, events.DataReceived):
             self._early = self._early + len(event.data) if self._too_early() else 0
+        elif isinstance(event, events.ConnectionClosed) and self._is_cut(event.connection):
+            event.connection.state = ConnectionState.CLOSED
         watchdog = self.timeout_watchdog
         since = watchdog.last_activity
         await super().server_event(event)
         if isinstance(event, events.Wakeup):
             watchdog.last_activity = since  # a clock's doing, and no peer's
+
+    def _is_cut(self, peer: Connection) -> bool:
+        io = self.transports.get(peer)
+        transport = getattr(io.writer, "transport", None) if io is not None else None
+        return transport is not None and bool(transport.is_closing())
 
     def _too_early(self) -> bool:
         """Whether layers keep what comes: a client's TLS handshake, or a connection to a server, is still to come.

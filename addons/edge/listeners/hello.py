@@ -13,13 +13,15 @@ from mitmproxy.tls import ClientHello
 
 HANDSHAKE = 22
 """RFC 8446 section 5.1: the content type of records that carry a handshake."""
-_MAJOR = 3
+_MAJOR, _NEWEST_MINOR = 3, 3
 _HEADER = 5
 _CLIENT_HELLO = 1
 _MAX_RECORD = 16384
 _MOST_OF_A_PREFIX = 6
 """Bytes of a handshake message that tell a ClientHello from all else: its type, its length, its version."""
 _SSL2_PREFIX = 11
+_ALPN = 16
+"""RFC 7301 section 3.1: neither the list nor a name in it is empty."""
 _CANDIDATE = re.compile(rb"\x16\x03.[\x00-\x40].\x01|\x16(?:\x03(?:.(?:[\x00-\x40].?)?)?)?\Z", re.DOTALL)
 """Where a ClientHello could begin: a record's header with the message's type, or as much of it as stands at the end."""
 
@@ -53,6 +55,7 @@ class HelloReader:
         """Take what has come; the ClientHello once it is whole. `raw` is all that was taken, as it came.
 
         Raises HelloError: not a handshake, an empty record (RFC 8446 section 5.1 forbids both here), too much of it.
+        Records' versions are no matter (the same section).
         """
         self.raw += data
         while len(self.raw) - self._read >= _HEADER:
@@ -67,20 +70,18 @@ class HelloReader:
             self._read = start + size
             if (found := self._whole()) is not None:
                 return found
-        rest = self.raw[self._read : self._read + 2]
-        if rest != bytes((HANDSHAKE, _MAJOR))[: len(rest)]:
+        if len(self.raw) > self._read and self.raw[self._read] != HANDSHAKE:
             raise HelloError("malformed-hello", UNEXPECTED_MESSAGE, _NO_HELLO)
         if len(self.raw) > self._max_bytes:
             raise HelloError("oversized-hello", DECODE_ERROR, f"a ClientHello of over {self._max_bytes} bytes")
         return None
 
     def _record_size(self) -> int:
-        kind, major = self.raw[self._read], self.raw[self._read + 1]
-        if kind != HANDSHAKE or major != _MAJOR:
+        if self.raw[self._read] != HANDSHAKE:
             raise HelloError("malformed-hello", UNEXPECTED_MESSAGE, _NO_HELLO)
         size = int.from_bytes(self.raw[self._read + 3 : self._read + _HEADER])
         if not size:
-            raise HelloError("malformed-hello", DECODE_ERROR, "a ClientHello with an empty record")
+            raise HelloError("malformed-hello", UNEXPECTED_MESSAGE, "a ClientHello with an empty record")
         if size > _MAX_RECORD:
             raise HelloError("malformed-hello", RECORD_OVERFLOW, "a ClientHello with a record that is too long")
         return size
@@ -103,10 +104,24 @@ def parsed(body: bytes) -> ClientHello:
     """A ClientHello's body (RFC 8446 section 4.1.2). Raises HelloError."""
     try:
         hello = ClientHello(body)
-        _ = hello.sni, hello.alpn_protocols
+        _ = hello.sni
+        offered = hello.alpn_protocols
     except Exception as error:  # whatever the parser comes to: it is the client's doing
         raise HelloError("malformed-hello", DECODE_ERROR, "a ClientHello that cannot be parsed") from error
+    if not all(offered) or (not offered and any(kind == _ALPN for kind, _ in hello.extensions)):
+        raise HelloError("malformed-hello", DECODE_ERROR, "a ClientHello with an empty list, or name, of ALPN")
     return hello
+
+
+def normal(data: bytes) -> bytes:
+    """A client's first records as libraries want them: of version 3.3 where they say what no TLS is (OpenSSL and GnuTLS
+    look at the version, which RFC 8446 section 5.1 forbids; no transcript holds it)."""
+    made, start = bytearray(data), 0
+    while len(made) - start >= _HEADER and made[start] == HANDSHAKE:
+        if made[start + 1] != _MAJOR or made[start + 2] > _NEWEST_MINOR:
+            made[start + 1 : start + 3] = _MAJOR, _NEWEST_MINOR
+        start += _HEADER + int.from_bytes(made[start + 3 : start + _HEADER])
+    return bytes(made)
 
 
 class HelloWatch:

@@ -21,18 +21,23 @@ from mitmproxy.proxy.layers.tls import HTTP_ALPNS
 from mitmproxy.utils import human
 from prometheus_client import CollectorRegistry, Counter
 
+from addons.edge.exchanges import Exchanges
 from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.listeners.hello import HANDSHAKE
-from addons.edge.listeners.tunnel import Tunnel, looked_at
+from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds, NotTls
+from addons.engine.onlookers import looked_at
+from addons.upstream.layer import ServerTls
 
 logger = logging.getLogger("hsmitm.edge")
 
-_TLS = bytes((HANDSHAKE, 3))
+_RECORDS = range(20, 25)
+"""The content types of TLS (RFC 8446 appendix B.1, RFC 6520): none is what HTTP begins with."""
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 """RFC 9110 section 9.1: a token; the longest that is registered has 17 characters."""
 _VERSION = re.compile(rb" HTTP/[0-9.]*[ \t\r]*\Z")
+_MAJOR = 3
 _EMPTY_LINES = 4
 _UNDECIDED_S = 1.0
 _LINE = 512
@@ -61,12 +66,12 @@ class NextLayer:
     def _next(self, made: context.Context, data: bytes, greeted: bool) -> layer.Layer | None:
         if made.client.transport_protocol != "tcp":
             return Closed(made, "a datagram")
-        if not greeted and data == _TLS[:1]:
+        if not greeted and len(data) == 1 and data[0] in _RECORDS:
             return None
         if len(made.layers) == 1 and isinstance(made.layers[0], _EXPLICIT):
-            return self._explicit(made, tls=data.startswith(_TLS))
-        if data.startswith(_TLS):
-            server_tls = layers.ServerTLSLayer(made)
+            return self._explicit(made, tls=begins_tls(data))
+        if begins_tls(data, exactly=self._may_pass(made)):
+            server_tls = ServerTls(made)
             server_tls.child_layer = ClientTls(made, self._bounds, begun=_decrypted(made))
             return server_tls
         decided = self.plain(made, data, greeted=greeted)
@@ -78,7 +83,7 @@ class NextLayer:
         http = alpn or (False if greeted else looks_like_http(data))
         if http is None and not late:
             return None
-        return layers.HttpLayer(made, HTTPMode.transparent) if http else self._other(made)
+        return Exchanges(made, HTTPMode.transparent) if http else self._other(made)
 
     def _may_pass(self, made: context.Context) -> bool:
         address = made.server.address
@@ -91,7 +96,7 @@ class NextLayer:
         if tls:
             stack /= ClientTls(made, self._bounds)
         upstream = isinstance(made.layers[0], modes.HttpUpstreamProxy)
-        stack /= layers.HttpLayer(made, HTTPMode.upstream if upstream else HTTPMode.regular)
+        stack /= Exchanges(made, HTTPMode.upstream if upstream else HTTPMode.regular)
         return stack[0]
 
     def _other(self, made: context.Context) -> layer.Layer:
@@ -161,6 +166,17 @@ class Closed(layer.Layer):
         for side in (self.context.server, self.context.client):
             if side.state is not connection.ConnectionState.CLOSED:
                 yield commands.CloseConnection(side)
+
+
+def begins_tls(data: bytes, *, exactly: bool = False) -> bool:
+    """Whether a client that begins like this is served by a layer of TLS: with a handshake's record, whatever its
+    version says (RFC 8446 section 5.1); or with one that must not come first, which gets its alert there. `exactly`:
+    what else it could be passes, so only the first record of today's clients is meant."""
+    if len(data) < 2 or data[0] not in _RECORDS:
+        return False
+    if exactly:
+        return data[0] == HANDSHAKE and data[1] == _MAJOR
+    return data[0] == HANDSHAKE or data[1] == _MAJOR
 
 
 def looks_like_http(received: bytes) -> bool | None:

@@ -7,14 +7,16 @@ there on the stream is inspected as any other, with a leaf of its own; where tha
 
 from __future__ import annotations
 
-from mitmproxy import connection, ctx
-from mitmproxy.proxy import commands, context, events, layer, layers
+from mitmproxy import connection
+from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.tcp import TcpEndHook, TCPLayer
 
 from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.listeners.hello import HelloWatch
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.engine.onlookers import looked_at
+from addons.upstream.layer import ServerTls
 
 _HELD_S = 1.0
 """What could be the beginning of a ClientHello is kept back for so long: a client that sends it byte by byte is
@@ -90,7 +92,7 @@ class Tunnel(TCPLayer):
         if self.flow:
             yield TcpEndHook(self.flow)
             self.flow.live = False
-        server_tls = layers.ServerTLSLayer(self.context)
+        server_tls = ServerTls(self.context)
         server_tls.child_layer = ClientTls(self.context, self._bounds, begun=True)
         self._tls = server_tls
         yield from server_tls.handle_event(events.Start())
@@ -123,14 +125,3 @@ class Tunnel(TCPLayer):
 
 def _place(server: connection.Server) -> str:
     return f"{server.address[0]}:{server.address[1]}" if server.address else "unknown"
-
-
-def looked_at(*hooks: str) -> bool:
-    """Whether an addon that is none of ours has one of these hooks; so it is where no worker runs, as in tests."""
-    master = getattr(ctx, "master", None)
-    return master is None or any(
-        hasattr(one, name)
-        for one in master.addons.lookup.values()
-        if not type(one).__module__.startswith("addons.")
-        for name in hooks
-    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from mitmproxy import ctx
 from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers import http, modes, websocket
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
+from addons.edge.connecting.stream import EdgeStream
 from addons.edge.websocket import Connection, Deflate, Websocket
 
 _PLACES: tuple[tuple[object, str], ...] = (
@@ -20,12 +22,14 @@ _PLACES: tuple[tuple[object, str], ...] = (
     (websocket, "WebsocketLayer"),
     (Deflate, "most"),
     (Connection, "most"),
-    (Websocket, "whole"),
+    (Websocket, "watched"),
+    (EdgeStream, "streamed"),
 )
 
 
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each place that the seam changes has its old value after the test."""
+    monkeypatch.delattr(ctx, "master", raising=False)  # of an earlier test's
     for place, name in _PLACES:
         monkeypatch.setattr(place, name, getattr(place, name))

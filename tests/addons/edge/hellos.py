@@ -17,16 +17,16 @@ def hello(name: str = "a.test") -> bytes:
     raise AssertionError("a handshake without a server")
 
 
-def records(message: bytes, *sizes: int) -> bytes:
+def records(message: bytes, *sizes: int, version: bytes = b"\x03\x01") -> bytes:
     """A handshake message in records of these sizes; the last size again and again."""
-    return b"".join(_records(message, list(sizes)))
+    return b"".join(b"\x16" + version + len(part).to_bytes(2) + part for part in _parts(message, list(sizes)))
 
 
-def _records(message: bytes, sizes: list[int]) -> Iterator[bytes]:
+def _parts(message: bytes, sizes: list[int]) -> Iterator[bytes]:
     while message:
         size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
         part, message = message[:size], message[size:]
-        yield b"\x16\x03\x01" + len(part).to_bytes(2) + part
+        yield part
 
 
 def padded(size: int) -> bytes:

@@ -41,6 +41,7 @@ class Proxy:
         server: bytes = b"h2",
         bounds: Bounds | None = None,
         script: Callable[[hooks.Hook], bool | None] = lambda _hook: None,
+        around: type[http.HttpLayer] = http.HttpLayer,
         **options: Any,
     ) -> None:
         self.bounds = bounds or Bounds()
@@ -62,7 +63,7 @@ class Proxy:
         self.undrained: list[WhenDrained] = []
         self.sockets_take = True
         self.held: list[commands.StartHook] = []
-        self.layer = http.HttpLayer(self.context, http.HTTPMode.transparent)
+        self.layer = around(self.context, http.HTTPMode.transparent)
         self.shortcut = HookShortcut(self.layer, self)  # type: ignore[arg-type]
         self.event(events.Start())
 

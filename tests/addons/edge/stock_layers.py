@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import pytest
 from mitmproxy.proxy import mode_servers
-from mitmproxy.proxy.layers import http
-from mitmproxy.proxy.layers.http import _http2
+from mitmproxy.proxy.layers import http, tls
+from mitmproxy.proxy.layers.http import _http2, _upstream_proxy
 
 from addons import seam
 from addons.edge.http1 import heads as http1_heads
@@ -62,6 +62,7 @@ def pytest_configure() -> None:
     handler = mode_servers.ProxyConnectionHandler
     seam.put_in(Bounds())
     mode_servers.ProxyConnectionHandler = handler  # type: ignore[misc]  # ours needs a worker's master around it
+    http.tls = _upstream_proxy.tls = tls  # type: ignore[attr-defined]  # their tests put a layer of their own in its place
     for place in (http, _http2):
         place.Http2Server, place.Http2Client = StockHttp2Server, StockHttp2Client  # type: ignore[attr-defined]
     from test.mitmproxy.proxy import tutils  # noqa: PLC0415  # of their checkout

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from mitmproxy import connection, options
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy import commands, events, mode_specs
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layer import Layer
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 
 import addons.modes  # noqa: F401  # the modes of our own sites can be asked for by name
@@ -30,11 +32,13 @@ class Talk:
         *,
         mode: str = "regular",
         alpn: bytes = b"",
+        patient: bool = False,
         bounds: Bounds | None = None,
         on_hook: Callable[[commands.StartHook], None] = lambda _: None,
         **changed: Any,
     ) -> None:
-        """`on_hook` stands where user scripts do. In regular mode servers are opened as requests ask for them."""
+        """`on_hook` stands where user scripts do; `patient` is a site whose clients may end their direction. In regular
+        mode servers are opened as requests ask for them."""
         seam.put_in(bounds or Bounds())
         settings = options.Options()
         Proxyserver().load(settings)
@@ -59,6 +63,8 @@ class Talk:
         self.hooks: list[str] = []
         self.logs: list[str] = []
         self.wakeups: list[commands.RequestWakeup] = []
+        if patient:
+            self.context.layers.append(cast(Layer, SimpleNamespace(patient=True)))
         self.layer = HttpLayer(self.context, http_mode)
         self.run(events.Start())
 

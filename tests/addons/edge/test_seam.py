@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 from mitmproxy import version
-from mitmproxy.proxy.layers import websocket
+from mitmproxy.proxy import layers
+from mitmproxy.proxy.layers import http, tls, websocket
+from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
 from addons import seam
 from addons.edge.settings import Bounds
 from addons.edge.websocket import Connection, Deflate, Websocket
+from addons.upstream.layer import ServerTls
 from hsm.errors import MisconfiguredError
 
 
@@ -23,7 +26,9 @@ def test_mitmproxy_makes_what_was_put_in() -> None:
     seam.put_in(Bounds(websocket_message_bytes=4096), watched=False)
     assert (extensions.PerMessageDeflate, extensions.PerMessageDeflate.most) == (Deflate, 4096)
     assert (websocket.WebsocketConnection, websocket.WebsocketConnection.most) == (Connection, 4096)
-    assert (websocket.WebsocketLayer, websocket.WebsocketLayer.whole) == (Websocket, False)
+    assert (websocket.WebsocketLayer, websocket.WebsocketLayer.watched) == (Websocket, False)
+    assert http.tls.ServerTLSLayer is _upstream_proxy.tls.ServerTLSLayer is ServerTls  # type: ignore[attr-defined]
+    assert layers.ServerTLSLayer is tls.ServerTLSLayer is not ServerTls  # what scripts know
 
 
 def test_another_mitmproxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

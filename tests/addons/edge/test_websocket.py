@@ -7,7 +7,7 @@ import random
 import tracemalloc
 
 import pytest
-from mitmproxy import connection, http
+from mitmproxy import connection, ctx, http
 from mitmproxy import websocket as records
 from mitmproxy.proxy import commands, context, events
 from mitmproxy.proxy.layers import websocket
@@ -34,6 +34,7 @@ class Between:
     def __init__(self, extension: str = "", *, watched: bool = False) -> None:
         with taddons.context() as made:
             options = made.options
+        vars(ctx).pop("master", None)  # no worker runs here
         client, server = tflow.tclient_conn(), tflow.tserver_conn()
         client.state = server.state = connection.ConnectionState.OPEN
         around = context.Context(client, options)
@@ -101,7 +102,7 @@ EXTENSIONS = pytest.mark.parametrize(
 @EXTENSIONS
 def test_messages_pass_both_ways(extension: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text and bytes, small and as large as can be, several one after the other, arrive as they were sent."""
-    monkeypatch.setattr(Websocket, "whole", whole)
+    monkeypatch.setattr(Websocket, "watched", whole)
     between = Between(extension)
     for size in (0, 1, 5000, 70_000, MOST):
         data = random.Random(size).randbytes(size)
@@ -127,7 +128,7 @@ def test_a_frame_stays_a_frame() -> None:
 def test_a_message_that_inflates_beyond_the_bound(sender: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few hundred kilobytes that inflate to hundreds of megabytes, from either end: both ends get 1009, the worker's
     memory hardly grows, and log and metric have it."""
-    monkeypatch.setattr(Websocket, "whole", whole)
+    monkeypatch.setattr(Websocket, "watched", whole)
     between = Between(DEFLATE)
     peer = between.client if sender == "client" else between.server
     bomb = bytes(peer.send(BytesMessage(bytes(200 * 2**20))))
@@ -149,7 +150,7 @@ def test_a_message_that_inflates_beyond_the_bound(sender: str, whole: bool, monk
 @pytest.mark.parametrize("extension", ["", DEFLATE])
 def test_a_message_in_fragments_beyond_the_bound(extension: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that never ends, in ever new fragments, ends the connection at the bound, compressed or not."""
-    monkeypatch.setattr(Websocket, "whole", whole)
+    monkeypatch.setattr(Websocket, "watched", whole)
     between = Between(extension)
     for _ in range(MOST // 10_000 + 1):
         wire = between.client.send(BytesMessage(os.urandom(10_000), message_finished=False))
@@ -186,7 +187,7 @@ def test_nothing_is_kept_where_nobody_looks() -> None:
 
 def test_scripts_see_whole_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's script is shown each message whole, fragments put together, and all of them in the flow."""
-    monkeypatch.setattr(Websocket, "whole", True)
+    monkeypatch.setattr(Websocket, "watched", True)
     between = Between(DEFLATE)
     for part, last in (("one ", False), ("message", True)):
         between.from_client(between.client.send(TextMessage(part, message_finished=last)))
@@ -198,7 +199,7 @@ def test_scripts_see_whole_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 @BOTH
 def test_others_have_their_turn(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each mebibyte that a connection is worked for, the loop goes round once."""
-    monkeypatch.setattr(Websocket, "whole", whole)
+    monkeypatch.setattr(Websocket, "watched", whole)
     seam.put_in(Bounds(), watched=whole)
     between = Between(DEFLATE)
     data = random.Random(1).randbytes(8 * 2**20)
@@ -214,7 +215,7 @@ def test_others_have_their_turn(whole: bool, monkeypatch: pytest.MonkeyPatch) ->
 def test_others_have_their_turn_while_a_message_inflates(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts is what a message inflates to: little comes in, little goes out, and each mebibyte in between is a
     turn, during which no more is read."""
-    monkeypatch.setattr(Websocket, "whole", whole)
+    monkeypatch.setattr(Websocket, "watched", whole)
     seam.put_in(Bounds(), watched=whole)
     between = Between(DEFLATE)
     wire = bytes(between.client.send(BytesMessage(bytes(16 * 2**20))))
@@ -232,7 +233,7 @@ def test_others_have_their_turn_while_a_message_inflates(whole: bool, monkeypatc
 def test_parameters_that_are_none(extension: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that answers with parameters out of this world does not crash the connection: what is not compressed
     goes on, what is ends it."""
-    monkeypatch.setattr(Websocket, "whole", whole)
+    monkeypatch.setattr(Websocket, "watched", whole)
     between = Between()
     assert between.flow.response is not None
     between.flow.response.headers["Sec-WebSocket-Extensions"] = extension
@@ -244,7 +245,7 @@ def test_parameters_that_are_none(extension: str, whole: bool, monkeypatch: pyte
 @BOTH
 def test_ping_and_close_pass(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control frames between fragments reach the other side, and a goodbye ends both."""
-    monkeypatch.setattr(Websocket, "whole", whole)
+    monkeypatch.setattr(Websocket, "watched", whole)
     between = Between(DEFLATE)
     between.from_client(between.client.send(BytesMessage(b"a", message_finished=False)))
     assert [type(one) for one in between.from_client(between.client.send(Ping(b"p")))] == [Ping]

@@ -518,7 +518,7 @@ async def test_a_verified_server_gives_its_names_to_the_leaf(world: _World, tmp_
     for client in (first, second):
         await world.serve(client, lambda arrived: _reach_server(world, arrived, origin))
     assert first.leaf == second.leaf
-    assert first.names == ["example.com", "*.example.com"]
+    assert first.names == ["*.example.com", "example.com"]
     assert len(world.signer.mints) == 1
 
 

@@ -113,14 +113,22 @@ def test_two_hosts_of_a_wildcard_certificate_share_a_leaf() -> None:
     first = _certificate(["*.example.com", "example.com", "*.example.net"])
     second = _certificate(["*.example.net", "example.com", "*.example.com"])
     shared = leaf_names("a.example.com", first)
-    assert shared == leaf_names("b.example.com", second) == leaf_names("c.example.net", first)
-    assert shared == ("example.com", "*.example.com", "*.example.net")
+    assert shared == leaf_names("b.example.com", second) == ("*.example.com", "*.example.net", "example.com")
+    assert leaf_names("c.example.net", first) == ("*.example.net", "*.example.com", "example.com")
 
 
 def test_a_host_that_the_certificate_names_adds_nothing() -> None:
     """A host of the upstream certificate's own list stands there once."""
     upstream = _certificate(["b.example.com", "a.example.com", "a.example.com"])
-    assert leaf_names("b.example.com", upstream) == ("a.example.com", "b.example.com")
+    assert leaf_names("a.example.com", upstream) == ("a.example.com", "b.example.com")
+
+
+def test_the_common_name_is_the_host() -> None:
+    """Whoever looks at the certificate reads the host that was asked for, and not another one of its server."""
+    upstream = _certificate(["a.example.com", "b.example.com", "*.example.com", "192.0.2.7"])
+    assert leaf_names("b.example.com", upstream)[0] == "b.example.com"
+    assert leaf_names("c.example.com", upstream)[0] == "*.example.com"
+    assert leaf_names("192.0.2.7", upstream)[0] == "192.0.2.7"
 
 
 def test_a_host_that_the_certificate_does_not_cover_comes_first() -> None:
@@ -130,11 +138,11 @@ def test_a_host_that_the_certificate_does_not_cover_comes_first() -> None:
 
 
 def test_addresses_are_carried() -> None:
-    """A server that is reached by address keeps its addresses in the leaf, behind the names that people read."""
+    """A server that is reached by address keeps its addresses in the leaf."""
     upstream = _certificate(
         [x509.IPAddress(ipaddress.ip_address("2001:db8:0::1")), "192.0.2.7", "*.b.example", "example"]
     )
-    assert leaf_names("192.0.2.7", upstream) == ("example", "*.b.example", "192.0.2.7", "2001:db8::1")
+    assert leaf_names("192.0.2.7", upstream) == ("192.0.2.7", "*.b.example", "2001:db8::1", "example")
 
 
 @pytest.mark.parametrize(

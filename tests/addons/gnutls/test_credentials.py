@@ -157,6 +157,28 @@ def test_resumption(version: str) -> None:
     assert second.received == b"question"
 
 
+@VERSIONS
+def test_resumption_without_a_key(version: str) -> None:
+    """A client that returns is served also while the HSM has lost the site's key; a key that offers nothing signs
+    nothing."""
+    key = SoftwareKey("rsa")
+    certificate = AUTHORITY.certify(key)
+    credentials = Credentials([certificate], ticket_key=TICKET_KEY)
+    context = client_context(AUTHORITY, version)
+    first = Client(context, Connection(credentials))
+    first.handshake()
+    first.read()
+    certificate.key.withhold()
+    assert not certificate.key.served
+    second = Client(context, Connection(credentials), session=first.tls.session)
+    second.handshake()
+    assert second.connection.resumed
+    certificate.key.offer(())
+    with pytest.raises(SSL.Error):
+        Client(context, Connection(credentials)).handshake()
+    assert len(key.schemes) == 1
+
+
 def _no_tickets(credentials: Credentials) -> Credentials:
     credentials.use_ticket_key(None)
     return credentials

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import pytest
 from mitmproxy import tls
 from mitmproxy.proxy import context
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.test import taddons, tflow
+from OpenSSL import SSL
 
 from addons.records.connection_log import ConnectionLog
 
@@ -23,7 +25,7 @@ def test_failures_leave_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
     with taddons.context() as tctx, caplog.at_level(logging.WARNING, "hsmitm"):
         met = context.Context(client, tctx.options)
         met.server = server
-        log.tls_failed_client(tls.TlsData(client, met))
+        log.tls_failed_client(tls.TlsData(client, met, cast(SSL.Connection, object())))
         log.tls_failed_server(tls.TlsData(server, met))
         log.server_connect_error(ServerConnectionHookData(server, client))
     where = "address:22"
@@ -32,3 +34,12 @@ def test_failures_leave_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
         f"server shop.example.com ({where}): TLS handshake failed: Connection refused",
         f"cannot connect to {where}: Connection refused",
     ]
+
+
+def test_a_client_that_gives_up_early_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """It was shown no certificate: there is nothing that an operator could mend."""
+    client = tflow.tclient_conn()
+    client.error = "connection closed"
+    with taddons.context() as tctx, caplog.at_level(logging.INFO, "hsmitm"):
+        ConnectionLog().tls_failed_client(tls.TlsData(client, context.Context(client, tctx.options)))
+    assert [record.levelname for record in caplog.records] == ["INFO"]

@@ -16,7 +16,7 @@ from mitmproxy.proxy.layers.tls import parse_client_hello
 from mitmproxy.tls import ClientHello
 from OpenSSL import SSL
 
-from addons.tls.client_hello import can_ecdsa
+from addons.tls.client_hello import can_ecdsa, returns
 
 _ECDSA_ONLY = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305"
 _RSA_ONLY = "ECDHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES128-GCM-SHA256:AES128-GCM-SHA256"
@@ -195,3 +195,19 @@ def test_nonsense_in_extensions_is_never_an_error(
     """Whatever a client writes into its extensions, it gets an answer: ECDSA only where it named it."""
     able = can_ecdsa(_hello(suites, extensions), tls_1_3=tls_1_3)
     assert not able or b"\x04\x03" in dict(extensions)[13]
+
+
+@pytest.mark.parametrize(
+    ("extensions", "expected"),
+    [
+        ([], False),
+        ([(35, b"")], False),
+        ([(35, b"a ticket")], True),
+        ([(41, b"\0\5an id")], True),
+        ([(43, b"\2\3\4"), (35, b"")], False),
+    ],
+    ids=["nothing", "asks for a ticket", "TLS 1.2 ticket", "TLS 1.3 ticket", "TLS 1.3, the first time"],
+)
+def test_a_client_that_returns_is_known(extensions: list[tuple[int, bytes]], expected: bool) -> None:
+    """A client that has a ticket is told from one that is here for the first time."""
+    assert returns(_hello([], extensions)) is expected

@@ -8,17 +8,18 @@ import pytest
 
 from bench.rig.any_version import settled
 from hsm.errors import MisconfiguredError
-from proxy.commands import init
+from proxy.commands.init.init import initialise
+from proxy.commands.init.wanted import Wanted
 from proxy.config.file import load
 
 
 async def test_of_now(softhsm_module: str, tmp_path: Path) -> None:
     """What `hsmitm init` writes today is understood: each line that has to change does, and the file is still right."""
-    wanted = init.Wanted(
+    wanted = Wanted(
         directory=tmp_path, module=None, token=None, key_type="p256", listen="127.0.0.1:0", status_listen="",
         upstream_ca=None,
     )  # fmt: skip
-    await init.initialise(wanted, lambda _: None, lambda _: True)
+    await initialise(wanted, lambda _: None, lambda _: True)
     path, roots = tmp_path / "hsmitm.toml", tmp_path / "roots.pem"
     roots.write_bytes((tmp_path / "forward-trust.pem").read_bytes())
     path.write_text(settled(path.read_text(), roots, office=True))

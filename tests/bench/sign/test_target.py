@@ -13,7 +13,8 @@ from hsm.errors import MisconfiguredError, PinRefusedError, RefusedError
 from hsm.member.process import MemberProcess
 from hsm.uri import KeyURI, parse
 from hsm.wire.member import Open, Opened
-from proxy.commands import init
+from proxy.commands.init.init import initialise
+from proxy.commands.init.wanted import Wanted
 from proxy.config.file import Config, load
 from tests.bench.test_commands import bench
 
@@ -23,10 +24,10 @@ P256 = KINDS["p256"]
 @pytest.fixture
 async def config(softhsm_module: str, tmp_path: Path) -> Config:
     """An operator's configuration: a partition with the keys of both CAs."""
-    wanted = init.Wanted(
+    wanted = Wanted(
         directory=tmp_path / "own", module=None, token=None, key_type="p256", listen="127.0.0.1:0", status_listen=""
     )
-    return load(await init.initialise(wanted, lambda _: None, lambda _: True))
+    return load(await initialise(wanted, lambda _: None, lambda _: True))
 
 
 async def private_keys(config: Config, *labels: str) -> list[str]:

@@ -136,7 +136,7 @@ async def test_a_new_process_proves_anew(unequal: dict[str, Store]) -> None:
     async with grouped(unequal, "all") as group:
         (member,) = group.members
         assert member._life is not None
-        member._life.made.lose("shop", "rsa_pss_rsae_sha256", "forbidden")
+        member._life.held.made.lose("shop", "rsa_pss_rsae_sha256", "forbidden")
         assert "rsa_pss_rsae_sha256" not in offered(group)
         await group.reset("m1")
         assert offered(group) == ALL

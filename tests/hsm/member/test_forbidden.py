@@ -6,16 +6,17 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from msgspec import structs
 
 from bench.rig.quirks_module import QuirksModule
-from hsm.errors import HsmitmError
-from hsm.member.key import Key, inbound_key
+from hsm.errors import HsmitmError, UnavailableError
+from hsm.member.key import DECRYPTION, Key, inbound_key
 from hsm.member.settings import Failover, MemberSettings
 from hsm.schemes import SCHEMES
 from hsm.uri import KeyURI
 from tests.cas import public_key
-from tests.hsm.members import MESSAGE, make_group
+from tests.hsm.members import MESSAGE, copy_of, make_group
 from tests.hsm.restricted import PKCS1, PSS
 from tests.softhsm import MODULE, Store, in_s
 from tests.waiting import until
@@ -135,9 +136,81 @@ async def test_a_policy_that_comes_while_we_run(stores: list[Store], tmp_path: P
         assert pss.name not in first.schemes(site.name)
         assert (first.starts, second.starts) == (1, 1)
         assert set(PKCS1) <= first.schemes(site.name)
+        await until(lambda: not first.schemes(site.name) & set(PSS), "nor for what the same mechanism makes")
         modules[1].quirks(line)
         with pytest.raises(HsmitmError):
             await ask()
         await until(lambda: pss not in group.schemes(site.name), "it is not offered any more")
         assert (first.starts, second.starts) == (1, 1)
         await group.sign(site.name, None, site.scheme.digest(MESSAGE), in_s(5), "tls", site.scheme)
+
+
+async def test_a_ca_whose_scheme_is_forbidden_while_we_run(stores: list[Store], tmp_path: Path) -> None:
+    """A CA that may not sign as it did goes over to messages at once, and where those are forbidden, too, to another
+    scheme within a second; its member's other keys go on."""
+    module, settings = quirky(stores[0], tmp_path / "m1")
+    ca, other = ca_key(stores[0]), Key("untrust", KeyURI(object="untrust"), public_key(stores[0], "untrust"), EC)
+    async with make_group([settings], Failover(keep_alive_s=3600), keys={"trust": ca, "untrust": other}) as group:
+        (member,) = group.members
+
+        async def ask() -> None:
+            scheme = group.schemes("trust")[0]
+            await group.sign("trust", MESSAGE, scheme.digest(MESSAGE), in_s(5), "mint", scheme)
+
+        module.quirks("forbid C_SignInit CKM_RSA_PKCS 0x70")
+        await ask()
+        assert group.schemes("trust")[0] is ca.scheme
+        module.quirks(*(f"forbid C_SignInit CKM_{name}RSA_PKCS 0x70" for name in ("", "SHA256_", "SHA384_", "SHA512_")))
+        with pytest.raises(HsmitmError):
+            await ask()
+        await until(lambda: member.schemes("trust") == {"rsa_pss_rsae_sha256"}, "it signs in RSA-PSS", 5)
+        await ask()
+        assert (member.starts, group.proved_by("untrust")) == (1, ["m1"])
+
+
+async def test_a_token_that_tells_nothing_of_its_mechanisms(stores: list[Store], tmp_path: Path) -> None:
+    """A token that lists mechanisms and says nothing of them is tried as if they all signed."""
+    _, settings = quirky(stores[0], tmp_path / "m1", "answer C_GetMechanismInfo 0x54")
+    site = site_key(stores[0])
+    async with make_group([settings], keys={site.name: site}) as group:
+        assert [one.name for one in group.schemes(site.name)] == ALL
+
+
+# --- decryption -------------------------------------------------------------------------------------------------------
+
+PREMASTER = b"\3\3" + bytes(46)
+
+
+def ciphertext(store: Store, label: str) -> bytes:
+    """What a client of RSA key exchange sends."""
+    public = public_key(store, label)
+    assert isinstance(public, rsa.RSAPublicKey)
+    return public.encrypt(PREMASTER, padding.PKCS1v15())
+
+
+def decrypting_key(store: Store) -> Key:
+    """The key of a site with RSA key exchange."""
+    return inbound_key(KeyURI(object="old"), public_key(store, "old"), ("old",), decrypts=True)
+
+
+@pytest.mark.parametrize("code", [0x68, 0x70, 0x05])
+async def test_who_does_not_decrypt_is_not_asked_to(
+    sites_store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """A member that lists decryption and refuses it signs, and is not asked to decrypt; a peer is, each time."""
+    key = decrypting_key(sites_store)
+    forbids, refusing = quirky(sites_store, tmp_path / "m1", f"forbid C_DecryptInit CKM_RSA_PKCS 0x{code:x}")
+    _, willing = quirky(copy_of(sites_store, tmp_path / "copy"), tmp_path / "m2")
+    async with make_group([refusing, willing], Failover(keep_alive_s=3600), keys={key.name: key}) as group:
+        before = forbids.calls("C_DecryptInit")
+        found = await asyncio.gather(
+            *(group.decrypt(key.name, ciphertext(sites_store, "old"), in_s(5)) for _ in range(20))
+        )
+        assert found == [PREMASTER] * 20
+        assert forbids.calls("C_DecryptInit") == before
+        assert group.proved_by(key.name) == ["m1", "m2"]
+        assert group.proved_by(key.name, DECRYPTION) == ["m2"]
+        assert sum("member m1 does not decrypt with the key of old: " in line for line in caplog.messages) == 1
+        await group.members[1].stop()
+        with pytest.raises(UnavailableError, match="no member of the HSM in service decrypts"):
+            await group.decrypt(key.name, ciphertext(sites_store, "old"), in_s(5))

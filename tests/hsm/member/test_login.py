@@ -15,6 +15,7 @@ from msgspec import structs
 from bench.rig.faulty_module import FaultyModule
 from hsm.errors import MisconfiguredError
 from hsm.member.settings import MemberSettings
+from hsm.member.starter import START_FLOOR_S
 from hsm.member.states import State
 from tests.hsm.members import keys_of, make_group, running
 from tests.softhsm import MODULE, Store
@@ -118,6 +119,18 @@ async def test_a_hsm_that_is_away_before_the_login_costs_no_try(
         hsm.clear()
         await until(lambda: member.state is State.UP, "the member is up")
         assert hsm.calls("C_Login") == 1
+
+
+async def test_a_slow_login_is_waited_for(
+    hsm: FaultyModule, settings: MemberSettings, state: Path, stores: list[Store]
+) -> None:
+    """A login that takes longer than starts usually do is waited for: to end it may cost a try."""
+    async with running(settings, keys=keys_of(stores[0]), state=state) as member:
+        member._starter._slowest_s = 0.01
+        hsm.rules(f"C_Login delay {1000 * START_FLOOR_S + 500:g}")
+        member._standing.lose("for the test")
+        await until(lambda: member.state is State.UP and member.starts == 2, "the member is up")
+        assert hsm.calls("C_Login") == 2
 
 
 # --- no answer --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from bench.rig.faulty_module import FaultyModule
 from bench.rig.quirks_module import QuirksModule
 from hsm.errors import MisconfiguredError
 from hsm.member.member import Member
@@ -173,6 +174,18 @@ async def test_a_token_that_gives_read_write_sessions_alone(
     async with running(on(), keys=keys) as member:
         assert (member.state, member.starts, hsm.calls("C_Login")) == (State.UP, 1, 1), member.reason
         assert proved(member) == keys.keys()
+
+
+async def test_a_token_that_gives_read_only_sessions_alone(
+    hsm: QuirksModule, on: Callable[..., MemberSettings], stores: list[Store], tmp_path: Path
+) -> None:
+    """A token that is write-protected is served by read-only sessions, whatever was asked for."""
+    faulty = FaultyModule(tmp_path / "faulty")
+    faulty.rules("C_OpenSession rv 0xe2 n=1")
+    environment = stores[0].environment | faulty.environment(MODULE)
+    settings = structs.replace(on(read_write=True), module=str(faulty.path), environment=environment)
+    async with running(settings, keys=keys_of(stores[0])) as member:
+        assert (member.state, member.starts, faulty.calls("C_Login")) == (State.UP, 1, 1), member.reason
 
 
 async def test_read_write_sessions_are_opened_where_they_are_asked_for(

@@ -190,3 +190,14 @@ async def test_a_missing_module_waits_for_an_operator(stores: list[Store], tmp_p
         assert (member.state, member.starts, member.serving) == (State.QUARANTINED, 1, False)
         assert path in member.reason
         assert transitions(member._peers, "m1")["starting -> quarantined"] == 1
+
+
+async def test_what_a_pin_command_asks_is_away_at_first(stores: list[Store], tmp_path: Path) -> None:
+    """A PIN command that fails, as one does that asks a vault before the network is there, is run again by itself."""
+    kept = tmp_path / "vault"
+    source = PinSource(command=["cat", str(kept)])
+    async with running(structs.replace(stores[0].settings(), pin=source), keys=keys_of(stores[0])) as member:
+        assert member.state is not State.QUARANTINED
+        assert member.last_error == "the PIN command cat ended with status 1"
+        kept.write_text(PIN)
+        await until(lambda: member.serving, "it is up")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -118,6 +120,20 @@ def test_a_note_that_nothing_was_written_into_is_none(refusals: Refusals) -> Non
     attempt = refusals.begin("m1", SECRET)
     assert attempt.before is None
     attempt.close()
+
+
+def test_a_file_system_without_locks_is_good_enough(refusals: Refusals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that has no locks, or cannot write a directory out, a try is noted all the same."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    attempt = refusals.begin("m1", SECRET)
+    attempt.refused()
+    attempt.close()
+    with pytest.raises(PinRefusedError):
+        refusals.check("m1", SECRET)
 
 
 def test_a_link_is_not_followed(refusals: Refusals, tmp_path: Path) -> None:

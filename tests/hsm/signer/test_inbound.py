@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from hsm.errors import RefusedError, TryLaterError
+from hsm.errors import RefusedError, TryLaterError, UnavailableError
 from hsm.member.settings import Failover
 from hsm.schemes import SCHEMES
 from hsm.signer import inbound as service_module
@@ -258,7 +258,7 @@ async def test_a_key_that_does_not_decrypt(
         assert await signs(worker, sites_store, "shop", "rsa_pss_rsae_sha256")
         await terms(worker)
         await terms(worker)
-        problem = "it signs, but does not decrypt: CKA_DECRYPT is false, or it has no CKM_RSA_PKCS"
+        problem = "it signs, but does not decrypt: CKA_DECRYPT is false, or it has or allows no CKM_RSA_PKCS"
         assert [line for line in caplog.messages if "decrypt" in line] == [
             f"member m1: key of shop.example.com: {problem}"
         ]
@@ -266,7 +266,7 @@ async def test_a_key_that_does_not_decrypt(
             one for one in signer.status().certificates if (one.kind, one.name) == ("inbound", "shop.example.com")
         ]
         assert (status.proved, status.problems) == (["m1"], {"m1": problem})
-        with pytest.raises(RefusedError, match="does not let this key decrypt"):
+        with pytest.raises(UnavailableError, match="no member of the HSM in service decrypts"):
             await worker.call(TlsDecrypt(name_of(sites_store, "shop"), encrypted(sites_store, "shop", b"x")), 10)
         assert signer.group.state == "healthy"
 
@@ -316,10 +316,10 @@ async def test_inbound_inspection_alone(
         signer.check_ready()
         (member,) = signer.group.members
         assert member._life is not None
-        member._life.note_problem(name_of(sites_store, "blog"), "for a test")
+        member._life.held.note_problem(name_of(sites_store, "blog"), "for a test")
         signer.check_ready()
         for site in sites:
-            member._life.note_problem(name_of(sites_store, site.site.partition(".")[0]), "for a test")
+            member._life.held.note_problem(name_of(sites_store, site.site.partition(".")[0]), "for a test")
         with pytest.raises(TryLaterError, match=r"serves the key of blog.example.com \(m1: for a test\)"):
             signer.check_ready()
 
@@ -375,7 +375,7 @@ async def test_schemes_that_no_member_makes(signer: Signer, worker: SignerClient
     before = await terms(worker)
     (member,) = signer.group.members
     assert member._life is not None
-    member._life.made.take(name, {"rsa_pkcs1_sha256"}, {})
+    member._life.held.made.take(name, {"rsa_pkcs1_sha256"}, {})
     signer.group.changed(member)
     after = await terms(worker)
     assert after.keys[name] == ["rsa_pkcs1_sha256"]

@@ -38,6 +38,8 @@ def changes(directory: Path, serial: str) -> dict[str, Any]:
         "members.base": directory,
         "members.start_timeout_s": 30.0,
         "members.codes": {0x80000383: Kind.BUSY},
+        "members.user_type": 0x80000001,
+        "members.read_write": True,
         "inbound.site": "another.example.com",
         "inbound.certificate": lambda old: old.rename(directory / "renamed.pem"),
         "inbound.key": KeyURI(token="tests", object="blog"),
@@ -110,6 +112,9 @@ async def test_each_field_is_taken_over_or_named(grouped: SignerSettings, tmp_pa
             if isinstance(effect_of(field.type), AtReload):
                 assert (bool(lines), later, taken) == (True, [], True), (path, lines)
                 assert "nothing changed" not in lines, path
+                if path == "members.user_type":  # whom SoftHSM does not know: its login fails
+                    now = before
+                    await signer.reload()
             else:
                 assert (len(lines), lines, taken) == (1, later, False), (path, lines)
                 assert signer._reloading.settings == before, path

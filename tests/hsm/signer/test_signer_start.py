@@ -299,6 +299,20 @@ async def test_a_member_that_is_needed_is_waited_for(
         await signer.close()
 
 
+async def test_a_member_is_not_waited_for_for_ever(
+    settings: SignerSettings, store: Store, hanging: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signer whose HSM takes very long to start serves without it after a while, and is not ready until it has it."""
+    monkeypatch.setattr(members_module, "_LONGEST_START_S", 0.3)
+    slow = structs.replace(store.settings(), environment=store.environment | {"TEST_HANGS": "1"})
+    async with serving(structs.replace(settings, members=[slow])) as signer:
+        with pytest.raises(TryLaterError, match="member is starting"):
+            signer.check_ready()
+        os.kill(hanging.pop(), signal.SIGCONT)
+        await until(lambda: bool(signer.group.proved_by("trust")), "the HSM is there")
+        signer.check_ready()
+
+
 # --- a member for each key --------------------------------------------------------------------------------------------
 
 

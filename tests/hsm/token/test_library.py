@@ -89,3 +89,11 @@ def test_what_may_pass_is_told_from_what_does_not(
         child = run_child(load_error, store, str(faulty.path), environment=faulty.environment(MODULE))
     assert child.stdout.startswith(f"{kind.__name__}: ")
     assert f"({code:#x}) at C_Initialize" in child.stdout
+
+
+def test_a_library_that_wants_arguments_of_its_own(store: Store, faulty: FaultyModule) -> None:
+    """NSS's softokn wants to be told at C_Initialize where its database is: its operator reads how that is done."""
+    with faulty.fault("C_Initialize rv 0x07"):
+        child = run_child(load_error, store, str(faulty.path), environment=faulty.environment(MODULE))
+    assert child.stdout.startswith("MisconfiguredError: ")
+    assert child.stdout.endswith("load it by p11-kit's proxy, with x-init-reserved")

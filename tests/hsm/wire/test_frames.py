@@ -124,7 +124,7 @@ BODIES: list[Any] = [
     KEY,
     KeysFound({"trust": KEY, "untrust": KeyFound("no such key", missing=True)}),
     Vital(0.5, 7, 2, 3, 4, 0.25),
-    Inspected("p11.so", "2.6", [SLOT]),
+    Inspected("p11.so", "2.6", [SLOT], {7: "it does not answer"}),
     Done(),
     Minted(b"leaf", 1.0, 2.0),
     Chains({"trust": [b"ca"], "untrust": [b"ca", b"root"]}),
@@ -133,7 +133,7 @@ BODIES: list[Any] = [
     StapleFound(b"response", "kept"),
     Reported(False, "bypass", 7),
     InfoReport({"m1": Inspected("p11.so", "2.6", [SLOT])}, {"m2": "member is down"}),
-    Told(["m1: new sessions"]),
+    Told(["m1: new sessions"], "later"),
     StatusReport(
         [
             MEMBER,

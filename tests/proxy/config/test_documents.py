@@ -15,7 +15,9 @@ from addons.forward.leaf_cache import RENEW_AT
 from hsm.certificates.settings import MAX_VALIDITY
 from hsm.codes import Kind
 from hsm.signer.settings import SignerSettings
-from proxy.commands import init
+from proxy.commands.init.place import Place
+from proxy.commands.init.text import text
+from proxy.commands.init.wanted import Wanted
 from proxy.config.file import Config, parse
 from proxy.config.operation import LogSection, ProxySection, StatusSection
 from proxy.config.section import bounds as owned
@@ -44,10 +46,10 @@ _NUMBERS = {"two": 2, "sixteen": 16}
 
 def _template() -> str:
     """What `hsmitm init` writes, with nothing chosen."""
-    wanted = init.Wanted(
+    wanted = Wanted(
         directory=Path(), module=None, token=None, listen=ProxySection().listen, status_listen=StatusSection().listen
     )
-    place = init._Place(
+    place = Place(
         module="/lib/vendor.so",
         label="hsmitm",
         environment={},
@@ -55,7 +57,7 @@ def _template() -> str:
         pin_source='{ file = "pin" }',
         member="softhsm1",
     )
-    return init._text(wanted, place)
+    return text(wanted, place)
 
 
 def _stated() -> list[Statement]:

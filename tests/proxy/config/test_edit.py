@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from hsm.errors import MisconfiguredError
 from hsm.secrets.settings import PinSource
 from hsm.wire.member import Selector
-from proxy.commands import init
+from proxy.commands.init.place import Place
+from proxy.commands.init.text import text
+from proxy.commands.init.wanted import Wanted
 from proxy.config.edit import read, with_member, without_member, write
 from proxy.config.file import Config, load
 
@@ -61,10 +63,8 @@ pin = { file = "new-pin" }
 
 
 def _initialised(environment: dict[str, str] | None = None) -> str:
-    wanted = init.Wanted(
-        directory=Path(), module=None, token=None, listen="127.0.0.1:8080", status_listen="127.0.0.1:9797"
-    )
-    place = init._Place(
+    wanted = Wanted(directory=Path(), module=None, token=None, listen="127.0.0.1:8080", status_listen="127.0.0.1:9797")
+    place = Place(
         module="/lib/vendor.so",
         label="hsmitm",
         environment=environment or {},
@@ -72,7 +72,7 @@ def _initialised(environment: dict[str, str] | None = None) -> str:
         pin_source='{ file = "pin" }',
         member="softhsm1",
     )
-    return init._text(wanted, place)
+    return text(wanted, place)
 
 
 def _names(text: str) -> list[str]:

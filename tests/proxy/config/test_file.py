@@ -15,7 +15,9 @@ from hsm.codes import Kind
 from hsm.errors import MisconfiguredError
 from hsm.wire.member import Selector
 from hsm.wire.worker import MAX_WORKERS
-from proxy.commands import init
+from proxy.commands.init.place import Place
+from proxy.commands.init.text import text
+from proxy.commands.init.wanted import Wanted
 from proxy.config.file import Config, File, load
 from proxy.config.forward import ForwardSection
 from proxy.config.operation import ProxySection, RunSection, StatusSection
@@ -497,9 +499,9 @@ def test_what_is_not_toml_is_said(tmp_path: Path, content: bytes) -> None:
 
 def _initialised(label: str = "hsmitm", **more: object) -> str:
     values = {"listen": "127.0.0.1:8080", "status_listen": "127.0.0.1:9797", "module": None, "token": None} | more
-    wanted = init.Wanted(directory=Path(), **values)  # type: ignore[arg-type]
+    wanted = Wanted(directory=Path(), **values)  # type: ignore[arg-type]
     environment = {"SOFTHSM2_CONF": f"/srv/{label}/softhsm2.conf"}
-    place = init._Place(
+    place = Place(
         module="/lib/vendor.so",
         label=label,
         environment=environment,
@@ -507,7 +509,7 @@ def _initialised(label: str = "hsmitm", **more: object) -> str:
         pin_source='{ file = "pin" }',
         member="m1",
     )
-    return init._text(wanted, place)
+    return text(wanted, place)
 
 
 def test_what_init_writes_can_be_read(read: Callable[[str], Config]) -> None:

@@ -60,7 +60,7 @@ async def _connected(
     made: Connecting, client: connection.Client, stated: connection.Address | None, host: str, port: int
 ) -> str:
     """The address that a connection for `client` ends at."""
-    CONNECT.set(functools.partial(made.connect, client, stated))
+    CONNECT.set(functools.partial(made.connect, client, stated, b""))
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, host, port)
     address: str = transport.get_extra_info("peername")[0]
     transport.abort()
@@ -243,7 +243,7 @@ def test_who_connects_for_itself_goes_its_own_way(listener: socket.socket) -> No
 
     async def main() -> None:
         made = _connecting(_Names())
-        CONNECT.set(functools.partial(made.connect, _client(), None))
+        CONNECT.set(functools.partial(made.connect, _client(), None, b""))
         with pytest.raises(RefusedError):
             await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
         _, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])

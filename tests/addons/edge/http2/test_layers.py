@@ -60,6 +60,7 @@ def test_messages_pass_as_they_are() -> None:
     server.session.end(head.stream_id, [(b"resp-trailer", b"r")])
     talk(proxy, client, server)
     assert client.taken()[1:] == [
+        Head(stream, [(b":status", b"103")], ended=False),
         Head(stream, [*OK, (b"set-cookie", b"a"), (b"set-cookie", b"b")], ended=False),
         Body(stream, [b"answer"]),
         Head(stream, [(b"resp-trailer", b"r")], ended=True, trailers=True),

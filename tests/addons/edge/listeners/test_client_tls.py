@@ -43,7 +43,7 @@ async def test_a_hello_in_pieces_is_greeted_once() -> None:
 @pytest.mark.parametrize(
     ("data", "kind", "alert"),
     [
-        (b"\x16\x03\x01\x00\x00", "malformed-hello", 50),
+        (b"\x16\x03\x01\x00\x00", "malformed-hello", 10),
         (records(padded(9000), 1), "oversized-hello", 50),
         (b"\x16\x03\x01\x00\x01\x02", "malformed-hello", 10),
     ],

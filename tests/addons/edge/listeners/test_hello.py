@@ -7,24 +7,35 @@ import time
 
 import pytest
 
-from addons.edge.listeners.hello import HelloError, HelloReader, HelloWatch
+from addons.edge.listeners.hello import HelloError, HelloReader, HelloWatch, normal
 from tests.addons.edge.hellos import hello, padded, records
 
 _BYTES, _RECORDS = 65536, 64
+VERSIONS = [b"\3\0", b"\3\1", b"\3\3", b"\3\4", b"\3\xff", b"\4\0", b"\2\0", b"\xff\xff"]
+"""Of records: what TLS had, and what it had not."""
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5, 64, 100_000])
-@pytest.mark.parametrize("minor", [0, 1, 3, 4, 255])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("sizes", [(16384,), (1, 3, 60, 16384)])
-def test_a_hello_is_read_however_it_is_cut(cut: int, minor: int, sizes: tuple[int, ...]) -> None:
+def test_a_hello_is_read_however_it_is_cut(cut: int, version: bytes, sizes: tuple[int, ...]) -> None:
     """Segments, records and the record's version do not matter, and nothing of it is lost for the handshake."""
-    whole = records(hello()[5:], *sizes).replace(b"\x16\x03\x01", bytes((22, 3, minor)))
+    whole = records(hello()[5:], *sizes, version=version)
     reader = HelloReader(_BYTES, _RECORDS)
     found = [reader.feed(whole[i : i + cut]) for i in range(0, len(whole), cut)]
     assert found[:-1] == [None] * (len(found) - 1)
     assert found[-1] is not None
     assert found[-1].sni == "a.test"
     assert bytes(reader.raw) == whole
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_libraries_get_versions_that_they_take(version: bytes) -> None:
+    """A record's version that TLS never had is 3.3 for OpenSSL and GnuTLS; others, and the bytes behind, stay."""
+    taken = version if version[0] == 3 and version[1] <= 3 else b"\3\3"
+    message, behind = hello()[5:], b"\x14" + version + b"\0\1\1\x16"
+    sent, wanted = (records(message, 60, 16384, version=one) + behind for one in (version, taken))
+    assert normal(sent) == wanted
 
 
 REFUSED = {
@@ -35,7 +46,6 @@ REFUSED = {
     "an empty record within": (records(hello()[5:], 3)[:8] + b"\x16\x03\x01\x00\x00", "malformed-hello"),
     "an alert in front": (b"\x15\x03\x01\x00\x02\x01\x00" + hello(), "malformed-hello"),
     "an alert within": (records(hello()[5:], 3)[:8] + b"\x15\x03\x01\x00\x02\x01\x00", "malformed-hello"),
-    "no 3 for its version": (b"\x16\x02" + hello()[2:], "malformed-hello"),
     "a record that is too long": (b"\x16\x03\x01\xff\xff\x01", "malformed-hello"),
     "a message that is no ClientHello": (records(b"\x02\0\0\x02\x03\x03", 6), "malformed-hello"),
     "a body cut short": (records(b"\x01\0\0\x05\x03\x03\0\0\0", 9), "malformed-hello"),

@@ -1,0 +1,91 @@
+"""How a TLS layer of mitmproxy's ends: with the alert that says why, or with close_notify, and at once.
+
+mitmproxy closes a connection whose handshake has failed without the alert that OpenSSL has made for it; it keeps one
+whose record was wrong until it has been idle for minutes; and it passes over the end of a peer that has said a fatal
+alert before: whoever waits for an answer of that peer waits for ever (RFC 8446 section 6).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from mitmproxy.proxy import commands, events, layer, tunnel
+from mitmproxy.proxy.layers.tls import TLSLayer
+from OpenSSL import SSL
+
+
+class Goodbye(TLSLayer):
+    """Stands before mitmproxy's ClientTLSLayer or ServerTLSLayer, whose `tls` is a PiecewiseConnection; with a
+    connection that a script has made, or that GnuTLS has, what that tells of itself is taken."""
+
+    _over = False
+    _said = False
+
+    @property
+    def broken(self) -> str:
+        """Why nothing passes any more; empty while all is well."""
+        return getattr(self.tls, "broken", "") if self.tls is not None else ""
+
+    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        """As mitmproxy's, with the alert of a handshake that has failed."""
+        done, error = yield from super().receive_handshake_data(data)
+        if error and self.tls is not None:
+            self._said = True
+            yield from self.tls_interact()
+        return done, error
+
+    def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:
+        yield from super()._handshake_finished(err)  # what came behind the handshake was read within it
+        yield from self._end_if_broken()
+
+    def receive_data(self, data: bytes) -> layer.CommandGenerator[None]:
+        """As mitmproxy's; a connection that is broken ends now."""
+        if self._over:
+            return
+        steps = super().receive_data(data)
+        # mitmproxy's line is a list of OpenSSL's errors; `on_broken` says it in words.
+        yield from without_errors(steps) if hasattr(self.tls, "broken") else steps
+        yield from self._end_if_broken()
+
+    def _end_if_broken(self) -> layer.CommandGenerator[None]:
+        if self._over or not self.broken or self.tunnel_state is not tunnel.TunnelState.OPEN:
+            return
+        self._over = True
+        yield from self.on_broken(self.broken)
+        yield commands.CloseConnection(self.conn)
+        yield from self.event_to_child(events.ConnectionClosed(self.conn))
+
+    def on_broken(self, why: str) -> layer.CommandGenerator[None]:
+        """The connection is broken, `why` in OpenSSL's words: say so."""
+        raise NotImplementedError
+
+    def receive_close(self) -> layer.CommandGenerator[None]:
+        """As mitmproxy's; the child has been told already where the connection was broken."""
+        if not self._over:
+            yield from super().receive_close()
+
+    def send_data(self, data: bytes) -> layer.CommandGenerator[None]:
+        """As mitmproxy's, while there is somebody to send it to."""
+        if not self._over and not self._said:
+            yield from super().send_data(data)
+
+    def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
+        """Say goodbye first: without close_notify a peer cannot tell an end from a cut (RFC 8446 section 6.1)."""
+        if self.tls is not None and self.tunnel_state is tunnel.TunnelState.OPEN and not self._over and not self._said:
+            self._said = True
+            with suppress(SSL.Error):
+                self.tls.shutdown()
+            yield from self.tls_interact()
+        yield from super().send_close(command)
+
+
+def without_errors(steps: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
+    """The steps of mitmproxy's layer, without what it says of errors in records."""
+    answer = None
+    while True:
+        try:
+            command = steps.send(answer)
+        except StopIteration:
+            return
+        told = isinstance(command, commands.Log) and command.message.startswith("TLS Error: ")
+        answer = None if told else (yield command)

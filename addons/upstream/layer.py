@@ -1,0 +1,90 @@
+"""mitmproxy's TLS layer towards a server, whose end is heard of: with an alert, with a reason, and at once.
+
+In TLS 1.3 a server that misses a client certificate says so after our handshake is complete (RFC 8446 section 4.4.2.4),
+so the request is on its way already, and whoever waits for its answer must be told.
+"""
+
+from __future__ import annotations
+
+from mitmproxy.proxy import events, layer, layers
+from mitmproxy.utils import human
+
+from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
+from addons.tls.goodbye import Goodbye
+
+_ABOUT_CERTIFICATES = (
+    "certificate required",
+    "bad certificate",
+    "unsupported certificate",
+    "certificate revoked",
+    "certificate expired",
+    "certificate unknown",
+    "unknown ca",
+    "access denied",
+    "handshake failure",
+)
+"""Alerts, in OpenSSL's words, with which servers answer a client certificate or the want of one (RFC 8446 section 6.2).
+TLS 1.2 has no alert of its own for it."""
+
+
+class ServerTls(Goodbye, layers.ServerTLSLayer):
+    """Stands in for ServerTLSLayer."""
+
+    _asked = False
+    _answered = False
+
+    def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
+        """As ServerTLSLayer, with words for a server that wants a client certificate: TLS 1.2 says it here."""
+        if self._about_certificates(err):
+            err = self._wish()
+            yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
+        yield from super().on_handshake_error(err)
+
+    def on_broken(self, why: str) -> layer.CommandGenerator[None]:
+        """The reason goes into the page of who waits for an answer (`conn.error`), and into the log."""
+        if self._about_certificates(why):
+            yield from self._tell_wish()
+            return
+        self.conn.error = f"the TLS connection to {self._name} broke: {why}"
+        yield EdgeRefusedHook(EdgeRefusal(self.context.client, "broken-tls", self.conn.error))
+
+    def receive_close(self) -> layer.CommandGenerator[None]:
+        """As `Goodbye`. Some servers that miss a client certificate only close, or their alert is lost behind what the
+        network says of a closed socket: who asked for one, got a request and never said a word is such a server."""
+        if not self._over and self._certificate_wanted and self._asked and not self._answered:
+            yield from self._tell_wish()
+        yield from super().receive_close()
+
+    def send_data(self, data: bytes) -> layer.CommandGenerator[None]:
+        """As `Goodbye`; the server is asked for something."""
+        self._asked = True
+        yield from super().send_data(data)
+
+    def event_to_child(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """As ServerTLSLayer, with a look at whether the server has said a word."""
+        if isinstance(event, events.DataReceived) and event.connection is self.conn:
+            self._answered = True
+        yield from super().event_to_child(event)
+
+    def _tell_wish(self) -> layer.CommandGenerator[None]:
+        self.conn.error = self._wish()
+        yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", self.conn.error))
+
+    @property
+    def _certificate_wanted(self) -> bool:
+        return bool(getattr(self.tls, "certificate_wanted", False))
+
+    def _about_certificates(self, why: str) -> bool:
+        return self._certificate_wanted and "alert" in why and any(one in why for one in _ABOUT_CERTIFICATES)
+
+    def _wish(self) -> str:
+        if self.tls.get_certificate() is not None:
+            return f"{self._name} does not accept the client certificate that this proxy has for it (client_certs)"
+        return (
+            f"{self._name} wants a client certificate, and this proxy has none for it: [mitmproxy] options, "
+            "client_certs, can name one"
+        )
+
+    @property
+    def _name(self) -> str:
+        return self.conn.sni or human.format_address(self.context.server.address)

@@ -1,0 +1,12 @@
+"""`hsmitm init`: a partition with two CA keys, their certificates, and a commented hsmitm.toml. Never overwrites.
+
+Keys are made by a member process, as they will be used by one: no other process loads a module. hsmitm.toml is written
+last, so that it is there only when all that it names is there too.
+
+    init    the order of things
+    wanted  the command line, parsed: what goes together and what does not
+    place   where the keys go: a partition that is named, or a new one of SoftHSM
+    keys    both CA keys and their certificates: what is there is kept, what is missing is made
+    text    the text of hsmitm.toml
+    files   what is written: names, and that nothing is overwritten
+"""

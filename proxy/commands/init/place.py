@@ -1,0 +1,114 @@
+"""Where the keys go: a partition that the operator names, or a new one of SoftHSM's."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from hsm.errors import MisconfiguredError
+from hsm.member.process import MemberProcess
+from hsm.secrets import pin
+from hsm.secrets.settings import PinSource
+from hsm.vendor_variables import read_by_vendors
+from hsm.wire.member import Initialise
+from proxy.commands.init.files import toml, write
+from proxy.commands.init.wanted import Say, Wanted
+from proxy.commands.options import variables
+
+TIMEOUT_S = 120.0
+"""For each call; some HSMs take a minute to make an RSA key."""
+_SOFTHSM = (
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib/*/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/local/lib/softhsm/libsofthsm2.so",
+)
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Where the keys go: a partition that exists now."""
+
+    module: str
+    label: str
+    environment: dict[str, str]
+    pin: str
+    pin_source: str
+    member: str
+
+
+async def given(wanted: Wanted) -> Place:
+    """A partition that exists, on a module that the operator named."""
+    assert wanted.module is not None
+    assert wanted.token is not None
+    environment = read_by_vendors(os.environ) | variables(wanted.environment)
+    if wanted.pin_file is not None:
+        path = wanted.pin_file.absolute()
+        secret, source = await pin.read(PinSource(file=str(path)), path.parent), f"{{ file = {toml(str(path))} }}"
+    elif sys.stdin.isatty():
+        secret, source = getpass.getpass(f"PIN of partition '{wanted.token}': "), "{ prompt = true }"
+    else:
+        raise MisconfiguredError("give the partition's PIN with --pin-file FILE (mode 0600), or run on a terminal")
+    module = str(Path(wanted.module).absolute()) if "/" in wanted.module else wanted.module
+    return Place(
+        module=module,
+        label=wanted.token,
+        environment=environment,
+        pin=secret,
+        pin_source=source,
+        member="hsm1",
+    )
+
+
+async def new_softhsm(wanted: Wanted, directory: Path, say: Say) -> Place:
+    """A SoftHSM token store under `directory`, with one token and random PINs in files of mode 0600."""
+    module = next((str(path) for pattern in _SOFTHSM for path in Path("/").glob(pattern[1:])), None)
+    if module is None:
+        raise MisconfiguredError(
+            "SoftHSM is not installed: run 'apt-get install softhsm2', or name your HSM's library with --module"
+        )
+    store, configuration, pin_path = directory / "softhsm", directory / "softhsm2.conf", directory / "pin"
+    for path in (store, configuration, pin_path):
+        if path.exists():
+            raise MisconfiguredError(
+                f"{path} exists without a hsmitm.toml; it is not overwritten. Choose another --dir"
+            )
+    user, officer = secrets.token_hex(12), secrets.token_hex(12)
+    if wanted.so_pin_file is not None:
+        write(wanted.so_pin_file.absolute(), f"{officer}\n", 0o600)
+    store.mkdir(mode=0o700)
+    write(configuration, f"directories.tokendir = {store}\nobjectstore.backend = file\nlog.level = ERROR\n", 0o644)
+    write(pin_path, f"{user}\n", 0o600)
+    environment = {"SOFTHSM2_CONF": str(configuration)}
+    process = await MemberProcess.spawn(environment)
+    try:
+        await process.call(Initialise(module, "hsmitm", officer, user), time.monotonic() + TIMEOUT_S)
+    finally:
+        await process.end()
+    say(f"made a SoftHSM partition 'hsmitm' in {store}; its PIN is in {pin_path} (mode 0600)")
+    say(_of_officer(wanted, officer))
+    return Place(
+        module=module,
+        label="hsmitm",
+        environment=environment,
+        pin=user,
+        pin_source='{ file = "pin" }',
+        member="softhsm1",
+    )
+
+
+def _of_officer(wanted: Wanted, officer: str) -> str:
+    """Where the security officer's PIN is now. hsmitm never needs it, and whoever has it can replace the user's PIN."""
+    if wanted.so_pin_file is not None:
+        return (
+            f"the security officer's PIN is in {wanted.so_pin_file}; hsmitm never needs it: keep it elsewhere, offline"
+        )
+    if wanted.on_terminal:
+        return f"the security officer's PIN is {officer}; it is kept nowhere and hsmitm never needs it: write it down"
+    return "the security officer's PIN is kept nowhere: hsmitm never needs it (--so-pin-file FILE keeps it)"

@@ -1,0 +1,35 @@
+"""The text of hsmitm.toml as `init` writes it. No I/O but the template's."""
+
+from __future__ import annotations
+
+from importlib import resources
+from string import Template
+
+from hsm.uri import KeyURI
+from proxy.commands.init.files import certificate_name, key_label, toml
+from proxy.commands.init.place import Place
+from proxy.commands.init.wanted import Wanted
+
+
+def text(wanted: Wanted, place: Place) -> str:
+    template = Template(resources.files("proxy.config").joinpath("hsmitm.toml.template").read_text())
+    pairs = ", ".join(f"{toml(name)} = {toml(value)}" for name, value in place.environment.items())
+    label = str(KeyURI(token=place.label)).removesuffix(";type=private")
+    return template.substitute(
+        member=toml(place.member),
+        module=toml(place.module),
+        token=toml(place.label),
+        pin=place.pin_source,
+        environment=f"environment = {{ {pairs} }}" if pairs else '# environment = { NAME = "VALUE" }',
+        trust=toml(f"{label};object={key_label('trust')};type=private"),
+        trust_certificate=toml(certificate_name("trust")),
+        untrust_certificate=toml(certificate_name("untrust")),
+        untrust=toml(f"{label};object={key_label('untrust')};type=private"),
+        listen=toml(wanted.listen),
+        status_listen=toml(wanted.status_listen),
+        upstream_ca=f"upstream_ca = {toml(wanted.upstream_ca)}"
+        if wanted.upstream_ca
+        else '# upstream_ca = "company-roots.pem"',
+        scripts=toml(list(wanted.scripts)),
+        allow_destinations=toml(list(wanted.allow_destinations)),
+    )
