@@ -7,6 +7,7 @@ last, so that it is there only when all that it names is there too.
     wanted  the command line, parsed: what goes together and what does not
     place   where the keys go: a partition that is named, or a new one of SoftHSM
     keys    both CA keys and their certificates: what is there is kept, what is missing is made
+    pace    what the partition takes to sign, and the settings that fit that
     text    the text of hsmitm.toml
     files   what is written: names, and that nothing is overwritten
 """

@@ -21,19 +21,22 @@ from hsm.uri import KeyURI
 from hsm.wire.member import Generate, KeyFound, Open, Opened, Selector, Sign, Signature
 from hsm.wire.worker import Authority
 from proxy.commands.init.files import certificate_name, key_label, write
+from proxy.commands.init.pace import fit
 from proxy.commands.init.place import TIMEOUT_S, Place
 from proxy.commands.init.wanted import Confirm, Say, Wanted
+from proxy.commands.pace import AT_ONCE, Fitting
 
 CA_DAYS = 3650
 
 
-async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, confirm: Confirm) -> None:
-    """Both CA keys and certificates: what is there is kept, what is missing is made after saying so."""
+async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, confirm: Confirm) -> Fitting:
+    """Both CA keys and certificates: what is there is kept, what is missing is made after saying so. The settings that
+    fit what the partition takes to sign."""
     uris = {name: KeyURI(object=key_label(name)) for name in get_args(Authority)}
     process = await MemberProcess.spawn(place.environment)
     try:
         deadline = time.monotonic() + TIMEOUT_S
-        opening = Open(place.module, Selector(place.label), place.pin, 1, uris, writable=True)
+        opening = Open(place.module, Selector(place.label), place.pin, AT_ONCE, uris, writable=True)
         opened = await process.call(opening, deadline)
         assert isinstance(opened, Opened)
         where = f"partition {opened.partition}"
@@ -44,6 +47,7 @@ async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, con
             raise MisconfiguredError("nothing was made")
         for name in uris:
             await _make_key(wanted, directory, name, opened.keys[name], process, say)
+        return await fit(process, directory, say)
     finally:
         await process.end()
 

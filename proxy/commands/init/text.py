@@ -9,13 +9,16 @@ from hsm.uri import KeyURI
 from proxy.commands.init.files import certificate_name, key_label, toml
 from proxy.commands.init.place import Place
 from proxy.commands.init.wanted import Wanted
+from proxy.commands.pace import Fitting
 
 
-def text(wanted: Wanted, place: Place) -> str:
+def text(wanted: Wanted, place: Place, fit: Fitting | None = None) -> str:
     template = Template(resources.files("proxy.config").joinpath("hsmitm.toml.template").read_text())
     pairs = ", ".join(f"{toml(name)} = {toml(value)}" for name, value in place.environment.items())
     label = str(KeyURI(token=place.label)).removesuffix(";type=private")
+    fit = fit or Fitting()
     return template.substitute(
+        {name: getattr(fit, name) for name in fit.__struct_fields__},
         member=toml(place.member),
         module=toml(place.module),
         token=toml(place.label),
