@@ -26,6 +26,8 @@ ASKED_TEST_EVERY_S = 0.2
 """Test signatures that failed requests ask for, at most one in this time: bad input must not drive them."""
 LOOK_FOR_KEYS_EVERY_S = 30.0
 EXAMINE_EVERY_S = 0.02
+_SEARCHES = 3
+"""Times what it took to open the partition and find the keys, for looking for them again."""
 _EXAMINATIONS = 5
 """Test signatures of a doubted member: it is cleared by the first that succeeds, lost when all fail. One that is merely
 throttled, or that answered a handful of requests badly, is not restarted."""
@@ -73,7 +75,7 @@ class Examination:
             every_s = 0.0 if life.held.look_soon else LOOK_FOR_KEYS_EVERY_S
             if not life.proved or (life.held.may_be_more and looked_s > every_s):
                 self._looked_at = time.monotonic()
-                await life.look_again(self._looked_at + failover.hang_s)
+                await life.look_again(self._looked_at + max(failover.hang_s, _SEARCHES * life.opened_in_s))
         except HsmitmError as error:
             self._standing.conclude_test(life, error)
         return vital

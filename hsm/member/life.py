@@ -47,7 +47,9 @@ class Life:
     ) -> None:
         """`keys` are those that the member may hold; `before` is the pace of a life before, on the same partition."""
         self.settings: MemberSettings | None = None
-        """Those that it was started with. Written by `Starter`."""
+        """Those that it was started with. Written by `Starter`, as the next one is."""
+        self.opened_in_s = 0.0
+        """How long it took to open the partition."""
         self.process = process
         self.opened = opened
         self.held = Held(member, keys, opened.keys, Prover(self.sign, self._plaintext))

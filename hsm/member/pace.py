@@ -74,7 +74,7 @@ class Pace:
         self._work_s = self._busy_s = self._held_s = 0.0
         self.useful = 1
         """Requests in flight that are of use: more would only wait at the member."""
-        self._reckon()
+        self._reckon(self.usual_s)
 
     def alone_s(self, key: str) -> float:
         """What a request for `key` takes alone; 0 where that is not known yet."""
@@ -119,18 +119,16 @@ class Pace:
             before_s, self.limited = 0.0, False  # forgotten, with what was learned by it
         if one.place == 1 or not before_s:
             self._note(one.key, took_s)
-        alone_s = self._alone[one.key]
-        self.usual_s = self.usual_s + _WEIGHT * (alone_s - self.usual_s) if self.usual_s else alone_s
         if not before_s:  # what was counted so far, and is in flight, was by another measure
-            self._begin_round()
-            self._answers = -len(self._in_flight)
+            self._begin_round(-len(self._in_flight))
+            self._reckon(self._alone[one.key])
+            return
         self._answers += 1
-        self._work_s += alone_s
+        self._work_s += self._alone[one.key]
         if self._answers == 0:
             self._begin_round()
         elif self._answers >= self._most:
             self._end_round()
-        self._reckon()
 
     def _note(self, key: str, took_s: float) -> None:
         recent = self._recent.setdefault(key, deque(maxlen=_RECENT))
@@ -139,8 +137,8 @@ class Pace:
 
     # a round: as many answers as there were ever requests in flight meanwhile
 
-    def _begin_round(self) -> None:
-        self._answers, self._most = 0, len(self._in_flight)
+    def _begin_round(self, answers: int = 0) -> None:
+        self._answers, self._most = answers, len(self._in_flight)
         self._work_s = self._busy_s = self._held_s = 0.0
 
     def _pass(self, now: float) -> None:
@@ -166,6 +164,8 @@ class Pace:
             elif self._most >= self.useful:
                 more = self.engines if self._growing else self._answers / _TRY_EVERY
                 self._extra = min(self.engines, self._extra + more)
+        usual_s = self._work_s / self._answers
+        self._reckon(usual_s if not self.usual_s else self.usual_s + _WEIGHT * (usual_s - self.usual_s))
         self._begin_round()
 
     def _shorten(self, share: float) -> None:
@@ -173,8 +173,8 @@ class Pace:
         self._much = 0
         self._recent.clear()
         self._alone = {key: share * alone_s for key, alone_s in self._alone.items()}
-        self.usual_s *= share
+        self._work_s *= share
 
-    def _reckon(self) -> None:
-        way = _WAY_S / (self.usual_s or _GUESS_S)
+    def _reckon(self, usual_s: float) -> None:
+        self.usual_s, way = usual_s, _WAY_S / (usual_s or _GUESS_S)
         self.useful = int(self.engines * (1 + way) + self._extra) if self.limited else _ANY

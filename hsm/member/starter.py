@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from hsm.errors import DeadlineError
 from hsm.member import states
 from hsm.member.key import Key
 from hsm.member.life import Life
@@ -29,6 +30,8 @@ from hsm.wire.member import Open
 logger = logging.getLogger("hsmitm.member")
 
 START_FLOOR_S = 2.0
+_OVERDUE = 5
+"""Starts in a row that did not end in time, until the next ones have twice as much."""
 _TOGETHER = 4
 """Test signatures of a slow HSM at a time."""
 _PACE_S = 0.06
@@ -62,6 +65,7 @@ class Starter:
         self._process: MemberProcess | None = None
         self._latest: Life | None = None
         self._slowest_s = 0.0
+        self._overdue = 0
         self._times: deque[float] = deque(maxlen=states.CRASH_LOOP + 1)
 
     @property
@@ -104,19 +108,21 @@ class Starter:
         )
         longest_s = settings.start_timeout_s
         try:
+            begun = time.monotonic()
             opened = await login.opened(process, opening, quick_s=self._timeout_s(longest_s), longest_s=longest_s)
             life = Life(self._name, process, opened, keys, self._metrics, self._pace_before(settings))
-            life.settings = settings
+            life.settings, life.opened_in_s = settings, time.monotonic() - begun
             await life.prove()
             await self._test(life, proofs - sum(map(len, life.held.made.schemes.values())))
-        except BaseException:
+        except BaseException as error:
+            self._overdue += isinstance(error, DeadlineError)
             await process.end()
             raise
         finally:
             self.asked = login.asked
             self._process = None
         self._slowest_s = max(self._slowest_s, time.monotonic() - started)
-        self._latest = life
+        self._latest, self._overdue = life, 0
         return life
 
     async def _test(self, life: Life, number: int) -> None:
@@ -147,5 +153,7 @@ class Starter:
             self._times.clear()
 
     def _timeout_s(self, longest_s: float) -> float:
-        """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed."""
-        return min(longest_s, max(START_FLOOR_S, 10 * self._slowest_s)) if self._slowest_s else longest_s
+        """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed.
+        Where several in a row did not, it may be that a start takes longer now."""
+        usual_s = max(START_FLOOR_S, 10 * self._slowest_s) * 2 ** (self._overdue // _OVERDUE)
+        return min(longest_s, usual_s) if self._slowest_s else longest_s

@@ -20,7 +20,7 @@ from hsm.member.examination import EXAMINE_EVERY_S, Examination
 from hsm.member.health import hangs
 from hsm.member.life import Life
 from hsm.member.settings import Failover, MemberSettings
-from hsm.member.slots import RAMP_S
+from hsm.member.slots import QUICK_S, RAMP_S
 from hsm.member.standing import Standing
 from hsm.member.starter import Starter
 from hsm.member.states import SERVING, Event, State
@@ -73,7 +73,7 @@ class Succession:
         self._examination = Examination(standing, group)
         self._was_up = False
         self._again = asyncio.Event()
-        self._sessions_told = 0
+        self._sessions_told = self._use_told = 0
         self._rebuilding = asyncio.Lock()
 
     async def run(self) -> None:
@@ -167,6 +167,7 @@ class Succession:
         if vital is None:
             return
         self._warn_of_few_sessions(life)
+        self._tell_of_use(life)
         if hangs(vital, self._group.failover.hang_s, life.pace):
             await self._replace(life, f"a session has not answered for {vital.oldest_s:.1f} s")
 
@@ -178,6 +179,17 @@ class Succession:
                 self._standing.name, life.sessions, self.settings.sessions,
             )  # fmt: skip
         self._sessions_told = life.sessions
+
+    def _tell_of_use(self, life: Life) -> None:
+        """Once for a member whose sessions are not all of use, and again when it is another number."""
+        pace = life.pace
+        use = round(pace.engines) if pace.usual_s >= QUICK_S and pace.useful < life.sessions else 0
+        if use and abs(use - self._use_told) > 0.5 * self._use_told:
+            logger.info(
+                "member %s works on about %d at a time, %.0f ms each; other requests wait in the signer, whatever its "
+                "%d sessions", self._standing.name, use, 1000 * pace.usual_s, life.sessions,
+            )  # fmt: skip
+            self._use_told = use
 
     async def _back_off(self, failures: int) -> None:
         jitter, since = random.random(), time.monotonic()  # noqa: S311  # no secret
@@ -226,7 +238,8 @@ class Succession:
         async with self._rebuilding:
             standing, before = self._standing, self.settings
             self.settings = settings or before
-            until = asyncio.get_running_loop().time() + self.settings.start_timeout_s  # others wait for their turn
+            # Others wait for their turn.
+            until = asyncio.get_running_loop().time() + self.settings.start_timeout_s + self._proofs_s()
             if not standing.serving:
                 done = await self._start_now(until)
                 if standing.life is not None and standing.life.settings == self.settings:
@@ -250,6 +263,14 @@ class Succession:
             await _drain(old, drain_s)
             standing.attention.set()
             return f"new sessions in process {life.process.pid}, {life.opened.sessions} of them; the old ones are gone"
+
+    def _proofs_s(self) -> float:
+        """How long the proofs of a new life may take, beside the running one and by its pace."""
+        life = self._standing.life
+        if life is None:
+            return 0.0
+        proved = [life.pace.due_s(key) for key, made in life.held.made.schemes.items() for _ in made]
+        return sum(proved) + _PROOFS * life.pace.due_s(None)
 
     async def _start_until(self, until: float) -> Life:
         """A new life with its keys proved by `until`, on the loop's clock."""

@@ -10,6 +10,7 @@ import pytest
 
 from bench.rig.faulty_module import FaultyModule
 from hsm.errors import HsmitmError
+from hsm.member.settings import Failover
 from tests.faults.rig import CROWDED_S, Rig, make_rig, verifies
 from tests.hsm.members import sign
 from tests.softhsm import Store
@@ -144,3 +145,22 @@ async def test_a_member_that_becomes_slow(partitions: list[Store], tmp_path: Pat
         await until(
             lambda: rig.member("m1")._standing.life.pace.alone_s("trust") < 0.1, "it is known to be quick again"
         )
+
+
+async def test_new_sessions_of_a_slow_member(partitions: list[Store], tmp_path: Path) -> None:
+    """F44: A slow HSM has the time for the proofs of new sessions, beside that of a start."""
+    settings = {"m1": {"start_timeout_s": 1.0}}
+    async with make_rig(tmp_path, partitions[:1], before=slow("C_Sign delay 500"), settings=settings) as rig:
+        told = await rig.group.reset("m1")
+        assert "new sessions in process" in told[0]
+
+
+async def test_what_is_of_use_is_told(partitions: list[Store], tmp_path: Path) -> None:
+    """F44: The log says once that a member's sessions do not help it, and at what pace it works."""
+    failover = Failover(keep_alive_s=0.3)
+    async with make_rig(tmp_path, partitions[:1], failover=failover, before=slow("C_Sign serial 100")) as rig:
+        await ask(rig, 4, 4)
+        pattern = r"m1 works on about 1 at a time, 1\d\d ms each; other requests wait in the signer, whatever its 4"
+        await until(lambda: rig.history.said(pattern), "it is told")
+        await ask(rig, 4, 2)
+        assert len(rig.history.said("works on about")) == 1
