@@ -136,12 +136,14 @@ class Life:
         except BaseException:
             free()
             raise
-        self.pace.answered(asked, time.monotonic(), afresh=afresh)
+        if not isinstance(answer, Decrypted) or answer.plaintext:  # a ciphertext may be refused without any work
+            self.pace.answered(asked, time.monotonic(), afresh=afresh)
         free()
         return answer
 
     def _free(self, asked: Asked) -> None:
-        self.pace.ended(asked, time.monotonic())
+        if asked.place:
+            self.pace.ended(asked, time.monotonic())
         self.in_flight -= 1
         if not self.in_flight:
             self.idle.set()

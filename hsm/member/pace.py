@@ -38,9 +38,9 @@ _PATIENCE = 3
 """Times what a request takes by the pace of its member, until it is late."""
 
 
-class Asked(Struct, eq=False):
-    """A request in flight; seconds. `place` counts it among those in flight. `alone_s` is what it takes alone (0: not
-    known), `ahead_s` what all in flight take, one after another and it too."""
+class Asked(Struct, eq=False, gc=False):
+    """A request in flight; seconds. `place` counts it among those in flight, 0 once it has ended. `alone_s` is what it
+    takes alone (0: not known), `ahead_s` what all in flight take, one after another and it too."""
 
     key: str
     at: float
@@ -67,11 +67,11 @@ class Pace:
         self._odds = self._much = 0
         self.usual_s: float = before.usual_s if before else 0.0
         """What requests of late take alone."""
-        self._in_flight: set[Asked] = set()
+        self._in_flight = 0
         self._ahead_s = 0.0
-        self._at = 0.0
+        self._begun = self._at = 0.0
         self._answers, self._most = 0, 0
-        self._work_s = self._busy_s = self._held_s = 0.0
+        self._work_s = self._held_s = 0.0
         self.useful = 1
         """Requests in flight that are of use: more would only wait at the member."""
         self._reckon(self.usual_s)
@@ -83,52 +83,65 @@ class Pace:
     def due_s(self, key: str | None, *, least_s: float = 0.0) -> float:
         """How long a request for `key` that comes now might take, until it is late: `least_s` or more. Without a key,
         any request."""
-        alone_s = self.alone_s(key) if key is not None else max(self._alone.values(), default=0.0)
+        alone_s = self._slowest_s() if key is None else self._alone.get(key, 0.0)
         return max(least_s, _PATIENCE * max(alone_s, (self._ahead_s + alone_s) / self.engines))
 
     def silence_s(self, *, least_s: float) -> float:
         """How long a member that has requests in flight may give no answer, until it hangs: `least_s` or more."""
-        return max(least_s, _PATIENCE * max((one.alone_s for one in self._in_flight), default=0.0))
+        return max(least_s, _PATIENCE * self._slowest_s())
+
+    def _slowest_s(self) -> float:
+        return max(self._alone.values(), default=0.0)
 
     def asked(self, key: str, now: float) -> Asked:
         """A request is sent. It ends with `answered`, or with `ended`."""
-        self._pass(now)
+        if self._in_flight:
+            self._held_s += self._in_flight * (now - self._at)
+        else:
+            self._begun += now - self._at
+        self._at = now
+        self._in_flight = place = self._in_flight + 1
+        if place > self._most:  # noqa: PLR1730  # a call less, at each request
+            self._most = place
         alone_s = self._alone.get(key, 0.0)
         self._ahead_s += alone_s
-        one = Asked(key, now, len(self._in_flight) + 1, alone_s, self._ahead_s)
-        self._in_flight.add(one)
-        self._most = max(self._most, one.place)
-        return one
+        return Asked(key, now, place, alone_s, self._ahead_s)
 
     def ended(self, one: Asked, now: float) -> None:
         """A request is no more in flight; of its answer nothing is to be learned."""
-        if one in self._in_flight:
-            self._pass(now)
-            self._in_flight.discard(one)
-            self._ahead_s = self._ahead_s - one.alone_s if self._in_flight else 0.0
+        if not one.place:
+            return
+        one.place = 0
+        self._held_s += self._in_flight * (now - self._at)
+        self._at = now
+        self._in_flight -= 1
+        self._ahead_s = self._ahead_s - one.alone_s if self._in_flight else 0.0
 
     def answered(self, one: Asked, now: float, *, afresh: bool = False) -> None:
         """A request was answered well. `afresh` forgets what such requests took before, where they take longer now."""
+        first, took_s, alone_s = one.place == 1, now - one.at, self._alone.get(one.key, 0.0)
         self.ended(one, now)
-        took_s, before_s = now - one.at, self.alone_s(one.key)
-        longer = before_s / one.alone_s if one.alone_s else 1.0  # than was thought when it was asked
-        odd = took_s > _ODD * longer * one.ahead_s or _ODD * took_s < before_s
-        self._odds = self._odds + 1 if odd else 0
-        if odd and (afresh or self._odds >= _ODDS):
-            self._recent.pop(one.key, None)
-            before_s, self.limited = 0.0, False  # forgotten, with what was learned by it
-        if one.place == 1 or not before_s:
+        longer = alone_s / one.alone_s if one.alone_s else 1.0  # than was thought when it was asked
+        if took_s > _ODD * longer * one.ahead_s or _ODD * took_s < alone_s:
+            self._odds += 1
+            if afresh or self._odds >= _ODDS:
+                self._recent.pop(one.key, None)
+                alone_s, self.limited = 0.0, False  # forgotten, with what was learned by it
+        else:
+            self._odds = 0
+        if not alone_s:  # what was counted so far, and is in flight, was by another measure
             self._note(one.key, took_s)
-        if not before_s:  # what was counted so far, and is in flight, was by another measure
-            self._begin_round(-len(self._in_flight))
-            self._reckon(self._alone[one.key])
+            self._begin_round(now, -self._in_flight)
+            self._reckon(took_s)
             return
+        if first:
+            self._note(one.key, took_s)
         self._answers += 1
-        self._work_s += self._alone[one.key]
-        if self._answers == 0:
-            self._begin_round()
-        elif self._answers >= self._most:
-            self._end_round()
+        self._work_s += alone_s
+        if self._answers >= self._most:
+            self._end_round(now)
+        elif self._answers == 0:
+            self._begin_round(now)
 
     def _note(self, key: str, took_s: float) -> None:
         recent = self._recent.setdefault(key, deque(maxlen=_RECENT))
@@ -137,20 +150,16 @@ class Pace:
 
     # a round: as many answers as there were ever requests in flight meanwhile
 
-    def _begin_round(self, answers: int = 0) -> None:
-        self._answers, self._most = answers, len(self._in_flight)
-        self._work_s = self._busy_s = self._held_s = 0.0
+    def _begin_round(self, now: float, answers: int = 0) -> None:
+        """`_begun` is when it began, later by the time in which nothing was in flight."""
+        self._begun = now
+        self._answers, self._most = answers, self._in_flight
+        self._work_s = self._held_s = 0.0
 
-    def _pass(self, now: float) -> None:
-        """Count the time since something happened last: that of the member, and that of each request in flight."""
-        if self._in_flight:
-            self._busy_s += now - self._at
-            self._held_s += len(self._in_flight) * (now - self._at)
-        self._at = now
-
-    def _end_round(self) -> None:
-        if self._busy_s > 0:
-            at_a_time, in_flight = self._work_s / self._busy_s, self._held_s / self._busy_s
+    def _end_round(self, now: float) -> None:
+        busy_s = now - self._begun
+        if busy_s > 0:
+            at_a_time, in_flight = self._work_s / busy_s, self._held_s / busy_s
             self._much = self._much + 1 if self._most > 1 and at_a_time > _TOO_MUCH * in_flight else 0
             if self._much:
                 if self._much >= _ROUNDS:
@@ -165,8 +174,8 @@ class Pace:
                 more = self.engines if self._growing else self._answers / _TRY_EVERY
                 self._extra = min(self.engines, self._extra + more)
         usual_s = self._work_s / self._answers
-        self._reckon(usual_s if not self.usual_s else self.usual_s + _WEIGHT * (usual_s - self.usual_s))
-        self._begin_round()
+        self._reckon(self.usual_s + _WEIGHT * (usual_s - self.usual_s) if self.usual_s else usual_s)
+        self._begin_round(now)
 
     def _shorten(self, share: float) -> None:
         """Requests are less work than was thought."""
