@@ -9,6 +9,7 @@
     trailers    which fields may come behind the content, in HTTP/1 and HTTP/2; pure
     streaming   which messages go on as they come; pure
     exchange    one request and its answer, each as it comes
+    again       a request that its server has not begun is asked again
     exchanges   all requests of one client's connection
     listeners   who is connected, and what clients speak
     connecting  connections to servers

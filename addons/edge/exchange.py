@@ -8,6 +8,7 @@ client that asks whether it may send gets the server's word, not ours (RFC 9110 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mitmproxy import flow
@@ -35,6 +36,11 @@ _SWITCHING = 101
 
 class Enough(HttpEvent):
     """From a server's connection to the client's: the answer is whole, and no more of its request is read."""
+
+
+@dataclass
+class NotBegunError(ResponseProtocolError):
+    """A server has not begun with a request, and says so (RFC 9113 section 8.7)."""
 
 
 class Exchange(HttpStream):

@@ -36,7 +36,8 @@ class Exchanges(HttpLayer):
         """Drop the connections that are over and that no request goes by."""
         needed = {stream.context.server for stream in self.streams.values()} | {self.context.server}
         for one in list(self.connections):
-            closed = one.state is ConnectionState.CLOSED and one not in self.waiting_for_establishment
-            if closed and one is not self.context.client and one not in needed:
+            # One that is still to be opened is closed as well; a layer within may have asked for it.
+            ended = one.state is ConnectionState.CLOSED and (one.timestamp_end is not None or one.error is not None)
+            if ended and one is not self.context.client and one not in needed:
                 del self.connections[one]
         self._look_at = _BEYOND + 2 * len(self.connections)

@@ -20,8 +20,8 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 
+from addons.edge.again import Again
 from addons.edge.connecting.connecting import Sentence, current
-from addons.edge.exchange import Exchange
 
 
 def page(sentence: Sentence) -> http.Response:
@@ -30,7 +30,7 @@ def page(sentence: Sentence) -> http.Response:
     return http.Response.make(sentence.status, f"hsmitm: {sentence}\n", headers)
 
 
-class EdgeStream(Exchange):
+class EdgeStream(Again):
     """Stands in for HttpStream."""
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
@@ -70,8 +70,11 @@ class EdgeStream(Exchange):
     ) -> layer.CommandGenerator[None]:
         """As HttpStream, with a response in place of an error where there is one to be said."""
         sentence = event.message if isinstance(event, ResponseProtocolError) else None
+        if not isinstance(sentence, Sentence):
+            yield from super().handle_protocol_error(event)
+            return
         for command in super().handle_protocol_error(event):
-            if isinstance(sentence, Sentence) and isinstance(command, SendHttp) and command.event is event:
+            if isinstance(command, SendHttp) and command.event is event:
                 yield from self._say(sentence)
             else:
                 yield command

@@ -25,7 +25,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http2 import format_h2_request_headers, parse_h2_response_headers
 from mitmproxy.utils import human
 
-from addons.edge.exchange import Enough
+from addons.edge.exchange import Enough, NotBegunError
 from addons.edge.http1 import hops
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.connection import Http2Connection
@@ -114,12 +114,7 @@ class Http2Client(Http2Connection):
         fields = _with_own_te([(name, _bytes(value)) for name, value in formatted])
         ours = self.session.request(fields, ended=event.end_stream)
         if ours < 0:
-            yield ReceiveHttp(
-                ResponseProtocolError(
-                    event.stream_id, "the server takes no more requests on this connection",
-                    ErrorCode.GENERIC_SERVER_ERROR,
-                )
-            )  # fmt: skip
+            yield self._not_begun(event.stream_id)
             return
         if len(self._our_ids) > len(self.session.streams) + EVENTS_A_TURN:
             self._sweep()
@@ -188,6 +183,12 @@ class Http2Client(Http2Connection):
             self._told.discard(stream_id)  # the server needs no more of the request (RFC 9113 section 8.1)
             yield SendHttp(Enough(self._theirs(stream_id)), self.context.client)
             return
+        if code == nghttp2.REFUSED_STREAM and stream_id in self._told:
+            self._told.discard(stream_id)
+            theirs = self._their_ids.pop(stream_id)
+            del self._our_ids[theirs]
+            yield self._not_begun(theirs)
+            return
         yield from super()._reset(stream_id, code, by_peer=by_peer)
 
     def _oversized(self, head: Oversized) -> layer.CommandGenerator[None]:
@@ -202,9 +203,12 @@ class Http2Client(Http2Connection):
         yield commands.Log(f"HTTP/2 server goes away: {nghttp2.reason(away.code)}{said}", DEBUG)
         queued, self._queued = self._queued, {}
         for stream_id in queued:
-            yield ReceiveHttp(
-                ResponseProtocolError(stream_id, "HTTP/2 connection closed", ErrorCode.GENERIC_SERVER_ERROR)
-            )
+            yield self._not_begun(stream_id)
+
+    @staticmethod
+    def _not_begun(stream_id: int) -> ReceiveHttp:
+        why = "the server has refused this request before it began with it"
+        return ReceiveHttp(NotBegunError(stream_id, why, ErrorCode.GENERIC_SERVER_ERROR))
 
     def _close(self, message: str) -> layer.CommandGenerator[None]:
         queued, self._queued = self._queued, {}

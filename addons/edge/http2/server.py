@@ -21,7 +21,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._http2 import format_h2_response_headers, parse_h2_request_headers
 
-from addons.edge.exchange import Enough
+from addons.edge.exchange import Enough, NotBegunError
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.connection import Http2Connection
 from addons.edge.http2.events import Fields, Head, Oversized
@@ -159,7 +159,9 @@ class Http2Server(Http2Connection):
         self, ours: int, event: RequestProtocolError | ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
         status = event.code.http_status_code()
-        if isinstance(event, ResponseProtocolError) and ours not in self.session.outgoing and status is not None:
+        if isinstance(event, NotBegunError) and ours not in self.session.outgoing:
+            self.session.reset(ours, nghttp2.REFUSED_STREAM)
+        elif isinstance(event, ResponseProtocolError) and ours not in self.session.outgoing and status is not None:
             self._answer(ours, status, event.message, ended=False)
         elif self.session.whole(ours):  # the answer still arrives
             self.session.reset_behind(ours, self._code(event))

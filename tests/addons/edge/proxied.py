@@ -83,6 +83,7 @@ class Proxy:
             elif isinstance(command, commands.CloseConnection):
                 self.closed.add(command.connection)
                 command.connection.state = ConnectionState.CLOSED
+                command.connection.timestamp_end = 1.0
             elif isinstance(command, WhenDrained):
                 self.undrained.append(command)
             elif isinstance(command, commands.RequestWakeup):
