@@ -79,8 +79,9 @@ async def test_slow_and_well(
 async def test_requests_wait_in_the_signer(partitions: list[Store], tmp_path: Path) -> None:
     """F44: A device that works on one request at a time soon has one or two of them, whatever sessions it gives; the
     others wait in the signer, where each worker has its turn."""
-    async with make_rig(tmp_path, partitions[:1], sessions=8, before=slow("C_Sign serial 60")) as rig:
+    async with make_rig(tmp_path, partitions[:1], sessions=8, before=slow("C_Sign serial 100")) as rig:
         member = rig.member("m1")
+        await ask(rig, 8, 2)  # mostly, the start has found it out already
         seen: list[int] = []
 
         async def watch() -> None:
@@ -89,7 +90,7 @@ async def test_requests_wait_in_the_signer(partitions: list[Store], tmp_path: Pa
                 await asyncio.sleep(0)
 
         watching = asyncio.create_task(watch())
-        await ask(rig, 8, 4)
+        await ask(rig, 8, 2)
         watching.cancel()
         assert max(seen) <= 2
         assert member.slots <= 2
