@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from hsm.errors import DeadlineError
 from hsm.member import states
+from hsm.member.health import Health
 from hsm.member.key import Key
 from hsm.member.life import Life
 from hsm.member.login import Login
@@ -133,6 +134,8 @@ class Starter:
         for _ in range(max(math.ceil(number / together), int(first))):
             deadline = time.monotonic() + PROOF_TIMEOUT_S
             await asyncio.gather(*(life.test(deadline) for _ in range(together)))
+        if together > 1:
+            life.health = Health(life.pace.usual_s)  # what they took together is not what one takes
 
     def _pace_before(self, settings: MemberSettings) -> Pace | None:
         """Of the latest life, where it was on the same partition."""
