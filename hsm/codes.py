@@ -169,13 +169,15 @@ OF_NO_PIN = frozenset({0xA3, 0xA4, 0x102})
 """CKR_PIN_EXPIRED, CKR_PIN_LOCKED, CKR_USER_PIN_NOT_INITIALIZED: what the token says of any PIN. Once its security
 officer has acted, the same one may be good."""
 
-FORBIDDEN = frozenset({0x68, 0x70, 0x71})
-"""What tokens say to a mechanism that they list and do not allow, for this key or at all, at C_SignInit or C_Sign:
-CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID."""
+FORBIDDEN = frozenset({0x1B, 0x54, 0x62, 0x63, 0x68, 0x70, 0x71, 0x200})
+"""What tokens say at C_SignInit or C_Sign to a mechanism that they list and do not allow, for this key or at all:
+CKR_KEY_FUNCTION_NOT_PERMITTED (0x68), CKR_MECHANISM_INVALID and CKR_MECHANISM_PARAM_INVALID most often. A digest of the
+right size in a scheme that was made before is no wrong request: a policy is new, or the key's handle is stale."""
 
 GENERAL_ERROR = 0x05
 SESSION_COUNT = 0xB1
 USER_ALREADY_LOGGED_IN = 0x100
+USER_TYPE_INVALID = 0x103
 CRYPTOKI_NOT_INITIALIZED = 0x190
 
 

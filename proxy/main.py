@@ -48,6 +48,10 @@ def init(
     token: Annotated[str | None, typer.Option(help="The label of a partition that exists already.")] = None,
     env: EnvironmentOption = None,
     pin_file: Annotated[Path | None, typer.Option(help="A file of mode 0600 with the partition's PIN.")] = None,
+    empty_pin: Annotated[bool, typer.Option("--empty-pin", help="The partition's PIN is empty.")] = False,
+    user_type: Annotated[
+        str, typer.Option(help="Whom the PIN is of: user, crypto-user (Luna), or a vendor's number of it.")
+    ] = "user",
     so_pin_file: Annotated[
         Path | None, typer.Option(help="Where the new partition's SO PIN goes; best on another medium.")
     ] = None,
@@ -58,7 +62,7 @@ def init(
 ) -> None:
     """Write a commented hsmitm.toml and prepare the partition. Never overwrites."""
     from proxy.commands.init.init import initialise  # noqa: PLC0415  # commands load what they need: --help is instant
-    from proxy.commands.init.wanted import Wanted  # noqa: PLC0415
+    from proxy.commands.init.wanted import Wanted, user_type_named  # noqa: PLC0415
 
     wanted = Wanted(
         directory=directory,
@@ -66,6 +70,8 @@ def init(
         token=token,
         environment=tuple(env or ()),
         pin_file=pin_file,
+        empty_pin=empty_pin,
+        user_type=user_type_named(user_type),
         so_pin_file=so_pin_file,
         on_terminal=sys.stdout.isatty(),
         key_type=key_type,

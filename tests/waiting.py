@@ -24,3 +24,8 @@ def wait_until[T](condition: Callable[[], T], message: str, timeout_s: float = 1
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {message} (last: {value!r})"
         time.sleep(_POLL_S)
     return value
+
+
+async def pause(seconds: float) -> None:
+    """Let time pass that is a part of what is tested: a peer that takes its time."""
+    await asyncio.sleep(seconds)

@@ -25,8 +25,9 @@ from mitmproxy.proxy.layers.http._events import (
 
 from addons.edge.exchange import Exchange, NotBegunError
 
-_TRIES = 3
-"""Times that a request is asked again: a server may refuse everything."""
+_TRIES, _CONNECTIONS = 3, 16
+"""Times that a request is asked again of a server that refuses it, and of one that goes away: of many at a time
+each connection takes a few, and some requests are among the last again and again."""
 _KEPT = 65_536
 """Bytes of a body that is passed on as it comes."""
 
@@ -69,21 +70,20 @@ class Again(Exchange):
         self, event: RequestProtocolError | ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
         """As Exchange, unless the request can be asked again."""
-        if isinstance(event, NotBegunError) and self._can_be_asked_again:
+        if isinstance(event, NotBegunError) and self._can_be_asked_again(_CONNECTIONS if event.leaving else _TRIES):
             self._tries += 1
+            if not event.leaving and self._tries > 1:  # once it may have been one of too many at a time
+                self.context.server.state &= ~ConnectionState.CAN_READ
             yield from self._ask_again()
         else:
             yield from super().handle_protocol_error(event)
 
-    @property
-    def _can_be_asked_again(self) -> bool:
+    def _can_be_asked_again(self, tries: int) -> bool:
         unanswered = self.server_state == self.state_wait_for_response_headers and self.flow.response is None
         known = self.client_state in (self.state_stream_request_body, self.state_done) and self._passed is not None
-        return unanswered and known and self._tries < _TRIES
+        return unanswered and known and self._tries < tries
 
     def _ask_again(self) -> layer.CommandGenerator[None]:
-        if self._tries > 1:  # once it may have been one of too many at a time; a connection that goes away is known
-            self.context.server.state &= ~ConnectionState.CAN_READ
         if not (yield from self.make_server_connection()):
             self.client_state = self.state_errored
             return

@@ -38,6 +38,7 @@ Class = Literal[
     "too-many-lookups",
     "blocked-destination",
     "broken-tls",
+    "no-common-signature",
     "server-unproven",
     "server-wants-client-certificate",
 ]

@@ -6,6 +6,7 @@
     new_names     how many names that nobody has asked for before a client may bring
     leaf_cache    leaves that were minted: bounded, renewed before they expire, one mint for each name set at a time
     leaf_keys     the worker's own keys that leaves are made for
+    cas           the CAs that the signer has, and which of them a client can verify
     availability  whether the HSM is in service, as far as is known, and what to do while it is not; no I/O
     contexts      TLS contexts towards clients, made once for each kind of connection
     block         who may use the forward proxy

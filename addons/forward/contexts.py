@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from mitmproxy import certs
-from mitmproxy.addons.tlsconfig import _default_ciphers, alpn_select_callback
+from mitmproxy.addons.tlsconfig import alpn_select_callback
 from mitmproxy.net import tls as net_tls
 from OpenSSL import SSL
 
@@ -14,10 +14,10 @@ from hsm.wire.worker import Authority
 
 
 @functools.cache
-def ecdsa_suites(ciphers: str | None, minimum: net_tls.Version) -> frozenset[int]:
-    """Those of ECDSA_SUITES that we offer to clients."""
+def ecdsa_suites(ciphers: tuple[str, ...]) -> frozenset[int]:
+    """Those of ECDSA_SUITES among `ciphers`, in OpenSSL's syntax."""
     made = SSL.Context(SSL.TLS_SERVER_METHOD)
-    made.set_cipher_list((ciphers or ":".join(_default_ciphers(minimum))).encode())
+    made.set_cipher_list(":".join(ciphers).encode())
     offered = SSL.Connection(made).get_cipher_list()
     return frozenset(number for name, number in client_hello.ECDSA_SUITES.items() if name in offered)
 

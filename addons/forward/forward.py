@@ -16,9 +16,8 @@ import functools
 import logging
 from collections.abc import Awaitable
 
-from cryptography import x509
-from mitmproxy import certs, connection, ctx, http, tls
-from mitmproxy.addons.tlsconfig import AppData, _default_ciphers
+from mitmproxy import connection, ctx, http, tls
+from mitmproxy.addons.tlsconfig import AppData
 from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
@@ -28,6 +27,7 @@ from OpenSSL import SSL
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
+from addons.forward.cas import CAs
 from addons.forward.contexts import ecdsa_suites, make_context
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
@@ -36,12 +36,14 @@ from addons.forward.new_names import NewNames
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
 from addons.tls.pieces import PiecewiseConnection
+from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
+from addons.tls.suites import towards_clients
 from hsm import names
 from hsm.errors import DeadlineError, HsmitmError, TryLaterError
 from hsm.wire.client import SignerClient
 from hsm.wire.frames import Ready
-from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted
+from hsm.wire.worker import Authority, Mint, Minted
 
 logger = logging.getLogger("hsmitm.forward")
 
@@ -53,11 +55,13 @@ _RETRY_S = 1
 
 class _Facts(Struct):
     """What is known of one client connection. `verified`: its server completed a handshake and proved who it is;
-    `answered`: it got as far as a certificate. `vouched` is the server's address where the leaf is of the trust CA."""
+    `answered`: it got as far as a certificate. `schemes` are what the client verifies in certificates. `vouched` is the
+    server's address where the leaf is of the trust CA."""
 
     kind: LeafKind = "p256"
     verified: bool = False
     answered: bool = False
+    schemes: client_hello.Schemes = None
     vouched: connection.Address | None = None
 
 
@@ -73,6 +77,7 @@ class Forward:
         cache_entries: int,
         mint_timeout_s: float,
         new_names: NewNames | None = None,
+        suites: Suites = "modern",
     ) -> None:
         """`mint_timeout_s` is how long a client may wait for a new leaf. `cache_entries` are leaves of the trusted CA;
         a tenth of that is for the other's, of which any name of a stranger's server makes one."""
@@ -80,16 +85,16 @@ class Forward:
         self._availability = availability
         self._timeout_s = mint_timeout_s
         self._keys = LeafKeys()
+        trusted = LeafCache(self._mint, cache_entries, metrics.count_lookup)
+        others = LeafCache(self._mint, max(1, cache_entries // _UNTRUSTED_PART), metrics.count_lookup)
         self._caches: dict[Authority, LeafCache] = {
-            "trust": LeafCache(self._mint, cache_entries, metrics.count_lookup),
-            "untrust": LeafCache(self._mint, max(1, cache_entries // _UNTRUSTED_PART), metrics.count_lookup),
-        }
+            "trust": trusted, "trust-2": trusted, "untrust": others, "untrust-2": others,
+        }  # fmt: skip
         self._new_names = new_names
+        self._suites = suites
         self._metrics = metrics
         self._facts: dict[str, _Facts] = {}
-        self._chains: dict[Authority, tuple[certs.Cert, ...]] = {}
-        self._authorities: dict[Authority, list[bytes]] = {}
-        self._learned = -1
+        self._cas = CAs(signer, mint_timeout_s)
         self._context = functools.lru_cache(maxsize=64)(make_context)
 
     # what happens before the client's handshake
@@ -126,9 +131,10 @@ class Forward:
         """Choose the kind of leaf that this client can verify."""
         ours = net_tls.Version[ctx.options.tls_version_client_max]
         speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
-        suites = ecdsa_suites(ctx.options.ciphers_client, net_tls.Version[ctx.options.tls_version_client_min])
+        suites = ecdsa_suites(self._offered(data.context.client))
         ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
-        self._facts[data.context.client.id] = _Facts("p256" if ecdsa else "rsa-2048")
+        facts = _Facts("p256" if ecdsa else "rsa-2048", schemes=client_hello.certificate_schemes(data.client_hello))
+        self._facts[data.context.client.id] = facts
 
     def tls_start_server(self, data: tls.TlsData) -> None:
         """A server that a client was shown a trusted leaf for proves itself on each further connection, too: there
@@ -173,6 +179,22 @@ class Forward:
         """Give the client's handshake its certificate: at once where its leaf is here."""
         if data.ssl_conn is not None:
             return None  # a user's script was here first
+        if not self._cas.known:
+            return self._learn_and_start_client(data)
+        return self._start(data)
+
+    async def _learn_and_start_client(self, data: tls.TlsData) -> None:
+        """Until the signer has told of its CAs there is nothing to choose from."""
+        try:
+            await self._cas.learn()
+        except HsmitmError as error:
+            self._note_failure(error)
+            _give_nothing(data, "", error)
+            return
+        if (waiting := self._start(data)) is not None:
+            await waiting
+
+    def _start(self, data: tls.TlsData) -> Awaitable[None] | None:
         facts = self._facts.get(data.context.client.id) or _Facts()
         host = ""
         try:
@@ -214,56 +236,52 @@ class Forward:
         upstream = None
         if trusted and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
             upstream = server.certificate_list[0]
-        return host, LeafKey("trust" if trusted else "untrust", facts.kind, leaf_names(host, upstream))
+        authority = self._cas.choose("trust" if trusted else "untrust", facts.schemes)
+        return host, LeafKey(authority, facts.kind, leaf_names(host, upstream))
 
     @property
     def _leaves(self) -> int:
-        return sum(map(len, self._caches.values()))
+        return sum(map(len, set(self._caches.values())))
 
     async def _mint(self, key: LeafKey) -> Leaf:
         try:
             minted = await self._asked(key)
-        except (TryLaterError, DeadlineError):
-            self._availability.note_failure()
+        except HsmitmError as error:
+            self._note_failure(error)
             raise
         self._availability.note_signature()
         return leaf(minted.certificate, minted.not_before, minted.not_after)
+
+    def _note_failure(self, error: HsmitmError) -> None:
+        if isinstance(error, TryLaterError | DeadlineError):
+            self._availability.note_failure()
 
     async def _asked(self, key: LeafKey) -> Minted:
         """The signer's answer to a mint, of a CA that we know."""
         request = Mint(key.authority, list(key.names), await self._keys.spki(key.kind))
         for _ in range(_RESTARTS_PER_MINT):
-            if self._learned != self._signer.generation:
-                await self._learn_chains()
+            if not self._cas.current and await self._cas.learn():
+                logger.warning("the signer has other CAs than before; forgetting %d leaves", self._leaves)
+                for cache in self._caches.values():
+                    cache.clear()
             reply = await self._signer.call(request, self._timeout_s)
-            if self._learned == self._signer.generation:
+            if self._cas.current:
                 assert isinstance(reply, Minted)
                 return reply
             # The signer was restarted meanwhile, and the leaf may be of a CA that we do not know yet.
         raise TryLaterError("the signer keeps being restarted")
 
-    async def _learn_chains(self) -> None:
-        """Once for each connection to the signer: it may have been restarted with other CAs, and then no leaf of the
-        old ones is worth keeping."""
-        generation = self._signer.generation
-        reply = await self._signer.call(Authorities(), self._timeout_s)
-        assert isinstance(reply, Chains)
-        if self._authorities and reply.chains != self._authorities:
-            logger.warning("the signer has other CAs than before; forgetting %d leaves", self._leaves)
-            for cache in self._caches.values():
-                cache.clear()
-        self._authorities = reply.chains
-        for name, chain in reply.chains.items():
-            loaded = [x509.load_der_x509_certificate(der) for der in chain]
-            self._chains[name] = tuple(certs.Cert(one) for one in loaded if one.subject != one.issuer)
-        self._learned = generation
+    def _offered(self, client: connection.Client) -> tuple[str, ...]:
+        """The cipher suites that `client` gets: what a script says, or mitmproxy's option, or the operator."""
+        if client.cipher_list or ctx.options.ciphers_client:
+            return tuple(client.cipher_list or ctx.options.ciphers_client.split(":"))
+        return towards_clients(self._suites, net_tls.Version[ctx.options.tls_version_client_min])
 
     def _connection(self, found: Leaf, private: LeafPrivateKey, key: LeafKey, data: tls.TlsData) -> SSL.Connection:
         client, server = data.context.client, data.context.server
-        chain = self._chains[key.authority]
+        chain = self._cas.chain(key.authority)
         if ctx.options.add_upstream_certs_to_client_chain:
             chain = (*chain, *server.certificate_list)
-        ciphers = client.cipher_list or (ctx.options.ciphers_client or "").split(":")
         minimum = net_tls.Version[ctx.options.tls_version_client_min]
         ssl_context = self._context(
             key.authority,
@@ -271,12 +289,14 @@ class Forward:
             net_tls.Method.DTLS_SERVER_METHOD if data.is_dtls else net_tls.Method.TLS_SERVER_METHOD,
             minimum,
             net_tls.Version[ctx.options.tls_version_client_max],
-            tuple(filter(None, ciphers)) or _default_ciphers(minimum),
+            self._offered(client),
             ctx.options.tls_ecdh_curve_client,
             ctx.options.request_client_cert,
             chain,
         )
         conn = PiecewiseConnection(ssl_context)
+        if (facts := self._facts.get(client.id)) is not None:
+            conn.doubt = self._cas.doubt(key.authority, facts.schemes)
         # pyOpenSSL would have it encoded and parsed again.
         used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
         SSL._openssl_assert(used == 1)  # noqa: SLF001

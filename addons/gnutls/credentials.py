@@ -6,6 +6,7 @@ It knows no connections. One object serves any number of them, on any threads; c
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hmac
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ class Credentials:
         self._leaves = [_leaf(one) for one in certificates]
         self._client_certificates = client_certificates
         self._staples = [_Staple() for _ in certificates]
-        priorities = protocol.priorities([one.key.kind for one in certificates])
+        priorities = protocol.priorities([one.key.kind for one in certificates], hybrid=has_hybrid_group())
         self._priorities = self._without_1_3 = _priorities(priorities)
         self._keys = [one.key for one in certificates]
         if protocol.minimum == "TLS1.2":
@@ -156,6 +157,17 @@ def _leaf(certificate: Certificate) -> x509.Certificate:
     if public != certificate.key.public:
         raise MisconfiguredError(f"the certificate of {leaf.subject.rfc4514_string()} is not for the key it is given")
     return leaf
+
+
+@functools.cache
+def has_hybrid_group() -> bool:
+    """Whether GnuTLS has X25519MLKEM768: from 3.8.8 on, where its distribution built it with ML-KEM."""
+    made = ffi.new("void **")
+    words = b"NONE:+VERS-TLS1.3:+AEAD:+AES-128-GCM:+SIGN-ALL:+CTYPE-X509:+GROUP-X25519-MLKEM768"
+    if load().gnutls_priority_init(made, words, ffi.NULL) < 0:
+        return False
+    load().gnutls_priority_deinit(made[0])
+    return True
 
 
 def _priorities(words: str) -> Any:

@@ -13,6 +13,8 @@ Outcome = Literal["hit", "joined", "miss"]
 
 _CLASSES = (
     ("disconnected during the handshake", "closed"),  # goes on "may indicate that the client does not trust"
+    ("signatures in certificates", "no-common-signature"),
+    ("no suitable signature algorithm", "no-common-signature"),
     ("certificate verify failed", "certificate"),
     ("unknown ca", "distrusted"),
     ("bad certificate", "distrusted"),

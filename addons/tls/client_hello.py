@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from mitmproxy.tls import ClientHello
 
 _SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS, _SESSION_TICKET, _PRE_SHARED_KEY, _SUPPORTED_VERSIONS = 10, 13, 35, 41, 43
+_SIGNATURE_ALGORITHMS_CERT = 50
 _SECP256R1 = 0x0017
 _ECDSA_SECP256R1_SHA256 = 0x0403
 _TLS_1_3 = 0x0304
@@ -40,6 +42,29 @@ def can_ecdsa(hello: ClientHello, *, tls_1_3: bool, suites: frozenset[int] = _AL
     if groups is not None and _SECP256R1 not in _list16(groups):
         return False
     return not suites.isdisjoint(hello.cipher_suites)
+
+
+Schemes = frozenset[int] | None
+"""Signature schemes (RFC 8446 section 4.2.3); None for a client that sends none, which means RSA with SHA-1, and gets
+RSA with better."""
+_RSA = frozenset({0x0401, 0x0501, 0x0601, 0x0804, 0x0805, 0x0806})
+_ECDSA = {256: 0x0403, 384: 0x0503, 521: 0x0603}
+"""By the key's bits: the hash that certificates are signed with goes by them."""
+
+
+def certificate_schemes(hello: ClientHello) -> Schemes:
+    """What the client verifies in certificates: signature_algorithms_cert, else signature_algorithms (RFC 8446 section
+    4.2.3)."""
+    extensions = dict(hello.extensions)
+    found = extensions.get(_SIGNATURE_ALGORITHMS_CERT, extensions.get(_SIGNATURE_ALGORITHMS))
+    return frozenset(_list16(found)) if found is not None else None
+
+
+def can_verify(schemes: Schemes, key: object) -> bool:
+    """Whether a client that has sent `schemes` verifies what a CA's public `key` has signed."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return schemes is not None and _ECDSA.get(key.key_size) in schemes
+    return schemes is None or not _RSA.isdisjoint(schemes)
 
 
 def speaks_tls_1_3(hello: ClientHello) -> bool:

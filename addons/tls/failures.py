@@ -3,7 +3,7 @@ takes every failure for a client that does not trust the CA. No I/O."""
 
 from __future__ import annotations
 
-_DISTRUST = (
+_DISTRUSTED = (
     "unknown ca",
     "bad certificate",
     "certificate unknown",
@@ -12,22 +12,29 @@ _DISTRUST = (
     "unsupported certificate",
 )
 """Alerts with which clients refuse a certificate (RFC 8446 section 6.2)."""
-_VERSIONS = ("unsupported protocol", "protocol version", "no protocols available")
-_NOTHING_IN_COMMON = ("no shared cipher", "no suitable key share", "no suitable signature algorithm", "no shared group")
+_NO_VERSION = "the client and this proxy have no TLS version in common ({why}): see the option tls_version_client_min"
+_NO_SUITE = "the client and this proxy have nothing in common to speak TLS with ({why}): see [proxy] suites"
+_GONE = (
+    "The client disconnected during the handshake. If this happens consistently for {host}, this may indicate that the "
+    "client does not trust the proxy's certificate."
+)
+_WORDS = {
+    _DISTRUSTED: "The client does not trust the proxy's certificate for {host} ({why})",
+    ("unsupported protocol", "protocol version", "no protocols available"): _NO_VERSION,
+    ("no shared cipher", "no suitable key share", "no shared group"): _NO_SUITE,
+    ("no suitable signature algorithm",): "the client verifies no signature that this proxy makes ({why})",
+}
 
 
-def sentence(why: str, host: str) -> str:
-    """`why` in OpenSSL's words, or mitmproxy's; `host` is what the client asked for. The words of `why` stay in it."""
+def sentence(why: str, host: str, doubt: str = "") -> str:
+    """`why` in OpenSSL's words, or mitmproxy's; `host` is what the client asked for. The words of `why` stay in it.
+
+    `doubt` is what stood in the way from the begin: it is the answer, unless there was nothing to speak TLS with.
+    """
     text = why.lower()
-    if any(one in text for one in _DISTRUST):
-        return f"The client does not trust the proxy's certificate for {host} ({why})"
+    found = next((words for several, words in _WORDS.items() if any(one in text for one in several)), "")
+    if doubt and found not in (_NO_VERSION, _NO_SUITE):
+        return doubt
     if why == "connection closed":
-        return (
-            f"The client disconnected during the handshake. If this happens consistently for {host}, this may indicate "
-            "that the client does not trust the proxy's certificate."
-        )
-    if any(one in text for one in _VERSIONS):
-        return f"the client and this proxy have no TLS version in common ({why}): see the option tls_version_client_min"
-    if any(one in text for one in _NOTHING_IN_COMMON):
-        return f"the client and this proxy have nothing in common to speak TLS with ({why}): see [proxy] suites"
-    return f"the TLS handshake for {host} failed: {why}"
+        found = _GONE
+    return (found or "the TLS handshake for {host} failed: {why}").format(why=why, host=host)

@@ -14,6 +14,8 @@ from mitmproxy.proxy import layer
 from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO
 from mitmproxy.utils import human
 
+from addons.tls.refusal import INTERNAL_ERROR, alert
+
 logger = logging.getLogger("hsmitm.handshake")
 
 
@@ -58,6 +60,9 @@ class HandshakeTimeout:
         side, address = ("client", client.peername) if of is client else ("server", of.peername)
         where = human.format_address(address) if address else "unknown"
         logger.warning("%s %s did not complete its TLS handshake in %g s", side, where, limit_s)
+        if of is client and transport.writer is not None and not transport.writer.is_closing():
+            # OpenSSL makes no alert for want of time; one that has keys by now takes a plain record for a failure, too.
+            transport.writer.write(alert(INTERNAL_ERROR))
         transport.handler.cancel("TLS handshake timed out")
 
     def _stop(self, of: connection.Connection) -> None:

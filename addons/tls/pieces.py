@@ -18,10 +18,12 @@ class PiecewiseConnection(SSL.Connection):
 
     `broken` is why nothing passes any more, in OpenSSL's words: a handshake that has failed, a record that was wrong,
     the peer's fatal alert; empty while all is well. `certificate_wanted` is whether the server asked for a
-    client certificate (`note_certificate_request`).
+    client certificate (`note_certificate_request`). `doubt` is what stands in the handshake's way, as whoever made the
+    connection knows: the sentence for when it fails.
     """
 
     broken = ""
+    doubt = ""
     certificate_wanted = False
 
     def bio_read(self, bufsiz: int) -> bytes:

@@ -11,13 +11,14 @@ import ipaddress
 from pathlib import Path
 
 from mitmproxy import ctx, tls
-from mitmproxy.addons.tlsconfig import DEFAULT_HOSTFLAGS, _default_ciphers
+from mitmproxy.addons.tlsconfig import DEFAULT_HOSTFLAGS
 from mitmproxy.connection import Server
 from mitmproxy.net import tls as net_tls
 from msgspec import Struct
 from OpenSSL import SSL, crypto
 
 from addons.tls.pieces import PiecewiseConnection
+from addons.upstream.tls import UpstreamTls
 from hsm import reading
 
 
@@ -33,7 +34,7 @@ def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
             upstream.pinned,
             net_tls.Version[ctx.options.tls_version_server_min],
             net_tls.Version[ctx.options.tls_version_server_max],
-            ctx.options.ciphers_server,
+            _suites(),
         )
     )
     assert server.sni is not None
@@ -43,6 +44,13 @@ def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
     made.set_connect_state()
     made.note_certificate_request()
     return made
+
+
+def _suites() -> tuple[str, ...]:
+    if ctx.options.ciphers_server:
+        return tuple(ctx.options.ciphers_server.split(":"))
+    tlsconfig: UpstreamTls = ctx.master.addons.get("tlsconfig")
+    return tlsconfig.offered()
 
 
 def forget() -> None:
@@ -67,13 +75,13 @@ def _name(made: SSL.Connection, name: str, *, verify: bool) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _context(
-    ca: Path | None, pinned: bytes | None, minimum: net_tls.Version, maximum: net_tls.Version, ciphers: str | None
+    ca: Path | None, pinned: bytes | None, minimum: net_tls.Version, maximum: net_tls.Version, ciphers: tuple[str, ...]
 ) -> SSL.Context:
     made: SSL.Context = net_tls.create_proxy_server_context.__wrapped__(
         method=net_tls.Method.TLS_CLIENT_METHOD,
         min_version=minimum,
         max_version=maximum,
-        cipher_list=tuple(ciphers.split(":")) if ciphers else _default_ciphers(minimum),
+        cipher_list=ciphers,
         ecdh_curve=net_tls.get_curve(ctx.options.tls_ecdh_curve_server),
         verify=net_tls.Verify.VERIFY_PEER,
         ca_path=None,

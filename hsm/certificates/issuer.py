@@ -265,5 +265,24 @@ def refuse_trusted(trust: Issuer, untrust: Issuer) -> None:
         )
 
 
+def refuse_unfit(named: Iterable[tuple[str, Issuer]]) -> None:
+    """Raise MisconfiguredError for CAs that do not go together: where who trusts one would believe an untrusted one
+    (`refuse_trusted`), or two of a kind have keys of one sort. They are `named` "trust", "untrust", and with "-2"
+    behind it the second of each."""
+    issuers = dict(named)
+    for kind in ("trust", "untrust"):
+        first, second = issuers.get(kind), issuers.get(f"{kind}-2")
+        if first and second and type(first.key) is type(second.key):
+            sort = "RSA" if isinstance(first.key, rsa.RSAPublicKey) else "EC"
+            raise MisconfiguredError(
+                f"both CAs of forward.{kind} have {sort} keys; a list of two is for one with an RSA and one with an EC "
+                "key, so that each client gets what it can verify"
+            )
+    for name, trust in issuers.items():
+        for other, untrust in issuers.items():
+            if name.startswith("trust") and other.startswith("untrust"):
+                refuse_trusted(trust, untrust)
+
+
 def _superiors(issuer: Issuer) -> set[x509.Name]:
     return {one.issuer for one in issuer.chain if one.issuer != one.subject}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -66,6 +67,10 @@ class Login(Struct, kw_only=True):
 
     async def _log_in(self, process: MemberProcess, looked: Opened, until: float) -> None:
         attempt = await self._begun(counted=counts_wrong_pin(looked.partition))
+        if process.lost.is_set() or time.monotonic() >= until:  # the PIN would not leave us
+            attempt.undo()
+            attempt.close()
+            raise MemberLostError("its process, or the time that it had, ended before the login")
         self.asked = False
         try:
             await _call(process, LogIn(self.secret), until)
@@ -97,9 +102,10 @@ class Login(Struct, kw_only=True):
         try:
             return await asyncio.shield(noting)
         except asyncio.CancelledError:
-            attempt = await noting
-            attempt.undo()
-            attempt.close()
+            with suppress(HsmitmError):
+                attempt = await noting
+                attempt.undo()
+                attempt.close()
             raise
 
     async def _log_in_at_pad(self, process: MemberProcess, until: float) -> None:

@@ -238,7 +238,7 @@ class Succession:
         async with self._rebuilding:
             standing, before = self._standing, self.settings
             self.settings = settings or before
-            # Others wait for their turn.
+            # Others wait for their turn, so there is an end to it.
             until = asyncio.get_running_loop().time() + self.settings.start_timeout_s + self._proofs_s()
             if not standing.serving:
                 done = await self._start_now(until)
@@ -265,12 +265,13 @@ class Succession:
             return f"new sessions in process {life.process.pid}, {life.opened.sessions} of them; the old ones are gone"
 
     def _proofs_s(self) -> float:
-        """How long the proofs of a new life may take, beside the running one and by its pace."""
+        """How long the signatures that prove a new life may take, beside the one that runs and at its pace."""
         life = self._standing.life
         if life is None:
             return 0.0
-        proved = [life.pace.due_s(key) for key, made in life.held.made.schemes.items() for _ in made]
-        return sum(proved) + _PROOFS * life.pace.due_s(None)
+        keys = self._starter.keys.values()
+        each = [(len(key.schemes) if key.inbound else 1) * life.pace.due_s(key.name) for key in keys]
+        return sum(each) + _PROOFS * life.pace.due_s(None)
 
     async def _start_until(self, until: float) -> Life:
         """A new life with its keys proved by `until`, on the loop's clock."""
@@ -278,7 +279,8 @@ class Succession:
             async with asyncio.timeout_at(until):
                 return await self._start()
         except TimeoutError as error:
-            raise DeadlineError(f"it did not start within {self.settings.start_timeout_s:.1f} s") from error
+            seconds = self.settings.start_timeout_s + self._proofs_s()
+            raise DeadlineError(f"it did not start within {seconds:.1f} s") from error
 
     async def _start_now(self, until: float) -> str:
         standing = self._standing

@@ -32,11 +32,12 @@ class Attempt:
     def __init__(self, path: Path, refused: Path) -> None:
         """Take the note at `path` that is there, or make one; `refused` is its name once the PIN was refused.
 
-        Raises TryLaterError where another process tries now, or where nothing can be noted.
+        Raises TryLaterError where another process tries now, or where nothing can be noted; MisconfiguredError where it
+        cannot be read what was noted.
         """
         self._path, self._refused = path, refused
         self.before: Record | None = None
-        """What is noted of earlier tries. Raises MisconfiguredError, in `begin`, where that cannot be read."""
+        """What was noted of earlier tries of some PIN."""
         try:
             self._file = _taken(path)
         except BlockingIOError:

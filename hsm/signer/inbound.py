@@ -122,7 +122,7 @@ class InboundService:
         for name in sorted(now - self._refused):
             why = "; ".join(f"{member}: {problem}" for member, problem in self._group.problems(name).items())
             logger.error(
-                "the %s is on no member (%s): clients of its sites are refused until it is there, or 'hsmitm reload'",
+                "no member can serve the %s (%s): clients of its sites are refused until one can",
                 self.sites.keys[name].title, why,
             )  # fmt: skip
         before, self._refused = self._refused, now

@@ -89,7 +89,7 @@ class Members:
         for name in self._group.authorities:
             if not self._group.proved_by(name):
                 title = self._group.keys[name].title
-                logger.warning("no member serves the %s yet, and is tried again: %s", title, self._problems(name))
+                logger.warning("no member serves the %s yet; tried again: %s", title, self._problems(name))
 
     def _problems(self, key: str) -> str:
         return "; ".join(f"{member}: {why}" for member, why in self._group.problems(key).items())

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client import CollectorRegistry
 
-from hsm.certificates.issuer import load_issuer, refuse_trusted, spkis_of
+from hsm.certificates.issuer import load_issuer, refuse_unfit, spkis_of
 from hsm.errors import HsmitmError, MisconfiguredError, TryLaterError
 from hsm.group.group import Group
 from hsm.secrets.refusals import Refusals
@@ -75,8 +75,7 @@ class Signer:
             raise MisconfiguredError("there is neither a CA ([forward.trust]) nor an inbound site: nothing to sign")
         self.registry = registry = CollectorRegistry()
         self.issuers = {name: load_issuer(one.certificate) for name, one in settings.authorities.items()}
-        if {"trust", "untrust"} <= self.issuers.keys():
-            refuse_trusted(self.issuers["trust"], self.issuers["untrust"])
+        refuse_unfit(self.issuers.items())
         cas = spkis_of(self.issuers.values())
         names = [one.name for one in settings.members]
         sites = load_sites(settings.inbound, cas, names, anywhere=bool(settings.group))
@@ -168,7 +167,8 @@ class Signer:
             case Mint():
                 return await self._minting.mint(self._workers.pid(channel), call.body, call.deadline)
             case Authorities():
-                return Chains({name: _der(issuer.chain) for name, issuer in self.issuers.items()})
+                known = self.issuers if call.body.several else self.issuers.keys() & {"trust", "untrust"}
+                return Chains({name: _der(self.issuers[name].chain) for name in known})
             case TlsSign() | TlsDecrypt() | InboundKeys():
                 refuse = functools.partial(self._workers.refuse, channel, call.body)
                 return await self.inbound.serve(self._workers.pid(channel), call.body, call.deadline, refuse)

@@ -50,7 +50,8 @@ class StatusBoard:
         self._sessions = Gauge("hsmitm_member_sessions", "Sessions of a member", ("member", "use"), registry=registry)
         self._starts = Gauge("hsmitm_member_starts", "Starts of a member's process", ("member",), registry=registry)
         self._refused = Gauge(
-            "hsmitm_inbound_sites_refused", "Sites whose key no member can serve, and whose clients are refused",
+            "hsmitm_inbound_sites_refused",
+            "1 for each site with a certificate whose key no member can serve: without another its clients are refused",
             ("site",), registry=registry,
         )  # fmt: skip
         self._group_states = Gauge(

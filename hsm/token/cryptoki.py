@@ -8,6 +8,7 @@ on a session that is open. Calls release the GIL. Knows nothing of pkcs11; `hsm.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ _C_INITIALIZE, _C_GET_SLOT_LIST, _C_GET_TOKEN_INFO, _C_INIT_TOKEN, _C_LOGIN = 1,
 _POINTERS = 69
 """Positions in CK_FUNCTION_LIST (PKCS#11 v3.0 section 3.6), and its size, counted in pointers; the version fills the
 first."""
+_MAJOR = (2, 3)
 _BUFFER_TOO_SMALL = 0x150
 _UNAVAILABLE = (2**64 - 1, 2**32 - 1)
 """CK_UNAVAILABLE_INFORMATION of 64 and of 32 bits (section 3.2); a limit of 0 is CK_EFFECTIVELY_INFINITE."""
@@ -64,7 +66,7 @@ class FunctionList:
     @classmethod
     def of(cls, path: str) -> Self | None:
         """The one list of the library at `path`. None where it hands out another at each call: p11-kit does, whose
-        lists are connections of their own, so that the one that pkcs11 holds is not to be had."""
+        lists are connections of their own, of which pkcs11 uses another one."""
         ask = ctypes.CDLL(path).C_GetFunctionList
         found = []
         for _ in range(2):
@@ -73,6 +75,23 @@ class FunctionList:
             found.append(pointer.value)
         first, second = found
         return cls(first) if first and first == second else None
+
+    @classmethod
+    def found_at(cls, address: int | None) -> Self | None:
+        """The list at an address, None where there is none: it is read through a pipe, because a system call says
+        EFAULT where we would crash, and must look like a list."""
+        size = _POINTERS * ctypes.sizeof(ctypes.c_void_p)
+        reading, writing = os.pipe()
+        try:
+            written = ctypes.CDLL(None).write(writing, ctypes.c_void_p(address), ctypes.c_size_t(size))
+            found = os.read(reading, size) if written == size else b""
+        finally:
+            os.close(reading)
+            os.close(writing)
+        if len(found) != size or address is None:
+            return None
+        pointers = (ctypes.c_void_p * _POINTERS).from_buffer_copy(found)
+        return cls(address) if found[0] in _MAJOR and all(pointers[1:]) else None
 
     def function(self, position: int, *arguments: Any) -> Callable[..., int]:
         """The function at `position`, taking ctypes `arguments`, returning a CK_RV."""

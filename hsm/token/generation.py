@@ -30,9 +30,24 @@ from hsm.token.translation import translated
 from hsm.uri import KeyURI
 from hsm.wire import member as member_wire
 
+_VENDOR_DEFINED = 0x80000000
 _CURVES = {"p256": "secp256r1", "p384": "secp384r1"}
-_RSA = (Mechanism.RSA_PKCS_KEY_PAIR_GEN, Mechanism.RSA_X9_31_KEY_PAIR_GEN)
-"""FIPS modes may have the second alone (Luna)."""
+
+
+def _of_vendor(name: str, number: int) -> Mechanism:
+    """A mechanism of a vendor's own: pkcs11 takes nothing but a Mechanism, and knows the standard's alone."""
+    made = int.__new__(Mechanism, number)
+    made._name_, made._value_ = name, number
+    return made
+
+
+_RSA = (
+    Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+    Mechanism.RSA_X9_31_KEY_PAIR_GEN,
+    _of_vendor("RSA_FIPS_186_3_PRIME_KEY_PAIR_GEN", 0x80000143),
+    _of_vendor("RSA_FIPS_186_3_AUX_PRIME_KEY_PAIR_GEN", 0x80000142),
+)
+"""FIPS modes may have the second alone, or Luna's own: with a client that does not map the first (before 10.4)."""
 _KMS = {"rsa-2048": 5, "rsa-3072": 6, "rsa-4096": 7, "p256": 12, "p384": 13}
 """CryptoKeyVersionAlgorithm of Google KMS for each type: RSA_SIGN_PKCS1_*_SHA256, EC_SIGN_*."""
 _ID_SIZES = (8, 2, 0)
@@ -65,12 +80,13 @@ def makers(slot: pkcs11.Slot, mechanisms: frozenset[int], key_type: member_wire.
 
 def _fits(slot: pkcs11.Slot, mechanism: Mechanism, key_type: str) -> bool:
     """Whether CK_MECHANISM_INFO leaves it possible. Some tokens tell no flags, or sizes in bytes: those are not held
-    against it."""
+    against it, unless the number is a vendor's own: another vendor may mean something else by it."""
+    own = int(mechanism) >= _VENDOR_DEFINED
     try:
         info = slot.get_mechanism_info(mechanism)
     except (pkcs11.PKCS11Error, ValueError):
-        return True
-    if info.flags and not info.flags & MechanismFlag.GENERATE_KEY_PAIR:
+        return not own
+    if (info.flags or own) and not info.flags & MechanismFlag.GENERATE_KEY_PAIR:
         return False
     bits = int(key_type.removeprefix("rsa-")) if key_type not in _CURVES else int(key_type.removeprefix("p"))
     least, most = info.min_key_length or 0, info.max_key_length or 0

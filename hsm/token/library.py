@@ -8,8 +8,8 @@ CKF_OS_LOCKING_OK, through its own function list (`hsm.token.cryptoki`). `reinit
 And it lists slots by asking each of them about itself: one that fails, or hangs, hides all others. So the function list
 that it gets is a copy, whose C_GetSlotList names just the slot that is asked for.
 
-p11-kit hands out another function list at each call, and the one that python-pkcs11 holds is not to be had. It has
-locks of its own whatever it is told, so that python-pkcs11's own way is right there; its slots are listed together.
+p11-kit hands out another function list at each call, each a connection of its own. It has locks of its own whatever it
+is told, so that python-pkcs11's way is right there; the list that python-pkcs11 has got is found in its object then.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class Library(_pkcs11.lib):
         """Give python-pkcs11 a copy of the function list, if it holds the list where this version of it does: as the
         first field of the object. Otherwise, or where the system allows no callback, slots are listed together."""
         held = ctypes.c_void_p.from_address(id(self) + object.__basicsize__)
+        if self.functions is None:
+            self.functions = FunctionList.found_at(held.value)
         if self.functions is None or held.value != self.functions.address:
             return
         try:

@@ -6,8 +6,8 @@ and CKR_USER_ALREADY_LOGGED_IN becomes a PinRefusedError or a LoginError, which 
 
 python-pkcs11 (0.10.1) has no C_Login but as part of opening a session, so that it is not known which of the two failed.
 Here a session is opened first: an HSM that gives none has not seen the PIN. Then C_Login is called through the module's
-own function list; where that cannot be reached (p11-kit-client), the session is closed, and another one opened with the
-PIN. Called by `hsm.token.token` alone.
+own function list; where that is not to be had (`hsm.token.library`), the session is closed, and another is opened with
+the PIN. Called by `hsm.token.token` alone.
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ def _meant(error: HsmitmError, token: pkcs11.Token, info: Partition) -> LoginErr
     hint = ""
     if "LOGIN_REQUIRED" not in info.flags:
         hint = "; the token says that it needs no login: write pin = { none = true }"
+    elif error.code == codes.USER_TYPE_INVALID:
+        hint = "; give the member's user_type, as the vendor's documents name it"
     # The same request would be refused again: this PIN, for this type of user.
     kind = PinRefusedError if codes.called_for(error) is Kind.REQUEST else LoginError
     return kind(f"{error}{hint}", error.code, error.calls_for)

@@ -24,8 +24,6 @@ _PATIENCE_S = 10.0
 """For slots that do not answer, where nobody says how long may be waited."""
 _WORDS_S = 0.5
 """What is left of a caller's time to tell which slot used it up."""
-
-
 _BLANK = "its token is not initialised"
 """Nobody's partition; SoftHSM always shows one more than it has."""
 

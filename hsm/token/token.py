@@ -45,7 +45,7 @@ class Token:
     """A token in its slot, before login."""
 
     def __init__(self, token: pkcs11.Token, counts: TokenInfo | None, functions: FunctionList | None = None) -> None:
-        """`counts` and `functions` are None where the module's function list cannot be reached (p11-kit-client)."""
+        """`counts` and `functions` are None where the module's function list cannot be reached."""
         self._token = token
         self._functions = functions
         self._counts = counts

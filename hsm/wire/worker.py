@@ -16,7 +16,8 @@ MAX_STAPLE = 65536
 """Bytes of an OCSP response that is kept. Responses have 300 bytes to 3 KiB."""
 
 
-Authority = Literal["trust", "untrust"]
+Authority = Literal["trust", "untrust", "trust-2", "untrust-2"]
+"""A forward CA. The second of a kind has a key of the other sort: one is RSA, one EC."""
 
 
 class Mint(Struct, frozen=True, array_like=True, tag="mint"):
@@ -36,7 +37,10 @@ class Minted(Struct, frozen=True, array_like=True, tag="minted"):
 
 
 class Authorities(Struct, frozen=True, array_like=True, tag="authorities"):
-    """Which CAs sign. -> `Chains`."""
+    """Which CAs sign. -> `Chains`. `several`: the worker knows that there may be two of a kind; one of before does not,
+    and is told of the first ones alone."""
+
+    several: bool = False
 
 
 class Chains(Struct, frozen=True, array_like=True, tag="chains"):

@@ -11,6 +11,7 @@ import functools
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from mitmproxy import exceptions, options
 from mitmproxy.master import Master
 from prometheus_client import CollectorRegistry
@@ -18,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from addons.edge.http2 import nghttp2
 from addons.engine import stock_addons
 from addons.upstream.tls import UpstreamTls
-from hsm.certificates.issuer import Issuer, load_issuer, refuse_trusted, spkis_of
+from hsm.certificates.issuer import Issuer, load_issuer, refuse_unfit, spkis_of
 from hsm.errors import MisconfiguredError
 from hsm.group.group import Group
 from hsm.member.member import Member
@@ -35,6 +36,7 @@ from proxy.commands.check_schemes import check_schemes
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
 from proxy.config.file import Config, load
+from proxy.config.forward import written
 from proxy.processes import logs
 from proxy.processes.guard import Guard
 from proxy.processes.signer import prompt_pins
@@ -86,8 +88,9 @@ async def _check_mitmproxy(config: Config, findings: Findings) -> None:
         else:
             findings.wrong(f"mitmproxy.scripts: there is no file {config.base / script}")
     try:
+        suites = config.file.proxy.tls_suites
         master = Master(options.Options(), event_loop=asyncio.get_running_loop())
-        master.addons.add(*stock_addons.choose([UpstreamTls()], section.options, scripts=False, upstream=True))
+        master.addons.add(*stock_addons.choose([UpstreamTls(suites)], section.options, scripts=False, upstream=True))
         stock_addons.set_options(master, section.options)
         master.options.update(mode=[config.file.proxy.mode])
         findings.ok("proxy.mode and mitmproxy.options")
@@ -115,12 +118,13 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
         try:
             issuers[name] = load_issuer(one.certificate)
         except MisconfiguredError as error:
-            findings.wrong(f"forward.{name}: {error}")
+            findings.wrong(f"forward.{written(name)}: {error}")
         else:
             _say_certificate(name, issuers[name], findings)
     if {"trust", "untrust"} <= issuers.keys():
-        apart = functools.partial(refuse_trusted, issuers["trust"], issuers["untrust"])
+        apart = functools.partial(refuse_unfit, issuers.items())
         findings.attempt("forward.trust and forward.untrust: nobody who trusts the one trusts the other", apart)
+        _warn_of_one_sort(issuers, findings)
     keys = keys_of(settings, issuers)
     try:
         members = [one.name for one in settings.members]
@@ -143,8 +147,17 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
 
 def _say_certificate(name: str, issuer: Issuer, findings: Findings) -> None:
     left = issuer.certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
-    text = f"forward.{name}: '{issuer.certificate.subject.rfc4514_string()}' is a CA, {left.days} days left"
+    text = f"forward.{written(name)}: '{issuer.certificate.subject.rfc4514_string()}' is a CA, {left.days} days left"
     (findings.warn if left.days < EXPIRES_SOON_DAYS else findings.ok)(text)
+
+
+def _warn_of_one_sort(issuers: dict[Authority, Issuer], findings: Findings) -> None:
+    """RSA is verified by every client; ECDSA by all but old ones."""
+    if not any(isinstance(one.key, rsa.RSAPublicKey) for name, one in issuers.items() if name.startswith("trust")):
+        findings.warn(
+            "forward.trust: an EC CA alone. Clients that verify no ECDSA get no connection: make forward.trust a list "
+            "of two, with an RSA CA beside it, where there may be such clients"
+        )
 
 
 def _say_member(member: Member, group: Group, findings: Findings) -> None:

@@ -24,8 +24,8 @@ from hsm.wire.member import Selector
 from hsm.wire.run_directory import RunDirectory, group_of
 from hsm.wire.worker import Authority
 from proxy.config import messages
-from proxy.config.forward import AuthoritySection, ForwardSection
-from proxy.config.hsm import HsmSection
+from proxy.config.forward import AuthoritySection, ForwardSection, written
+from proxy.config.hsm import HsmSection, user_type_number
 from proxy.config.inbound import InboundSection
 from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
 from proxy.config.section import Address, Section, named
@@ -65,7 +65,7 @@ class File(Section, frozen=True):
 
     def _check_holders(self) -> None:
         for name, section in self.authorities.items():
-            named(f"forward.{name}.key", lambda text: self.hsm.holder(uri.parse(text)), section.key)
+            named(f"forward.{written(name)}.key", lambda text: self.hsm.holder(uri.parse(text)), section.key)
         for number, listener in enumerate(self.inbound):
             for place, site in enumerate(listener.sites):
                 for key in site.keys:
@@ -79,8 +79,8 @@ class File(Section, frozen=True):
 
     @property
     def authorities(self) -> dict[Authority, AuthoritySection]:
-        """Both CAs; none where there is no forward proxy."""
-        return {"trust": self.forward.trust, "untrust": self.forward.untrust} if self.forward else {}
+        """The CAs; none where there is no forward proxy."""
+        return self.forward.authorities if self.forward else {}
 
 
 class Config(Struct, frozen=True):
@@ -154,7 +154,7 @@ class Config(Struct, frozen=True):
                 base=self.base,
                 start_timeout_s=one.start_timeout_s,
                 codes=dict(vendor_codes.row(code, word) for code, word in one.codes.items()),
-                user_type=one.user_type_number,
+                user_type=user_type_number(one.user_type),
                 read_write=one.read_write,
             )
             for one in self.file.hsm.members

@@ -25,7 +25,12 @@ Name = Annotated[
 
 UserType = Literal["user", "crypto-user"] | Annotated[int, bounds(MemberSettings, "user_type")]
 """Whom a member logs in: CKU_USER, or Luna's Crypto User, who may sign and make no keys; another vendor's by number."""
-USER_TYPES = {"user": USER, "crypto-user": 0x80000001}
+_USER_TYPES = {"user": USER, "crypto-user": 0x80000001}
+
+
+def user_type_number(given: UserType) -> int:
+    """A type of user as a CK_USER_TYPE of PKCS#11."""
+    return given if isinstance(given, int) else _USER_TYPES[given]
 
 
 class MemberSection(Section, frozen=True):
@@ -54,11 +59,6 @@ class MemberSection(Section, frozen=True):
                 raise ValueError(f"codes: {error}") from None
         if sum(value is not None for value in (self.token, self.serial, self.slot)) != 1:
             raise ValueError("name the partition by exactly one of token (its label), serial, slot")
-
-    @property
-    def user_type_number(self) -> int:
-        """As a CK_USER_TYPE of PKCS#11."""
-        return self.user_type if isinstance(self.user_type, int) else USER_TYPES[self.user_type]
 
     def may_be(self, key: uri.KeyURI) -> bool:
         """Whether this could be the partition that the URI names, as far as the configuration tells."""

@@ -14,6 +14,7 @@ from msgspec import Meta, field
 from addons.edge.connecting.destinations import DENIED, Exemption, check_denied
 from addons.edge.settings import Bounds, NotTls
 from addons.edge.streaming import DEFAULT, EVERYTHING, NOTHING, Streamed
+from addons.tls.protocol import Suites, suites
 from hsm.effect import AtStart, SaidElsewhere
 from hsm.wire.worker import MAX_WORKERS
 from proxy.config.section import Address, Section, named
@@ -30,6 +31,7 @@ class ProxySection(Section, frozen=True):
     mode: str = "regular"
     workers: Annotated[int, Meta(ge=0, le=MAX_WORKERS)] = 0
     upstream_ca: str | None = None
+    suites: str | list[str] = "modern"
     deny_destinations: list[str] = field(default_factory=lambda: list(DENIED))
     allow_destinations: list[str] = field(default_factory=list)
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
@@ -42,6 +44,7 @@ class ProxySection(Section, frozen=True):
 
     def __post_init__(self) -> None:
         named("listen", Address.parse, self.listen)
+        named("suites", suites, self.suites)
         for one in self.deny_destinations:
             named("deny_destinations", check_denied, one)
         for one in self.allow_destinations:
@@ -54,6 +57,11 @@ class ProxySection(Section, frozen=True):
             raise ValueError(
                 f"mode: '{self.mode}' is none; use regular, transparent, socks5 or upstream:http(s)://host:port"
             )
+
+    @property
+    def tls_suites(self) -> Suites:
+        """The cipher suites, as they are used."""
+        return suites(self.suites)
 
     @property
     def passing(self) -> NotTls:

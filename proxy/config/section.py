@@ -76,7 +76,7 @@ class Address(Struct, frozen=True):
         return cls(host.strip("[]"), int(port))
 
 
-def named(name: str, parse: Callable[[str], object], text: str) -> None:
+def named[T](name: str, parse: Callable[[T], object], text: T) -> None:
     """Check `text` with `parse`; its ValueError gets the field's name in front."""
     try:
         parse(text)

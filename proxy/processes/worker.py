@@ -151,7 +151,7 @@ class Worker:
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls())
+        ours.append(UpstreamTls(section.tls_suites))
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -161,6 +161,7 @@ class Worker:
                     cache_entries=cache_entries,
                     mint_timeout_s=section.mint_timeout_s,
                     new_names=NewNames(limits.new_names_per_s, limits.new_names_burst, refusals),
+                    suites=section.tls_suites,
                 )
             )
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]

@@ -26,9 +26,9 @@ RESTARTS = frozenset({
 """A new process tells, with the one login that it costs."""
 HEALED = frozenset({0x60, 0x82, 0x90, 0x91, 0xB0, 0xB3, 0x150, 0xB1})
 """Another session of the member signs: nobody else notices."""
-PEER = frozenset({0x01, 0x05, 0x06, 0x50, 0x30, 0x120, 0x121, 0x80000001, 0xCE000001, 0x68, 0x70, 0x71})
+PEER = frozenset({0x01, 0x05, 0x06, 0x50, 0x30, 0x120, 0x121, 0x80000001, 0xCE000001}) | codes.FORBIDDEN
 """A peer signs, and the member is asked for a test signature. 0x80000001 and 0xCE000001 are vendors' own; the last
-three forbid what the member did before."""
+forbid what the member did before."""
 BUSY = frozenset({0x31, 0x201})
 """A peer signs, and the member is left in peace for a moment."""
 CODES = sorted(RESTARTS | HEALED | PEER | BUSY | codes.NAMES.keys())

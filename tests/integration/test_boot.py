@@ -63,7 +63,8 @@ def test_the_hsm_comes_after_the_machine(
     (wrong,) = (line for line in checked.stdout.splitlines() if line.startswith("WRONG"))
     assert why in wrong
     with system:
-        system.until_logged("no member serves the forward-trust key yet, and is tried again: softhsm1: ", why)
+        system.until_logged("no member serves the forward-trust key yet; tried again: softhsm1: ", why)
+        system.until_logged(" ready: regular proxy on ")  # the status page, too
         status, said = page(system, "/readyz")
         assert (status, "no member of the HSM serves the forward-trust key" in said) == (503, True)
         assert "response 502" in system.curl(f"https://early.test:{origin.port}/").errors

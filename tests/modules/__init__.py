@@ -5,7 +5,7 @@ vendors         every vendor
 softhsm         SoftHSM
 p11_kit         p11-kit's client, across a socket
 opencryptoki    openCryptoki, its daemon on private paths (with private_paths.c)
-nss             NSS's softokn, behind p11-kit's proxy
+nss             NSS's softokn, itself or behind p11-kit's proxy
 tpm             tpm2-pkcs11 on swtpm
 daemon          a program that a module talks to
 importing       a process that puts a key onto a token

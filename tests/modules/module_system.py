@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
 import secrets
 import shutil
 import ssl
@@ -149,6 +150,12 @@ class ModuleSystem(InboundSystem):
     def of(self, name: str) -> MemberStatus:
         """The member as the signer reports it."""
         return next(one for one in self.status().members if one.name == name)
+
+    def signal(self, name: str, number: int) -> int:
+        """To the member's process, which there must be: its id."""
+        process = wait_until(lambda: self.of(name).pid, f"{name} has a process")
+        os.kill(process, number)
+        return process
 
     def until_up(self, *names: str) -> None:
         """Return once these members (all) serve with every key."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from os import EX_CONFIG
@@ -89,8 +88,7 @@ def test_inbound_load(system: ModuleSystem, vendor: Vendor, version: TLSVersion)
 
 def test_the_member_is_killed(system: ModuleSystem, vendor: Vendor, origin: OriginThread) -> None:
     """A killed process is replaced, and serves with every key."""
-    before = system.of("hsm1").pid
-    os.kill(before, signal.SIGKILL)
+    before = system.signal("hsm1", signal.SIGKILL)
     wait_until(lambda: system.of("hsm1").pid not in {0, before}, "another process")
     system.until_up()
     assert system.through(f"https://three.test:{origin.port}/").ok

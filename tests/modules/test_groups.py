@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -56,8 +55,8 @@ def test_four_vendors(softhsm_module: str, origin: OriginThread, origin_ca: Orig
         made.site("group.test", keys=["softhsm-site"], upstream=f"http://127.0.0.1:{behind}")
         with made as system:
             system.until_up()
-            faults: list[Callable[[], None]] = [
-                lambda: os.kill(system.of("softhsm").pid, signal.SIGSTOP),
+            faults: list[Callable[[], object]] = [
+                lambda: system.signal("softhsm", signal.SIGSTOP),
                 lambda: _kill(system, "opencryptoki"),
                 lambda: _kill(system, "nss"),
                 tpm.kill,
@@ -71,11 +70,11 @@ def test_four_vendors(softhsm_module: str, origin: OriginThread, origin_ca: Orig
 def _kill(system: ModuleSystem, name: str) -> None:
     """The member's process is killed once it, and all others, serve: two faults at the same time are another test."""
     system.until_up()
-    os.kill(system.of(name).pid, signal.SIGKILL)
+    system.signal(name, signal.SIGKILL)
 
 
 async def _visited(
-    system: ModuleSystem, port: int, number: int, faults: list[Callable[[], None]], site: str = ""
+    system: ModuleSystem, port: int, number: int, faults: list[Callable[[], object]], site: str = ""
 ) -> list[str]:
     """What went wrong in so many connections, with the faults spread over them; a fifth as many to the site beside."""
     proxy = await asyncio.to_thread(lambda: system.proxy)

@@ -45,6 +45,7 @@ class Http2Client(Http2Connection):
     ReceiveTrailers = ResponseTrailers
     ReceiveEndOfMessage = ResponseEndOfMessage
     _malformed = "malformed-response"
+    _gone = ErrorCode.GENERIC_SERVER_ERROR
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, context.server)
@@ -205,10 +206,9 @@ class Http2Client(Http2Connection):
         for stream_id in queued:
             yield self._not_begun(stream_id)
 
-    @staticmethod
-    def _not_begun(stream_id: int) -> ReceiveHttp:
+    def _not_begun(self, stream_id: int) -> ReceiveHttp:
         why = "the server has refused this request before it began with it"
-        return ReceiveHttp(NotBegunError(stream_id, why, ErrorCode.GENERIC_SERVER_ERROR))
+        return ReceiveHttp(NotBegunError(stream_id, why, ErrorCode.GENERIC_SERVER_ERROR, leaving=self.session.away))
 
     def _close(self, message: str) -> layer.CommandGenerator[None]:
         queued, self._queued = self._queued, {}

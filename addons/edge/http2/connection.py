@@ -89,6 +89,7 @@ class Http2Connection(Paced):
         yield from self._broken(event.stream_id, f"HTTP/2 protocol error: {event.why}")
 
     _malformed: ClassVar[Class]
+    _gone: ClassVar[ErrorCode]
 
     def _head(self, head: Head) -> layer.CommandGenerator[None]:
         raise NotImplementedError
@@ -227,9 +228,7 @@ class Http2Connection(Paced):
         self._handle_event = self.done  # type: ignore[assignment,method-assign]  # as mitmproxy's layers change their state
         told, self._told = self._told, set()
         for stream_id in sorted(told):
-            yield ReceiveHttp(
-                self.ReceiveProtocolError(self._theirs(stream_id), message, self.ReceiveProtocolError.code)
-            )
+            yield ReceiveHttp(self.ReceiveProtocolError(self._theirs(stream_id), message, self._gone))
         self._came.clear()
         self._owed.clear()
         self.session.close()

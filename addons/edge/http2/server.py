@@ -10,6 +10,7 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http._base import ReceiveHttp, format_error
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
     HttpEvent,
     RequestData,
     RequestEndOfMessage,
@@ -40,6 +41,7 @@ class Http2Server(Http2Connection):
     ReceiveTrailers = RequestTrailers
     ReceiveEndOfMessage = RequestEndOfMessage
     _malformed = "malformed-request"
+    _gone = ErrorCode.CLIENT_DISCONNECTED
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, context.client)

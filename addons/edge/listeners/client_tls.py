@@ -94,7 +94,12 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As ClientTLSLayer, whose words are about clients that do not trust a CA."""
         if self.client_hello_parsed and not self._unproven:
-            err = sentence(self.broken or err, self.conn.sni or human.format_address(self.context.server.address))
+            doubt = getattr(self.tls, "doubt", "")
+            err = sentence(
+                self.broken or err, self.conn.sni or human.format_address(self.context.server.address), doubt
+            )
+            if doubt and err == doubt:
+                yield EdgeRefusedHook(EdgeRefusal(self.context.client, "no-common-signature", err))
         yield from TLSLayer.on_handshake_error(self, err)
         self.event_to_child = self.errored  # type: ignore[method-assign]
 

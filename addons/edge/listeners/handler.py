@@ -151,9 +151,11 @@ class EdgeHandler(LeanConnectionHandler):
             self._unwritten, self._last_written = unwritten, time.monotonic()
         return self._last_written
 
-    def cut(self, why: str) -> None:
-        """End the client's connection, and with it all others."""
+    def cut(self, why: str, last: bytes = b"") -> None:
+        """End the client's connection, with `last` as the last that it hears, and with it all others."""
         io = self.transports.get(self.client)
+        if last and io is not None and io.writer is not None and not io.writer.is_closing():
+            io.writer.write(last)
         if io is not None and io.handler is not None:
             io.handler.cancel(why)
         elif io is not None and io.writer is not None:

@@ -20,10 +20,11 @@ from mitmproxy import connection, ctx, dns, http, tcp, tls
 from mitmproxy.proxy import layer, layers
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from addons.edge.listeners.hello import HANDSHAKE
+from addons.edge.listeners.hello import DECODE_ERROR, HANDSHAKE
 from addons.edge.listeners.limits import Limits
 from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.tls.refusal import alert
 
 logger = logging.getLogger("hsmitm.edge")
 
@@ -47,8 +48,8 @@ class Handler(Protocol):
     def last_written(self) -> float:
         """When something that waited to be written was."""
 
-    def cut(self, why: str) -> None:
-        """End the client's connection."""
+    def cut(self, why: str, last: bytes = b"") -> None:
+        """End the client's connection, with `last` as the last that it hears."""
 
 
 class _Occupant:
@@ -167,7 +168,7 @@ class Listeners:
             if occupant.hello is not None and now - occupant.hello > self._bounds.hello_s:
                 occupant.hello = None
                 _tell(occupant.handler.client, "slow-hello", f"no ClientHello within {self._bounds.hello_s:g} s")
-                occupant.handler.cut("slow ClientHello")
+                occupant.handler.cut("slow ClientHello", alert(DECODE_ERROR))
             elif (phase := self._expired(occupant, now)) is not None:
                 self._idle.labels(phase).inc()
                 if phase == "before":

@@ -5,6 +5,7 @@ last, so that it is there only when all that it names is there too.
 
     init    the order of things
     wanted  the command line, parsed: what goes together and what does not
+    login   where its PIN comes from, and how `init` logs in: as the member will
     place   where the keys go: a partition that is named, or a new one of SoftHSM
     keys    both CA keys and their certificates: what is there is kept, what is missing is made
     pace    what the partition takes to sign, and the settings that fit that

@@ -21,7 +21,7 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
         raise MisconfiguredError(f"{toml} exists; it is not overwritten. Choose another --dir, or edit it")
     check(wanted)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = await given(wanted) if wanted.module else await new_softhsm(wanted, directory, say)
+    place = await given(wanted, say) if wanted.module else await new_softhsm(wanted, directory, say)
     fit = await make_keys(wanted, directory, place, say, confirm)
     write(toml, text(wanted, place, fit), 0o644)
     say(f"wrote {toml}")

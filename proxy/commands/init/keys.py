@@ -18,13 +18,14 @@ from hsm.errors import MisconfiguredError, RefusedError
 from hsm.member.process import MemberProcess
 from hsm.schemes import PublicKey, certificate_schemes
 from hsm.uri import KeyURI
-from hsm.wire.member import Generate, KeyFound, Open, Opened, Selector, Sign, Signature
+from hsm.wire.member import Generate, KeyFound, Sign, Signature
 from hsm.wire.worker import Authority
 from proxy.commands.init.files import certificate_name, key_label, write
+from proxy.commands.init.login import TIMEOUT_S, logged_in
 from proxy.commands.init.pace import fit
-from proxy.commands.init.place import TIMEOUT_S, Place
+from proxy.commands.init.place import Place
 from proxy.commands.init.wanted import Confirm, Say, Wanted
-from proxy.commands.pace import AT_ONCE, Fitting
+from proxy.commands.pace import Fitting
 
 CA_DAYS = 3650
 
@@ -33,12 +34,7 @@ async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, con
     """Both CA keys and certificates: what is there is kept, what is missing is made after saying so. The settings that
     fit what the partition takes to sign."""
     uris = {name: KeyURI(object=key_label(name)) for name in get_args(Authority)}
-    process = await MemberProcess.spawn(place.environment)
-    try:
-        deadline = time.monotonic() + TIMEOUT_S
-        opening = Open(place.module, Selector(place.label), place.pin, AT_ONCE, uris, writable=True)
-        opened = await process.call(opening, deadline)
-        assert isinstance(opened, Opened)
+    async with logged_in(place.settings, place.pin, directory, uris) as (process, opened):
         where = f"partition {opened.partition}"
         plan = [_plan(wanted, directory, name, opened.keys[name], where) for name in uris]
         for line in filter(None, plan):
@@ -48,8 +44,6 @@ async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, con
         for name in uris:
             await _make_key(wanted, directory, name, opened.keys[name], process, say)
         return await fit(process, directory, say)
-    finally:
-        await process.end()
 
 
 def _plan(wanted: Wanted, directory: Path, name: str, found: KeyFound, where: str) -> str:

@@ -16,7 +16,7 @@ from hsm.schemes import Scheme, certificate_schemes
 from hsm.wire.member import Sign
 from hsm.wire.worker import Authority
 from proxy.commands.init.files import certificate_name
-from proxy.commands.init.place import TIMEOUT_S
+from proxy.commands.init.login import TIMEOUT_S
 from proxy.commands.init.wanted import Say
 from proxy.commands.pace import Fitting, Measured, fitting, measure
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import secrets
-import sys
 import time
 from pathlib import Path
 
@@ -13,16 +11,16 @@ from msgspec import Struct
 
 from hsm.errors import MisconfiguredError
 from hsm.member.process import MemberProcess
-from hsm.secrets import pin
+from hsm.member.settings import MemberSettings
 from hsm.secrets.settings import PinSource
 from hsm.vendor_variables import read_by_vendors
-from hsm.wire.member import Initialise
-from proxy.commands.init.files import toml, write
+from hsm.wire.member import Initialise, Selector
+from proxy.commands.init.files import write
+from proxy.commands.init.login import TIMEOUT_S, source_of
 from proxy.commands.init.wanted import Say, Wanted
 from proxy.commands.options import variables
+from proxy.config.hsm import UserType, user_type_number
 
-TIMEOUT_S = 120.0
-"""For each call; some HSMs take a minute to make an RSA key."""
 _SOFTHSM = (
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib/*/softhsm/libsofthsm2.so",
@@ -39,23 +37,30 @@ class Place(Struct, frozen=True, kw_only=True):
     label: str
     environment: dict[str, str]
     pin: str
-    pin_source: str
+    pin_source: PinSource
     member: str
+    user_type: UserType = "user"
+
+    @property
+    def settings(self) -> MemberSettings:
+        """The member that will use it, as hsmitm.toml will say."""
+        return MemberSettings(
+            name=self.member,
+            module=self.module,
+            selector=Selector(self.label),
+            pin=self.pin_source,
+            environment=self.environment,
+            user_type=user_type_number(self.user_type),
+        )
 
 
-async def given(wanted: Wanted) -> Place:
+async def given(wanted: Wanted, say: Say) -> Place:
     """A partition that exists, on a module that the operator named."""
     assert wanted.module is not None
     assert wanted.token is not None
     environment = read_by_vendors(os.environ) | variables(wanted.environment)
-    if wanted.pin_file is not None:
-        path = wanted.pin_file.absolute()
-        secret, source = await pin.read(PinSource(file=str(path)), path.parent), f"{{ file = {toml(str(path))} }}"
-    elif sys.stdin.isatty():
-        secret, source = getpass.getpass(f"PIN of partition '{wanted.token}': "), "{ prompt = true }"
-    else:
-        raise MisconfiguredError("give the partition's PIN with --pin-file FILE (mode 0600), or run on a terminal")
     module = str(Path(wanted.module).absolute()) if "/" in wanted.module else wanted.module
+    source, secret = await source_of(wanted, module, Selector(wanted.token), environment, say)
     return Place(
         module=module,
         label=wanted.token,
@@ -63,6 +68,7 @@ async def given(wanted: Wanted) -> Place:
         pin=secret,
         pin_source=source,
         member="hsm1",
+        user_type=wanted.user_type,
     )
 
 
@@ -98,7 +104,7 @@ async def new_softhsm(wanted: Wanted, directory: Path, say: Say) -> Place:
         label="hsmitm",
         environment=environment,
         pin=user,
-        pin_source='{ file = "pin" }',
+        pin_source=PinSource(file="pin"),
         member="softhsm1",
     )
 

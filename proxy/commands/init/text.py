@@ -7,6 +7,7 @@ from string import Template
 
 from hsm.uri import KeyURI
 from proxy.commands.init.files import certificate_name, key_label, toml
+from proxy.commands.init.login import pin_toml
 from proxy.commands.init.place import Place
 from proxy.commands.init.wanted import Wanted
 from proxy.commands.pace import Fitting
@@ -22,7 +23,8 @@ def text(wanted: Wanted, place: Place, fit: Fitting | None = None) -> str:
         member=toml(place.member),
         module=toml(place.module),
         token=toml(place.label),
-        pin=place.pin_source,
+        pin=pin_toml(place.pin_source),
+        user_type=toml(place.user_type),
         environment=f"environment = {{ {pairs} }}" if pairs else '# environment = { NAME = "VALUE" }',
         trust=toml(f"{label};object={key_label('trust')};type=private"),
         trust_certificate=toml(certificate_name("trust")),

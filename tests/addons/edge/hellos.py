@@ -35,3 +35,13 @@ def padded(size: int) -> bytes:
     extensions = b"\x55\x55\0\0" * ((size - len(fixed) - 2) // 4)
     body = fixed + (len(extensions) % 65536).to_bytes(2) + extensions
     return b"\x01" + len(body).to_bytes(3) + body
+
+
+def built(
+    suites: bytes, *extensions: tuple[int, bytes], version: bytes = b"\3\3", compression: bytes = b"\1\0"
+) -> bytes:
+    """A ClientHello with these extensions, in a record."""
+    body = b"".join(kind.to_bytes(2) + len(data).to_bytes(2) + data for kind, data in extensions)
+    fixed = version + bytes(32) + b"\0" + len(suites).to_bytes(2) + suites + compression
+    message = fixed + len(body).to_bytes(2) + body
+    return records(b"\1" + len(message).to_bytes(3) + message, 16384)

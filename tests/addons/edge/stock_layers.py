@@ -17,6 +17,7 @@ from mitmproxy.proxy.layers import http, tls
 from mitmproxy.proxy.layers.http import _http2, _upstream_proxy
 
 from addons import seam
+from addons.edge import websocket as edge_websocket
 from addons.edge.http1 import heads as http1_heads
 from addons.edge.refusal import EdgeRefusedHook
 from addons.edge.settings import Bounds
@@ -24,9 +25,15 @@ from tests.addons.edge.stock_http2 import StockHttp2Client, StockHttp2Server
 
 _OWN_WORDS = "refused before mitmproxy's check, with a sentence of ours that names no option of mitmproxy"
 _ONE_STREAM = "a message that is malformed ends its stream, not its connection (RFC 9113 section 8.1.1)"
+_LINGERS = "a client that is still sending has a moment to read its answer before it is closed (RFC 9112 section 9.6)"
 _FRAMED = "a request of HTTP/2 or 3 whose length is not known goes on in chunks: unframed it is the next request"
 
 DIFFER: dict[str, str] = {
+    **{
+        f"test_http.py::test_request_streaming[early close-{coding}-{why}]": _LINGERS
+        for coding in ("identity", "chunked")
+        for why in ("body_size=0", "body_size=3", "addon")
+    },
     "test_http.py::test_request_smuggling": _OWN_WORDS,
     "test_http.py::test_request_smuggling_whitespace": _OWN_WORDS,
     "test_http.py::test_request_smuggling_te_te": _OWN_WORDS,
@@ -43,6 +50,8 @@ DIFFER: dict[str, str] = {
     "leaves it to the receiver",
     "test_http2.py::TestClient::test_no_data_on_closed_stream": "what comes for a stream that we have reset is ignored "
     "(RFC 9113 section 5.1)",
+    "test_http2.py::TestClient::test_informational_response[103-103 Early Hints]": "interim answers go on to the "
+    "client (RFC 9110 section 15.2)",
     "test_http2.py::TestClient::test_informational_response[1not_a_number-<unknown status> ]": "a status that is no "
     "number makes a response malformed",
     "test_http2.py::test_request_smuggling_cl": _ONE_STREAM,
@@ -63,6 +72,7 @@ def pytest_configure() -> None:
     seam.put_in(Bounds())
     mode_servers.ProxyConnectionHandler = handler  # type: ignore[misc]  # ours needs a worker's master around it
     http.tls = _upstream_proxy.tls = tls  # type: ignore[attr-defined]  # their tests put a layer of their own in its place
+    edge_websocket.looked_at = lambda *_: True  # type: ignore[assignment]  # their playbooks look, and no addon of theirs
     for place in (http, _http2):
         place.Http2Server, place.Http2Client = StockHttp2Server, StockHttp2Client  # type: ignore[attr-defined]
     from test.mitmproxy.proxy import tutils  # noqa: PLC0415  # of their checkout

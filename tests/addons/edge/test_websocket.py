@@ -17,6 +17,7 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection as Peer
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.extensions import PerMessageDeflate
+from wsproto.frame_protocol import Opcode
 
 from addons import seam
 from addons.edge.refusal import EdgeRefusedHook
@@ -254,3 +255,29 @@ def test_ping_and_close_pass(whole: bool, monkeypatch: pytest.MonkeyPatch) -> No
     assert [(one.code, one.reason) for one in heard if isinstance(one, CloseConnection)] == [(1000, "bye")]
     assert len(between.hooks(commands.CloseConnection)) == 2
     assert between.from_client(b"more after the end") == []
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_messages_stay_where_a_script_asked_for_them(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that looks at something else has no WebSocket kept for it: ten thousand messages leave nothing."""
+    monkeypatch.setattr(Websocket, "watched", True)
+    monkeypatch.setattr("addons.edge.websocket.looked_at", lambda *hooks: asked and "websocket_message" in hooks)
+    between = Between()
+    for _ in range(100):
+        assert _whole(between.from_client(between.client.send(BytesMessage(b"x" * 4000)))) == b"x" * 4000
+        assert _whole(between.from_server(between.server.send(BytesMessage(b"y" * 4000)))) == b"y" * 4000
+    assert between.flow.websocket is not None
+    assert len(between.flow.websocket.messages) == (200 if asked else 0)
+
+
+def test_a_script_may_speak_though_it_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it injects arrives."""
+    monkeypatch.setattr(Websocket, "watched", True)
+    monkeypatch.setattr("addons.edge.websocket.looked_at", lambda *_: False)
+    between = Between()
+    for from_client, hears in ((True, between.server), (False, between.client)):
+        message = records.WebSocketMessage(Opcode.TEXT, from_client, b"injected", injected=True)
+        between._run(websocket.WebSocketMessageInjected(between.flow, message))
+        (heard,) = hears.events()
+        assert isinstance(heard, TextMessage)
+        assert heard.data == "injected"

@@ -27,11 +27,12 @@ from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers.tls import parse_client_hello
 from mitmproxy.test import taddons, tflow, tutils
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from addons.forward.availability import Availability
 from addons.forward.forward import Forward
 from addons.records.metrics import Metrics
+from addons.tls.protocol import Suites
 from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import Issuer
 from hsm.certificates.leaf import SERIAL_BITS
@@ -53,8 +54,8 @@ Prepare = Callable[[context.Context], None]
 class _CA:
     """A CA in memory, subordinate to `parent` where there is one."""
 
-    def __init__(self, name: str, parent: _CA | None = None) -> None:
-        self.key = rsa.generate_private_key(65537, 2048)
+    def __init__(self, name: str, parent: _CA | None = None, *, curve: ec.EllipticCurve | None = None) -> None:
+        self.key = ec.generate_private_key(curve) if curve else rsa.generate_private_key(65537, 2048)
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         above = parent or self
         public, issuing = self.key.public_key(), above.key.public_key()
@@ -88,9 +89,17 @@ class _CA:
         """A leaf, signed in the way of the signer."""
         serial = secrets.randbits(SERIAL_BITS)
         approved = self.issuer.approve(list(names), spki, LeafProfile(), dt.datetime.now(dt.UTC), serial)
-        signature = self.key.sign(approved.tbs, padding.PKCS1v15(), self.issuer.scheme.hash)
+        if isinstance(self.key, rsa.RSAPrivateKey):
+            signature = self.key.sign(approved.tbs, padding.PKCS1v15(), self.issuer.scheme.hash)
+        else:
+            signature = self.key.sign(approved.tbs, ec.ECDSA(self.issuer.scheme.hash))
         begins, ends = approved.not_before.timestamp(), approved.not_after.timestamp()
         return Minted(approved.certificate(signature, self.issuer.key), begins, ends)
+
+
+@functools.cache
+def _ec_ca(name: str) -> _CA:
+    return _CA(name, curve=ec.SECP256R1())
 
 
 @functools.cache
@@ -123,6 +132,7 @@ class _Signer:
         if isinstance(body, Ready):
             return Done()
         if isinstance(body, Authorities):
+            assert body.several
             ders = {name: [one.public_bytes(Encoding.DER) for one in ca.chain] for name, ca in self.authorities.items()}
             return Chains(ders)
         assert isinstance(body, Mint)
@@ -200,7 +210,7 @@ class _Client:
 class _World:
     """One worker's Forward, with mitmproxy's options and a stub signer."""
 
-    def __init__(self) -> None:
+    def __init__(self, suites: Suites = "modern") -> None:
         self.signer = _Signer()
         self.metrics = Metrics()
         self.availability = Availability()
@@ -210,6 +220,7 @@ class _World:
             self.availability,
             cache_entries=_CACHE_ENTRIES,
             mint_timeout_s=1,
+            suites=suites,
         )
         self.upstream = UpstreamTls()
         self.tctx = taddons.context(self.forward, self.upstream)
@@ -446,6 +457,16 @@ async def test_a_users_script_goes_first(world: _World) -> None:
 
 
 # mitmproxy's options
+
+
+@pytest.mark.parametrize("ciphers", ["AES128-SHA", "ECDHE-RSA-AES128-SHA", "AES128-GCM-SHA256"])
+async def test_clients_without_forward_secrecy_or_aead_are_served_where_they_are_wanted(ciphers: str) -> None:
+    """By default they hear that there is no common suite; with suites = "compatible" they are served."""
+    served = _Client(highest="TLSv1_2", ciphers=ciphers)
+    await _World("compatible").serve(served)
+    assert (served.tls.cipher() or "")[0] == ciphers
+    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+        await _World().serve(_Client(highest="TLSv1_2", ciphers=ciphers))
 
 
 async def test_the_operators_ciphers_decide_the_kind_of_leaf(world: _World) -> None:
@@ -806,3 +827,85 @@ async def test_a_client_that_left_during_the_servers_handshake_is_forgotten(worl
     arrived.server.error = "connection closed"
     world.forward.tls_failed_server(data)
     assert world.forward._facts == {}
+
+
+# CAs of two sorts
+
+
+def _old(schemes: bytes = b"RSA+SHA256:RSA-PSS+SHA256", trusted: _CA | None = None) -> SSL.Connection:
+    """A client of OpenSSL's with these signature algorithms, which sends its hello."""
+    settings = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    assert SSL._lib.SSL_CTX_set1_sigalgs_list(settings._context, schemes) == 1  # type: ignore[attr-defined]  # not in its interface
+    settings.set_verify(SSL.VERIFY_PEER)
+    store = settings.get_cert_store()
+    assert store is not None
+    if trusted:
+        store.add_cert(crypto.X509.from_cryptography(trusted.chain[0]))
+    client = SSL.Connection(settings)
+    client.set_tlsext_host_name(_HOST.encode())
+    client.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        client.do_handshake()
+    return client
+
+
+class _Said:
+    """As much of a client as `_World.arrived` looks at."""
+
+    def __init__(self, client: SSL.Connection) -> None:
+        self.hello = client.bio_read(65536)
+
+
+async def _presented(world: _World, client: SSL.Connection, *, proven: bool = True) -> Any:
+    said = _Said(client)
+    server = await world.present(world.arrived(said, proven=proven))  # type: ignore[arg-type]
+    server.bio_write(said.hello)
+    return server
+
+
+def _issuer(server: Any, client: SSL.Connection) -> str:
+    """Who has signed the leaf that the client gets, if it gets one."""
+    for _ in range(3):
+        for one, other in ((server, client), (client, server)):
+            with suppress(SSL.WantReadError):
+                one.do_handshake()
+            with suppress(SSL.WantReadError):
+                other.bio_write(one.bio_read(65536))
+    shown = client.get_peer_certificate(as_cryptography=True)
+    assert shown is not None
+    return str(shown.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+
+@pytest.mark.parametrize("proven", [True, False])
+@pytest.mark.parametrize("first", ["EC", "RSA"])
+async def test_each_client_gets_a_leaf_of_a_ca_that_it_verifies(world: _World, first: str, *, proven: bool) -> None:
+    """With an RSA and an EC CA of a kind, the first in the operator's order that the client can verify; so for servers
+    that did not prove who they are."""
+    sort = "trust" if proven else "untrust"
+    sorts = {"EC": _ec_ca(f"EC {sort}"), "RSA": _ca(f"RSA {sort}")}
+    second = "RSA" if first == "EC" else "EC"
+    world.signer.authorities |= {sort: sorts[first], f"{sort}-2": sorts[second]}  # type: ignore[dict-item]
+    for schemes, wanted in (
+        (b"RSA+SHA256:RSA-PSS+SHA256", "RSA"),
+        (b"ECDSA+SHA256", "EC"),
+        (b"ECDSA+SHA256:RSA+SHA256:RSA-PSS+SHA256", first),
+    ):
+        client = _old(schemes, sorts[wanted])
+        assert _issuer(await _presented(world, client, proven=proven), client) == f"{wanted} {sort}"
+
+
+@pytest.mark.parametrize(("made", "sort"), [("EC", "RSA"), ("RSA", "EC")])
+async def test_a_client_that_verifies_no_ca_of_ours_is_told_apart(world: _World, made: str, sort: str) -> None:
+    """It gets a leaf all the same, for it may verify more than it says (RFC 8446 section 4.4.2.2); where it refuses
+    that, the reason is no want of trust."""
+    world.signer.authorities["trust"] = trusted = _ec_ca("EC trust") if made == "EC" else _ca("RSA trust")
+    client = _old(b"RSA+SHA256:RSA-PSS+SHA256" if sort == "RSA" else b"ECDSA+SHA256", trusted)
+    server = await _presented(world, client)
+    assert _issuer(server, client) == f"{made} trust"
+    assert "verifies no " in server.doubt
+    assert f"[forward.trust] can be a list of two, with an {sort} CA beside this one" in server.doubt
+
+
+async def test_a_client_that_verifies_our_ca_is_not_doubted(world: _World) -> None:
+    """Whatever becomes of its handshake, the CA's sort is not what was wrong."""
+    assert (await _presented(world, _old())).doubt == ""

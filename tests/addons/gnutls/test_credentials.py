@@ -7,6 +7,7 @@ import os
 import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from cryptography.x509 import ocsp
 from OpenSSL import SSL
 
 from addons.gnutls.connection import Connection
-from addons.gnutls.credentials import Certificate, ClientCertificates, Credentials
+from addons.gnutls.credentials import Certificate, ClientCertificates, Credentials, has_hybrid_group
 from addons.gnutls.key import RemoteKey
 from addons.tls.protocol import Protocol
 from hsm.errors import MisconfiguredError
@@ -447,3 +448,26 @@ def test_rsa_key_exchange_needs_no_scheme() -> None:
     client = Client(context, Connection(credentials))
     client.handshake()
     assert (key.decrypted, key.schemes) == (1, [])
+
+
+def test_a_group_that_outlasts_quantum_computers() -> None:
+    """Clients that offer X25519MLKEM768 get it where GnuTLS has it, and X25519 where not: never nothing."""
+    server = Connection(Credentials([AUTHORITY.certify(SoftwareKey("p256"))]))
+    client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
+    client.set_tlsext_host_name(NAME.encode())
+    client.set_connect_state()
+    for _ in range(4):
+        for one, other in ((client, server), (server, client)):
+            with suppress(SSL.WantReadError):
+                one.do_handshake()
+            with suppress(SSL.WantReadError):
+                other.bio_write(one.bio_read(65536))
+    assert client.get_group_name() == ("X25519MLKEM768" if has_hybrid_group() else "x25519")
+
+
+def test_the_group_is_asked_for_first() -> None:
+    """The server's order decides, so it stands before all others; without it the protocol is what it was."""
+    with_it, without = (Protocol().priorities(["RSA"], hybrid=one).split(":") for one in (True, False))
+    groups = [one for one in with_it if one.startswith("+GROUP-")]
+    assert groups[0] == "+GROUP-X25519-MLKEM768"
+    assert [one for one in with_it if one != groups[0]] == without

@@ -381,3 +381,18 @@ def test_two_workers_in_one_process_share_nothing() -> None:
     first, second = Metrics(), Metrics()
     first.client_connected(tflow.tclient_conn())
     assert _value(second, "hsmitm_connections_total") == 0
+
+
+def test_no_flow_outlasts_its_client() -> None:
+    """A flow that nobody ends, as one whose layer broke, is not waited for when its client has gone."""
+    metrics = Metrics()
+    lost, other = tflow.tflow(), tflow.tflow()
+    other.client_conn = tflow.tclient_conn()
+    other.client_conn.id = "another"
+    metrics.requestheaders(lost)
+    metrics.requestheaders(other)
+    metrics.client_disconnected(lost.client_conn)
+    assert metrics.flows == 1
+    metrics.response(lost)
+    metrics.response(other)
+    assert metrics.flows == 0

@@ -10,13 +10,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mitmproxy.proxy.layers.tls import parse_client_hello
 from mitmproxy.tls import ClientHello
 from OpenSSL import SSL
 
-from addons.tls.client_hello import can_ecdsa, returns
+from addons.tls.client_hello import can_ecdsa, can_verify, certificate_schemes, returns
 
 _ECDSA_ONLY = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305"
 _RSA_ONLY = "ECDHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES128-GCM-SHA256:AES128-GCM-SHA256"
@@ -211,3 +212,47 @@ def test_nonsense_in_extensions_is_never_an_error(
 def test_a_client_that_returns_is_known(extensions: list[tuple[int, bytes]], expected: bool) -> None:
     """A client that has a ticket is told from one that is here for the first time."""
     assert returns(_hello([], extensions)) is expected
+
+
+# what a client verifies in certificates
+
+
+def _offering(schemes: bytes) -> ClientHello:
+    """OpenSSL's hello with these signature algorithms, in OpenSSL's words."""
+    settings = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    assert SSL._lib.SSL_CTX_set1_sigalgs_list(settings._context, schemes) == 1  # type: ignore[attr-defined]  # not in its interface
+    client = SSL.Connection(settings)
+    client.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        client.do_handshake()
+    return _parsed(client.bio_read(65535))
+
+
+_P256, _P384 = (ec.generate_private_key(curve).public_key() for curve in (ec.SECP256R1(), ec.SECP384R1()))
+_RSA = rsa.generate_private_key(65537, 2048).public_key()
+
+
+@pytest.mark.parametrize(
+    ("schemes", "keys"),
+    [
+        (b"RSA+SHA256:RSA-PSS+SHA256", [_RSA]),
+        (b"RSA-PSS+SHA256", [_RSA]),
+        (b"ECDSA+SHA256", [_P256]),
+        (b"ECDSA+SHA384", [_P384]),
+        (b"ed25519", []),
+        (b"RSA+SHA512:ECDSA+SHA256", [_RSA, _P256]),
+    ],
+)
+def test_a_hello_says_which_cas_it_verifies(schemes: bytes, keys: list[object]) -> None:
+    """By signature_algorithms, and the curve that goes with each hash."""
+    offered = certificate_schemes(_offering(schemes))
+    assert [one for one in (_RSA, _P256, _P384) if can_verify(offered, one)] == keys
+
+
+def test_what_is_said_of_certificates_counts_before_what_is_said_of_handshakes() -> None:
+    """signature_algorithms_cert (RFC 8446 section 4.2.3) is for them alone; who sends neither verifies RSA."""
+    body = b"\3\3" + bytes(32) + b"\0\0\2\x13\1\1\0"
+    handshakes, certificates = b"\0\x0d\0\4\0\2\4\3", b"\0\x32\0\4\0\2\4\1"
+    both = ClientHello(body + b"\0\x10" + handshakes + certificates)
+    assert [can_verify(certificate_schemes(both), one) for one in (_RSA, _P256)] == [True, False]
+    assert [can_verify(certificate_schemes(ClientHello(body)), one) for one in (_RSA, _P256)] == [True, False]

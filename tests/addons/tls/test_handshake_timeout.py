@@ -43,8 +43,18 @@ class _Watched:
         self.context = arrival(self.tctx)
         self.client, self.server = self.context.client, self.context.server
         self.tasks = {one.id: asyncio.create_task(asyncio.Event().wait()) for one in (self.client, self.server)}
-        transports = {one: ConnectionIO(handler=self.tasks[one.id]) for one in (self.client, self.server)}
+        self.said: dict[str, bytes] = {}
+        transports = {
+            one: ConnectionIO(handler=self.tasks[one.id], writer=self._writer(one))
+            for one in (self.client, self.server)
+        }
         proxyserver.connections[self.client.id] = SimpleNamespace(transports=transports)
+
+    def _writer(self, conn: connection.Connection) -> Any:
+        def write(data: bytes) -> None:
+            self.said[conn.id] = data
+
+        return SimpleNamespace(write=write, is_closing=lambda: False, close=lambda: None)
 
     def client_begins(self) -> None:
         """mitmproxy has decided that the client speaks TLS."""
@@ -73,11 +83,12 @@ async def test_a_server_that_stays_silent_is_disconnected(caplog: pytest.LogCapt
 
 
 async def test_a_client_that_stays_silent_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:
-    """A client that sends half a ClientHello is cut after its time, and one line names it."""
+    """A client that sends half a ClientHello is cut after its time, with an alert, and one line names it."""
     watched = _Watched(client_s=0.05)
     with caplog.at_level(logging.WARNING, "hsmitm"):
         watched.client_begins()
         await until(watched.tasks[watched.client.id].cancelled, "the client was not cut")
+    assert watched.said == {watched.client.id: b"\x15\3\3\0\2\2\x50"}  # internal_error (80)
     assert caplog.messages == ["client 192.0.2.9:1234 did not complete its TLS handshake in 0.05 s"]
     await watched.end()
 

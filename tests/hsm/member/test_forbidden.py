@@ -24,7 +24,7 @@ from tests.waiting import until
 EC = SCHEMES["ecdsa_secp256r1_sha256"]
 ALL = [*PKCS1, *PSS]
 RSA_PKCS, RSA_PSS, SHA256_RSA_PKCS, SHA256_RSA_PSS = 0x1, 0xD, 0x40, 0x43
-EVERYWHERE = [("C_SignInit", code) for code in (0x68, 0x70, 0x71)] + [("C_Sign", code) for code in (0x68, 0x70, 0x71)]
+EVERYWHERE = [(function, code) for function in ("C_SignInit", "C_Sign") for code in (0x68, 0x70, 0x71, 0x200)]
 
 
 def quirky(store: Store, directory: Path, *lines: str) -> tuple[QuirksModule, MemberSettings]:
@@ -214,3 +214,22 @@ async def test_who_does_not_decrypt_is_not_asked_to(
         await group.members[1].stop()
         with pytest.raises(UnavailableError, match="no member of the HSM in service decrypts"):
             await group.decrypt(key.name, ciphertext(sites_store, "old"), in_s(5))
+
+
+# --- how long it takes ------------------------------------------------------------------------------------------------
+
+
+async def test_new_sessions_of_a_slow_hsm_with_many_schemes(stores: list[Store], tmp_path: Path) -> None:
+    """A slow HSM has the time to prove every scheme anew when it gets new sessions, whatever a start may take."""
+    module, settings = quirky(stores[0], tmp_path / "m1")
+    settings = structs.replace(settings, start_timeout_s=1.0)
+    site = site_key(stores[0])
+    patient = Failover(keep_alive_s=3600, attempt_timeout_s=5.0)
+    async with make_group([settings], patient, keys={site.name: site}) as group:
+        module.quirks("serial", "slow 250")
+        scheme = site.scheme
+        for _ in range(16):  # its recent answers are slow
+            await group.sign(site.name, None, scheme.digest(MESSAGE), in_s(5), "tls", scheme)
+        (told,) = await group.reset("m1")
+        assert told.startswith("m1: new sessions in process"), told
+        assert [one.name for one in group.schemes(site.name)] == ALL

@@ -7,7 +7,9 @@ new signer.
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -17,6 +19,8 @@ from hsm.errors import MisconfiguredError
 from hsm.member.settings import MemberSettings
 from hsm.member.starter import START_FLOOR_S
 from hsm.member.states import State
+from hsm.secrets.attempt import Attempt
+from hsm.secrets.refusals import Refusals
 from tests.hsm.members import keys_of, make_group, running
 from tests.softhsm import MODULE, Store
 from tests.waiting import until
@@ -182,6 +186,24 @@ async def test_a_token_that_counts_a_wrong_pin_gets_no_second_try(
         with pytest.raises(MisconfiguredError, match="refused this PIN before"):
             await group.reset("m1")
         assert hsm.calls("C_Login") == 1
+
+
+async def test_a_login_that_is_given_up_before_it_is_no_try(
+    hsm: FaultyModule, settings: MemberSettings, state: Path, stores: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member whose time is over, or that is stopped, while the try is noted has not tried its PIN."""
+    begin = Refusals.begin
+
+    def slow(refusals: Refusals, *arguments: Any, **more: Any) -> Attempt:
+        time.sleep(1.2)
+        return begin(refusals, *arguments, **more)
+
+    monkeypatch.setattr(Refusals, "begin", slow)
+    brief = structs.replace(settings, start_timeout_s=1.0)
+    async with running(brief, keys=keys_of(stores[0]), state=state) as member:
+        await until(lambda: "ended before the login" in member.last_error, "it is given up")
+        await until(lambda: member.starts > 1, "it is started again")  # and stopped in the middle of that
+    assert (hsm.calls("C_Login"), list(state.iterdir())) == (0, [])
 
 
 # --- where nothing can be noted ---------------------------------------------------------------------------------------

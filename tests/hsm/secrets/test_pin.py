@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import select
 from collections.abc import Callable
@@ -74,6 +75,22 @@ async def test_reads(source: PinSource, base: Path) -> None:
 async def test_that_there_is_none_is_said(source: PinSource, base: Path) -> None:
     """Where the configuration says that there is no PIN to read, none is looked for."""
     assert await pin.read(source, base / "absent") == ""
+
+
+def test_what_is_typed_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are no text, or the end of the terminal, are told without any of what was typed."""
+    for typed, why in ((SECRET.encode("latin-1"), "not UTF-8 text"), (None, "no PIN was typed")):
+
+        def answer(_question: str, typed: bytes | None = typed) -> str:
+            if typed is None:
+                raise EOFError
+            return typed.decode()
+
+        monkeypatch.setattr(getpass, "getpass", answer)
+        with pytest.raises(MisconfiguredError, match=why) as caught:
+            pin.ask("PIN: ")
+        assert "4711" not in told(caught.value)
+        assert "0xfc" not in told(caught.value)
 
 
 async def test_an_absolute_path_needs_no_base(base: Path) -> None:

@@ -74,7 +74,7 @@ async def test_one_of_many(settings: SignerSettings, own: Store, caplog: pytest.
             assert (told[name_of(own, "blog")], len(told[name_of(own, "shop")])) == ([], 6)
             assert refused(signer) == {"blog.example.com": True, "shop.example.com": False}
             (line,) = (one for one in caplog.messages if "clients of its sites are refused" in one)
-            why = "the key of blog.example.com is on no member (m1: no private key pkcs11:object=blog;type=private on "
+            why = "no member can serve the key of blog.example.com (m1: no private key pkcs11:object=blog;type=private"
             assert line.startswith(why)
 
 

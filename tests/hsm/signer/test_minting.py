@@ -6,10 +6,11 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.verification import PolicyBuilder
 from cryptography.x509.verification import Store as TrustStore
@@ -18,12 +19,14 @@ from msgspec import structs
 from bench.rig.faulty_module import FaultyModule
 from hsm.errors import HsmitmError, OverloadedError, RefusedError
 from hsm.group import waiting_line
-from hsm.signer.settings import Quotas, SignerSettings
+from hsm.signer.settings import AuthoritySettings, Quotas, SignerSettings
 from hsm.signer.signer import Signer
+from hsm.uri import KeyURI
 from hsm.wire import endpoint
 from hsm.wire.client import SignerClient
 from hsm.wire.run_directory import WORKER_SOCKET
-from hsm.wire.worker import Authority, Mint, Minted
+from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted
+from tests.cas import make_ca
 from tests.hsm.signers import leaf_spki, mint, serving
 from tests.hsm.sites import site_of
 from tests.softhsm import MODULE, Store
@@ -60,6 +63,23 @@ async def test_many_leaves_at_once(worker: SignerClient) -> None:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert names.get_values_for_type(x509.DNSName) == [f"host{number}.example"]
     assert len({leaf.serial_number for leaf in leaves}) == 50
+
+
+async def test_a_ca_of_each_sort(store: Store, settings: SignerSettings, tmp_path: Path) -> None:
+    """With an RSA and an EC CA for verified servers a worker gets leaves of either; a worker of the version before
+    hears of the first one alone, and gets what it always got."""
+    second = AuthoritySettings(await make_ca(store, "rsa", tmp_path), KeyURI(object="rsa"))
+    only = {name: one for name, one in settings.authorities.items() if name == "trust"}
+    two = structs.replace(settings, authorities=only | {"trust-2": second})
+    async with serving(two), SignerClient(settings.run.socket(WORKER_SOCKET)) as worker:
+        told = [await worker.call(asked, 10) for asked in (Authorities(several=True), Authorities())]
+        assert [set(one.chains) for one in told if isinstance(one, Chains)] == [{"trust", "trust-2"}, {"trust"}]
+        for name, sort in (("trust", ec.EllipticCurvePublicKey), ("trust-2", rsa.RSAPublicKey)):
+            minted = await worker.call(Mint(cast(Authority, name), ["a.example"], leaf_spki()), 10)
+            assert isinstance(minted, Minted)
+            ca = x509.load_pem_x509_certificate(two.authorities[cast(Authority, name)].certificate.read_bytes())
+            assert isinstance(ca.public_key(), sort)
+            x509.load_der_x509_certificate(minted.certificate).verify_directly_issued_by(ca)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

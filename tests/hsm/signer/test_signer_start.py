@@ -185,6 +185,21 @@ async def test_one_ca_for_both(settings: SignerSettings, spawned: list[dict[str,
     assert spawned == []
 
 
+async def test_two_cas_of_one_sort(settings: SignerSettings, spawned: list[dict[str, str]]) -> None:
+    """Two CAs of a kind are for clients of two sorts: with keys of one sort the signer does not start."""
+    both = settings.authorities | {"trust-2": settings.authorities["trust"]}
+    message = await why_not(structs.replace(settings, authorities=both))
+    assert message.startswith("both CAs of forward.trust have EC keys; a list of two is for one with an RSA")
+    assert spawned == []
+
+
+async def test_a_second_ca_that_is_trusted_for_both(settings: SignerSettings, spawned: list[dict[str, str]]) -> None:
+    """Also the second CA for servers that did not verify must be none that clients trust."""
+    both = settings.authorities | {"untrust-2": settings.authorities["trust"]}
+    assert "clients would trust servers" in await why_not(structs.replace(settings, authorities=both))
+    assert spawned == []
+
+
 async def test_a_ca_key_that_is_missing(settings: SignerSettings) -> None:
     """A CA whose key is on no partition keeps the signer from starting, and the key is named."""
     trust = settings.authorities["trust"].certificate

@@ -142,6 +142,14 @@ def test_a_library_with_another_list_at_each_call() -> None:
     assert FunctionList.of(MODULE) is not None
 
 
+@pytest.mark.parametrize("address", [None, 0, 8, 2**47 - 4096])
+def test_what_is_no_function_list_is_not_called(address: int | None) -> None:
+    """An address where nothing can be read, or where something else is, ends no process."""
+    assert FunctionList.found_at(address) is None
+    other = ctypes.create_string_buffer(1000)
+    assert FunctionList.found_at(ctypes.addressof(other)) is None
+
+
 def test_every_number_has_its_own_place() -> None:
     """Each number of a token is read from its own place in the order of the standard, and none is skipped."""
     values = range(101, 101 + len(COUNTS))

@@ -87,12 +87,13 @@ async def test_a_key_is_made_with_what_the_token_takes(
             await make(process, label, key_type)
 
 
-async def test_another_mechanism_makes_rsa_keys(shared: Store, tmp_path: Path) -> None:
-    """Luna in FIPS mode has no CKM_RSA_PKCS_KEY_PAIR_GEN, but CKM_RSA_X9_31_KEY_PAIR_GEN."""
-    quirks = ["maps 0xa 0x0", "missing CKM_RSA_PKCS_KEY_PAIR_GEN"]
-    async with opened(shared, QuirksModule(tmp_path / "q", *quirks), KeyURI(object="x9.31")) as (process, found):
+@pytest.mark.parametrize("mechanism", ["0xa", "0x80000143", "0x80000142"])
+async def test_another_mechanism_makes_rsa_keys(shared: Store, tmp_path: Path, mechanism: str) -> None:
+    """FIPS modes have no CKM_RSA_PKCS_KEY_PAIR_GEN, but CKM_RSA_X9_31_KEY_PAIR_GEN, or Luna's own mechanisms."""
+    quirks = [f"maps {mechanism} 0x0", "missing CKM_RSA_PKCS_KEY_PAIR_GEN"]
+    async with opened(shared, QuirksModule(tmp_path / "q", *quirks), KeyURI(object=mechanism)) as (process, found):
         assert "rsa-3072" in found.makes
-        assert (await make(process, "x9.31", "rsa-2048")).guarded
+        assert (await make(process, mechanism, "rsa-2048")).guarded
         assert await signs(process, "rsa_pkcs1_sha256")
 
 

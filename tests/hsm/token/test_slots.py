@@ -84,6 +84,14 @@ async def test_one_call_on_a_slot_that_fails(behind: Behind, quirky: QuirksModul
     assert time.monotonic() - begun < START_S - 1
 
 
+async def test_a_slot_that_fails_behind_p11_kit(behind: Behind, quirky: QuirksModule) -> None:
+    """Nor does it take down others where the module hands out another function list to each who asks."""
+    quirky.quirks("another_list", "serial", "extra_slot 0x30 first only=C_GetSlotInfo")
+    opened, told = await behind.opened(inspected=True)
+    assert [slot.partition for slot in told.slots] == [opened.partition]
+    assert told.problems == {0xBAD0051: "CKR_DEVICE_ERROR (0x30) while reading its token"}
+
+
 @pytest.mark.parametrize("how", ["", " hangs"], ids=["fails", "hangs"])
 async def test_the_slots_that_are_there_are_told(behind: Behind, quirky: QuirksModule, how: str) -> None:
     """Where a partition is not there, its operator reads which slots answered, and what is wrong with the others; in

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hsm.secrets.settings import PinSource
 from proxy.commands.init.place import Place
 from proxy.commands.init.text import text
 from proxy.commands.init.wanted import Wanted
@@ -56,7 +57,7 @@ def test_what_fits_is_a_configuration(alone_s: float, times: float) -> None:
     whom it waits for."""
     fit = fitting(Measured(alone_s, times * alone_s))
     wanted = Wanted(directory=Path(), module=None, token=None, listen="127.0.0.1:0", status_listen="")
-    place = Place(module="m", label="l", environment={}, pin="", pin_source='{ file = "pin" }', member="m1")
+    place = Place(module="m", label="l", environment={}, pin="", pin_source=PinSource(file="pin"), member="m1")
     made = text(wanted, place, fit)
     file = parse(made.encode(), Path("/etc/hsmitm.toml")).file
     assert file.hsm.members[0].sessions == fit.sessions

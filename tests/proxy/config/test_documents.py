@@ -14,6 +14,7 @@ import pytest
 from addons.forward.leaf_cache import RENEW_AT
 from hsm.certificates.settings import MAX_VALIDITY
 from hsm.codes import Kind
+from hsm.secrets.settings import PinSource
 from hsm.signer.settings import SignerSettings
 from proxy.commands.init.place import Place
 from proxy.commands.init.text import text
@@ -54,7 +55,7 @@ def _template() -> str:
         label="hsmitm",
         environment={},
         pin="",
-        pin_source='{ file = "pin" }',
+        pin_source=PinSource(file="pin"),
         member="softhsm1",
     )
     return text(wanted, place)

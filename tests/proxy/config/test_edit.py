@@ -69,7 +69,7 @@ def _initialised(environment: dict[str, str] | None = None) -> str:
         label="hsmitm",
         environment=environment or {},
         pin="",
-        pin_source='{ file = "pin" }',
+        pin_source=PinSource(file="pin"),
         member="softhsm1",
     )
     return text(wanted, place)

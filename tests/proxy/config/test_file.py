@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hsm.codes import Kind
 from hsm.errors import MisconfiguredError
+from hsm.secrets.settings import PinSource
 from hsm.wire.member import Selector
 from hsm.wire.worker import MAX_WORKERS
 from proxy.commands.init.place import Place
@@ -468,6 +469,45 @@ def test_a_key_that_cannot_be_named_so_is_refused(read: Callable[[str], Config],
     assert "4711" not in message
 
 
+_EC = """
+[[forward.trust]]
+certificate = "ec.pem"
+key = "pkcs11:token=partition;object=ec"
+"""
+
+
+def _two(more: str = "") -> str:
+    """A file with an RSA and an EC CA of each kind."""
+    text = _MINIMAL.replace("[forward.trust]", "[[forward.trust]]").replace("[forward.untrust]", "[[forward.untrust]]")
+    return text + _EC + _EC.replace("trust", "untrust").replace("=ec", "=uec").replace('"ec', '"uec') + more
+
+
+def test_a_kind_of_ca_may_have_two(read: Callable[[str], Config], tmp_path: Path) -> None:
+    """One with an RSA key and one with an EC key, in order of preference; one table is what it always was."""
+    signer = read(_two()).signer()
+    assert {name: (one.certificate.name, one.key.object) for name, one in signer.authorities.items()} == {
+        "trust": ("trust.pem", "trust"),
+        "untrust": ("untrust.pem", "untrust"),
+        "trust-2": ("ec.pem", "ec"),
+        "untrust-2": ("uec.pem", "uec"),
+    }
+    assert set(signer.holders) == {"trust", "untrust", "trust-2", "untrust-2"}
+    only = _MINIMAL.replace("[forward.trust]", "[[forward.trust]]")
+    assert read(only).signer().authorities == read(_MINIMAL).signer().authorities
+
+
+def test_three_cas_of_a_kind_are_one_too_many(read: Callable[[str], Config]) -> None:
+    """There is nothing that a third one could be for; none at all is as wrong."""
+    for wrong, number in ((_two(_EC), 3), (_MEMBER + "[forward]\ntrust = []\nuntrust = []\n", 0)):
+        assert f"forward: trust: a list of {number}; give one CA, or two" in _refusal(read, wrong)
+
+
+def test_the_second_ca_is_named_by_its_place(read: Callable[[str], Config]) -> None:
+    """An operator finds the entry that is wrong."""
+    wrong = _two().replace("object=uec", "slot-id=1")
+    assert "forward.untrust[1]: key: 'slot-id' belongs" in _refusal(read, wrong).replace("[...]", "[1]")
+
+
 # the file itself
 
 
@@ -506,7 +546,7 @@ def _initialised(label: str = "hsmitm", **more: object) -> str:
         label=label,
         environment=environment,
         pin="",
-        pin_source='{ file = "pin" }',
+        pin_source=PinSource(file="pin"),
         member="m1",
     )
     return text(wanted, place)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mitmproxy.http import Response
 
+from addons.edge.streaming import DEFAULT, EVERYTHING, NOTHING, Streamed
 from addons.inbound.settings import (
     HandshakeSettings,
     ListenerSettings,
@@ -151,3 +153,30 @@ def test_no_file(tmp_path: Path) -> None:
     """A file that is not there is named, with what would make one."""
     with pytest.raises(MisconfiguredError, match=r"^there is no configuration at .*hsmitm\.toml; make one with"):
         worker.load(tmp_path / "hsmitm.toml")
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("", EVERYTHING),
+        ('scripts = ["a.py"]', Streamed.parse(DEFAULT)),
+        ("options = { anticache = true }", Streamed.parse(DEFAULT)),
+        ('options = { modify_body = ["/a/b"] }', NOTHING),
+        ('options = { modify_body = ["/a/b"] }\nstream = ["*"]', EVERYTHING),
+        ('scripts = ["a.py"]\nstream = []', NOTHING),
+        ('stream = ["video/*"]', Streamed.parse(["video/*"])),
+    ],
+)
+def test_which_messages_go_on_as_they_come(tmp_path: Path, section: str, expected: Streamed) -> None:
+    """All without scripts; with them what has no end in sight, unless the operator says otherwise."""
+    config = _load(tmp_path, f"[mitmproxy]\n{section}\n")
+    message = Response.make(200, b"hello", {"content-type": "video/mp4"})
+    assert config.mitmproxy.streamed.takes(message) == expected.takes(message)
+    del message.headers["content-length"]
+    assert config.mitmproxy.streamed.takes(message) == expected.takes(message)
+
+
+def test_a_message_that_cannot_be_meant_is_named(tmp_path: Path) -> None:
+    """A typing error in what is streamed stops the start."""
+    with pytest.raises(MisconfiguredError, match="stream: 'html' is neither a content type nor 'no-length'"):
+        _load(tmp_path, '[mitmproxy]\nstream = ["html"]\n')

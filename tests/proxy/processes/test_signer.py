@@ -159,6 +159,7 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "proxy.handshake_threads": ("[proxy]", 3),
         "proxy.grace_s": ("[proxy]", 3.0),
         "proxy.not_tls": ("[proxy]", "pass"),
+        "proxy.suites": ("[proxy]", "compatible"),
         "proxy.not_tls_ports": ("[proxy]", [25]),
         "status.listen": ("[status]", ""),
         "status.hosts": ("[status]", ["hsmitm.example"]),
@@ -173,6 +174,7 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "run.hang_timeout_s": (run, 0.0),
         "mitmproxy.scripts": ("[mitmproxy]", ["script.py"]),
         "mitmproxy.options": ("[mitmproxy]", {"http2": False}),
+        "mitmproxy.stream": ("[mitmproxy]", []),
         "log.level": ("[log]", "debug"),
     } | {f"limits.{one.name}": ("[limits]", one.default * 2 or 1) for one in structs.fields(Bounds)}
 

@@ -18,7 +18,7 @@ from addons.edge.refusal import EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.upstream.layer import ServerTls
 from tests.addons.edge.driver import Driver, arrived
-from tests.addons.edge.hellos import hello, records
+from tests.addons.edge.hellos import built, hello, records
 from tests.addons.tls.ends import HOST, Client, Listening, accepting, served, spoilt
 
 
@@ -27,16 +27,19 @@ class _Leaf:
 
     def __init__(self, settings: SSL.Context) -> None:
         self._settings = settings
+        self.doubt = ""
 
     def tls_start_client(self, data: tls.TlsData) -> None:
-        data.ssl_conn = accepting(self._settings)
+        data.ssl_conn = made = accepting(self._settings)
+        made.doubt = self.doubt
 
 
 class _Proxy(Driver):
     """Our layer, opposite a client."""
 
     def __init__(self, version: int = 0) -> None:
-        tctx = taddons.context(_Leaf(served(version)))
+        self.leaf = _Leaf(served(version))
+        tctx = taddons.context(self.leaf)
         self.context = arrived(tctx, port=443)
         outermost = ServerTls(self.context)
         outermost.child_layer = client_tls = ClientTls(self.context, Bounds())
@@ -67,37 +70,27 @@ class _Proxy(Driver):
         return self.context.client in {one.connection for one in self.of(commands.CloseConnection)}
 
 
-def _hello(
-    suites: bytes, *extensions: tuple[int, bytes], version: bytes = b"\3\3", compression: bytes = b"\1\0"
-) -> bytes:
-    """A ClientHello in a record."""
-    body = b"".join(kind.to_bytes(2) + len(data).to_bytes(2) + data for kind, data in extensions)
-    fixed = version + bytes(32) + b"\0" + len(suites).to_bytes(2) + suites + compression
-    message = fixed + len(body).to_bytes(2) + body
-    return records(b"\1" + len(message).to_bytes(3) + message, 16384)
-
-
 _VERSIONS, _GROUPS, _SCHEMES = (43, b"\2\3\4"), (10, b"\0\2\0\x17"), (13, b"\0\2\4\3")
 _POINT = ec.derive_private_key(1, ec.SECP256R1()).public_key()
 _KEY = (51, b"\0\x45\0\x17\0\x41" + _POINT.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
 _NO_POINT = (51, b"\0\x45\0\x17\0\x41\4" + bytes(64))
 _SUITE_12, _SUITE_13 = b"\xc0\x2b", b"\x13\1"
 HELLOS = {
-    "no version of ours": (_hello(_SUITE_12, _GROUPS, version=b"\3\1"), 70),
-    "no version at all": (_hello(_SUITE_13, (43, b"\2\x7f\x1c")), 70),
-    "no cipher suite of ours": (_hello(b"\0\x2f", _GROUPS, _SCHEMES), 40),
-    "no group of ours": (_hello(_SUITE_13, _VERSIONS, (10, b"\0\2\x7f\0"), _SCHEMES, (51, b"\0\6\x7f\0\0\2ab")), 40),
-    "no signature scheme of ours": (_hello(_SUITE_12, _GROUPS, (13, b"\0\2\2\1")), 40),
-    "TLS 1.3 without schemes": (_hello(_SUITE_13, _VERSIONS, _GROUPS, _KEY), 109),
-    "a point that is not on its curve": (_hello(_SUITE_13, _VERSIONS, _GROUPS, _SCHEMES, _NO_POINT), 47),
-    "compression without none": (_hello(_SUITE_12, _GROUPS, _SCHEMES, compression=b"\1\1"), 47),
-    "an extension twice": (_hello(_SUITE_12, _GROUPS, _GROUPS, _SCHEMES), 47),
-    "an empty list of ALPN": (_hello(_SUITE_12, _GROUPS, (16, b"\0\0")), 50),
-    "an ALPN extension without a list": (_hello(_SUITE_12, _GROUPS, (16, b"")), 50),
-    "an empty name of ALPN": (_hello(_SUITE_12, _GROUPS, (16, b"\0\4\2h2\0")), 50),
-    "an empty list of groups": (_hello(_SUITE_12, (10, b"\0\0"), _SCHEMES), 50),
-    "a name that is cut short": (_hello(_SUITE_12, (0, b"\0\x10\0\0\x20a")), 50),
-    "suites of an odd length": (_hello(b"\xc0\x2b\0", _GROUPS), 50),
+    "no version of ours": (built(_SUITE_12, _GROUPS, version=b"\3\1"), 70),
+    "no version at all": (built(_SUITE_13, (43, b"\2\x7f\x1c")), 70),
+    "no cipher suite of ours": (built(b"\0\x2f", _GROUPS, _SCHEMES), 40),
+    "no group of ours": (built(_SUITE_13, _VERSIONS, (10, b"\0\2\x7f\0"), _SCHEMES, (51, b"\0\6\x7f\0\0\2ab")), 40),
+    "no signature scheme of ours": (built(_SUITE_12, _GROUPS, (13, b"\0\2\2\1")), 40),
+    "TLS 1.3 without schemes": (built(_SUITE_13, _VERSIONS, _GROUPS, _KEY), 109),
+    "a point that is not on its curve": (built(_SUITE_13, _VERSIONS, _GROUPS, _SCHEMES, _NO_POINT), 47),
+    "compression without none": (built(_SUITE_12, _GROUPS, _SCHEMES, compression=b"\1\1"), 47),
+    "an extension twice": (built(_SUITE_12, _GROUPS, _GROUPS, _SCHEMES), 47),
+    "an empty list of ALPN": (built(_SUITE_12, _GROUPS, (16, b"\0\0")), 50),
+    "an ALPN extension without a list": (built(_SUITE_12, _GROUPS, (16, b"")), 50),
+    "an empty name of ALPN": (built(_SUITE_12, _GROUPS, (16, b"\0\4\2h2\0")), 50),
+    "an empty list of groups": (built(_SUITE_12, (10, b"\0\0"), _SCHEMES), 50),
+    "a name that is cut short": (built(_SUITE_12, (0, b"\0\x10\0\0\x20a")), 50),
+    "suites of an odd length": (built(b"\xc0\x2b\0", _GROUPS), 50),
     "a body that is cut short": (records(b"\1\0\0\x26\3\3" + bytes(36), 16384), 50),
     "another message": (records(b"\2" + hello()[6:], 16384), 10),
     "an alert": (b"\x15\3\3\0\2\2\x28", 10),
@@ -185,6 +178,19 @@ async def test_an_end_that_is_meant_is_told_from_a_cut() -> None:
     proxy.hear(client.write(b"x"))
     client.hear(proxy.say())
     assert client.tls.read() == b""  # with less than close_notify more would be waited for
+
+
+async def test_a_doubt_that_comes_true_is_what_the_log_says() -> None:
+    """A client that cannot verify the CA's signatures refuses its leaf as one that it does not trust: the class and the
+    sentence are those of what was known before."""
+    proxy, client = _Proxy(), Client(trusts=False)
+    proxy.leaf.doubt = "the client verifies no ECDSA"
+    proxy.shake(client)
+    (failed,) = proxy.of(TlsFailedClientHook)
+    assert failed.data.conn.error == "the client verifies no ECDSA"
+    assert [(one.data.kind, one.data.detail) for one in proxy.of(EdgeRefusedHook)] == [
+        ("no-common-signature", "the client verifies no ECDSA")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ class _Handler:
     def __init__(self, client: connection.Client) -> None:
         self.client = client
         self.last_activity = self.last_written = 0.0
-        self.ended = ""
+        self.ended, self.last = "", b""
 
-    def cut(self, why: str) -> None:
-        self.ended = why
+    def cut(self, why: str, last: bytes = b"") -> None:
+        self.ended, self.last = why, last
 
 
 class _Refused:
@@ -166,6 +166,7 @@ async def test_a_hello_has_its_own_time(world: _World) -> None:
     assert not handler.ended
     world.later(2)
     assert handler.ended == "slow ClientHello"
+    assert handler.last == b"\x15\3\3\0\2\2\x32"  # decode_error (50)
     assert world.refused.kinds == ["slow-hello"]
 
 
