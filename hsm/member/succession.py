@@ -32,6 +32,8 @@ _PROOFS = 3
 _PROOFS_AFTER_BAD = 20
 """Verified signatures before a member serves: twenty after one that did not verify."""
 DRAIN_S = 5.0
+_SLOWER = 2
+"""Times its best latency: what a signature may take while the old life serves, too."""
 
 
 class Surroundings(Protocol):
@@ -167,7 +169,7 @@ class Succession:
         if vital is None:
             return
         self._warn_of_few_sessions(life)
-        self._tell_of_use(life)
+        self._use_told = _tell_of_use(self._standing.name, life, self._use_told)
         if hangs(vital, self._group.failover.hang_s, life.pace):
             await self._replace(life, f"a session has not answered for {vital.oldest_s:.1f} s")
 
@@ -179,17 +181,6 @@ class Succession:
                 self._standing.name, life.sessions, self.settings.sessions,
             )  # fmt: skip
         self._sessions_told = life.sessions
-
-    def _tell_of_use(self, life: Life) -> None:
-        """Once for a member whose sessions are not all of use, and again when it is another number."""
-        pace = life.pace
-        use = round(pace.engines) if pace.usual_s >= QUICK_S and pace.useful < life.sessions else 0
-        if use and abs(use - self._use_told) > 0.5 * self._use_told:
-            logger.info(
-                "member %s works on about %d at a time, %.0f ms each; other requests wait in the signer, whatever its "
-                "%d sessions", self._standing.name, use, 1000 * pace.usual_s, life.sessions,
-            )  # fmt: skip
-            self._use_told = use
 
     async def _back_off(self, failures: int) -> None:
         jitter, since = random.random(), time.monotonic()  # noqa: S311  # no secret
@@ -265,13 +256,10 @@ class Succession:
             return f"new sessions in process {life.process.pid}, {life.opened.sessions} of them; the old ones are gone"
 
     def _proofs_s(self) -> float:
-        """How long the signatures that prove a new life may take, beside the one that runs and at its pace."""
+        """How long the signatures that prove a new life may take, at the pace of the one that runs."""
         life = self._standing.life
-        if life is None:
-            return 0.0
-        keys = self._starter.keys.values()
-        each = [(len(key.schemes) if key.inbound else 1) * life.pace.due_s(key.name) for key in keys]
-        return sum(each) + _PROOFS * life.pace.due_s(None)
+        challenges = sum(len(key.schemes) if key.inbound else 1 for key in self._starter.keys.values())
+        return _SLOWER * challenges * life.health.quickest_s if life is not None else 0.0
 
     async def _start_until(self, until: float) -> Life:
         """A new life with its keys proved by `until`, on the loop's clock."""
@@ -299,6 +287,20 @@ class Succession:
             raise MisconfiguredError(f"member {standing.name} is quarantined: {standing.reason}")
         why = standing.last_error if standing.last_error_at > errors else standing.reason
         raise TryLaterError(f"member {standing.name} is down: {why}")
+
+
+def _tell_of_use(member: str, life: Life, told: int) -> int:
+    """Say once for a member whose sessions are not all of use, and again when it is another number. What was told."""
+    pace = life.pace
+    use = round(pace.engines) if pace.usual_s >= QUICK_S and pace.useful < life.sessions else 0
+    if not use or abs(use - told) <= 0.5 * told:
+        return told
+    logger.info(
+        "member %s works on about %d at a time, %.0f ms each; other requests wait in the signer, whatever its "
+        "%d sessions",
+        member, use, 1000 * pace.usual_s, life.sessions,
+    )  # fmt: skip
+    return use
 
 
 async def _drain(life: Life, seconds: float) -> None:
