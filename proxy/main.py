@@ -19,6 +19,7 @@ from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire.admin import Status, StatusReport
 from proxy.commands import hsm as hsm_commands
 from proxy.commands.options import (
+    CA_DAYS,
     CONFIG,
     KEY_TYPE,
     KEY_TYPES,
@@ -46,6 +47,8 @@ def init(
     directory: Annotated[Path, typer.Option("--dir", help="Where everything goes that is made.")] = Path(),
     module: Annotated[str | None, typer.Option(help="The vendor's PKCS#11 library. Without it: SoftHSM.")] = None,
     token: Annotated[str | None, typer.Option(help="The label of a partition that exists already.")] = None,
+    serial: Annotated[str | None, typer.Option(help="Its serial number, instead of --token.")] = None,
+    slot: Annotated[int | None, typer.Option(help="Its slot, instead of --token.", min=0)] = None,
     env: EnvironmentOption = None,
     pin_file: Annotated[Path | None, typer.Option(help="A file of mode 0600 with the partition's PIN.")] = None,
     empty_pin: Annotated[bool, typer.Option("--empty-pin", help="The partition's PIN is empty.")] = False,
@@ -55,7 +58,17 @@ def init(
     so_pin_file: Annotated[
         Path | None, typer.Option(help="Where the new partition's SO PIN goes; best on another medium.")
     ] = None,
-    key_type: Annotated[str, typer.Option(help=f"{KEY_TYPES}.")] = KEY_TYPE,
+    key_type: Annotated[
+        str | None, typer.Option(help=f"{KEY_TYPES}. By default {KEY_TYPE}, or what the partition can make.")
+    ] = None,
+    trust_key: Annotated[str | None, typer.Option(help="The PKCS#11 URI of a key that is there, for the CA.")] = None,
+    untrust_key: Annotated[
+        str | None, typer.Option(help="The same for the CA of servers that did not verify; another key.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="The CAs' subject (RFC 4514): 'CN=Example inspection,O=Example'.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(help=f"How long the CAs are valid. By default {CA_DAYS}.")] = None,
     listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = _PROXY.listen,
     status_listen: Annotated[str, typer.Option(help="Where /metrics is served; empty: nowhere.")] = _STATUS.listen,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before making keys on a partition.")] = False,
@@ -68,6 +81,8 @@ def init(
         directory=directory,
         module=module,
         token=token,
+        serial=serial,
+        slot=slot,
         environment=tuple(env or ()),
         pin_file=pin_file,
         empty_pin=empty_pin,
@@ -75,6 +90,10 @@ def init(
         so_pin_file=so_pin_file,
         on_terminal=sys.stdout.isatty(),
         key_type=key_type,
+        trust_key=trust_key,
+        untrust_key=untrust_key,
+        subject=subject,
+        days=days,
         listen=listen,
         status_listen=status_listen,
     )

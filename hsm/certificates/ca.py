@@ -15,10 +15,10 @@ from hsm.schemes import PublicKey, Scheme, certificate_scheme
 
 
 def approve_ca(
-    common_name: str, key: PublicKey, days: int, now: dt.datetime, serial: int, scheme: Scheme | None = None
+    subject: str | x509.Name, key: PublicKey, days: int, now: dt.datetime, serial: int, scheme: Scheme | None = None
 ) -> Approved:
-    """The template of a self-signed CA for `key`: pathLen 0, so that it can sign leaves and nothing else. `scheme` is
-    one of `hsm.schemes.certificate_schemes`, the first unless given.
+    """The template of a self-signed CA for `key`: pathLen 0, so that it can sign leaves and nothing else. `subject`
+    is its name, or the common name alone. `scheme` is one of `hsm.schemes.certificate_schemes`, the first unless given.
 
     Raises MisconfiguredError for a key that cannot be a CA's.
     """
@@ -26,7 +26,8 @@ def approve_ca(
         preferred = certificate_scheme(key)
     except ValueError as error:
         raise MisconfiguredError(f"the key is {error}") from error
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    if isinstance(subject, str):
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     usage = x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,
@@ -41,8 +42,8 @@ def approve_ca(
     identifier = x509.SubjectKeyIdentifier.from_public_key(key)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(key)
         .serial_number(serial)
         .not_valid_before(now - BACKDATED)

@@ -2,7 +2,7 @@
 
 A private key signs once, whoever is looked for: its signature is kept, and every public half is tried on it. So a
 member with hundreds of keys that cannot be told apart costs so many signatures at most, once for each process, and a
-bounded part of them in each search: the next one goes on where this one ended.
+bounded part of them in each round, whatever number of keys it looks for: the next one goes on where this one ended.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from hsm.errors import MemberLostError, RefusedError
 from hsm.schemes import SCHEMES, PublicKey, Scheme
 
 MOST = 64
-"""Private keys that one search has sign."""
+"""Private keys that sign in one round."""
 _MOST_S = 5.0
-"""How long it may take: a slow HSM makes fewer. A member has 20 s to start."""
+"""How long they may take together: a slow HSM makes fewer. A member has 20 s to start."""
+ROUND_S = 20.0
+"""From one round to the next: less than from one look for missing keys to the next."""
 
 Mark = tuple[int, str, bytes]
 """A private key as a process sees it: its handle, CKA_LABEL and CKA_ID. A handle alone may come to name another."""
@@ -62,9 +64,10 @@ class Challenges:
 
     def __init__(self) -> None:
         self._signed: dict[tuple[Mark, str], _Signed] = {}
+        self._began = self._asked = self._took_s = 0.0
 
     def find[Key: Signing](self, public: PublicKey, keys: Sequence[Key]) -> tuple[Key | None, int]:
-        """The first of `keys` that signs as `public`, and how many were not asked: they are too many for one search.
+        """The first of `keys` that signs as `public`, and how many were not asked: they are too many for one round.
 
         Raises what a session or an HSM that fails raises.
         """
@@ -75,23 +78,39 @@ class Challenges:
                 new.append(key)
             elif signed.by(public):
                 return key, 0
-        until = time.monotonic() + _MOST_S
         for place, key in enumerate(new):
-            if place == MOST or (place and time.monotonic() > until):
+            if not self._room():
                 return None, len(new) - place
             if self._ask(key, public).by(public):
                 return key, 0
         return None, 0
 
     def proves(self, key: Signing, halves: Iterable[PublicKey]) -> PublicKey | None:
-        """The one of these public halves as which the key signs."""
+        """The one of these public halves as which the key signs; None where it does not, or was not asked."""
         for public in halves:
-            signed = self._signed.get((key.mark, _kind(public))) or self._ask(key, public)
-            if signed.by(public):
+            signed = self._signed.get((key.mark, _kind(public)))
+            if signed is None and self._room():
+                signed = self._ask(key, public)
+            if signed is not None and signed.by(public):
                 return public
         return None
 
+    def _room(self) -> bool:
+        """Whether this round has room for one more signature."""
+        now = time.monotonic()
+        if not self._asked or now - self._began > ROUND_S:
+            self._began, self._asked, self._took_s = now, 0, 0
+        return self._asked < MOST and self._took_s < _MOST_S
+
     def _ask(self, key: Signing, public: PublicKey) -> _Signed:
+        started = time.monotonic()
+        try:
+            return self._asked_of(key, public)
+        finally:
+            self._asked += 1
+            self._took_s += time.monotonic() - started
+
+    def _asked_of(self, key: Signing, public: PublicKey) -> _Signed:
         signed = _Signed(None)
         message = secrets.token_bytes(32)
         for scheme in SCHEMES.values() if key.signs else ():

@@ -22,6 +22,9 @@ _BUFFER_TOO_SMALL = 0x150
 _UNAVAILABLE = (2**64 - 1, 2**32 - 1)
 """CK_UNAVAILABLE_INFORMATION of 64 and of 32 bits (section 3.2); a limit of 0 is CK_EFFECTIVELY_INFINITE."""
 
+_NEGATIVE, _ABSURD = 2**63, 2**31 - 1
+"""Some tokens tell such numbers of sessions: -2 as CK_ULONG, the greatest int."""
+
 
 class _InitializeArgs(ctypes.Structure):
     _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", ctypes.c_ulong), ("reserved", ctypes.c_void_p))
@@ -49,11 +52,12 @@ class TokenInfo(ctypes.Structure):
     def told(self, field: str) -> int | None:
         """A number of the structure; None where the token does not tell it."""
         value: int = getattr(self, field)
-        return None if value in _UNAVAILABLE else value
+        return None if value in _UNAVAILABLE or value >= _NEGATIVE else value
 
     def limit(self, field: str) -> int | None:
-        """A limit; None where there is none."""
-        return self.told(field) or None
+        """A limit; None where there is none, and where it is more than any token has."""
+        value = self.told(field)
+        return value if value and value < _ABSURD else None
 
 
 class FunctionList:

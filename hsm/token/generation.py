@@ -143,9 +143,9 @@ def _attempts(label: str, key_type: str, makers: list[Mechanism], manufacturer: 
         ({}, stored),
         ({}, {Attribute.LABEL: label}),
     ]
-    for public, private in templates:
-        for length in _ID_SIZES:
-            identifier = {Attribute.ID: secrets.token_bytes(length)} if length else {}
+    for length in _ID_SIZES:  # a TPM makes a whole key before it refuses one: an id that it takes is kept
+        identifier = {Attribute.ID: secrets.token_bytes(length)} if length else {}
+        for public, private in templates:
             for mechanism in makers:
                 both = public | identifier if Attribute.TOKEN in public else public
                 yield _Attempt(mechanism, both, private | identifier)

@@ -37,6 +37,7 @@ class PrivateKey:
         self._told = read(key, TELLING)
         self._kind = self._told.get(Attribute.KEY_TYPE)
         self._settled: PublicKey | None = None
+        self._sought = False
         self._calls: dict[tuple[str, int], Callable[[bytes], bytes]] = {}
 
     @property
@@ -114,6 +115,8 @@ class PrivateKey:
         if len(exact) == 1:
             return exact[0]
         claims = [half.public for half in self._halves]
+        if not claims and not self._sought:
+            claims = [half.public for half in self._beside(certificates=True)]
         if modulus := self._told.get(Attribute.MODULUS):
             claims.append(with_usual_exponent(modulus))
         self._settled = self._challenges.proves(self, claims)
@@ -135,6 +138,7 @@ class PrivateKey:
     def judge(self, wanted: PublicKey, *, beside: bool) -> bool | None:
         """Whether this is the private key of `wanted`, as far as attributes tell; None where a signature must. What
         objects `beside` it say is believed where it is likely, and never where it is against it."""
+        self._sought = True
         if not could_be(self._told, wanted):
             return False
         if self._told.get(Attribute.MODULUS):
@@ -152,7 +156,10 @@ class PrivateKey:
     @functools.cached_property
     def _halves(self) -> list[Half]:
         """Read once: a search walks over every object of the token."""
-        return self._search.halves(self._told)
+        return self._beside(certificates=False)
+
+    def _beside(self, *, certificates: bool) -> list[Half]:
+        return self._search.halves(self._key.handle, self._told, certificates=certificates)
 
     def _exact(self) -> list[PublicKey]:
         found = {spki_of(half.public): half.public for half in self._halves if half.exact}

@@ -83,31 +83,34 @@ class KeySearch:
         identifiers = {_named(half)[1] for half in self._found(ObjectClass.PUBLIC_KEY, kind, _MOST)}
         return sorted(keys, key=lambda key: _named(key)[1] in identifiers)
 
-    def halves(self, told: dict[int, Any]) -> list[Half]:
-        """The public halves that a private key with these attributes may have: of public key objects and certificates
-        with its CKA_ID or its label, and of its kind. Where one has both, only those that do."""
-        found: list[Half] = []
-        for kind in (ObjectClass.PUBLIC_KEY, ObjectClass.CERTIFICATE):
+    def halves(self, handle: int, told: dict[int, Any], *, certificates: bool) -> list[Half]:
+        """The public halves that the private key with this handle and these attributes may have: of its kind, in public
+        key objects with its CKA_ID, or else with its label; or else in `certificates`."""
+        kinds = (ObjectClass.PUBLIC_KEY, ObjectClass.CERTIFICATE) if certificates else (ObjectClass.PUBLIC_KEY,)
+        for kind in kinds:
             for attribute in (Attribute.ID, Attribute.LABEL):
                 if not told.get(attribute):
                     continue
-                found += [
-                    Half(public, all(its.get(one) == told.get(one) for one in (Attribute.ID, Attribute.LABEL)))
-                    for public, its in self._public(kind, attribute, told)
+                beside = [
+                    Half(public, told.get(Attribute.ID) == its.get(Attribute.ID) and _one_label(told, its))
+                    for public, its in self._beside(kind, attribute, handle, told)
                     if could_be(told, public)
                 ]
-                if exact := [half for half in found if half.exact]:
-                    return exact
-        return found
+                if beside:
+                    return beside
+        return []
 
-    def _public(
-        self, kind: ObjectClass, attribute: Attribute, told: dict[int, Any]
+    def _beside(
+        self, kind: ObjectClass, attribute: Attribute, handle: int, told: dict[int, Any]
     ) -> Iterator[tuple[PublicKey, dict[int, Any]]]:
         """Public halves in objects of this class that share the attribute, with what those tell."""
-        walked = self._all() if kind is ObjectClass.PUBLIC_KEY and told.get(Attribute.KEY_TYPE) == KeyType.EC else None
-        objects = walked.public(attribute, told[attribute]) if walked is not None else []
         certificate = kind is ObjectClass.CERTIFICATE
-        for one in objects or self._found(kind, {attribute: told[attribute]}, _SHARED):
+        walked = None if certificate or told.get(Attribute.KEY_TYPE) != KeyType.EC else self._all()
+        if walked is not None and handle in walked.handles:
+            objects = walked.public(attribute, told[attribute])
+        else:
+            objects = self._found(kind, {attribute: told[attribute]}, _SHARED)
+        for one in objects:
             its = read(one, (Attribute.ID, Attribute.LABEL, Attribute.VALUE) if certificate else TELLING)
             public = in_certificate(its.get(Attribute.VALUE, b"")) if certificate else in_attributes(its)
             if public is not None:
@@ -134,6 +137,7 @@ class _Walked:
 
     def __init__(self, private: list[Any], public: list[Any]) -> None:
         self._private = [(key, *_named(key)) for key in private]
+        self.handles = {key.handle for key in private}
         self._public: dict[tuple[int, str | bytes | None], list[Any]] = {}
         for key in public:
             label, identifier = _named(key)
@@ -165,6 +169,11 @@ class _Walked:
             for key, its_label, its_identifier in self._private
             if label in (None, its_label) and identifier in (None, its_identifier)
         ]
+
+
+def _one_label(told: dict[int, Any], its: dict[int, Any]) -> bool:
+    """Whether two objects have one label; one without a label contradicts nothing."""
+    return not its.get(Attribute.LABEL) or told.get(Attribute.LABEL) == its.get(Attribute.LABEL)
 
 
 def _named(key: Any) -> tuple[str | None, bytes | None]:

@@ -23,6 +23,8 @@ EnvironmentOption = Annotated[
 
 KEY_TYPE: KeyType = "rsa-3072"
 """Of a CA key that nobody chose: what every client takes, and good beyond the ten years of its certificate."""
+CA_DAYS = 3650
+"""That a CA is valid for which nobody chose."""
 _KEY_TYPES = get_args(KeyType)
 KEY_TYPES = f"{', '.join(_KEY_TYPES[:-1])} or {_KEY_TYPES[-1]}"
 """The key types, for a help text."""

@@ -78,9 +78,10 @@ def pin_toml(source: PinSource) -> str:
 
 @asynccontextmanager
 async def logged_in(
-    settings: MemberSettings, secret: str, directory: Path, uris: dict[str, KeyURI]
+    settings: MemberSettings, secret: str, directory: Path, uris: dict[str, KeyURI], spkis: dict[str, bytes]
 ) -> AsyncIterator[tuple[MemberProcess, Opened]]:
-    """A process that is logged in with sessions that may write, and what it found of the keys.
+    """A process that is logged in with sessions that may write, and what it found of the keys: of those with a public
+    half in `spkis` (DER) the right one.
 
     What is remembered of a PIN stays in `directory`, where the signer will look for it; nothing else does.
     """
@@ -91,7 +92,8 @@ async def logged_in(
         member=settings.name, source=settings.pin, secret=secret, place=settings.place, refusals=refusals
     )  # fmt: skip
     opening = Open(
-        settings.module, settings.selector, None, settings.sessions, uris, writable=True, user_type=settings.user_type
+        settings.module, settings.selector, None, settings.sessions, uris, writable=True, user_type=settings.user_type,
+        spkis=spkis, anywhere=[],
     )  # fmt: skip
     try:
         await login.check()

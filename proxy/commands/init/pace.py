@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -15,19 +15,18 @@ from hsm.member.process import MemberProcess
 from hsm.schemes import Scheme, certificate_schemes
 from hsm.wire.member import Sign
 from hsm.wire.worker import Authority
-from proxy.commands.init.files import certificate_name
 from proxy.commands.init.login import TIMEOUT_S
 from proxy.commands.init.wanted import Say
 from proxy.commands.pace import Fitting, Measured, fitting, measure
 
 
-async def fit(process: MemberProcess, directory: Path, say: Say) -> Fitting:
+async def fit(process: MemberProcess, certificates: Mapping[Authority, Path], say: Say) -> Fitting:
     """The settings that fit what an open partition takes, by the slower of the CAs' keys; said where they are not the
     defaults. Where it cannot be measured, `check` will say why."""
     found: list[Measured] = []
-    for name in get_args(Authority):
+    for name, certificate in certificates.items():
         try:
-            found.append(await _measured(process, name, directory / certificate_name(name)))
+            found.append(await _measured(process, name, certificate))
         except HsmitmError:
             continue
     slowest = max(found, key=lambda one: one.alone_s, default=None)

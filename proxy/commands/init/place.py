@@ -34,7 +34,7 @@ class Place(Struct, frozen=True, kw_only=True):
     """Where the keys go: a partition that exists now."""
 
     module: str
-    label: str
+    selector: Selector
     environment: dict[str, str]
     pin: str
     pin_source: PinSource
@@ -47,7 +47,7 @@ class Place(Struct, frozen=True, kw_only=True):
         return MemberSettings(
             name=self.member,
             module=self.module,
-            selector=Selector(self.label),
+            selector=self.selector,
             pin=self.pin_source,
             environment=self.environment,
             user_type=user_type_number(self.user_type),
@@ -57,13 +57,12 @@ class Place(Struct, frozen=True, kw_only=True):
 async def given(wanted: Wanted, say: Say) -> Place:
     """A partition that exists, on a module that the operator named."""
     assert wanted.module is not None
-    assert wanted.token is not None
     environment = read_by_vendors(os.environ) | variables(wanted.environment)
     module = str(Path(wanted.module).absolute()) if "/" in wanted.module else wanted.module
-    source, secret = await source_of(wanted, module, Selector(wanted.token), environment, say)
+    source, secret = await source_of(wanted, module, wanted.selector, environment, say)
     return Place(
         module=module,
-        label=wanted.token,
+        selector=wanted.selector,
         environment=environment,
         pin=secret,
         pin_source=source,
@@ -101,7 +100,7 @@ async def new_softhsm(wanted: Wanted, directory: Path, say: Say) -> Place:
     say(_of_officer(wanted, officer))
     return Place(
         module=module,
-        label="hsmitm",
+        selector=Selector("hsmitm"),
         environment=environment,
         pin=user,
         pin_source=PinSource(file="pin"),

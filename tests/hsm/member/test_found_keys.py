@@ -89,6 +89,9 @@ HIDDEN = {
     "public keys": ["hide public"],
     "what may be done": [f"attribute private {one} unreadable" for one in ("CKA_SIGN", "CKA_DECRYPT", "CKA_DERIVE")],
     "sensitive attributes are named so": ["attribute private CKA_PUBLIC_EXPONENT sensitive"],
+    "signatures in DER": ["ecdsa_der"],
+    "labels of another character set": ["attribute * CKA_LABEL is 0xff6162fe label=other"],
+    "key types of a vendor's own": ["attribute private CKA_KEY_TYPE is 0x0100008000000000 label=other"],
     "wrong points beside the keys": ["attribute public CKA_EC_POINT flip"],
     "the public half in the private one": [
         "hide public", f"attribute private 0x129 is 0x{spki_of(P256).hex()} label=ec",
@@ -119,6 +122,26 @@ async def test_what_a_token_does_not_tell_costs_nothing(
         assert {name: group.members[0].problem(name) for name in wanted} == dict.fromkeys(wanted, "")
         for name in wanted:
             assert verifies(group, await sign(group, name), name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("0x4000000000000000", "key type EC_EDWARDS; RSA and EC"),
+        ("0x0100008000000000", "key type 0x80000001; RSA and EC"),
+    ],
+)
+async def test_a_key_of_another_type_is_named(softhsm_module: str, tmp_path: Path, kind: str, says: str) -> None:
+    """An Ed25519 key, or one of a vendor's own type, under the URI's label: an operator reads what it is."""
+    store = await holding(tmp_path / "store", [made(P256, "ec", b"\2"), made(P384, "large", b"\3")])
+    quirks = QuirksModule(tmp_path / "quirks", f"attribute private CKA_KEY_TYPE is {kind} label=ec")
+    settings = structs.replace(
+        store.settings(), module=str(quirks.path), environment=store.environment | quirks.environment(MODULE)
+    )
+    keys = {name: key(one, name, KeyURI(object=name)) for name, one in {"ec": P256, "large": P384}.items()}
+    async with running(settings, keys=keys) as member:
+        assert says in member.problem("ec")
+        assert member.problem("large") == ""
 
 
 async def test_a_member_may_call_its_keys_as_it_likes(softhsm_module: str, tmp_path: Path) -> None:

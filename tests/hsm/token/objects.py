@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import sys
 
@@ -16,11 +17,13 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_private_key,
 )
-from pkcs11 import Attribute, KeyType, ObjectClass
+from pkcs11 import Attribute, CertificateType, KeyType, ObjectClass
 from pkcs11.util.ec import encode_named_curve_parameters
 
+from hsm.certificates.ca import approve_ca
 from hsm.token.module import Module
 from hsm.wire.member import Selector
+from tests.hsm.certificates.software import finished
 from tests.hsm.token.children import run_child
 from tests.softhsm import MODULE, PIN, Store
 
@@ -31,8 +34,8 @@ class Made(msgspec.Struct):
     """A key to put on a partition: its private half (PKCS #8), and what the partition keeps of it.
 
     `public` is 'wrapped' for an EC point as the standard has it, 'bare' as some tokens keep it, 'broken' where what is
-    kept is no public half at all, or 'none'; with 'only' the private half is left out. Without a private half it is a
-    DSA key, whose numbers mean nothing.
+    kept is no public half at all, 'certificate' or 'none'; with 'only' the private half is left out. Without a private
+    half it is a DSA key, whose numbers mean nothing.
     """
 
     private: bytes
@@ -52,7 +55,13 @@ def put(session: pkcs11.Session, one: Made) -> None:
         )
     named = {Attribute.TOKEN: True, Attribute.LABEL: one.label, Attribute.ID: one.identifier}
     hidden = {Attribute.PRIVATE: True, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.SIGN: True}
-    if one.public != "none":
+    if one.public == "certificate":
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        der = finished(approve_ca("Beside", key.public_key(), 9, dt.datetime.now(dt.UTC), 7), key)
+        kept = {Attribute.CERTIFICATE_TYPE: CertificateType.X_509, Attribute.VALUE: der.public_bytes(Encoding.DER)}
+        kept |= {Attribute.SUBJECT: der.subject.public_bytes()}
+        session.create_object({Attribute.CLASS: ObjectClass.CERTIFICATE} | named | kept)
+    elif one.public != "none":
         session.create_object({Attribute.CLASS: ObjectClass.PUBLIC_KEY} | named | public)
     if one.public != "only":
         session.create_object({Attribute.CLASS: ObjectClass.PRIVATE_KEY} | named | hidden | private)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from hsm.errors import MemberLostError, RefusedError, SessionLostError
 from hsm.schemes import Scheme
 from hsm.token import challenges
-from hsm.token.challenges import MOST, Challenges, Mark
+from hsm.token.challenges import MOST, ROUND_S, Challenges, Mark
 
 
 class Signing:
@@ -55,32 +55,51 @@ def test_each_key_signs_once_whoever_is_looked_for() -> None:
     assert [key.signed for key in keys] == [1] * 20
 
 
-def test_one_search_among_hundreds_is_bounded_and_the_next_goes_on() -> None:
-    """Of 150 keys, none of which is the wanted one, a search asks a bounded number; later ones ask the rest, once."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds, as the challenges read it."""
+    now = [1000.0]
+    monkeypatch.setattr(challenges.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_round_among_hundreds_is_bounded_and_the_next_goes_on(clock: list[float]) -> None:
+    """Of 150 keys, none of which is the wanted one, a round asks a bounded number; later ones ask the rest, once."""
     keys, known = [Signing(number) for number in range(150)], Challenges()
     left = []
     for _ in range(4):
         found, untried = known.find(public(1000), keys)
         assert found is None
         left.append(untried)
+        clock[0] += ROUND_S + 1
     assert left == [150 - MOST, 150 - 2 * MOST, 0, 0]
     assert sum(key.signed for key in keys) == 150
     assert known.find(public(149), keys) == (keys[149], 0)
 
 
-def test_a_slow_hsm_is_asked_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signatures of two seconds each: a search ends in time for a member's start."""
-    clock = [0.0]
+def test_many_missing_keys_share_one_round(clock: list[float]) -> None:
+    """A member that looks for twenty keys which it has not: all of them together cost one round."""
+    keys, known = [Signing(number) for number in range(150)], Challenges()
+    for wanted in range(1000, 1020):
+        assert known.find(public(wanted), keys) == (None, 150 - MOST)
+    assert known.proves(keys[149], [public(149)]) is None
+    assert sum(key.signed for key in keys) == MOST
+    clock[0] += ROUND_S + 1
+    assert known.proves(keys[149], [public(149)]) == public(149)
+
+
+def test_a_slow_hsm_is_asked_for_fewer(clock: list[float]) -> None:
+    """Signatures of two seconds each: a round ends in time for a member's start."""
 
     class Slow(Signing):
         def sign(self, scheme: Scheme, digest: bytes, message: bytes | None) -> bytes:
             clock[0] += 2
             return super().sign(scheme, digest, message)
 
-    monkeypatch.setattr(challenges.time, "monotonic", lambda: clock[0])
-    keys = [Slow(number) for number in range(9)]
-    assert Challenges().find(public(8), keys) == (None, 6)
-    assert clock[0] == 6
+    keys, known = [Slow(number) for number in range(9)], Challenges()
+    assert known.find(public(8), keys) == (None, 6)
+    assert known.find(public(7), keys) == (None, 6)
+    assert clock[0] == 1006
 
 
 def test_a_key_that_signs_nothing_hides_no_other() -> None:

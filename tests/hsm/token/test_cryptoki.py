@@ -120,6 +120,19 @@ def test_counts_are_where_softhsm_puts_them(told: Told) -> None:
     assert {told.counts[name] for name in unknown} == {UNAVAILABLE}
 
 
+@pytest.mark.parametrize("number", [0, 2**64 - 1, 2**32 - 1, 2**64 - 2, 2**63, 2**31 - 1, 2**31])
+def test_a_limit_that_no_token_has_is_none(number: int) -> None:
+    """CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION, -2, and what else is more than any token has: no limit."""
+    assert TokenInfo(max_sessions=number).limit("max_sessions") is None
+
+
+def test_a_number_that_makes_no_sense_is_not_told() -> None:
+    """A count below zero is not told; a memory of four gigabytes is."""
+    assert TokenInfo(sessions=2**64 - 2).told("sessions") is None
+    assert TokenInfo(free_public_memory=2**32).told("free_public_memory") == 2**32
+    assert TokenInfo(max_sessions=1024).limit("max_sessions") == 1024
+
+
 def test_a_slot_without_an_answer(told: Told) -> None:
     """A slot that the module does not know tells nothing, and that is no error."""
     assert told.no_such_slot
@@ -166,7 +179,7 @@ def test_every_number_has_its_own_place() -> None:
         (0, 0, None),
         (1, 1, 1),
         (4096, 4096, 4096),
-        (2**32 - 2, 2**32 - 2, 2**32 - 2),
+        (2**32 - 2, 2**32 - 2, None),
         (2**32 - 1, None, None),
         (2**64 - 1, None, None),
     ],

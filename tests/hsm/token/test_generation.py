@@ -8,12 +8,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from pkcs11 import Attribute, Mechanism
 
 from bench.rig.faulty_module import FaultyModule
 from bench.rig.quirks_module import QuirksModule
 from hsm.errors import MemberLostError, RefusedError
 from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES
+from hsm.token.attributes import KMS_ALGORITHM
+from hsm.token.generation import _attempts
 from hsm.uri import KeyURI
 from hsm.wire.member import Generate, KeyFound, KeyType, Open, Opened, Selector, Sign, Signature
 from tests.softhsm import MODULE, PIN, Store, in_s, make_store
@@ -122,6 +125,17 @@ async def test_what_a_token_can_make_is_told_before(
         for missing in {"rsa-2048", "p256"} - set(makes):
             with pytest.raises(RefusedError, match=f"no mechanism that makes {missing} keys"):
                 await make(process, "ca", missing)  # type: ignore[arg-type]  # one of the two
+
+
+@pytest.mark.parametrize(("key_type", "algorithm"), [("p256", 12), ("p384", 13), ("rsa-2048", 5), ("rsa-4096", 7)])
+def test_googles_tokens_are_told_which_algorithm_a_key_is_for(key_type: KeyType, algorithm: int) -> None:
+    """Google KMS takes a label and its own attribute, and nothing else (its user guide); no other token is asked so."""
+    mechanism = Mechanism.EC_KEY_PAIR_GEN
+    *_, last = _attempts("ca", key_type, [mechanism], "Google Inc.")
+    assert (last.public, last.private) == ({}, {Attribute.LABEL: "ca", KMS_ALGORITHM: algorithm})
+    others = list(_attempts("ca", key_type, [mechanism], "SoftHSM project"))
+    assert not any(KMS_ALGORITHM in one.private for one in others)
+    assert [one.private.get(Attribute.EXTRACTABLE) for one in others[:4]] == [False] * 4
 
 
 async def test_what_a_token_did_not_honour_is_said(shared: Store, tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm.secrets.settings import PinSource
+from hsm.wire.member import Selector
 from proxy.commands.init.place import Place
 from proxy.commands.init.text import text
 from proxy.commands.init.wanted import Wanted
 from proxy.commands.pace import AT_ONCE, Fitting, Measured, fitting, measure
 from proxy.config.file import parse
+from tests.proxy.config.made_keys import made_keys
 
 
 @pytest.mark.parametrize(
@@ -57,8 +59,10 @@ def test_what_fits_is_a_configuration(alone_s: float, times: float) -> None:
     whom it waits for."""
     fit = fitting(Measured(alone_s, times * alone_s))
     wanted = Wanted(directory=Path(), module=None, token=None, listen="127.0.0.1:0", status_listen="")
-    place = Place(module="m", label="l", environment={}, pin="", pin_source=PinSource(file="pin"), member="m1")
-    made = text(wanted, place, fit)
+    place = Place(
+        module="m", selector=Selector("l"), environment={}, pin="", pin_source=PinSource(file="pin"), member="m1"
+    )
+    made = text(wanted, place, made_keys("l"), fit)
     file = parse(made.encode(), Path("/etc/hsmitm.toml")).file
     assert file.hsm.members[0].sessions == fit.sessions
     assert file.hsm.attempt_timeout_ms == fit.attempt_timeout_ms <= file.hsm.request_budget_ms

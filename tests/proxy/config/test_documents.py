@@ -16,12 +16,14 @@ from hsm.certificates.settings import MAX_VALIDITY
 from hsm.codes import Kind
 from hsm.secrets.settings import PinSource
 from hsm.signer.settings import SignerSettings
+from hsm.wire.member import Selector
 from proxy.commands.init.place import Place
 from proxy.commands.init.text import text
 from proxy.commands.init.wanted import Wanted
 from proxy.config.file import Config, parse
 from proxy.config.operation import LogSection, ProxySection, StatusSection
 from proxy.config.section import bounds as owned
+from tests.proxy.config.made_keys import made_keys
 from tests.proxy.config.statements import (
     Statement,
     bounds,
@@ -52,13 +54,13 @@ def _template() -> str:
     )
     place = Place(
         module="/lib/vendor.so",
-        label="hsmitm",
+        selector=Selector("hsmitm"),
         environment={},
         pin="",
         pin_source=PinSource(file="pin"),
         member="softhsm1",
     )
-    return text(wanted, place)
+    return text(wanted, place, made_keys("hsmitm"))
 
 
 def _stated() -> list[Statement]:

@@ -23,6 +23,7 @@ from proxy.commands.init.text import text
 from proxy.commands.init.wanted import Wanted
 from proxy.config.edit import read, with_member, without_member, write
 from proxy.config.file import Config, load
+from tests.proxy.config.made_keys import made_keys
 
 _FORWARD = """
 # ---- forward ----
@@ -66,13 +67,13 @@ def _initialised(environment: dict[str, str] | None = None) -> str:
     wanted = Wanted(directory=Path(), module=None, token=None, listen="127.0.0.1:8080", status_listen="127.0.0.1:9797")
     place = Place(
         module="/lib/vendor.so",
-        label="hsmitm",
+        selector=Selector("hsmitm"),
         environment=environment or {},
         pin="",
         pin_source=PinSource(file="pin"),
         member="softhsm1",
     )
-    return text(wanted, place)
+    return text(wanted, place, made_keys("hsmitm"))
 
 
 def _names(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from proxy.config.file import Config, File, load
 from proxy.config.forward import ForwardSection
 from proxy.config.operation import ProxySection, RunSection, StatusSection
 from proxy.config.section import Address
+from tests.proxy.config.made_keys import made_keys
 
 _MEMBER = """
 [[hsm.members]]
@@ -543,13 +544,13 @@ def _initialised(label: str = "hsmitm", **more: object) -> str:
     environment = {"SOFTHSM2_CONF": f"/srv/{label}/softhsm2.conf"}
     place = Place(
         module="/lib/vendor.so",
-        label=label,
+        selector=Selector(label),
         environment=environment,
         pin="",
         pin_source=PinSource(file="pin"),
         member="m1",
     )
-    return text(wanted, place)
+    return text(wanted, place, made_keys(label))
 
 
 def test_what_init_writes_can_be_read(read: Callable[[str], Config]) -> None:
