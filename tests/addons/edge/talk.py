@@ -21,6 +21,7 @@ from addons import seam
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.engine import backpressure
+from addons.engine.leaving import WhenLeaving
 
 
 class Talk:
@@ -138,7 +139,8 @@ class Talk:
             self._server.timestamp_start = 1.0
             return events.OpenConnectionCompleted(command, None)
         elif isinstance(command, commands.RequestWakeup):
-            self.wakeups.append(command)
+            if not isinstance(command, WhenLeaving):  # no worker stops here
+                self.wakeups.append(command)
         elif isinstance(command, backpressure.Stop):
             self._stopped[command.connection] = command.until
         elif isinstance(command, commands.Log):
