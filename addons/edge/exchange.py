@@ -117,12 +117,25 @@ class Exchange(HttpStream):
             yield from self.send_response()
         self.server_state = self.state_errored  # what the server has said meanwhile is for nobody
 
+    # What is over: HttpStream keeps it for as long as the connection lasts, whose streams are counted.
+
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
-        """As HttpStream, which keeps what was killed for as long as the connection lasts."""
-        killed = yield from super().check_killed(emit_error_hook)
-        if killed:
+        """As HttpStream, without keeping what was killed."""
+        return (yield from self._dropped_if(super().check_killed(emit_error_hook)))
+
+    def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
+        """As HttpStream, without keeping what is invalid."""
+        return (yield from self._dropped_if(super().check_invalid(request)))
+
+    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
+        """As HttpStream, without keeping what is too large."""
+        return (yield from self._dropped_if(super().check_body_size(request)))
+
+    def _dropped_if(self, check: layer.CommandGenerator[bool]) -> layer.CommandGenerator[bool]:
+        over = yield from check
+        if over:
             yield DropStream(self.stream_id)
-        return killed
+        return over
 
     # The answer.
 

@@ -13,7 +13,12 @@ from msgspec import Struct
 
 NO_LENGTH = "no-length"
 """The entry for whatever has no Content-Length."""
-DEFAULT = ("text/event-stream", "application/grpc*", NO_LENGTH)
+ENDLESS = ("text/event-stream", "application/grpc*")
+DEFAULT = (*ENDLESS, NO_LENGTH)
+_WHOLE = {"modify_body", "body_size_limit"}
+"""Options of mitmproxy that are about the whole of every message."""
+_REQUESTS = {"anticache", "anticomp", "block_list", "map_local", "map_remote", "server_replay"}
+"""Those that come into effect when a request is whole, and must before it goes on."""
 
 
 class Streamed(Struct, frozen=True):
@@ -59,3 +64,13 @@ EVERYTHING = Streamed(without_length=True, exact=frozenset(), begins=("",))
 """Nobody looks at messages."""
 NOTHING = Streamed(without_length=False, exact=frozenset(), begins=())
 """Every message is whole before it goes on, as mitmproxy has it."""
+
+
+def by_default(*, scripts: bool, options: Iterable[str]) -> Streamed:
+    """What is streamed where the operator has not said it, with these options of mitmproxy."""
+    named = set(options)
+    if named & _WHOLE:
+        return NOTHING
+    if named & _REQUESTS:
+        return Streamed.parse(ENDLESS)
+    return Streamed.parse(DEFAULT) if scripts or named else EVERYTHING

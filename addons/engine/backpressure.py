@@ -24,6 +24,8 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.server import ConnectionIO
 
+from addons.engine.leaving import Leaving, WhenLeaving
+
 
 class EndOfTurn(commands.RequestWakeup):
     """Wake me up when all that this event brings about has been dealt with."""
@@ -123,6 +125,7 @@ class Turns:
     def __init__(self) -> None:
         self._ends: deque[EndOfTurn] = deque()
         self._held: list[WhenTaken] = []
+        self._leaving: list[WhenLeaving] = []
         self._stopped: dict[Connection, Callable[[], bool]] = {}
         self._resumed: dict[Connection, asyncio.Event] = {}
 
@@ -132,6 +135,8 @@ class Turns:
             self._ends.append(command)
         elif isinstance(command, WhenTaken):
             self._held.append(command)
+        elif isinstance(command, WhenLeaving):
+            self._leaving.append(command)
         elif isinstance(command, Stop):
             self._stopped[command.connection] = command.until
         else:
@@ -140,6 +145,9 @@ class Turns:
 
     def next(self, waiting: deque[events.Event]) -> bool:
         """Put what is to be told to the layers before this turn ends; whether there was anything."""
+        if self._leaving and Leaving.begun:
+            waiting.append(events.Wakeup(self._leaving.pop()))
+            return True
         if self._ends:
             waiting.append(events.Wakeup(self._ends.popleft()))
             return True
@@ -154,6 +162,10 @@ class Turns:
             if resumed is not None:
                 resumed.set()
         return False
+
+    def leaves(self) -> WhenLeaving | None:
+        """Who waits for the worker's end, one after the other."""
+        return self._leaving.pop() if self._leaving else None
 
     async def readable(self, connection: Connection) -> None:
         """Wait until this connection may be read from."""

@@ -28,6 +28,7 @@ PROOF_TIMEOUT_S = 10.0
 _AT_ONCE = 4
 """Challenges of one key at a time: an HSM that makes one signature after another has the time to make them all."""
 _BUSY = Backoff(0.02, 0.5)
+_DIFFER = "their public keys differ"
 _SECRET_SIZE = 48
 """A premaster secret's (RFC 5246 section 7.4.7.1)."""
 
@@ -66,8 +67,9 @@ class Prover:
         """
         if found.problem:
             return Proof(problem=found.problem)
-        if found.spki and found.spki != key.spki and not found.hearsay:
-            return Proof(problem=f"{key.uri} is not the key of the certificate: their public keys differ")
+        differs = bool(found.spki) and found.spki != key.spki
+        if differs and not (found.hearsay and any(one.name in found.schemes for one in key.schemes)):
+            return Proof(problem=f"{key.uri} is not the key of the certificate: {_DIFFER}")
         made: set[str] = set()
         left = [one for one in key.schemes if one.name in found.schemes]
         lacks: dict[str, Lack | HsmitmError] = {
@@ -83,8 +85,9 @@ class Prover:
                     lacks[scheme.name] = lack
         except _AnotherKeyError:
             why = "its signature of a challenge does not verify"
-            if found.hearsay:
-                why += ", although the public key object beside it is the certificate's"
+            if found.spki:
+                same = found.spki == key.spki
+                why = f"{why}, although the public key object beside it is the certificate's" if same else _DIFFER
             return Proof(problem=f"{key.uri} is not the key of the certificate: {why}")
         if key.inbound:
             for scheme, lack in zip(left, await self._together(key, left), strict=True):

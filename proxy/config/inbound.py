@@ -55,7 +55,7 @@ class SiteSection(Section, frozen=True):
 
     def __post_init__(self) -> None:
         for name in self.names:
-            named("names", names.check, name)
+            named("names", _site_name, name)
         for key in self.keys:
             named("key", uri.parse, key)
         if len(self.keys) != len(self.certificates):
@@ -172,3 +172,12 @@ class InboundSection(Section, frozen=True):
             ciphers=tuple(self.ciphers),
             tickets=self.tickets,
         )
+
+
+def _site_name(text: str) -> str:
+    if "_" in (name := names.check(text)):
+        raise ValueError(
+            f"{name!r} has an underscore: no client could connect, for GnuTLS, which serves sites, refuses such a name "
+            "in a handshake (SNI). Give the site a name without"
+        )
+    return name

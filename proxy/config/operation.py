@@ -13,7 +13,7 @@ from msgspec import Meta, field
 
 from addons.edge.connecting.destinations import DENIED, Exemption, check_denied
 from addons.edge.settings import Bounds, NotTls
-from addons.edge.streaming import DEFAULT, EVERYTHING, NOTHING, Streamed
+from addons.edge.streaming import Streamed, by_default
 from addons.tls.protocol import Suites, suites
 from hsm.effect import AtStart, SaidElsewhere
 from hsm.wire.worker import MAX_WORKERS
@@ -128,12 +128,10 @@ class MitmproxySection(Section, frozen=True):
 
     @property
     def streamed(self) -> Streamed:
-        """Which messages go on as they come: all where nobody looks at them. `modify_body` wants each to be whole."""
+        """Which messages go on as they come: all where nobody looks at them."""
         if self.stream is not None:
             return Streamed.parse(self.stream)
-        if not self.scripts and not self.options:
-            return EVERYTHING
-        return NOTHING if "modify_body" in self.options else Streamed.parse(DEFAULT)
+        return by_default(scripts=bool(self.scripts), options=self.options)
 
 
 class LogSection(Section, frozen=True):

@@ -62,8 +62,9 @@ class Address(Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """From "host:port", "[v6]:port" or ":port". Raises ValueError."""
+        """From "host:port", "[v6]:port", ":port" or "*:port". Raises ValueError."""
         host, colon, port = text.rpartition(":")
+        host = "" if host == "*" else host
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"'{text}' is no address; write host:port, for example 127.0.0.1:8080")
         if (

@@ -133,6 +133,9 @@ class Worker:
                 stock_addons.trust_messages()
             stock_addons.set_options(master, mitmproxy.options)
             if scripts:
+                if mitmproxy.stream is None:
+                    logger.info("scripts get event streams, gRPC and what has no Content-Length as it comes; "
+                                "[mitmproxy] stream says what else they get whole or as it comes")  # fmt: skip
                 master.options.update(scripts=scripts)
         except exceptions.OptionsError as error:
             raise MisconfiguredError(f"mitmproxy refuses its options: {error}") from error
@@ -218,8 +221,9 @@ class Worker:
             await asyncio.sleep(_REPORT_EVERY_S)
 
     async def _drain(self, proxyserver: Proxyserver) -> None:
-        """Stop listening, and give flows in progress their time."""
+        """Stop listening, have clients ask somebody else from now on, and give flows in progress their time."""
         await proxyserver.servers.update([])
+        await self._listeners.take_leave()
         until = time.monotonic() + self._config.proxy.grace_s
         while self._metrics.flows and time.monotonic() < until:  # noqa: ASYNC110  # once, at the end of a life
             await asyncio.sleep(_DRAIN_POLL_S)

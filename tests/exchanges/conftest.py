@@ -25,6 +25,15 @@ def tls_clienthello(data):
 """A script that has the proxy speak the one version of HTTP with clients and the other with servers."""
 
 
+_IDLE = """
+def request(flow):
+    pass
+def response(flow):
+    pass
+"""
+"""A script that looks at messages, where the configuration says nothing of streams."""
+
+
 @dataclass
 class Scene:
     """All that an exchange needs."""
@@ -59,6 +68,7 @@ def scene(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
             made_in = directory / (name or mode)
             system = System.make(made_in, upstream_ca=ca.pem, workers="1", mode=f'"{mode}"', **edits)
             (made_in / "across.py").write_text(_ACROSS)
+            (made_in / "idle.py").write_text(_IDLE)
             start(system)
             return int(system.proxy.rpartition(":")[2]), system.ca
 
@@ -74,6 +84,9 @@ def scene(softhsm_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
                     return Explicit(port), forward_trust
                 case "across":
                     port, forward_trust = started("regular", "across", scripts='["across.py"]', stream='["*"]')
+                    return Explicit(port), forward_trust
+                case "scripted":
+                    port, forward_trust = started("regular", "scripted", scripts='["idle.py"]')
                     return Explicit(port), forward_trust
                 case "socks5":
                     port, forward_trust = started("socks5")

@@ -298,6 +298,21 @@ async def nothing_client(end: End) -> None:
     await end.until("end")
 
 
+async def _say_no(end: End) -> None:
+    await end.until("data")
+    await end.respond(200, [("content-type", "application/grpc"), ("grpc-status", "7")], ended=True)
+    await end.until("end")
+
+
+@_kind(_say_no, "h2")
+async def refused_call_client(end: End) -> None:
+    """A gRPC call that is answered by a head alone while the client is still sending."""
+    await end.request("POST", "/refused_call", [("content-type", "application/grpc"), ("te", "trailers")])
+    await end.data(b"hello")
+    await end.until("end")
+    await end.finish()
+
+
 async def _until_close(end: End) -> None:
     await end.until("end")
     await end.respond(200, [_TYPE, ("connection", "close")])

@@ -27,8 +27,10 @@ _ELSE = {
 }
 """Kinds whose connections end otherwise. At our own sites a client of HTTP/1.1 that ends its direction still gets its
 answer: its server hears later. Across versions a server that ends its stream is left, and the other way round."""
-WAYS = ["explicit", "socks5", "transparent", "inbound", "across"]
-"""`across`: explicit, with the other version of HTTP behind us."""
+WAYS = ["explicit", "socks5", "transparent", "inbound", "across", "scripted"]
+"""`across`: explicit, with the other version of HTTP behind us. `scripted`: explicit, with a script that looks on."""
+_WHOLE = {"slow", "expectation", "refused_expectation"}
+"""Kinds whose messages a script gets whole: they have a length."""
 _OTHER = {"http/1.1": "h2", "h2": "http/1.1"}
 
 
@@ -56,6 +58,8 @@ def test_what_arrives_is_what_arrives_directly(scene: Scene, way: str, version: 
         pytest.skip("a network namespace needs root")
     served = _OTHER[version] if way == "across" else version
     kinds = [one for one in KINDS.values() if {version, served} <= set(one.versions)]
+    if way == "scripted":
+        kinds = [one for one in kinds if one.name not in _WHOLE]
     otherwise = _ELSE.get((way, version), set())
     late: dict[str, float] = {}
     for _ in range(_TRIES):

@@ -95,8 +95,11 @@ def request(message: http.Request, *, end_stream: bool) -> tuple[bytes, Outgoing
     return _head(line, fields), Outgoing(length), hops.offered(fields)
 
 
-def response(asked: http.Request, message: http.Response, *, end_stream: bool) -> tuple[bytes, Outgoing]:
-    """Head and framing of the answer to `asked`. Raises MalformedError as `request`."""
+def response(
+    asked: http.Request, message: http.Response, *, end_stream: bool, last: bool = False
+) -> tuple[bytes, Outgoing]:
+    """Head and framing of the answer to `asked`; `last`: the connection ends with it, if it does not become another
+    protocol's. Raises MalformedError as `request`."""
     fields = list(message.data.headers.fields)
     status, version, reason = message.data.status_code, message.data.http_version, message.data.reason
     foreign = message.is_http2 or message.is_http3
@@ -107,19 +110,25 @@ def response(asked: http.Request, message: http.Response, *, end_stream: bool) -
             fields = _with_place_for_trailers(fields)
     length = _announced(fields)
     if (asked.data.method.upper() == b"CONNECT" and 200 <= status <= 299) or status == 101:
-        length = UNTIL_CLOSE  # a tunnel
+        length, last = UNTIL_CLOSE, False  # a tunnel
     elif status in (204, 304) or asked.data.method.upper() == b"HEAD":
         if status == 204 and length:  # RFC 9110 section 8.6; a client that waited for it would wait for ever
             fields = _without(fields, b"content-length", b"transfer-encoding")
         length = NOTHING
     elif length == CHUNKED and asked.data.http_version == b"HTTP/1.0":
         fields, length = _without(fields, b"transfer-encoding"), UNTIL_CLOSE
-    elif length is None and foreign and not end_stream and asked.data.http_version == b"HTTP/1.1":
+    elif length is None and foreign and end_stream:
+        fields.append((b"Content-Length", b"0"))
+        length = NOTHING
+    elif length is None and foreign and asked.data.http_version == b"HTTP/1.1":
         fields.append(_CHUNKED_FIELD)
         length = CHUNKED
     elif length is None:
         length = UNTIL_CLOSE
-    return _head(b"%s %d %s" % (version, status, reason), hops.sent(fields)), Outgoing(length)
+    fields = hops.sent(fields)
+    if last:
+        fields = [*_without(fields, b"connection", b"keep-alive"), (b"Connection", b"close")]
+    return _head(b"%s %d %s" % (version, status, reason), fields), Outgoing(length)
 
 
 def interim(message: http.Response) -> bytes:

@@ -29,6 +29,7 @@ from addons.edge.http1.faults import FaultError
 from addons.edge.http1.lingering import Lingering
 from addons.edge.http1.sections import EMPTY_LINES, Section
 from addons.engine import backpressure
+from addons.engine.leaving import Leaving
 
 _IN_TURN = 16
 """Requests that are answered at once, before others have their turn."""
@@ -202,22 +203,31 @@ class Http1Server(Lingering):
         self.response = event.response
         self._answering = True
         try:
-            raw, self._outgoing = sending.response(self.request, event.response, end_stream=event.end_stream)
+            raw, self._outgoing = sending.response(
+                self.request, event.response, end_stream=event.end_stream, last=Leaving.begun
+            )
         except FaultError as fault:
             yield commands.SendData(self.conn, _http1.make_error_response(502, str(fault)))
             yield from self.over()
             yield self.refused("malformed-response", str(fault))
             return
-        self._ends = self._ends or framing.ends_connection(event.response) or self._outgoing.length < -1
+        self._ends = (
+            self._ends or Leaving.begun or framing.ends_connection(event.response) or self._outgoing.length < -1
+        )
         yield commands.SendData(self.conn, raw)
 
     def _send_error(self, event: ResponseProtocolError) -> layer.CommandGenerator[None]:
         if not self.conn.state & connection.ConnectionState.CAN_WRITE:
             return
         status = event.code.http_status_code()
+        told = self.response_done
         if not self._answering and status is not None:
+            told = True
             yield commands.SendData(self.conn, _http1.make_error_response(status, event.message))
-        yield from self.close()
+        if told and self.phase is Phase.BODY and self._body is not None:
+            yield from self.linger()
+        else:
+            yield from self.close()
 
     def _stop_request(self) -> layer.CommandGenerator[None]:
         """The answer is whole, and nobody reads the rest of its request: the connection ends with it, at once where its

@@ -81,6 +81,8 @@ class Paced(HttpConnection):
         self._when_taken: commands.RequestWakeup | None = None
         self._when_drained: commands.RequestWakeup | None = None
         self._later: commands.RequestWakeup | None = None
+        self._ended_by: str | None = None
+        """Why the peer's end is closed, while there is still something that it has said before."""
 
     def _theirs(self, stream_id: int) -> int:
         """The number that HttpLayer has for a stream."""
@@ -109,9 +111,17 @@ class Paced(HttpConnection):
         elif isinstance(event, events.Start):
             yield from self._settle()
         elif isinstance(event, events.ConnectionClosed):
-            yield from self._close(self.conn.error or "peer closed connection")
+            yield from self._closed(self.conn.error or "peer closed connection")
         else:
             raise TypeError(f"unexpected event: {event!r}")
+
+    def _closed(self, why: str) -> layer.CommandGenerator[None]:
+        """The peer has gone. Answers that came before are given first: a server that goes away says all it has to say
+        and closes at once, and one read may hold it all. A client that has gone asks for nothing any more."""
+        if self._came and self.client_side:
+            self._ended_by = why
+        else:
+            yield from self._close(why)
 
     def _wake(self, command: commands.Command) -> layer.CommandGenerator[None]:
         if command is self._end_of_turn:
@@ -178,6 +188,9 @@ class Paced(HttpConnection):
                 self._later = commands.RequestWakeup(0)
                 yield self._later
                 yield backpressure.Stop(self.conn, lambda: not came)
+        elif self._ended_by is not None:
+            yield from self._close(self._ended_by)
+            return
         elif self.session.failed is not None:
             yield from self._fail()
             return
@@ -207,7 +220,7 @@ class Paced(HttpConnection):
 
     def _flush(self) -> layer.CommandGenerator[None]:
         session = self.session
-        if self._when_drained is not None or session.failed == "closed":
+        if self._when_drained is not None or session.failed == "closed" or self._ended_by is not None:
             return
         data = session.pull(_ONE_PULL)
         if data:

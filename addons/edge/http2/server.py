@@ -26,6 +26,7 @@ from addons.edge.exchange import Enough, NotBegunError
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.connection import Http2Connection
 from addons.edge.http2.events import Fields, Head, Oversized
+from addons.engine.leaving import WhenLeaving
 
 _WORK_BEHIND = 2
 """How many times the allowed number of streams may be at work behind them: a stream that was reset makes room for the
@@ -48,6 +49,7 @@ class Http2Server(Http2Connection):
         self._busy = time.monotonic()
         """When a request was begun or ended last."""
         self._idle: commands.RequestWakeup | None = None
+        self._leaving: commands.RequestWakeup | None = None
         self._enough: set[int] = set()
         """Streams whose server reads no more; their answers may still be on their way to here."""
 
@@ -55,9 +57,14 @@ class Http2Server(Http2Connection):
         if isinstance(event, events.Start):
             self._idle = commands.RequestWakeup(self.bounds.idle_s)
             yield self._idle
+            self._leaving = WhenLeaving()
+            yield self._leaving
         yield from super()._handle_event(event)
 
     def _wake(self, command: commands.Command) -> layer.CommandGenerator[None]:
+        if command is self._leaving:
+            yield from self._leave()
+            return
         if command is not self._idle:
             yield from super()._wake(command)
             return
@@ -67,9 +74,14 @@ class Http2Server(Http2Connection):
         if left_s > 0:
             self._idle = commands.RequestWakeup(left_s)
             yield self._idle
-        else:  # a request that is on its way is told that it has not been seen (RFC 9113 section 6.8)
-            self.session.leave()
-            yield from self._flush()
+        else:
+            yield from self._leave()
+
+    def _leave(self) -> layer.CommandGenerator[None]:
+        """Take no further streams, and end with the last one. A request that is on its way is told that it has not been
+        seen (RFC 9113 section 6.8)."""
+        self.session.leave()
+        yield from self._flush()
 
     def _whole(self, stream_id: int) -> bool:
         self._busy = time.monotonic()

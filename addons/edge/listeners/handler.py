@@ -151,6 +151,11 @@ class EdgeHandler(LeanConnectionHandler):
             self._unwritten, self._last_written = unwritten, time.monotonic()
         return self._last_written
 
+    async def leave(self) -> None:
+        """The worker stops: those layers hear of it that take their leave in words."""
+        while (told := self.layer.turns.leaves()) is not None:
+            await self.server_event(events.Wakeup(told))
+
     def cut(self, why: str, last: bytes = b"") -> None:
         """End the client's connection, with `last` as the last that it hears, and with it all others."""
         io = self.transports.get(self.client)

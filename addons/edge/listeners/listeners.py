@@ -24,6 +24,7 @@ from addons.edge.listeners.hello import DECODE_ERROR, HANDSHAKE
 from addons.edge.listeners.limits import Limits
 from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.engine.leaving import Leaving
 from addons.tls.refusal import alert
 
 logger = logging.getLogger("hsmitm.edge")
@@ -47,6 +48,9 @@ class Handler(Protocol):
     @property
     def last_written(self) -> float:
         """When something that waited to be written was."""
+
+    async def leave(self) -> None:
+        """Let the client know that no further request is taken."""
 
     def cut(self, why: str, last: bytes = b"") -> None:
         """End the client's connection, with `last` as the last that it hears."""
@@ -113,6 +117,12 @@ class Listeners:
         self._end_handshake(client)
         self._occupants.pop(client.id, None)
         self.limits.leave(_address(client))
+
+    async def take_leave(self) -> None:
+        """The worker stops: every client hears of it, and what is in progress goes on."""
+        Leaving.begun = True
+        for occupant in list(self._occupants.values()):
+            await occupant.handler.leave()
 
     def begin_handshake(self, client: connection.Client) -> bool:
         """A client's TLS begins; False where it has too many of them: then it is cut."""

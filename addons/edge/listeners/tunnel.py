@@ -21,8 +21,8 @@ from addons.upstream.layer import ServerTls
 _HELD_S = 1.0
 """What could be the beginning of a ClientHello is kept back for so long: a client that sends it byte by byte is
 inspected, and a protocol whose message happens to end like this waits no longer."""
-_KEPT_BYTES = 1_048_576
-"""Of a flow's messages, where a script looks at them: mitmproxy keeps all."""
+_KEPT_BYTES, _KEPT = 1_048_576, 1024
+"""Of a flow's messages, and how many, where a script looks at them: mitmproxy keeps all."""
 
 
 class Tunnel(TCPLayer):
@@ -80,8 +80,11 @@ class Tunnel(TCPLayer):
         """Keep no more of the flow's messages than was asked for: the latest ones."""
         yield from ()
         messages = self.flow.messages if self.flow else []
-        size = sum(len(one.content) for one in messages) if self._kept else 0
-        while messages and (not self._kept or (size > self._kept and len(messages) > 1)):
+        if not self._kept:
+            messages.clear()
+            return
+        size = sum(len(one.content) for one in messages)
+        while len(messages) > 1 and (size > self._kept or len(messages) > _KEPT):
             size -= len(messages.pop(0).content)
 
     def _inspect(self, data: bytes) -> layer.CommandGenerator[None]:

@@ -140,8 +140,9 @@ def _check_subject(text: str) -> None:
     try:
         name = x509.Name.from_rfc4514_string(text)
     except ValueError as error:
+        why = f" ({error})" if str(error) else ""
         raise MisconfiguredError(
-            f"--subject '{text}': {error}; write it as in 'CN=Example inspection,O=Example'"
+            f"--subject '{text}' is no name{why}; write it as in 'CN=Example inspection,O=Example'"
         ) from None
     if not list(name):
         raise MisconfiguredError("--subject is empty; write it as in 'CN=Example inspection,O=Example'")

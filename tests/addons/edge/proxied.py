@@ -42,6 +42,7 @@ class Proxy:
         bounds: Bounds | None = None,
         script: Callable[[hooks.Hook], bool | None] = lambda _hook: None,
         around: type[http.HttpLayer] = http.HttpLayer,
+        mode: http.HTTPMode = http.HTTPMode.transparent,
         **options: Any,
     ) -> None:
         self.bounds = bounds or Bounds()
@@ -63,7 +64,7 @@ class Proxy:
         self.undrained: list[WhenDrained] = []
         self.sockets_take = True
         self.held: list[commands.StartHook] = []
-        self.layer = around(self.context, http.HTTPMode.transparent)
+        self.layer = around(self.context, mode)
         self.shortcut = HookShortcut(self.layer, self)  # type: ignore[arg-type]
         self.event(events.Start())
 
@@ -91,9 +92,6 @@ class Proxy:
             elif isinstance(command, commands.StartHook):
                 self.held.append(command)
             elif isinstance(command, commands.OpenConnection):
-                command.connection.state = ConnectionState.OPEN
-                command.connection.alpn = self.server.alpn
-                self.server = command.connection  # type: ignore[assignment]
                 self.later.append(events.OpenConnectionCompleted(command, None))
 
     def turn(self) -> bool:
@@ -103,8 +101,16 @@ class Proxy:
             self.undrained.clear()
         if not self.later:
             return False
-        self.event(self.later.popleft())
+        event = self.later.popleft()
+        if isinstance(event, events.OpenConnectionCompleted):
+            self._open(event.command.connection)
+        self.event(event)
         return True
+
+    def _open(self, connection: Connection) -> None:
+        assert isinstance(connection, Server)
+        connection.state, connection.alpn = ConnectionState.OPEN, self.server.alpn
+        self.server = connection
 
     def settle(self) -> None:
         """As many turns as there is something to do."""

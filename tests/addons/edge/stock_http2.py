@@ -19,6 +19,7 @@ from addons.edge.http2.connection import Http2Connection
 from addons.edge.http2.server import Http2Server
 from addons.edge.refusal import EdgeRefusedHook
 from addons.engine import backpressure
+from addons.engine.leaving import WhenLeaving
 from tests.addons.edge.wire2 import MAGIC, settings
 
 _HEAD = 9
@@ -74,6 +75,8 @@ class _Stock(Http2Connection):
         waiting: list[events.Event] = [self._greeting(event)]
         while waiting:
             for command in self._inner(waiting.pop(0)):
+                if isinstance(command, WhenLeaving):
+                    continue
                 if isinstance(command, backpressure.WhenTaken):
                     self._until_taken.append(command)
                 elif isinstance(command, backpressure.EndOfTurn | backpressure.WhenDrained) or (
@@ -91,7 +94,7 @@ class _Stock(Http2Connection):
                 waiting.append(events.Wakeup(taken))
 
     def _unknown(self, command: commands.Command) -> bool:
-        """Whether mitmproxy has no such thing: refusals, readers that stop, a client's time without a request."""
+        """Whether mitmproxy has no such thing: refusals, readers that stop, times without a request, farewells."""
         idle = isinstance(command, commands.RequestWakeup) and command.delay == self.bounds.idle_s
         return idle or isinstance(command, EdgeRefusedHook | backpressure.Stop)
 

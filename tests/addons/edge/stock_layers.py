@@ -30,10 +30,12 @@ _FRAMED = "a request of HTTP/2 or 3 whose length is not known goes on in chunks:
 
 DIFFER: dict[str, str] = {
     **{
-        f"test_http.py::test_request_streaming[early close-{coding}-{why}]": _LINGERS
+        f"test_http.py::test_request_streaming[{how}-{coding}-{why}]": _LINGERS
+        for how in ("early close", "early kill")
         for coding in ("identity", "chunked")
         for why in ("body_size=0", "body_size=3", "addon")
     },
+    "test_http.py::test_body_size_limit[chunked-request]": _LINGERS,
     "test_http.py::test_request_smuggling": _OWN_WORDS,
     "test_http.py::test_request_smuggling_whitespace": _OWN_WORDS,
     "test_http.py::test_request_smuggling_te_te": _OWN_WORDS,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from mitmproxy import hooks
-from mitmproxy.connection import Connection
+from mitmproxy.connection import Connection, ConnectionState
+from mitmproxy.proxy import events
 from mitmproxy.proxy.layers import http
 
 from addons.edge.http2 import nghttp2
@@ -81,7 +82,7 @@ def test_a_refused_request_is_asked_again(script: Any, content: bytes | None, wa
     else:
         servers.go_away(0)
     again, number = servers.server.taken(), 3 if way == "refuse" else 1
-    first, second = ([one.fields for one in events if isinstance(one, Head)] for events in (seen, again))
+    first, second = ([one.fields for one in came if isinstance(one, Head)] for came in (seen, again))
     assert first == second
     assert body(again, number) == body(seen, 1) == (content or b"")
     assert Ended(number) in again
@@ -105,6 +106,45 @@ def test_what_a_leaving_server_has_begun_is_finished_there() -> None:
         servers.answer(number)
     got = servers.client.taken()
     assert sorted(one.stream_id for one in got if isinstance(one, Ended)) == streams
+
+
+def test_a_server_says_goodbye_and_closes_at_once() -> None:
+    """What one read holds is more than one turn's work, and the close is behind it: nothing of it is lost."""
+    servers = Servers()
+    streams = [servers.ask() for _ in range(40)]
+    old, connection = servers.server.session, servers.proxy.server
+    bye = wire2.frame(wire2.GOAWAY, struct.pack(">II", 59, 0))
+    for number in range(1, 61, 2):
+        old.respond(number, OK, ended=False)
+        old.send(number, b"done")
+        old.end(number)
+    answers = bye + old.pull(1 << 20)
+    assert len(answers) < 65_536
+    servers.proxy.event(events.DataReceived(connection, answers))
+    connection.state = ConnectionState.CLOSED
+    servers.proxy.event(events.ConnectionClosed(connection))
+    servers.proxy.settle()
+    assert servers.proxy.server is not connection
+    servers.server = Peer(servers.proxy, client=False)
+    talk(servers.proxy, servers.client, servers.server)
+    for number in range(1, 21, 2):
+        servers.answer(number)
+    got = servers.client.taken()
+    assert [body(got, stream) for stream in streams] == [b"done"] * 40
+
+
+def test_a_client_that_closes_asks_for_nothing_more() -> None:
+    """What of its last read has not been looked at is not asked of a server."""
+    servers = Servers()
+    for _ in range(90):
+        servers.client.session.request(REQUEST, ended=True)
+    proxy = servers.proxy
+    proxy.event(events.DataReceived(proxy.client, servers.client.session.pull(1 << 20)))
+    proxy.client.state = ConnectionState.CLOSED
+    proxy.event(events.ConnectionClosed(proxy.client))
+    proxy.settle()
+    assert servers.server.talk()
+    assert len([one for one in servers.server.taken() if isinstance(one, Head)]) < 90
 
 
 def test_a_body_that_is_still_coming_goes_on() -> None:

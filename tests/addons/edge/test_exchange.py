@@ -14,6 +14,7 @@ from addons.edge.connecting.stream import EdgeStream
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.events import Ended, Head, Reset
 from addons.edge.streaming import DEFAULT, EVERYTHING, Streamed
+from tests.addons.edge import wire2
 from tests.addons.edge.proxied import Peer, Proxy, body, talk
 from tests.addons.edge.talk import Talk, script
 from tests.addons.edge.wire2 import OK, POST, REQUEST
@@ -279,6 +280,17 @@ def test_a_client_that_aborts_behind_its_answer_is_told_to_the_server() -> None:
     assert not proxy.layer.streams
 
 
+def test_a_head_alone_is_a_whole_answer_in_http1() -> None:
+    """What ends an answer of HTTP/2 says so in HTTP/1.1, too: the client need not wait for the connection's end."""
+    proxy, _, server = met(b"http/1.1", b"h2")
+    proxy.feed(proxy.client, GET)
+    talk(proxy, server)
+    server.session.respond(1, OK, ended=True)
+    talk(proxy, server)
+    assert proxy.out(proxy.client) == b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nContent-Length: 0\r\n\r\n"
+    assert proxy.client not in proxy.closed
+
+
 # trailers
 
 
@@ -316,16 +328,29 @@ def test_trailers_of_a_request_with_a_length_pass() -> None:
     assert got.endswith(b"\r\n\r\n1\r\na\r\n0\r\nsum: 1\r\n\r\n")
 
 
-# what was killed
+# what is over
 
 
-def test_what_a_script_kills_is_not_kept() -> None:
-    """On a connection that lasts, thousands may be."""
-    proxy, client, server = met(script=_killing)
-    for _ in range(20):
+@pytest.mark.parametrize("why", ["killed", "too large", "invalid"])
+def test_what_is_over_is_not_kept(why: str) -> None:
+    """On a connection that lasts thousands may be killed by a script, larger than the limit or invalid, and the next is
+    served as the first."""
+    options = {"body_size_limit": "1k"} if why == "too large" else {}
+    proxy, client, server = met(script=_killing if why == "killed" else lambda _: None, **options)
+    for number in range(30):
         client.session.request(REQUEST, ended=True)
         talk(proxy, client, server)
-    assert not proxy.layer.streams
+        for head in [one for one in server.taken() if isinstance(one, Head)]:
+            fields = (b"content-length", b"5000") if why == "too large" else (b"transfer-encoding ", b"chunked")
+            proxy.feed(proxy.server, wire2.headers([*OK, fields], head.stream_id, flags=0))
+        talk(proxy, client, server)
+        assert len(proxy.layer.streams) <= 1, number
+    assert len(heads_or_resets(client)) == 30
+
+
+def heads_or_resets(client: Peer) -> list[Head | Reset]:
+    """How the client was told."""
+    return [one for one in client.taken() if isinstance(one, Head | Reset)]
 
 
 def _killing(hook: commands.StartHook) -> None:

@@ -6,7 +6,10 @@ import gc
 from collections.abc import Callable
 
 import pytest
+from mitmproxy import hooks
+from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import events
+from mitmproxy.proxy.layer import NextLayerHook
 from mitmproxy.proxy.layers.http import HTTPMode
 
 from addons.edge.connecting.stream import EdgeStream
@@ -88,3 +91,30 @@ def test_a_connection_that_is_over_is_for_nobody() -> None:
     proxy.event(events.DataReceived(over, OK1))
     assert not proxy.sent
     assert proxy.layer.mode is HTTPMode.transparent
+
+
+def test_a_connection_that_is_still_to_be_opened_is_not_forgotten() -> None:
+    """Thirty requests within a CONNECT, each by a server's connection of its own: every one is answered."""
+
+    def inside(hook: hooks.Hook) -> None:
+        if isinstance(hook, NextLayerHook):
+            hook.data.layer = Exchanges(hook.data.context, HTTPMode.transparent)
+
+    proxy = Proxy(client=b"", server=b"", around=Exchanges, mode=HTTPMode.regular, script=inside)
+    proxy.server.state = ConnectionState.CLOSED
+    proxy.feed(proxy.client, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n")
+    proxy.settle()
+    assert proxy.out(proxy.client).startswith(b"HTTP/1.1 200 ")
+    servers = set()
+    for _ in range(30):
+        proxy.feed(proxy.client, GET)
+        proxy.settle()
+        assert proxy.out(proxy.server)
+        servers.add(proxy.server)
+        proxy.feed(proxy.server, OK1)
+        proxy.server.state, proxy.server.timestamp_end = ConnectionState.CLOSED, 1.0
+        proxy.event(events.ConnectionClosed(proxy.server))
+        proxy.settle()
+        assert proxy.out(proxy.client).endswith(b"2\r\nok\r\n0\r\n\r\n")
+    assert len(servers) == 30
+    assert len(proxy.layer.connections) < 30

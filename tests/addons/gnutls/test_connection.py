@@ -71,6 +71,14 @@ def test_python_client(version: str, kind: str, scheme: str) -> None:
     assert client.read() == b"answer"
 
 
+def test_a_name_with_an_underscore_is_no_server_name() -> None:
+    """GnuTLS ends the handshake: which is why the configuration refuses such a name for a site."""
+    connection = Connection(Credentials([AUTHORITY.certify(SoftwareKey("p256"))]), [])
+    client = Client(client_context(AUTHORITY), connection, name="my_shop.example.com")
+    with pytest.raises(SSL.Error, match="disallowed SNI"):
+        client.handshake()
+
+
 def test_alpn() -> None:
     """A client that offers other protocols is told so; one that offers none may go on."""
     credentials = Credentials([AUTHORITY.certify(SoftwareKey("p256"))])

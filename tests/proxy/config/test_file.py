@@ -218,6 +218,12 @@ def test_addresses_are_read_and_written_alike(text: str, expected: Address) -> N
     assert str(expected) == text
 
 
+def test_a_star_is_every_address() -> None:
+    """`*:8080` is what `:8080` is, as other programs write it; `[::]:8080` is all of IPv6."""
+    assert Address.parse("*:8080") == Address.parse(":8080") == Address("", 8080)
+    assert Address.parse("[::]:8080") == Address("::", 8080)
+
+
 def test_a_machine_of_many_cores_has_as_many_workers_as_there_may_be(
     read: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_what_is_no_upstream(text: str) -> None:
     [
         ('"*.shop.example.com"', '"*.com"', "names: '*.com': a wildcard needs at least two labels"),
         ('"*.shop.example.com"', '"bad name"', "names: 'bad name' has the label"),
+        ('"*.shop.example.com"', '"my_shop.example.com"', "names: 'my_shop.example.com' has an underscore: no client"),
         ('"pkcs11:token=partition;object=shop;type=private"', '"shop.key"', "key: "),
         ('"shop.pem"', '["a.pem", "b.pem"]', "key: 2 certificates and 1 keys; give one for each"),
         ('upstream = "https://10.0.0.5"', "", "sites: shop.example.com has no upstream"),

@@ -160,7 +160,8 @@ def test_no_file(tmp_path: Path) -> None:
     [
         ("", EVERYTHING),
         ('scripts = ["a.py"]', Streamed.parse(DEFAULT)),
-        ("options = { anticache = true }", Streamed.parse(DEFAULT)),
+        ("options = { ssl_insecure = true }", Streamed.parse(DEFAULT)),
+        ("options = { anticache = true }", NOTHING),
         ('options = { modify_body = ["/a/b"] }', NOTHING),
         ('options = { modify_body = ["/a/b"] }\nstream = ["*"]', EVERYTHING),
         ('scripts = ["a.py"]\nstream = []', NOTHING),

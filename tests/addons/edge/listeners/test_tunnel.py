@@ -77,6 +77,10 @@ async def test_a_script_sees_what_it_always_saw() -> None:
         stream.server(b"x" * 65536)
     assert len(script.seen) == 31
     assert 900_000 < stream.kept <= 1_048_576
+    for _ in range(2000):
+        stream.server(b"x")
+    assert stream.tunnel.flow is not None
+    assert len(stream.tunnel.flow.messages) == 1024
 
 
 async def test_what_could_be_a_hello_waits_a_moment(stream: _Stream) -> None:
