@@ -8,7 +8,7 @@ from mitmproxy.proxy import commands
 
 
 class Leaving:
-    """The worker's."""
+    """Whether the worker takes its leave."""
 
     begun = False
     """No further connection is taken, and those that there are take their leave."""

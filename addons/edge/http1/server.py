@@ -28,6 +28,7 @@ from addons.edge.http1.connection import Phase, is_pipe
 from addons.edge.http1.faults import FaultError
 from addons.edge.http1.lingering import Lingering
 from addons.edge.http1.sections import EMPTY_LINES, Section
+from addons.edge.refusal import Class
 from addons.engine import backpressure
 from addons.engine.leaving import Leaving
 
@@ -35,6 +36,8 @@ _IN_TURN = 16
 """Requests that are answered at once, before others have their turn."""
 _READ_BYTES = 65536
 """At most in one read."""
+_STATUS: dict[Class, int] = {"oversized-head": 431}
+"""Of what is refused, where it is not 400."""
 _ANSWERED = "the server has answered, and reads no more of the request"
 
 
@@ -57,10 +60,8 @@ class Http1Server(Lingering):
         self._too_far_ahead = False
         self._answering = self._enough = False
         self._in_turn = 0
-        # A client that ends its direction after its request may still read the answer (RFC 9112 section 9.6). It looks
-        # like one that has gone, of whose request the server would then not hear until it answers: so an operator says
-        # which sites have such clients.
-        self._patient = getattr(context.layers[0], "patient", False) if context.layers else False
+        # A client that ends its direction may read on (RFC 9112 section 9.6), and looks like one that has gone.
+        self._patient = bool(context.layers) and getattr(context.layers[0], "patient", False)
         self._ended: events.ConnectionClosed | None = None
 
     # from the client
@@ -150,8 +151,7 @@ class Http1Server(Lingering):
         """Say what was wrong, if nothing else was said yet, and end the connection."""
         kind = self.kind(fault)
         if not self._answering:
-            status = 431 if kind == "oversized-head" else 400
-            yield commands.SendData(self.conn, _http1.make_error_response(status, str(fault)))
+            yield commands.SendData(self.conn, _http1.make_error_response(_STATUS.get(kind, 400), str(fault)))
         if fault.which != "malformed":
             yield from self.linger()
         else:
@@ -230,8 +230,7 @@ class Http1Server(Lingering):
             yield from self.close()
 
     def _stop_request(self) -> layer.CommandGenerator[None]:
-        """The answer is whole, and nobody reads the rest of its request: the connection ends with it, at once where its
-        end is the answer's."""
+        """Nobody reads the rest of an answered request: the connection ends, at once where its end is the answer's."""
         yield from self.over() if self._outgoing.length < -1 else self.linger()
         yield ReceiveHttp(RequestProtocolError(self.stream_id, _ANSWERED, code=ErrorCode.CLIENT_DISCONNECTED))
 

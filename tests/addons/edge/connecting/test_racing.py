@@ -29,13 +29,14 @@ def _run[T](main: Callable[[], Awaitable[T]]) -> T:
 
 
 @contextmanager
-def _silent(port: int = 0) -> Iterator[int]:
-    """A port of ::1 where the kernel drops every further connection: its queue is full."""
-    with socket.socket(socket.AF_INET6) as listener:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(("::1", port))
+def _silent(port: int = 0, family: socket.AddressFamily = socket.AF_INET6, host: str = "::1") -> Iterator[int]:
+    """A port where the kernel drops every further connection: its queue is full."""
+    with socket.socket(family) as listener:
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
         listener.listen(0)
-        waiting = [socket.socket(socket.AF_INET6) for _ in range(8)]
+        waiting = [socket.socket(family) for _ in range(8)]
         for one in waiting:
             one.setblocking(False)
             assert one.connect_ex(listener.getsockname()) in (0, errno.EINPROGRESS)
@@ -82,6 +83,41 @@ def test_an_address_that_says_nothing_costs_a_moment() -> None:
     address, took_s = _run(main)
     assert address == "127.0.0.1"
     assert racing.HEAD_START_S * 0.9 < took_s < 4
+
+
+def test_many_addresses_that_say_nothing_cost_no_more() -> None:
+    """A name with thirty of them is reached by the last one, within two seconds."""
+    dead: Found = (int(socket.AF_INET), ("127.0.0.2", 0))
+
+    async def main() -> tuple[str, float]:
+        with socket.create_server(("127.0.0.1", 0)) as living:
+            port = living.getsockname()[1]
+            with _silent(port, socket.AF_INET, "127.0.0.2"):
+                began = time.monotonic()
+                with await racing.first([*[dead] * 29, _HERE], port) as made:
+                    return made.getpeername()[0], time.monotonic() - began
+
+    address, took_s = _run(main)
+    assert address == "127.0.0.1"
+    assert took_s < 2
+
+
+def test_not_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers for a name with a thousand addresses does not have a thousand connections made."""
+    tried: list[int] = []
+
+    async def attempt(family: int, *_: object) -> socket.socket:
+        tried.append(family)
+        raise OSError("refused")
+
+    async def main() -> None:
+        with pytest.raises(OSError, match="refused"):
+            await racing.first([*[_THERE] * 1000, *[_HERE] * 1000], 443)
+
+    monkeypatch.setattr(racing, "_attempt", attempt)
+    _run(main)
+    assert len(tried) == 32
+    assert tried.count(int(socket.AF_INET)) == 16
 
 
 def test_all_errors_are_told() -> None:
