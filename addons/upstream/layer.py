@@ -26,6 +26,9 @@ _ABOUT_CERTIFICATES = (
 """Alerts, in OpenSSL's words, with which servers answer a client certificate or the want of one (RFC 8446 section 6.2).
 TLS 1.2 has no alert of its own for it."""
 
+_NOTHING_IN_COMMON = ("alert handshake failure", "alert insufficient security")
+"""Alerts of servers that have no cipher suite, or group, of ours (RFC 8446 section 6.2, RFC 5246 section 7.2.2)."""
+
 
 class ServerTls(Goodbye, layers.ServerTLSLayer):
     """Stands in for ServerTLSLayer."""
@@ -38,6 +41,13 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
         if self._about_certificates(err):
             err = self._wish()
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
+        elif any(one in err for one in _NOTHING_IN_COMMON):
+            err = (
+                f"{self._name} refuses the handshake ({self.broken or err}): it may have no cipher suite in common "
+                "with this proxy, see [proxy] suites"
+            )
+        elif err.startswith("OpenSSL "):
+            err = self.broken or err
         yield from super().on_handshake_error(err)
 
     def on_broken(self, why: str) -> layer.CommandGenerator[None]:

@@ -7,10 +7,11 @@
  *
  * A line of the control file is a rule:  FUNCTION ACTION [ARGUMENT] [n=COUNT] [p=PROBABILITY] [after=SKIP]
  * FUNCTION is a C_ name, or * for every function; C_GetFunctionList never fails. The first rule that matches a call is
- * applied; `delay` is applied, and the rules after it are looked at too. A rule matches with PROBABILITY, not the first
- * SKIP times, and then COUNT times: over all processes, until the control file changes.
+ * applied; `delay` and `serial` are applied, and the rules after them are looked at too. A rule matches with
+ * PROBABILITY, not the first SKIP times, and then COUNT times: over all processes, until the control file changes.
  *
  *   delay MS      sleep (fractions allowed)           rv CODE       call nothing, return this CKR_ code (0x...)
+ *   serial MS     sleep, one call at a time over all processes of this "HSM", as a card or a small device works
  *   hang          never return                        rvafter CODE  call, then return this code: a lost reply
  *   stall         wait until this line is gone from   corrupt       C_Sign: flip a bit of the signature
  *                 the control file, then call         otherkey      C_SignInit: with another private key of the type,
@@ -28,14 +29,16 @@
  * one signature is one C_Sign. What is not understood ends the process with a message: a rig must not fail to fail. */
 #define PROGRAM "faulty_module"
 #include "cryptoki.h"
+#include <errno.h>
 #include <signal.h>
 
 enum { CKR_PIN_INCORRECT = 0xA0, CKR_PIN_LOCKED = 0xA4, CKR_SESSION_COUNT = 0xB1 };
 
-enum action { DELAY, RV, RVAFTER, HANG, STALL, CRASH, ABORT, EXIT, CORRUPT, OTHERKEY, LOGOUT, CLOSEALL, FINALIZE, FLAGS,
-              IMPLICIT, MAXSESS, PINLOCK, ACTION_COUNT };
+enum action { DELAY, SERIAL, RV, RVAFTER, HANG, STALL, CRASH, ABORT, EXIT, CORRUPT, OTHERKEY, LOGOUT, CLOSEALL, FINALIZE,
+              FLAGS, IMPLICIT, MAXSESS, PINLOCK, ACTION_COUNT };
 static const struct { const char *name, *argument; int only; } ACTIONS[] = {
-    [DELAY] = {"delay", "decimal", ANY}, [RV] = {"rv", "hex", ANY}, [RVAFTER] = {"rvafter", "hex", ANY},
+    [DELAY] = {"delay", "decimal", ANY}, [SERIAL] = {"serial", "decimal", ANY},
+    [RV] = {"rv", "hex", ANY}, [RVAFTER] = {"rvafter", "hex", ANY},
     [HANG] = {"hang", NULL, ANY}, [STALL] = {"stall", NULL, ANY}, [CRASH] = {"crash", NULL, ANY},
     [ABORT] = {"abort", NULL, ANY}, [EXIT] = {"exit", "decimal", ANY}, [CORRUPT] = {"corrupt", NULL, at_C_Sign},
     [OTHERKEY] = {"otherkey", NULL, at_C_SignInit}, [LOGOUT] = {"logout", NULL, ANY},
@@ -261,6 +264,19 @@ static word other_key(word session, word key) {
 
 /* --- the actions ------------------------------------------------------------------------------------------------- */
 
+/* The lock is of an open file, of which each thread has its own, and goes with a process that is killed. It is no
+ * flock(2), which is for the counts. */
+static void sleep_alone(double ms) {
+    static _Thread_local int turn = -1;
+    if (turn < 0 && (turn = open(environment("FAULTY_STATS"), O_RDWR | O_CLOEXEC)) < 0) DIE("no stats page");
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+    while (fcntl(turn, F_OFD_SETLKW, &lock))
+        if (errno != EINTR) DIE("cannot lock the stats page");
+    sleep_ms(ms);
+    lock.l_type = F_UNLCK;
+    fcntl(turn, F_OFD_SETLK, &lock);
+}
+
 /* The same bytes for the same ciphertext, of a length that it decides, as OpenSSL does from 3.2 on. */
 static word decrypt_implicitly(const word *a) {
     word room = *(word *)a[4], rv = forward(at_C_Decrypt, a);
@@ -309,8 +325,9 @@ static word call(int function, word *a) {
     const struct table *table = rules();
     for (const struct rule *rule = table->rules; rule < table->rules + table->size; rule++) {
         if (!matches(rule, function) || !fires(table, rule)) continue;
-        if (rule->action != DELAY) return apply(rule, function, a);
-        sleep_ms(rule->argument);
+        if (rule->action == DELAY) sleep_ms(rule->argument);
+        else if (rule->action == SERIAL) sleep_alone(rule->argument);
+        else return apply(rule, function, a);
     }
     return forward(function, a);
 }

@@ -28,6 +28,8 @@ from hsm.member.states import State
 logger = logging.getLogger("hsmitm.group")
 
 _ASKERS = 1024
+_TURNS = 32
+"""Signatures alone, whose time a request may take at least: as many may be before it where one is made at a time."""
 _TOO_LATE = 1.5
 """Times a member's average latency: with less time left a request that waited is not begun."""
 
@@ -94,9 +96,7 @@ class Dispatch:
     ) -> bytes:
         """What `ask` gets of a member: it is given the member, the attempt's deadline and its time in seconds. `asker`
         is whose request it is, where slots are scarce."""
-        now = time.monotonic()
-        patience = self._group.outage_grace_s if not self._group.proved_by(*want) else 0.0
-        deadline = min(deadline, now + max(self._group.failover.budget_s, patience))
+        deadline = min(deadline, time.monotonic() + self.budget_s(want))
         attempts = Attempts()
         failures: dict[str, HsmitmError] = {}
         self._retries.request(sum(one.slots for one in self._group.members))
@@ -131,11 +131,18 @@ class Dispatch:
             if verdict.pause_s:
                 await asyncio.sleep(min(verdict.pause_s, max(0.0, deadline - time.monotonic())))
 
+    def budget_s(self, want: Want) -> float:
+        """How long a request may take in all. Behind others at a slow HSM it takes long though nothing fails: who waits
+        there is not refused for that, as long as it is not longer than its asker waits."""
+        serving = [one.alone_s(want.key) for one in self._group.members if one.serves(*want)]
+        patience = _TURNS * min(serving) if serving else self._group.outage_grace_s
+        return max(self._group.failover.budget_s, patience)
+
     def _attempt_s(self, member: Member, want: Want, tried: set[str]) -> float:
         """How long an attempt at `member` may take."""
         peers = (one for one in self._group.members if one is not member and one.name not in tried)
         peer = any(one.state is State.UP and one.serves(*want) for one in peers)
-        return choice.patience_s(member.latency_s, member.in_flight, self._group.failover.attempt_timeout_s, peer=peer)
+        return choice.patience_s(member.latency_s, member.in_flight, member.due_s(want.key), peer=peer)
 
     def _blame_doubtful(self, attempts: Attempts, succeeded: str) -> None:
         for name in attempts.succeeded(succeeded):

@@ -187,9 +187,9 @@ class Group:
 
     async def wait_for_member(self, name: str, deadline: float, asker: Asker = 0) -> None:
         """Return once a member serves the key `name`. Raises UnavailableError, saying why there is none."""
-        await self._dispatch.free_member(
-            Want(name), set(), min(deadline, time.monotonic() + self._patience_s()), {}, asker
-        )
+        want = Want(name)
+        patience_s = max(self._patience_s(), self._dispatch.budget_s(want))
+        await self._dispatch.free_member(want, set(), min(deadline, time.monotonic() + patience_s), {}, asker)
 
     def _patience_s(self) -> float:
         return max(self.failover.budget_s, self.outage_grace_s)

@@ -20,6 +20,7 @@ of its group only what `member.Peers` says. Signatures leave it verified.
     speech       what a member process prints: read always, logged in part
     key          a key of the group, and the challenges that prove it; no I/O
     health       what a member's answers say about it; no I/O
+    pace         what a request takes there, and how many at a time are of use; no I/O
     slots        how many requests may be in flight at a member; no I/O
     metrics      counters of what members did
 """

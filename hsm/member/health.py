@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections import deque
 
+from hsm.member.pace import Pace
+from hsm.wire.member import Vital
+
 _IN_A_ROW = 5
 _WINDOW = 20
 _SHARE = 0.5
@@ -15,6 +18,18 @@ _FEWEST = 10
 _RECENT = 64
 _WEIGHT, _TEST_WEIGHT = 0.2, 0.6
 """Of the newest latency in the average: a member that slows down tenfold is left within two or three answers."""
+
+
+_OVERTAKEN = 4
+"""Calls that came later and were answered: whoever waits in a queue is overtaken by few."""
+
+
+def hangs(vital: Vital, hang_s: float, pace: Pace) -> bool:
+    """Whether a call into the module hangs. Its age alone does not tell: of eight calls at a device that works on one
+    at a time the last returns late, and none hangs. But its time must be up, and `hang_s` with it; and either others
+    that came later were answered, or none has been for longer than the member's pace explains."""
+    silent = vital.silent_s > pace.silence_s(least_s=hang_s)
+    return vital.oldest_s > hang_s and (silent or vital.overtaken > _OVERTAKEN)
 
 
 class Health:

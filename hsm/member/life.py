@@ -10,6 +10,7 @@ more.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Set
@@ -21,6 +22,7 @@ from hsm.member.health import Health
 from hsm.member.held import Held
 from hsm.member.key import Key
 from hsm.member.metrics import MemberMetrics
+from hsm.member.pace import Asked, Pace
 from hsm.member.process import MemberProcess
 from hsm.member.proofs import Prover
 from hsm.member.settings import MemberSettings
@@ -41,14 +43,18 @@ class Life:
         opened: Opened,
         keys: Mapping[str, Key],
         metrics: MemberMetrics,
+        before: Pace | None = None,
     ) -> None:
-        """`keys` are those that the member may hold."""
+        """`keys` are those that the member may hold; `before` is the pace of a life before, on the same partition."""
         self.settings: MemberSettings | None = None
-        """Those that it was started with. Written by `Starter`."""
+        """Those that it was started with. Written by `Starter`, as the next one is."""
+        self.opened_in_s = 0.0
+        """How long it took to open the partition."""
         self.process = process
         self.opened = opened
         self.held = Held(member, keys, opened.keys, Prover(self.sign, self._plaintext))
         self.health = Health()
+        self.pace = Pace(before)
         self.in_flight = 0
         self.sessions = opened.sessions
         self.up_at = 0.0
@@ -58,7 +64,7 @@ class Life:
         self.idle = asyncio.Event()
         self.idle.set()
         self.freed: Callable[[], None] = _nothing
-        """Called when a slot is free that nobody waited at any more."""
+        """Called when a slot is free."""
         self._member = member
         self._metrics = metrics
         self._replaced = 0
@@ -87,7 +93,7 @@ class Life:
             request.key, ()
         )  # another's answer may end that meanwhile
         try:
-            answer = await self._ask(request, deadline)
+            answer = await self._ask(request, deadline, afresh=purpose == "test")
         except RefusedError as error:
             if error.code in codes.FORBIDDEN and was_made:
                 self.held.made.doubt(request.key, request.scheme)
@@ -116,29 +122,32 @@ class Life:
         assert isinstance(answer, Decrypted)
         return answer.plaintext
 
-    async def _ask(self, request: Sign | Decrypt, deadline: float) -> Reply:
+    async def _ask(self, request: Sign | Decrypt, deadline: float, *, afresh: bool = False) -> Reply:
         """The answer. A caller that gives up is gone at once, but its slot is taken until the member has answered or
         the deadline passed: a session cannot be interrupted, and one more request would only queue behind it."""
         self.in_flight += 1
         self.idle.clear()
-        given_up = False
+        asked = self.pace.asked(request.key, time.monotonic())
+        free = functools.partial(self._free, asked)
         try:
-            return await self.process.channel.call(request, deadline, self._outlived)
+            answer = await self.process.channel.call(request, deadline, free)
         except asyncio.CancelledError:
-            given_up = True
             raise
-        finally:
-            if not given_up:
-                self._free()
+        except BaseException:
+            free()
+            raise
+        if not isinstance(answer, Decrypted) or answer.plaintext:  # a ciphertext may be refused without any work
+            self.pace.answered(asked, time.monotonic(), afresh=afresh)
+        free()
+        return answer
 
-    def _outlived(self) -> None:
-        self._free()
-        self.freed()
-
-    def _free(self) -> None:
+    def _free(self, asked: Asked) -> None:
+        if asked.place:
+            self.pace.ended(asked, time.monotonic())
         self.in_flight -= 1
         if not self.in_flight:
             self.idle.set()
+        self.freed()
 
     async def prove(self) -> None:
         """Find out which keys it holds, and what it makes with them. Raises as `Held.prove`."""

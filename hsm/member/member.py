@@ -199,8 +199,17 @@ class Member:
         """Requests that may be in flight at a time."""
         if self._life is None:
             return 0
-        up_for_s = time.monotonic() - self._life.ramp_from
-        return slots(self.sessions, self.latency_s, up_for_s, alone=self._peers.alone(self))
+        up_for_s, useful = time.monotonic() - self._life.ramp_from, self._life.pace.useful
+        return slots(self.sessions, self.latency_s, up_for_s, useful, alone=self._peers.alone(self))
+
+    def alone_s(self, key: str) -> float:
+        """What a request for `key` takes alone; 0 where that is not known."""
+        return self._life.pace.alone_s(key) if self._life else 0.0
+
+    def due_s(self, key: str) -> float:
+        """How long an attempt for `key` may take now: the attempt timeout, or more where its own pace is slower."""
+        longest_s = self._peers.failover.attempt_timeout_s
+        return self._life.pace.due_s(key, least_s=longest_s) if self._life else longest_s
 
     @property
     def up_for_s(self) -> float:
@@ -263,8 +272,6 @@ class Member:
                 late = time.monotonic() - started >= 0.9 * longest_s
                 self._standing.conclude(life, key, error, time.monotonic() - started, late=late)
             raise
-        finally:
-            self._peers.freed()
         life.health.answered(time.monotonic() - started)
         self._standing.answered()
         return answer

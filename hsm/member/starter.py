@@ -5,18 +5,25 @@ There is one login for each start at most; which PIN is tried is decided in `hsm
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from hsm.errors import DeadlineError
 from hsm.member import states
+from hsm.member.health import Health
 from hsm.member.key import Key
 from hsm.member.life import Life
 from hsm.member.login import Login
 from hsm.member.metrics import MemberMetrics
+from hsm.member.pace import Pace
 from hsm.member.process import MemberProcess
+from hsm.member.proofs import PROOF_TIMEOUT_S
 from hsm.member.settings import Failover, MemberSettings
+from hsm.member.slots import QUICK_S
 from hsm.secrets import pin
 from hsm.secrets.refusals import Refusals
 from hsm.wire.member import Open
@@ -24,6 +31,10 @@ from hsm.wire.member import Open
 logger = logging.getLogger("hsmitm.member")
 
 START_FLOOR_S = 2.0
+_OVERDUE = 5
+"""Starts in a row that did not end in time, until the next ones have twice as much."""
+_TOGETHER = 4
+"""Test signatures of a slow HSM at a time."""
 _PACE_S = 0.06
 """Between the sessions of a member that comes back: at most twenty a second."""
 
@@ -53,7 +64,9 @@ class Starter:
         self._prompted = prompted
         self._on_lost = on_lost
         self._process: MemberProcess | None = None
+        self._latest: Life | None = None
         self._slowest_s = 0.0
+        self._overdue = 0
         self._times: deque[float] = deque(maxlen=states.CRASH_LOOP + 1)
 
     @property
@@ -96,20 +109,41 @@ class Starter:
         )
         longest_s = settings.start_timeout_s
         try:
+            begun = time.monotonic()
             opened = await login.opened(process, opening, quick_s=self._timeout_s(longest_s), longest_s=longest_s)
-            life = Life(self._name, process, opened, keys, self._metrics)
-            life.settings = settings
+            life = Life(self._name, process, opened, keys, self._metrics, self._pace_before(settings))
+            life.settings, life.opened_in_s = settings, time.monotonic() - begun
             await life.prove()
-            for _ in range(proofs - sum(map(len, life.held.made.schemes.values()))):
-                await life.test(time.monotonic() + failover.attempt_timeout_s)
-        except BaseException:
+            await self._test(life, proofs - sum(map(len, life.held.made.schemes.values())))
+        except BaseException as error:
+            self._overdue += isinstance(error, DeadlineError)
             await process.end()
             raise
         finally:
             self.asked = login.asked
             self._process = None
         self._slowest_s = max(self._slowest_s, time.monotonic() - started)
+        self._latest, self._overdue = life, 0
         return life
+
+    async def _test(self, life: Life, number: int) -> None:
+        """So many test signatures. An HSM that is slow is asked for some at a time when it is started first: whether
+        that helps is known then before clients ask."""
+        first = self._latest is None and life.pace.usual_s >= QUICK_S
+        together = min(_TOGETHER, life.sessions) if first else 1
+        for _ in range(max(math.ceil(number / together), int(first))):
+            deadline = time.monotonic() + PROOF_TIMEOUT_S
+            await asyncio.gather(*(life.test(deadline) for _ in range(together)))
+        if together > 1:
+            life.health = Health(life.pace.usual_s)  # what they took together is not what one takes
+
+    def _pace_before(self, settings: MemberSettings) -> Pace | None:
+        """Of the latest life, where it was on the same partition."""
+        before = self._latest
+        if before is None or before.settings is None:
+            return None
+        same = (before.settings.module, before.settings.selector) == (settings.module, settings.selector)
+        return before.pace if same else None
 
     def _count(self, last_error: str) -> None:
         self.starts += 1
@@ -122,5 +156,7 @@ class Starter:
             self._times.clear()
 
     def _timeout_s(self, longest_s: float) -> float:
-        """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed."""
-        return min(longest_s, max(START_FLOOR_S, 10 * self._slowest_s)) if self._slowest_s else longest_s
+        """Once it is known how long a start takes, one that hangs is not waited for in full: the next may succeed.
+        Where several in a row did not, it may be that a start takes longer now."""
+        usual_s = max(START_FLOOR_S, 10 * self._slowest_s) * 2 ** (self._overdue // _OVERDUE)
+        return min(longest_s, usual_s) if self._slowest_s else longest_s

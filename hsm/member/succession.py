@@ -17,9 +17,10 @@ from typing import Protocol
 from hsm.errors import DeadlineError, HsmitmError, MisconfiguredError, TryLaterError
 from hsm.member import states
 from hsm.member.examination import EXAMINE_EVERY_S, Examination
+from hsm.member.health import hangs
 from hsm.member.life import Life
 from hsm.member.settings import Failover, MemberSettings
-from hsm.member.slots import RAMP_S
+from hsm.member.slots import QUICK_S, RAMP_S
 from hsm.member.standing import Standing
 from hsm.member.starter import Starter
 from hsm.member.states import SERVING, Event, State
@@ -74,7 +75,7 @@ class Succession:
         self._examination = Examination(standing, group)
         self._was_up = False
         self._again = asyncio.Event()
-        self._sessions_told = 0
+        self._sessions_told = self._use_told = 0
         self._rebuilding = asyncio.Lock()
 
     async def run(self) -> None:
@@ -168,7 +169,8 @@ class Succession:
         if vital is None:
             return
         self._warn_of_few_sessions(life)
-        if vital.oldest_s > self._group.failover.hang_s:
+        self._use_told = _tell_of_use(self._standing.name, life, self._use_told)
+        if hangs(vital, self._group.failover.hang_s, life.pace):
             await self._replace(life, f"a session has not answered for {vital.oldest_s:.1f} s")
 
     def _warn_of_few_sessions(self, life: Life) -> None:
@@ -217,7 +219,7 @@ class Succession:
         self._standing.note_error(reason)
         try:
             async with self._group.turn.taken():
-                await self.rebuild(None, self._group.failover.attempt_timeout_s)
+                await self.rebuild(None, life.pace.due_s(None, least_s=self._group.failover.attempt_timeout_s))
         except HsmitmError as error:
             if life is self._standing.life:
                 self._standing.lose(f"{reason}, and a new process does not start: {error}")
@@ -285,6 +287,20 @@ class Succession:
             raise MisconfiguredError(f"member {standing.name} is quarantined: {standing.reason}")
         why = standing.last_error if standing.last_error_at > errors else standing.reason
         raise TryLaterError(f"member {standing.name} is down: {why}")
+
+
+def _tell_of_use(member: str, life: Life, told: int) -> int:
+    """Say once for a member whose sessions are not all of use, and again when it is another number. What was told."""
+    pace = life.pace
+    use = round(pace.engines) if pace.usual_s >= QUICK_S and pace.useful < life.sessions else 0
+    if not use or abs(use - told) <= 0.5 * told:
+        return told
+    logger.info(
+        "member %s works on about %d at a time, %.0f ms each; other requests wait in the signer, whatever its "
+        "%d sessions",
+        member, use, 1000 * pace.usual_s, life.sessions,
+    )  # fmt: skip
+    return use
 
 
 async def _drain(life: Life, seconds: float) -> None:

@@ -40,10 +40,12 @@ _WRONG_KEY = frozenset({0x62, 0x63, 0x68})
 class _Job:
     """A call that waits for a session. `work` runs on the session's thread with its session and its keys."""
 
-    __slots__ = ("deadline", "queued", "respond", "work")
+    __slots__ = ("deadline", "number", "queued", "respond", "work")
 
-    def __init__(self, deadline: float, work: Callable[[_Worker], Reply], respond: Respond) -> None:
+    def __init__(self, deadline: float, work: Callable[[_Worker], Reply], respond: Respond, number: int) -> None:
+        """`number` counts the calls of the process."""
         self.deadline = deadline
+        self.number = number
         self.work = work
         self.respond = respond
         self.queued = time.monotonic()
@@ -64,6 +66,10 @@ class Sessions:
         self.anywhere = frozenset(opening.spkis if opening.anywhere is None else opening.anywhere)
         self.keep_alive_s = opening.keep_alive_s
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self.put = 0
+        """Calls that came, all to the main thread."""
+        self.returned_at = 0.0
+        """When the latest one came back from the module."""
         self.pace_s = opening.session_every_s
         self.parking = threading.Lock()
         opened = _open_sessions(self.token, opening.sessions, at_once=not self.pace_s)
@@ -79,10 +85,14 @@ class Sessions:
 
     def vital(self) -> Vital:
         """How the sessions are, asked from the main thread: it answers while every session hangs."""
-        now = time.monotonic()
-        oldest = max((now - worker.busy_since for worker in self._workers if worker.busy_since), default=0.0)
+        now, queued = time.monotonic(), self.jobs.qsize()
+        busy = [(since, worker.number, worker.until) for worker in self._workers if (since := worker.busy_since)]
+        late = [(since, number) for since, number, until in busy if until < now]
+        oldest, first = min(late, default=(now, self.put))
+        overtaken = self.put - first - queued - sum(number > first for _, number, _ in busy)
+        silent_since = max(self.returned_at, min((since for since, _, _ in busy), default=now))
         replaced = sum(worker.replaced for worker in self._workers)
-        return Vital(oldest, self.sessions, self.jobs.qsize(), replaced)
+        return Vital(now - oldest, self.sessions, queued, replaced, max(0, overtaken), now - silent_since)
 
     def describe_keys(self) -> dict[str, KeyFound]:
         """Every key of the configuration as the token holds it; at start, when no session is busy yet."""
@@ -113,15 +123,15 @@ class Sessions:
 
     def sign(self, call: Call[Request], request: Sign, respond: Respond) -> None:
         """Have a session make the signature; `respond` is called once, from that session's thread."""
-        self.jobs.put(_Job(call.deadline, lambda worker: worker.sign(request), respond))
+        self._put(call, lambda worker: worker.sign(request), respond)
 
     def decrypt(self, call: Call[Request], request: Decrypt, respond: Respond) -> None:
         """Have a session decrypt; as `sign`."""
-        self.jobs.put(_Job(call.deadline, lambda worker: worker.decrypt(request), respond))
+        self._put(call, lambda worker: worker.decrypt(request), respond)
 
     def describe(self, call: Call[Request], respond: Respond) -> None:
         """Look for the keys again, on a session's thread: the main thread must answer whatever hangs."""
-        self.jobs.put(_Job(call.deadline, lambda worker: worker.describe(), respond))
+        self._put(call, lambda worker: worker.describe(), respond)
 
     def inspect(self, call: Call[Request], respond: Respond) -> None:
         """Ask the module about its slots, on a thread of its own: one that hangs must hold up no session."""
@@ -134,6 +144,10 @@ class Sessions:
 
         threading.Thread(target=tell, name="inspect", daemon=True).start()
 
+    def _put(self, call: Call[Request], work: Callable[[_Worker], Reply], respond: Respond) -> None:
+        self.put += 1
+        self.jobs.put(_Job(call.deadline, work, respond, self.put))
+
 
 class _Worker:
     """The thread of one session. It replaces its session when a return code says that the session is lost."""
@@ -145,6 +159,8 @@ class _Worker:
         self._number = number
         self._rests = 0
         self.busy_since = 0.0
+        """Since when it has been in the module, in which call, and until when that may take; 0: it is not."""
+        self.number, self.until = 0, 0.0
         self.parked = False
         self.replaced = 0
 
@@ -169,6 +185,7 @@ class _Worker:
 
     def _revive(self) -> None:
         """An idle session proves itself alive; one that is lost is replaced before anybody asks for it."""
+        self.number, self.until = self._pool.put, 0.0
         self.busy_since = time.monotonic()
         for _ in ("this one", "a new one"):
             try:
@@ -182,6 +199,7 @@ class _Worker:
         self.busy_since = 0.0
 
     def _serve(self, job: _Job) -> None:
+        self.number, self.until = job.number, job.deadline
         started = self.busy_since = time.monotonic()
         if started > job.deadline:
             job.respond(DeadlineError("the deadline passed while the request waited for a session"))
@@ -197,11 +215,11 @@ class _Worker:
                 if again and attempt == "first":
                     continue
             break
+        finished = self._pool.returned_at = time.monotonic()
         parked = isinstance(outcome, HsmitmError) and _busy(outcome) and self._park()
         if parked and isinstance(outcome, HsmitmError) and outcome.code == codes.SESSION_COUNT:
             self._pool.jobs.put(job)  # a session that exists serves it
         elif isinstance(outcome, Signature):
-            finished = time.monotonic()
             job.respond(Signature(outcome.signature, started - job.queued, finished - started))
         else:
             job.respond(outcome)

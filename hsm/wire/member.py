@@ -207,13 +207,19 @@ class Ping(Struct, frozen=True, array_like=True, tag="ping"):
 
 
 class Vital(Struct, frozen=True, array_like=True, tag="vital"):
-    """The age of the oldest call into the module that has not returned (seconds, 0: none), sessions that serve, calls
-    that wait for one, and sessions that were replaced so far."""
+    """How the sessions are. Times are in seconds.
+
+    `oldest_s` is the age of the oldest call into the module that has not returned though its time is up (0: none), and
+    `overtaken` how many calls that came later than that one were answered. `silent_s` is for how long calls have been
+    in the module and none has returned. `sessions` serve, `queued` calls wait for one, and `replaced` so far were lost.
+    """
 
     oldest_s: float
     sessions: int
     queued: int
     replaced: int
+    overtaken: int = 0
+    silent_s: float = 0.0
 
 
 class Describe(Struct, frozen=True, array_like=True, tag="describe"):

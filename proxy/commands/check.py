@@ -31,6 +31,7 @@ from hsm.wire.member import worrying_flags
 from hsm.wire.worker import Authority
 from proxy import listening
 from proxy.commands.check_cage import check_cage
+from proxy.commands.check_pace import check_pace, check_times
 from proxy.commands.check_schemes import check_schemes
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
@@ -55,6 +56,7 @@ async def check(path: Path, say: Say) -> bool:
     check_cage(config, findings)
     await _check_mitmproxy(config, findings)
     await check_sites(config, findings)
+    check_times(config, findings)
     await _check_hsm(config, findings)
     say("everything is right" if findings.right else "something is wrong: see the lines above")
     return findings.right
@@ -137,6 +139,7 @@ async def _check_hsm(config: Config, findings: Findings) -> None:
         await member.settled.wait()
         _say_member(member, group, findings)
     check_schemes(config, group, findings)
+    await check_pace(config, group, findings, in_use=bool(Guard(config.run, config.path).holder()))
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)

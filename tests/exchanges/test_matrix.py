@@ -21,12 +21,11 @@ _APART_S = 0.03
 _TRIES = 5
 """Of an exchange that came late: this machine may have had something else to do."""
 _ELSE = {
-    ("inbound", "http/1.1"): {"left_answer"},
     ("across", "http/1.1"): {"broken_answer"},
     ("across", "h2"): {"broken_answer"},
 }
-"""Kinds whose connections end otherwise. At our own sites a client of HTTP/1.1 that ends its direction still gets its
-answer: its server hears later. Across versions a server that ends its stream is left, and the other way round."""
+"""Kinds whose connections end otherwise: across versions a server that ends its stream is left, and the other way
+round."""
 WAYS = ["explicit", "socks5", "transparent", "inbound", "across", "scripted"]
 """`across`: explicit, with the other version of HTTP behind us. `scripted`: explicit, with a script that looks on."""
 _WHOLE = {"slow", "expectation", "refused_expectation"}

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from bench.report.processes import cpu_s
-from tests.addons.edge.hellos import hello, padded, records
+from tests.addons.edge.hellos import built, hello, padded, records
 from tests.integration.inbound_system import InboundSystem, plain_origin
 from tests.integration.test_connections import ended
 from tests.waiting import wait_until
@@ -87,6 +87,22 @@ def test_a_hello_that_is_none_gets_an_alert(narrow: InboundSystem, what: str) ->
         assert got in {b"", b"\x15\x03\x03\x00\x02\x02\x32", b"\x15\x03\x03\x00\x02\x02\x0a"}
     wait_until(lambda: f"refused ({kind})" in narrow.log, "the log has it", 5)
     assert cpu_s([pid])[pid] - before < 0.7
+
+
+@pytest.mark.parametrize("version", [b"\3\4", b"\3\xff", b"\4\0", b"\xff\xff"])
+def test_a_records_version_is_no_matter(narrow: InboundSystem, version: bytes) -> None:
+    """RFC 8446 section 5.1: it is ignored for all purposes, also where GnuTLS itself would refuse it."""
+    data = hello("shop.test")
+    with _connect(narrow, "127.0.0.6") as connection:
+        connection.sendall(data[:1] + version + data[3:])
+        assert connection.recv(3) == b"\x16\3\3"
+
+
+def test_a_list_of_alpn_that_is_empty_is_refused(narrow: InboundSystem) -> None:
+    """RFC 7301 section 3.1: decode_error, as towards clients of the forward proxy."""
+    with _connect(narrow, "127.0.0.7") as connection:
+        connection.sendall(built(b"\x13\1", (16, b"\0\0")))
+        assert connection.recv(100) == b"\x15\3\3\0\2\2\x32"
 
 
 def test_a_client_that_says_nothing_is_let_go(narrow: InboundSystem) -> None:

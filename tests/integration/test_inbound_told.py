@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from bench.rig import nginx
 from bench.rig.port import free_port
 from proxy.demo.origin import OriginCA
 from tests.integration.inbound_system import InboundSystem, plain_origin
+from tests.integration.nginx_server import serving
 from tests.waiting import wait_until
 
 _CLAIMS = [
@@ -24,51 +20,19 @@ _CLAIMS = [
     for claim in ("X-Forwarded-For: 6.6.6.6", "forwarded: for=6.6.6.6", "X-Real_IP: 6.6.6.6")
     for option in ("--header", claim)
 ]
-_NGINX = """daemon off;
-{user}
-pid {directory}/nginx.pid;
-error_log {directory}/error.log warn;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/bodies;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    keepalive_requests 2;
-    server {{
-        listen 127.0.0.1:{plain} proxy_protocol;
-        listen 127.0.0.1:{tls} ssl proxy_protocol;
-        ssl_certificate {directory}/server.pem;
-        ssl_certificate_key {directory}/server.pem;
-        return 200 "$proxy_protocol_addr:$proxy_protocol_port to $proxy_protocol_server_port over $scheme for $host\\n";
-    }}
-}}
-"""
 
 
 @contextmanager
 def _reading_proxy_headers(directory: Path, ca: OriginCA) -> Iterator[tuple[int, int]]:
     """nginx that reads a PROXY header in front of every connection: its ports without and with TLS."""
-    directory.mkdir()
-    directory.chmod(0o755)
     plain, tls = free_port(), free_port()
-    private = ec.generate_private_key(ec.SECP256R1())
-    key = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    certificate = ca.certify(private.public_key(), ["proxied.test"])
-    (directory / "server.pem").write_bytes(key + certificate.public_bytes(Encoding.PEM))
-    user = "user root;" if os.geteuid() == 0 else ""
-    (directory / "nginx.conf").write_text(_NGINX.format(directory=directory, plain=plain, tls=tls, user=user))
-    command = nginx.executable()
-    assert command is not None, "nginx is among the packages of ./dev test"
-    process = subprocess.Popen([command, "-p", str(directory), "-c", str(directory / "nginx.conf")])
-    try:
-        wait_until(lambda: process.poll() is None and (directory / "nginx.pid").exists(), "nginx has started")
+    server = f"""listen 127.0.0.1:{plain} proxy_protocol;
+        listen 127.0.0.1:{tls} ssl proxy_protocol;
+        keepalive_requests 2;
+        return 200
+            "$proxy_protocol_addr:$proxy_protocol_port to $proxy_protocol_server_port over $scheme for $host\\n";"""
+    with serving(directory, ca, "proxied.test", server):
         yield plain, tls
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="module")

@@ -60,10 +60,8 @@ class Http1Server(Lingering):
         self._too_far_ahead = False
         self._answering = self._enough = False
         self._in_turn = 0
-        # A client that ends its direction after its request may still read the answer (RFC 9112 section 9.6). It looks
-        # like one that has gone, of whose request the server would then not hear until it answers: so an operator says
-        # which sites have such clients.
-        self._patient = getattr(context.layers[0], "patient", False) if context.layers else False
+        # A client that ends its direction may read on (RFC 9112 section 9.6), and looks like one that has gone.
+        self._patient = bool(context.layers) and getattr(context.layers[0], "patient", False)
         self._ended: events.ConnectionClosed | None = None
 
     # from the client

@@ -9,6 +9,7 @@ last, so that it is there only when all that it names is there too.
     place   where the keys go: a partition that is named, or a new one of SoftHSM
     plan    what is missing for one CA, and what will be made
     keys    both CA keys and their certificates: what is there is kept, what is missing is made
+    pace    what the partition takes to sign, and the settings that fit that
     certificate  a CA's certificate, signed by its own key, or proved to be that key's
     subject  what the two CAs are called
     text    the text of hsmitm.toml

@@ -22,8 +22,8 @@ async def initialise(wanted: Wanted, say: Say, confirm: Confirm) -> Path:
     check(wanted)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = await given(wanted, say) if wanted.module else await new_softhsm(wanted, directory, say)
-    keys = await make_keys(wanted, directory, place, say, confirm)
-    write(toml, text(wanted, place, keys), 0o644)
+    keys, fit = await make_keys(wanted, directory, place, say, confirm)
+    write(toml, text(wanted, place, keys, fit), 0o644)
     say(f"wrote {toml}")
     say(f"Clients must trust {directory / certificate_name('trust')}. Next: hsmitm run --config {toml}")
     return toml

@@ -18,20 +18,22 @@ from hsm.wire.worker import Authority
 from proxy.commands.init.certificate import prove, self_signed
 from proxy.commands.init.files import key_label, write
 from proxy.commands.init.login import TIMEOUT_S, logged_in
+from proxy.commands.init.pace import fit
 from proxy.commands.init.place import Place
 from proxy.commands.init.plan import Plan, advice, certified, plan, public_of
 from proxy.commands.init.subject import subject
 from proxy.commands.init.wanted import Confirm, Say, Wanted
 from proxy.commands.options import CA_DAYS
+from proxy.commands.pace import Fitting
 
 Keys = dict[Authority, KeyURI]
 _CAS: tuple[Authority, ...] = ("trust", "untrust")
 """One of each. A second one, with a key of the other sort, is the operator's to add."""
 
 
-async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, confirm: Confirm) -> Keys:
-    """Both CA keys and certificates. What the keys are called, partition included. Raises MisconfiguredError,
-    RefusedError, and what a lost HSM raises."""
+async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, confirm: Confirm) -> tuple[Keys, Fitting]:
+    """Both CA keys and certificates. What the keys are called, partition included, and the settings that fit what the
+    partition takes to sign. Raises MisconfiguredError, RefusedError, and what a lost HSM raises."""
     uris = {name: wanted.key(name) or KeyURI(object=key_label(name)) for name in _CAS}
     known = {name: public for name in _CAS if (public := certified(directory, name))}
     spkis = {str(name): spki_of(public) for name, public in known.items()}
@@ -44,7 +46,8 @@ async def make_keys(wanted: Wanted, directory: Path, place: Place, say: Say, con
         if wanted.module and not all(one.complete for one in plans) and not confirm("Go on?"):
             raise MisconfiguredError("nothing was made")
         made = {one.name: await _make(wanted, one, known, process, say) for one in plans}
-        return {name: _whole(uri, place.selector, opened) for name, uri in made.items()}
+        named = {name: _whole(uri, place.selector, opened) for name, uri in made.items()}
+        return named, await fit(process, {one.name: one.certificate for one in plans}, say)
 
 
 def _refuse_what_has_no_effect(wanted: Wanted, plans: list[Plan]) -> None:

@@ -92,7 +92,7 @@ async def logged_in(
         member=settings.name, source=settings.pin, secret=secret, place=settings.place, refusals=refusals
     )  # fmt: skip
     opening = Open(
-        settings.module, settings.selector, None, 1, uris, writable=True, user_type=settings.user_type,
+        settings.module, settings.selector, None, settings.sessions, uris, writable=True, user_type=settings.user_type,
         spkis=spkis, anywhere=[],
     )  # fmt: skip
     try:

@@ -12,16 +12,19 @@ from proxy.commands.init.files import certificate_name, toml
 from proxy.commands.init.login import pin_toml
 from proxy.commands.init.place import Place
 from proxy.commands.init.wanted import Wanted
+from proxy.commands.pace import Fitting
 
 
-def text(wanted: Wanted, place: Place, keys: Mapping[Authority, KeyURI]) -> str:
-    """The file's text. `keys` are the CAs' keys, their partition included."""
+def text(wanted: Wanted, place: Place, keys: Mapping[Authority, KeyURI], fit: Fitting | None = None) -> str:
+    """The file's text. `keys` are the CAs' keys, their partition included; `fit` are settings for a slow HSM."""
     template = Template(resources.files("proxy.config").joinpath("hsmitm.toml.template").read_text())
     pairs = ", ".join(f"{toml(name)} = {toml(value)}" for name, value in place.environment.items())
     selector = place.selector
     named = {"token": selector.label, "serial": selector.serial, "slot": selector.slot}
     partition = next(f"{field} = {toml(value)}" for field, value in named.items() if value is not None)
+    fit = fit or Fitting()
     return template.substitute(
+        {name: getattr(fit, name) for name in fit.__struct_fields__},
         member=toml(place.member),
         module=toml(place.module),
         partition=partition,

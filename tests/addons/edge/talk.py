@@ -141,7 +141,8 @@ class Talk:
         elif isinstance(command, WhenLeaving):
             pass
         elif isinstance(command, commands.RequestWakeup):
-            self.wakeups.append(command)
+            if not isinstance(command, WhenLeaving):  # no worker stops here
+                self.wakeups.append(command)
         elif isinstance(command, backpressure.Stop):
             self._stopped[command.connection] = command.until
         elif isinstance(command, commands.Log):

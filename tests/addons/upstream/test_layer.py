@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from mitmproxy import connection
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.tls import TlsEstablishedServerHook, TlsFailedServerHook
@@ -14,6 +14,8 @@ from mitmproxy.test import taddons
 from OpenSSL import SSL
 
 from addons.edge.refusal import EdgeRefusedHook
+from addons.records.metrics import failure_class
+from addons.tls.protocol import suites as parsed
 from addons.upstream.layer import ServerTls
 from addons.upstream.tls import UpstreamTls
 from tests.addons.edge.driver import Driver, arrived
@@ -33,9 +35,12 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class _Proxy(Driver):
     """Our layer, opposite `server`."""
 
-    def __init__(self, settings: SSL.Context, *, trusts: int = 9, name: str = HOST) -> None:
+    def __init__(
+        self, settings: SSL.Context, *, trusts: int = 9, name: str = HOST, suites: str = "modern", **options: str
+    ) -> None:
         self.server = accepting(settings)
-        tctx = taddons.context(UpstreamTls())
+        tctx = taddons.context(UpstreamTls(parsed(suites)))
+        tctx.options.update(**options)
         if trusts:
             tctx.options.update(ssl_verify_upstream_trusted_ca=str(Path(f"{trusts}.pem").absolute()))
         self.context = arrived(tctx, port=443)
@@ -109,6 +114,22 @@ async def test_a_record_that_is_wrong_ends_the_connection(version: int, twist: C
     assert HOST in (proxy.context.server.error or "")
 
 
+@pytest.mark.parametrize("chosen", ["modern", "compatible"])
+async def test_a_server_without_a_suite_of_ours_is_told_apart(chosen: str) -> None:
+    """One that has CBC with SHA-1 alone is spoken with where the operator wants it; elsewhere the page says what to
+    look at."""
+    settings = served(SSL.TLS1_2_VERSION)
+    settings.set_cipher_list(b"ECDHE-ECDSA-AES128-SHA")
+    proxy = _Proxy(settings, suites=chosen)
+    if chosen == "compatible":
+        assert len(proxy.of(TlsEstablishedServerHook)) == 1
+    else:
+        (failed,) = proxy.of(TlsFailedServerHook)
+        assert f"{HOST} refuses the handshake" in (failed.data.conn.error or "")
+        assert "see [proxy] suites" in (failed.data.conn.error or "")
+        assert failure_class(failed.data.conn.error) == "no-common-cipher"
+
+
 def _wanting(version: int) -> SSL.Context:
     settings = served(version)
     settings.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
@@ -132,6 +153,18 @@ async def test_a_server_that_wants_a_certificate_within_the_handshake_says_so() 
     (failed,) = proxy.of(TlsFailedServerHook)
     assert f"{HOST} wants a client certificate" in (failed.data.conn.error or "")
     assert proxy.kinds == ["server-wants-client-certificate"]
+
+
+async def test_a_certificate_that_is_not_accepted_is_told_apart(tmp_path: Path) -> None:
+    """Where the operator has given one (client_certs), it is that certificate that the sentence is about."""
+    shown, key = certificate(9)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + shown.public_bytes(Encoding.PEM)
+    (tmp_path / "ours.pem").write_bytes(pem)
+    settings = served(SSL.TLS1_3_VERSION)
+    settings.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: False)
+    proxy = _Proxy(settings, client_certs=str(tmp_path / "ours.pem"))
+    assert proxy.kinds == ["server-wants-client-certificate"]
+    assert f"{HOST} does not accept the client certificate" in (proxy.context.server.error or "")
 
 
 @pytest.mark.parametrize("answers", [True, False])

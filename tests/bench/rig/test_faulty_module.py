@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -165,6 +166,18 @@ async def test_delays(rig: Rig) -> None:
     assert isinstance(signed, Signature)
     assert signed.executed_s >= 0.130
     assert [rig.module.fired(index) for index in (0, 1, 3)] == [1, 1, 0]
+
+
+async def test_one_call_at_a_time(rig: Rig) -> None:
+    """A device that works on one call at a time does so for all its processes: the last of six waits for the others."""
+    rig.module.rules("C_Sign serial 40")
+    async with rig.member() as one, rig.member() as other:
+        begun = time.monotonic()
+        signed = await asyncio.gather(*(sign(process) for process in (one, other) for _ in range(3)))
+        took_s = time.monotonic() - begun
+    assert all(map(rig.right, signed))
+    assert took_s >= 6 * 0.040
+    assert rig.module.fired() == 6
 
 
 async def test_goes_on_after_a_delay(rig: Rig) -> None:

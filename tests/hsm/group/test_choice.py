@@ -156,16 +156,22 @@ def test_a_member_that_slows_down_gets_few_requests() -> None:
 def test_slots(sessions: int, latency_s: float, up_for_s: float, alone: bool, slots: int) -> None:
     """Two requests for each session of a quick member, one of a slow one; a member that comes back gets few at first,
     if another can share."""
-    assert allowed.slots(sessions, latency_s, up_for_s, alone=alone) == slots
+    assert allowed.slots(sessions, latency_s, up_for_s, 50, alone=alone) == slots
 
 
-@given(st.integers(0, 64), st.floats(0, 1), st.floats(0, 5), st.floats(0, 5))
-def test_slots_ramp(sessions: int, latency_s: float, one: float, other: float) -> None:
+@pytest.mark.parametrize(("useful", "slots"), [(1, 1), (3, 3), (8, 8), (50, 8)])
+def test_slots_that_are_of_use(useful: int, slots: int) -> None:
+    """A member gets no more requests than its HSM works on, however many sessions it has."""
+    assert allowed.slots(8, 0.14, 60, useful, alone=True) == slots
+
+
+@given(st.integers(0, 64), st.floats(0, 1), st.floats(0, 5), st.floats(0, 5), st.integers(1, 200))
+def test_slots_ramp(sessions: int, latency_s: float, one: float, other: float, useful: int) -> None:
     """The longer a member has been up, the more it gets: always one, and never more than it would get alone."""
-    early, late = (allowed.slots(sessions, latency_s, since, alone=False) for since in sorted((one, other)))
-    full = allowed.slots(sessions, latency_s, 0.0, alone=True)
+    early, late = (allowed.slots(sessions, latency_s, since, useful, alone=False) for since in sorted((one, other)))
+    full = allowed.slots(sessions, latency_s, 0.0, useful, alone=True)
     assert 1 <= early <= late <= full <= max(1, 2 * sessions)
-    assert allowed.slots(sessions, latency_s, RAMP_S, alone=False) == full
+    assert allowed.slots(sessions, latency_s, RAMP_S, useful, alone=False) == full
 
 
 # --- how long to wait -------------------------------------------------------------------------------------------------

@@ -50,6 +50,14 @@ class OneSlot:
         """It has every key."""
         return self.members
 
+    def alone_s(self, _key: str) -> float:
+        """A request takes no time of its own."""
+        return self.latency_s
+
+    def due_s(self, _key: str) -> float:
+        """An attempt may take the attempt timeout."""
+        return self.failover.attempt_timeout_s
+
     async def ask(self, asker: int, key: str) -> None:
         """A request of this asker for this key, until it was answered."""
 

@@ -51,7 +51,7 @@ def seem_hung(member: Member) -> None:
     assert life is not None
 
     async def vital(_deadline: float) -> Vital:
-        return Vital(99.0, 2, 0, 0)
+        return Vital(99.0, 2, 0, 0, silent_s=99.0)
 
     life.vital = vital  # type: ignore[method-assign]
 
@@ -131,7 +131,7 @@ async def test_a_member_that_dies_while_it_is_found_hung(stores: list[Store]) ->
         async def vital(_deadline: float) -> Vital:
             await life.process.end()
             await until(lambda: life.lost, "its end is known")
-            return Vital(99.0, 2, 0, 0)
+            return Vital(99.0, 2, 0, 0, silent_s=99.0)
 
         before = first.pid
         life.vital = vital  # type: ignore[method-assign]

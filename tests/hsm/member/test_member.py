@@ -185,6 +185,8 @@ async def test_a_start_is_not_waited_for_longer_than_starts_take(stores: list[St
     settings = structs.replace(stores[0].settings(), start_timeout_s=600.0)
     async with running(settings, keys=keys_of(stores[0])) as member:
         assert START_FLOOR_S <= member._starter._timeout_s(60.0) < 60
+        member._starter._overdue = 30  # as after so many starts that were given up
+        assert member._starter._timeout_s(60.0) == 60, "it may take longer now"
 
 
 async def test_a_process_that_ends_under_its_proof(
@@ -317,7 +319,7 @@ async def test_sessions_that_hang_beside_others(
         if told:
             return answer
         told.append(answer)
-        return structs.replace(answer, oldest_s=WATCHFUL.hang_s + 1)
+        return structs.replace(answer, oldest_s=WATCHFUL.hang_s + 1, silent_s=WATCHFUL.hang_s + 1)
 
     monkeypatch.setattr(Life, "vital", vital)
     async with running(stores[0], WATCHFUL) as member:

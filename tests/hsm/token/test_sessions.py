@@ -22,7 +22,7 @@ import pytest
 from bench.rig.faulty_module import FaultyModule
 from hsm import codes
 from hsm.codes import Kind
-from hsm.errors import HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
+from hsm.errors import DeadlineError, HsmitmError, KeyLostError, MemberLostError, RefusedError, SessionLostError
 from hsm.member.process import MemberProcess
 from hsm.schemes import SCHEMES
 from hsm.token.module import Module
@@ -106,9 +106,9 @@ async def _counts(process: MemberProcess) -> tuple[int, int]:
     return vital.sessions, vital.replaced
 
 
-async def _signs(process: MemberProcess, store: Store) -> bool:
+async def _signs(process: MemberProcess, store: Store, within_s: float = 10) -> bool:
     """Whether the member still makes a right signature."""
-    signed = await process.channel.call(SIGN, in_s(10))
+    signed = await process.channel.call(SIGN, in_s(within_s))
     assert isinstance(signed, Signature)
     return SCHEME.verifies(public_key(store, "p256"), DIGEST, signed.signature)
 
@@ -593,10 +593,42 @@ async def test_a_hanging_session_is_seen_from_outside(behind: Behind) -> None:
         with behind.module.fault("C_Sign stall n=1"):
             before = time.monotonic()
             calls = [asyncio.create_task(_signs(process, behind.store)) for _ in range(3)]
-            await _until_vital(process, lambda vital: vital.oldest_s > 0.2 and vital.queued == 2, "the hang is seen")
-            assert (await _vital(process)).oldest_s <= time.monotonic() - before
+            await _until_vital(process, lambda vital: vital.silent_s > 0.2 and vital.queued == 2, "the hang is seen")
+            vital = await _vital(process)
+            assert vital.silent_s <= time.monotonic() - before
+            assert (vital.oldest_s, vital.overtaken) == (0, 0), "its time is not up"
         assert all(await asyncio.gather(*calls))
         await _until_vital(process, lambda vital: vital == Vital(0, 1, 0, 0), "nothing is left to do")
+
+
+async def test_a_call_whose_time_is_up_is_seen_from_outside(behind: Behind) -> None:
+    """A call that hangs beside others is told with its age once its time is up, and how many overtook it."""
+    async with behind.open(2) as process:
+        with behind.module.fault("C_Sign stall n=1"):
+            before = time.monotonic()
+            with pytest.raises(DeadlineError):
+                await _signs(process, behind.store, 0.2)
+            assert all([await _signs(process, behind.store) for _ in range(5)])
+            vital = await _vital(process)
+            assert 0.15 <= vital.oldest_s <= time.monotonic() - before
+            assert vital.overtaken == 5
+            assert vital.silent_s < vital.oldest_s, "others came back meanwhile"
+        await _until_vital(process, lambda vital: vital == Vital(0, 2, 0, 0), "it came back")
+
+
+async def test_calls_that_queue_are_not_overtaken(behind: Behind) -> None:
+    """At a device that works on one call at a time the last of several is old, and nobody overtook it."""
+    async with behind.open(4) as process:
+        behind.module.rules("C_Sign serial 200")
+        calls = [asyncio.create_task(_signs(process, behind.store, 0.4)) for _ in range(4)]
+        await until(lambda: behind.module.fired() > 0, "one is worked on")
+        seen = [await _vital(process)]
+        while seen[-1] != Vital(0, 4, 0, 0):
+            seen.append(await _vital(process))
+        assert max(vital.oldest_s for vital in seen) > 0.4
+        assert max(vital.overtaken for vital in seen) < 4
+        assert max(vital.silent_s for vital in seen) < 0.4
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_a_hanging_keep_alive_is_seen_from_outside(behind: Behind) -> None:

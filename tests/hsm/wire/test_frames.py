@@ -123,7 +123,7 @@ BODIES: list[Any] = [
     Decrypted(b"secret"),
     KEY,
     KeysFound({"trust": KEY, "untrust": KeyFound("no such key", missing=True)}),
-    Vital(0.5, 7, 2, 3),
+    Vital(0.5, 7, 2, 3, 4, 0.25),
     Inspected("p11.so", "2.6", [SLOT], {7: "it does not answer"}),
     Done(),
     Minted(b"leaf", 1.0, 2.0),
