@@ -29,7 +29,7 @@ from addons.edge.exchange import Enough, NotBegunError
 from addons.edge.http1 import hops
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.connection import Http2Connection
-from addons.edge.http2.events import Fields, GoAway, Head, Oversized
+from addons.edge.http2.events import Fields, GoAway, Head, Oversized, Reset
 from addons.edge.http2.paced import EVENTS_A_TURN
 
 _PROVISIONAL = 10
@@ -202,9 +202,19 @@ class Http2Client(Http2Connection):
         self.conn.state &= ~ConnectionState.CAN_READ
         said = f" ({away.detail.decode(errors='replace')})" if away.detail else ""
         yield commands.Log(f"HTTP/2 server goes away: {nghttp2.reason(away.code)}{said}", DEBUG)
+        for stream_id in self._refused_with_it():
+            yield from self._reset(stream_id, nghttp2.REFUSED_STREAM, by_peer=False)
         queued, self._queued = self._queued, {}
         for stream_id in queued:
             yield self._not_begun(stream_id)
+
+    def _refused_with_it(self) -> list[int]:
+        """The streams that nghttp2 has closed for it, as they were opened: it has them in any order, and a request that
+        is among the last with each connection would be asked again and again."""
+        refused = [one for one in self._came if isinstance(one, Reset) and one.code == nghttp2.REFUSED_STREAM]
+        for one in refused:
+            self._came.remove(one)
+        return sorted(one.stream_id for one in refused)
 
     def _not_begun(self, stream_id: int) -> ReceiveHttp:
         why = "the server has refused this request before it began with it"

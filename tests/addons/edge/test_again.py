@@ -108,6 +108,24 @@ def test_what_a_leaving_server_has_begun_is_finished_there() -> None:
     assert sorted(one.stream_id for one in got if isinstance(one, Ended)) == streams
 
 
+def test_who_has_waited_longest_is_next() -> None:
+    """Forty requests at a time to a server that takes three on a connection: each is asked again in its turn."""
+    servers = Servers()
+    streams = [servers.ask() for _ in range(40)]
+    for _ in range(30):
+        old, connection = servers.server.session, servers.proxy.server
+        servers.server.taken()
+        servers.go_away(5)
+        for number in (1, 3, 5):
+            old.respond(number, OK, ended=False)
+            old.send(number, b"done")
+            old.end(number)
+        servers.proxy.feed(connection, old.pull(1 << 20))
+        talk(servers.proxy, servers.client)
+        assert [one.stream_id for one in servers.client.taken() if isinstance(one, Ended)] == streams[:3]
+        streams = [*streams[3:], *(servers.ask() for _ in range(3))]
+
+
 def test_a_server_says_goodbye_and_closes_at_once() -> None:
     """What one read holds is more than one turn's work, and the close is behind it: nothing of it is lost."""
     servers = Servers()
