@@ -25,9 +25,9 @@ from mitmproxy.proxy.layers.http._events import (
 
 from addons.edge.exchange import Exchange, NotBegunError
 
-_TRIES, _CONNECTIONS = 3, 16
-"""Times that a request is asked again of a server that refuses it, and of one that goes away: of many at a time
-each connection takes a few, and some requests are among the last again and again."""
+_TRIES, _CONNECTIONS, _TURNS = 3, 16, 256
+"""Times that a request is asked again of a server that refuses it, of one that goes away, and of one that takes a few
+others with each connection, so that its turn comes."""
 _KEPT = 65_536
 """Bytes of a body that is passed on as it comes."""
 
@@ -70,7 +70,7 @@ class Again(Exchange):
         self, event: RequestProtocolError | ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
         """As Exchange, unless the request can be asked again."""
-        if isinstance(event, NotBegunError) and self._can_be_asked_again(_CONNECTIONS if event.leaving else _TRIES):
+        if isinstance(event, NotBegunError) and self._can_be_asked_again(_times(event)):
             self._tries += 1
             if not event.leaving and self._tries > 1:  # once it may have been one of too many at a time
                 self.context.server.state &= ~ConnectionState.CAN_READ
@@ -100,3 +100,9 @@ class Again(Exchange):
         if request.trailers:
             yield SendHttp(RequestTrailers(self.stream_id, request.trailers), self.context.server)
         yield SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)
+
+
+def _times(event: NotBegunError) -> int:
+    if not event.leaving:
+        return _TRIES
+    return _TURNS if event.others else _CONNECTIONS

@@ -41,9 +41,10 @@ class Enough(HttpEvent):
 @dataclass
 class NotBegunError(ResponseProtocolError):
     """A server has not begun with a request, and says so (RFC 9113 section 8.7). `leaving`: it takes no more of them on
-    that connection, which says nothing of the next."""
+    that connection, which says nothing of the next; `others`: it has taken some."""
 
     leaving: bool = False
+    others: bool = False
 
 
 class Exchange(HttpStream):

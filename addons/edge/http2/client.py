@@ -57,6 +57,8 @@ class Http2Client(Http2Connection):
         self._provisional: int | None = _PROVISIONAL
         self._last_activity = time.time()
         self._keepalive: commands.RequestWakeup | None = None
+        self._others = False
+        """The server goes away, and has taken some requests."""
         self._answered: set[int] = set()
         """Streams whose response is whole; the request may still be on its way."""
 
@@ -200,6 +202,7 @@ class Http2Client(Http2Connection):
         """Requests that the server has go on; further ones get a connection of their own."""
         # mitmproxy takes a connection for further requests as long as it is open in both directions.
         self.conn.state &= ~ConnectionState.CAN_READ
+        self._others = away.last_stream_id > 0
         said = f" ({away.detail.decode(errors='replace')})" if away.detail else ""
         yield commands.Log(f"HTTP/2 server goes away: {nghttp2.reason(away.code)}{said}", DEBUG)
         for stream_id in self._refused_with_it():
@@ -218,7 +221,8 @@ class Http2Client(Http2Connection):
 
     def _not_begun(self, stream_id: int) -> ReceiveHttp:
         why = "the server has refused this request before it began with it"
-        return ReceiveHttp(NotBegunError(stream_id, why, ErrorCode.GENERIC_SERVER_ERROR, leaving=self.session.away))
+        code, away = ErrorCode.GENERIC_SERVER_ERROR, self.session.away
+        return ReceiveHttp(NotBegunError(stream_id, why, code, leaving=away, others=away and self._others))
 
     def _close(self, message: str) -> layer.CommandGenerator[None]:
         queued, self._queued = self._queued, {}

@@ -108,6 +108,30 @@ def test_what_a_leaving_server_has_begun_is_finished_there() -> None:
     assert sorted(one.stream_id for one in got if isinstance(one, Ended)) == streams
 
 
+def test_a_server_that_takes_one_at_a_time() -> None:
+    """Sixty requests at once to a server that closes after each one: all are answered, each in its turn."""
+    servers = Servers()
+    streams = [servers.ask() for _ in range(60)]
+    for _ in range(60):
+        old, connection = servers.server.session, servers.proxy.server
+        servers.server.taken()
+        servers.go_away(1)
+        old.respond(1, OK, ended=True)
+        servers.proxy.feed(connection, old.pull(1 << 20))
+        talk(servers.proxy, servers.client)
+    assert [one.stream_id for one in servers.client.taken() if isinstance(one, Ended)] == streams
+
+
+def test_a_server_that_takes_none() -> None:
+    """One that goes away each time before it has taken any is not asked for ever."""
+    servers = Servers()
+    stream = servers.ask()
+    for _ in range(17):
+        servers.go_away(0)
+    assert len(servers.olds) == 16
+    assert Reset(stream, nghttp2.REFUSED_STREAM, by_peer=True) in servers.client.taken()
+
+
 def test_who_has_waited_longest_is_next() -> None:
     """Forty requests at a time to a server that takes three on a connection: each is asked again in its turn."""
     servers = Servers()
