@@ -18,6 +18,10 @@ from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 
 
+class UntilAnswered(commands.RequestWakeup):
+    """Wake me up when the answer should be here."""
+
+
 class ParentProxy(_upstream_proxy.HttpUpstreamProxy):
     """Stands in for mitmproxy's, which keeps an answer of any length."""
 
@@ -28,12 +32,12 @@ class ParentProxy(_upstream_proxy.HttpUpstreamProxy):
     def __init__(self, ctx: Context, tunnel_conn: connection.Server, send_connect: bool) -> None:
         super().__init__(ctx, tunnel_conn, send_connect)
         self._section: Section | None = None
-        self._timer: commands.RequestWakeup | None = None
+        self._timer: UntilAnswered | None = None
 
     def start_handshake(self) -> layer.CommandGenerator[None]:
         """Ask, and wait for so long."""
         if self.send_connect:
-            self._timer = commands.RequestWakeup(self.answer_s)
+            self._timer = UntilAnswered(self.answer_s)
             yield self._timer
         yield from super().start_handshake()
 

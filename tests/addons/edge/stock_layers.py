@@ -19,6 +19,7 @@ from mitmproxy.proxy.layers.http import _http2, _upstream_proxy
 from addons import seam
 from addons.edge import websocket as edge_websocket
 from addons.edge.http1 import heads as http1_heads
+from addons.edge.http1.parent import UntilAnswered
 from addons.edge.refusal import EdgeRefusedHook
 from addons.edge.settings import Bounds
 from tests.addons.edge.stock_http2 import StockHttp2Client, StockHttp2Server
@@ -82,8 +83,8 @@ def pytest_configure() -> None:
     merge = tutils._merge_sends
 
     def without_refusals(commands: Iterable[object], **arguments: bool) -> object:
-        """Their playbooks know no hook of ours."""
-        return merge([one for one in commands if not isinstance(one, EdgeRefusedHook)], **arguments)
+        """Their playbooks know no hook of ours, and no time for a parent proxy's answer."""
+        return merge([one for one in commands if not isinstance(one, EdgeRefusedHook | UntilAnswered)], **arguments)
 
     tutils._merge_sends = without_refusals
     # Most of their requests of HTTP/1.1 have no Host, which RFC 9112 section 3.2 wants refused.
