@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from proxy.demo.origin import OriginCA
 from tests.addons.edge import wire2
 from tests.addons.edge.proxied import body
 from tests.integration.harness import System
+from tests.integration.inbound_system import InboundSystem
 from tests.integration.test_forward import tunnel
 
 _NAME = "drain.test"
@@ -91,42 +93,86 @@ def _until(tls: ssl.SSLSocket, session: Session, kind: type[Event]) -> list[Even
     return came
 
 
-def _connected(made: System, port: int, protocol: str) -> ssl.SSLSocket:
-    context = ssl.create_default_context(cafile=str(made.ca))
-    context.set_alpn_protocols([protocol])
-    return context.wrap_socket(tunnel(made, _NAME, port), server_hostname=_NAME)
+class _Pair:
+    """A client of each version of HTTP, with a request in progress."""
+
+    def __init__(self, connect: Callable[[str], ssl.SSLSocket], authority: str) -> None:
+        self.two, self.one = connect("h2"), connect("http/1.1")
+        self._session = Session(Bounds(), client=True)
+        fields = [*wire2.REQUEST[:3], (b":authority", authority.encode())]
+        self._stream = self._session.request(fields, ended=True)
+        self.two.sendall(self._session.pull(1 << 20))
+        self.one.sendall(f"GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
+        self._came: list[Event] = []
+
+    def hear_of_it(self) -> None:
+        """The one of HTTP/2 is told, and that there is no fault."""
+        self._came += _until(self.two, self._session, GoAway)
+        assert [event.code for event in self._came if isinstance(event, GoAway)] == [0]
+
+    def be_answered(self) -> None:
+        """Both get the whole, and the one of HTTP/1 hears that it was the last."""
+        self._came += _until(self.two, self._session, Ended)
+        assert body(self._came, self._stream) == b"half and half"
+        got = b""
+        while data := self.one.recv(65536):
+            got += data
+        assert b"\r\nConnection: close\r\n" in got
+        assert got.endswith(b"\r\n\r\nhalf and half")
+        self.one.close()
+        self.two.close()
+
+
+class _Both(InboundSystem):
+    """Our own sites, and a forward proxy beside them."""
+
+    @property
+    def proxy(self) -> str:
+        """host:port of the forward proxy."""
+        places = [one.address for one in self.status().listeners]
+        return next(one for one in places if not one.endswith(f":{self.port}"))
+
+
+def _pairs(made: InboundSystem, port: int) -> list[_Pair]:
+    """One by the forward proxy, and one of our own site."""
+
+    def connect(plain: socket.socket, trust: Path, protocol: str) -> ssl.SSLSocket:
+        context = ssl.create_default_context(cafile=str(trust))
+        context.set_alpn_protocols([protocol])
+        return context.wrap_socket(plain, server_hostname=_NAME)
+
+    def forward(protocol: str) -> ssl.SSLSocket:
+        return connect(tunnel(made, _NAME, port), made.ca, protocol)
+
+    def inbound(protocol: str) -> ssl.SSLSocket:
+        return connect(socket.create_connection(("127.0.0.1", made.port), 10), made.root, protocol)
+
+    return [_Pair(forward, f"{_NAME}:{port}"), _Pair(inbound, f"{_NAME}:{made.port}")]
 
 
 def test_answers_in_progress_are_whole(softhsm_module: str, origin_ca: OriginCA, tmp_path: Path) -> None:
     """A stop: a client of HTTP/2 hears GOAWAY and gets the rest of its answer; one of HTTP/1 gets its answer, and is
-    told that it was the last on this connection."""
-    made = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", grace_s="30.0")
+    told that it was the last on this connection; by the forward proxy and of our own sites."""
+    made = _Both.make_inbound(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", grace_s="30.0")
     slow = _Slow(origin_ca.context((_NAME,), ("h2", "http/1.1")))
+    made.generate(shop="p256")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=slow.serve, args=(listener,), daemon=True).start()
+        port = listener.getsockname()[1]
+        made.listener()
+        made.site(_NAME, keys=["shop"], upstream=f"https://127.0.0.1:{port}")
         made.start()
         try:
-            port = listener.getsockname()[1]
-            with _connected(made, port, "h2") as two, _connected(made, port, "http/1.1") as one:
-                session = Session(Bounds(), client=True)
-                stream = session.request([*wire2.REQUEST[:3], (b":authority", f"{_NAME}:{port}".encode())], ended=True)
-                two.sendall(session.pull(1 << 20))
-                one.sendall(f"GET / HTTP/1.1\r\nHost: {_NAME}:{port}\r\n\r\n".encode())
-                assert slow.asked.acquire(timeout=10)
-                assert slow.asked.acquire(timeout=10)
-                stopping = threading.Thread(target=made.stop)
-                stopping.start()
-                came = _until(two, session, GoAway)
-                assert [event.code for event in came if isinstance(event, GoAway)] == [0]
-                slow.go_on.set()
-                came += _until(two, session, Ended)
-                assert body(came, stream) == b"half and half"
-                got = b""
-                while data := one.recv(65536):
-                    got += data
-                assert b"\r\nConnection: close\r\n" in got
-                assert got.endswith(b"\r\n\r\nhalf and half")
-                stopping.join(20)
+            pairs = _pairs(made, port)
+            assert all(slow.asked.acquire(timeout=10) for _ in range(4))
+            stopping = threading.Thread(target=made.stop)
+            stopping.start()
+            for pair in pairs:
+                pair.hear_of_it()
+            slow.go_on.set()
+            for pair in pairs:
+                pair.be_answered()
+            stopping.join(20)
             assert "did not end in time" not in made.log
         finally:
             slow.go_on.set()
