@@ -46,16 +46,17 @@ class Candidate(Protocol):
         """Requests that may be in flight at a time."""
 
 
-def choose[T: Candidate](candidates: Iterable[T], tried: Set[str]) -> T | None:
+def choose[T: Candidate](candidates: Iterable[T], tried: Set[str], doubting: Set[str] = frozenset()) -> T | None:
     """The best of `candidates` (all of them serve the key) that has a free slot; None where none has.
 
-    In this order: members that are UP and not `tried` for this request; SUSPECT and resting ones; tried ones. A
+    In this order: members that are UP and not `tried` for this request; SUSPECT, resting and `doubting` ones (names of
+    those that have just refused what is wanted: asked first each time they would use up the retries); tried ones. A
     candidate of an earlier class whose slots are full is waited for, not passed over for a worse class.
     """
     best: T | None = None
     best_class, best_cost = 3, 0.0
     for one in candidates:
-        place = 2 if one.name in tried else int(one.state is not State.UP or one.resting)
+        place = 2 if one.name in tried else int(one.state is not State.UP or one.resting or one.name in doubting)
         cost = one.latency_s * (one.in_flight + 1)
         if place < best_class or (place == best_class and _better(one, cost, best, best_cost)):
             best, best_class, best_cost = one, place, cost

@@ -170,7 +170,8 @@ class Dispatch:
         try:
             while time.monotonic() < deadline:
                 if woken or not self._lines.get(want):
-                    member = choice.choose((one for one in self._group.members if one.serves(*want)), tried)
+                    serving = [one for one in self._group.members if one.serves(*want)]
+                    member = choice.choose(serving, tried, {one.name for one in serving if one.doubts(*want)})
                     if member is not None:
                         if woken and deadline - time.monotonic() < _TOO_LATE * member.latency_s:
                             break  # it would use a slot and be late: those behind it can still be served in time

@@ -157,6 +157,10 @@ class Member:
             return made is not None
         return scheme == DECRYPTION and self._life.found[key].decrypts
 
+    def doubts(self, key: str, scheme: str) -> bool:
+        """Whether a peer comes first for this scheme, until a test has told whether it is still made."""
+        return self._life is not None and self._life.held.made.doubts(key, scheme)
+
     def schemes(self, key: str) -> Set[str]:
         """The names of the schemes that it makes with `key` now."""
         return (

@@ -64,6 +64,10 @@ class Proved:
         if scheme in self.schemes.get(key, ()):
             self._doubted.add((key, scheme))
 
+    def doubts(self, key: str, scheme: str) -> bool:
+        """Whether a request was refused the scheme, and no test has told yet."""
+        return (key, scheme) in self._doubted
+
     def trust(self, key: str, scheme: str) -> None:
         """A test was good: nothing is doubted."""
         self._doubted.discard((key, scheme))

@@ -85,6 +85,15 @@ def test_choice(members: list[One], tried: str, chosen: str | None) -> None:
         assert (found and found.name) == chosen
 
 
+def test_a_member_that_has_just_refused_what_is_wanted() -> None:
+    """A peer comes first, also a slow one, and is waited for; without one it is asked again."""
+    quick, slow = One("a"), One("b", latency_s=9)
+    assert choice.choose([quick, slow], set(), {"a"}) is slow
+    assert choice.choose([quick, One("b", in_flight=4)], set(), {"a"}) is None
+    assert choice.choose([quick, slow], {"b"}, {"a"}) is quick
+    assert choice.choose([quick], set(), {"a"}) is quick
+
+
 @given(MEMBERS, TRIED)
 def test_a_member_without_a_free_slot_is_never_chosen(members: list[One], tried: set[str]) -> None:
     """No request is sent to a member that has as many as it can work on."""

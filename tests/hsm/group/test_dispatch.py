@@ -34,6 +34,10 @@ class OneSlot:
         """It has every key."""
         return True
 
+    def doubts(self, _key: str, _scheme: str) -> bool:
+        """It has refused nothing."""
+        return False
+
     def away_for(self, _seconds: float) -> bool:
         """It stays in service."""
         return False
