@@ -14,6 +14,7 @@ from mitmproxy.proxy import layer
 from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO
 from mitmproxy.utils import human
 
+from addons.modes import Modes
 from addons.tls.refusal import INTERNAL_ERROR, alert
 
 logger = logging.getLogger("hsmitm.handshake")
@@ -35,8 +36,9 @@ class HandshakeTimeout:
             self._start(client, client, self._client_s)
 
     def hello_begun(self, client: connection.Client) -> None:
-        """The same, where it begins in the middle of a stream."""
-        self._start(client, client, self._client_s)
+        """The same, where it begins in the middle of a stream. At our own sites there is a clock for it already."""
+        if not isinstance(client.proxy_mode, Modes):
+            self._start(client, client, self._client_s)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """A script lets this client's TLS through unopened: mitmproxy sees no handshake that could end."""

@@ -67,7 +67,9 @@ def test_the_hsm_comes_after_the_machine(
         system.until_logged(" ready: regular proxy on ")  # the status page, too
         status, said = page(system, "/readyz")
         assert (status, "no member of the HSM serves the forward-trust key" in said) == (503, True)
-        assert "response 502" in system.curl(f"https://early.test:{origin.port}/").errors
+        # The worker hears of it with its first report; until then a client is refused in its handshake.
+        early = f"https://early.test:{origin.port}/"
+        wait_until(lambda: "response 502" in system.curl(early).errors, "clients are told", 10)
         (member,) = system.status().members
         assert member.state in ("down", "starting")
         assert why in member.last_error
