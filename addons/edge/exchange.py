@@ -70,7 +70,8 @@ class Exchange(HttpStream):
             self._expecting = self.flow.request.headers.fields
             return True
 
-        yield from _without(super().state_wait_for_request_headers(event), asks_server)
+        begun = super().state_wait_for_request_headers(event)
+        yield from _without(begun, asks_server) if "expect" in event.request.headers else begun
 
     @property
     def _may_go_on(self) -> bool:

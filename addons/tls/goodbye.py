@@ -42,10 +42,9 @@ class Goodbye(TLSLayer):
         """As mitmproxy's; a connection that is broken ends now."""
         if self._over:
             return
-        steps = super().receive_data(data)
-        # mitmproxy's line is a list of OpenSSL's errors; `on_broken` says it in words.
-        yield from without_errors(steps) if hasattr(self.tls, "broken") else steps
-        yield from self._end_if_broken()
+        yield from super().receive_data(data)
+        if self.broken:
+            yield from self._end_if_broken()
 
     def _end_if_broken(self) -> layer.CommandGenerator[None]:
         if self._over or not self.broken or self.tunnel_state is not tunnel.TunnelState.OPEN:
@@ -77,15 +76,3 @@ class Goodbye(TLSLayer):
                 self.tls.shutdown()
             yield from self.tls_interact()
         yield from super().send_close(command)
-
-
-def without_errors(steps: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
-    """The steps of mitmproxy's layer, without what it says of errors in records."""
-    answer = None
-    while True:
-        try:
-            command = steps.send(answer)
-        except StopIteration:
-            return
-        told = isinstance(command, commands.Log) and command.message.startswith("TLS Error: ")
-        answer = None if told else (yield command)

@@ -31,14 +31,15 @@ class PiecewiseConnection(SSL.Connection):
         return super().bio_read(max(bufsiz, _PIECE))
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
-        """As pyOpenSSL's: one record's bytes."""
+        """As pyOpenSSL's: one record's bytes. Where the connection is broken there are none: `broken` says why, in
+        place of a line in which mitmproxy would list OpenSSL's errors."""
         try:
             return super().recv(min(bufsiz, _RECORD), flags)
         except (SSL.WantReadError, SSL.ZeroReturnError):
             raise
         except SSL.Error as error:
             self.broken = self.broken or reason(error)
-            raise
+            raise SSL.WantReadError from None
 
     def do_handshake(self) -> None:
         """As pyOpenSSL's: one step, and what it failed with is kept."""

@@ -6,7 +6,8 @@ so the request is on its way already, and whoever waits for its answer must be t
 
 from __future__ import annotations
 
-from mitmproxy.proxy import events, layer, layers
+from mitmproxy.proxy import commands, events, layer, layers
+from mitmproxy.proxy.layers import http
 from mitmproxy.utils import human
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
@@ -69,6 +70,15 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
         """As `Goodbye`; the server is asked for something."""
         self._asked = True
         yield from super().send_data(data)
+
+    def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
+        """As `Goodbye`, but for HTTP: its requests say themselves where they end, and a goodbye is a packet more for
+        each connection."""
+        behind = self.context.layers[self.context.layers.index(self) + 1 :]
+        if any(isinstance(one, http.HttpLayer | http.HttpClient) for one in behind):
+            yield from super(Goodbye, self).send_close(command)
+        else:
+            yield from super().send_close(command)
 
     def event_to_child(self, event: events.Event) -> layer.CommandGenerator[None]:
         """As ServerTLSLayer, with a look at whether the server has said a word."""

@@ -18,10 +18,10 @@ class Lingering(Http1Connection):
     lingering = 0
     """Bytes that are still dropped; 0: the connection is as any other."""
 
-    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+    def _drop(self, event: events.Event) -> layer.CommandGenerator[None]:
         if not self.lingering:
-            yield from super()._handle_event(event)
-        elif isinstance(event, events.DataReceived):
+            return
+        if isinstance(event, events.DataReceived):
             self.lingering -= min(len(event.data), self.lingering)
             if not self.lingering:
                 yield commands.CloseConnection(self.conn)
@@ -33,4 +33,5 @@ class Lingering(Http1Connection):
         """End the connection when the peer has had time to read what it was sent."""
         self.phase, self._body = Phase.OVER, None
         self.lingering = _BYTES
+        self._handle_event = self._drop  # type: ignore[method-assign]  # as mitmproxy's layers change their state
         yield commands.RequestWakeup(_S)

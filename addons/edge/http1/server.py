@@ -68,9 +68,7 @@ class Http1Server(Lingering):
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
-            if self.lingering:
-                yield from super()._handle_event(event)
-            elif self.phase is Phase.WAITING and self.request is None:
+            if self.phase is Phase.WAITING and self.request is None:
                 self._in_turn = 0
                 yield from self._take_turn()
         else:
