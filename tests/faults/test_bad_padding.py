@@ -162,5 +162,7 @@ async def test_an_attack_beside_handshakes(site: Rig) -> None:
         stop.set()
         await asyncio.gather(*attackers)
     assert failed == []
-    assert rig.path("m1", begun) == rig.path("m2", begun) == []
+    # A pause of this machine may have a member doubted for a moment: for being late, and for nothing that it answered.
+    moves = [*rig.history.of("m1", begun), *rig.history.of("m2", begun)]
+    assert {one.reason.partition(" within ")[0] for one in moves} <= {"it did not answer", "its test signature is good"}
     assert rig.starts() == [1, 1]
