@@ -172,4 +172,4 @@ class Visits:
         self._loop.call_soon_threadsafe(self._leave.set)
         self._thread.join(60)
         if error is None:
-            assert self.failed == [], f"{len(self.failed)} of {len(self.visits)} failed"
+            assert self.failed == [], f"{len(self.failed)} of {len(self.visits)} failed: {self.failed[:3]}"
