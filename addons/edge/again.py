@@ -40,9 +40,10 @@ class Again(Exchange):
         self._tries = 0
         self._passes = False
         """Whether the request is passed on as it comes."""
-        self._passed: list[HttpEvent] | None = []
-        """What has gone of a body that is passed on; None: more than is kept."""
-        self._passed_bytes = 0
+        self._body: bytearray | None = bytearray()
+        """What has gone of a body that is passed on, however it was cut; None: more than is kept."""
+        self._ends: list[HttpEvent] = []
+        """What has gone behind it."""
 
     def start_request_stream(self) -> layer.CommandGenerator[None]:
         """As Exchange; a request without a body is not passed on like this, whatever a script has marked."""
@@ -54,17 +55,19 @@ class Again(Exchange):
     ) -> layer.CommandGenerator[None]:
         """As Exchange, with what goes kept for a while."""
         for command in super().state_stream_request_body(event):
-            if self._passed is not None and isinstance(command, SendHttp):
+            if self._body is not None and isinstance(command, SendHttp):
                 self._keep(command.event)
             yield command
 
     def _keep(self, event: HttpEvent) -> None:
-        assert self._passed is not None
-        self._passed_bytes += len(event.data) if isinstance(event, RequestData) else 0
-        if self._passed_bytes > _KEPT or self.server_state != self.state_wait_for_response_headers:
-            self._passed = None
-        elif isinstance(event, RequestData | RequestTrailers | RequestEndOfMessage):
-            self._passed.append(event)
+        assert self._body is not None
+        data = event.data if isinstance(event, RequestData) else b""
+        if len(self._body) + len(data) > _KEPT or self.server_state != self.state_wait_for_response_headers:
+            self._body = None
+        elif isinstance(event, RequestTrailers | RequestEndOfMessage):
+            self._ends.append(event)
+        else:
+            self._body += data
 
     def handle_protocol_error(
         self, event: RequestProtocolError | ResponseProtocolError
@@ -80,23 +83,23 @@ class Again(Exchange):
 
     def _can_be_asked_again(self, tries: int) -> bool:
         unanswered = self.server_state == self.state_wait_for_response_headers and self.flow.response is None
-        known = self.client_state in (self.state_stream_request_body, self.state_done) and self._passed is not None
+        known = self.client_state in (self.state_stream_request_body, self.state_done) and self._body is not None
         return unanswered and known and self._tries < tries
 
     def _ask_again(self) -> layer.CommandGenerator[None]:
         if not (yield from self.make_server_connection()):
             self.client_state = self.state_errored
             return
-        request, passed = self.flow.request, self._passed or []
-        content = b"" if self._passes else request.raw_content or b""
+        request = self.flow.request
+        content = bytes(self._body or b"") if self._passes else request.raw_content or b""
         ends = not (self._passes or content or request.trailers)
         yield SendHttp(RequestHeaders(self.stream_id, request, end_stream=ends), self.context.server)
-        if self._passes:
-            for event in passed:
-                yield SendHttp(event, self.context.server)
-            return
         if content:
             yield SendHttp(RequestData(self.stream_id, content), self.context.server)
+        if self._passes:
+            for event in self._ends:
+                yield SendHttp(event, self.context.server)
+            return
         if request.trailers:
             yield SendHttp(RequestTrailers(self.stream_id, request.trailers), self.context.server)
         yield SendHttp(RequestEndOfMessage(self.stream_id), self.context.server)

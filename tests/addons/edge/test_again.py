@@ -202,6 +202,22 @@ def test_a_body_that_is_still_coming_goes_on() -> None:
     assert body(servers.server.taken(), 3) == b"first second"
 
 
+def test_a_body_that_comes_byte_by_byte_costs_its_bytes() -> None:
+    """What is kept for another try is no larger for being cut into pieces, and goes out whole."""
+    servers = Servers(script=_on_stream)
+    stream = servers.client.session.request(POST, ended=False)
+    for _ in range(2000):
+        servers.client.session.send(stream, b"x")
+        servers.proxy.feed(servers.proxy.client, servers.client.session.pull(1 << 20))
+    talk(servers.proxy, servers.client, servers.server)
+    (asked,) = servers.proxy.layer.streams.values()
+    assert (bytes(asked._body), asked._ends) == (b"x" * 2000, [])
+    servers.refuse(1)
+    servers.client.session.end(stream)
+    talk(servers.proxy, servers.client, servers.server)
+    assert body(servers.server.taken(), 3) == b"x" * 2000
+
+
 def test_a_body_that_is_no_longer_here_is_not_made_up() -> None:
     """More of it has gone than is kept: the client hears that its request was not begun, and may ask again itself."""
     servers = Servers(script=_on_stream)
