@@ -10,7 +10,8 @@
     forward     forward inspection: leaves minted by the signer
     inbound     inbound inspection: our own sites, their handshakes signed on the HSM
     revocation  OCSP responses that are stapled
-    records     one line and one number for each thing that happens
+    records     what is known of a connection, and one line and one number for each thing that happens
+    policy      which connections are decrypted, and what is demanded of their servers
 
 It runs in the workers alone; `hsmitm check` and the bench borrow from it. It imports words of hsm (`errors`, `names`,
 `schemes`), `hsm.wire` and `hsm.certificates.files`: a worker that is taken over finds nothing in it that drives an HSM

@@ -14,7 +14,7 @@ from proxy.demo.origin import OriginCA
 from tests.integration.harness import OriginThread, System, alive
 from tests.waiting import wait_until
 
-_HANG_S = 3.0
+_HANG_S = 5.0
 
 pytestmark = pytest.mark.alone  # who is kept from the processor by a neighbour for seconds hangs, as far as one can see
 
@@ -72,10 +72,14 @@ def test_a_stopped_signer_is_replaced(own: System, origin: OriginThread) -> None
     """A signer that hangs is killed and started again; workers stay, known hosts are served all the while."""
     assert own.curl(f"https://known.test:{origin.port}/").ok
     proxy, workers = own.proxy, own.worker_pids()
+    assert len(workers) == 2
     (signer,) = own.pids("proxy.main signer")
     os.kill(signer, signal.SIGSTOP)
     wait_until(lambda: not alive(signer), "it is killed")
-    wait_until(lambda: own.worker_pids() == workers, "both workers have found the new signer", 30)
+    try:
+        wait_until(lambda: own.worker_pids() == workers, "both workers have found the new signer", 30)
+    except AssertionError as error:
+        raise AssertionError(f"{workers=}, known now: {own.worker_pids()}\n{own.log}") from error
     assert own.curl(f"https://after-signer-hang.test:{origin.port}/", proxy=proxy).ok
 
 
