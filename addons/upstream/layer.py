@@ -69,7 +69,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
     def send_data(self, data: bytes) -> layer.CommandGenerator[None]:
         """As `Goodbye`; the server is asked for something."""
         self._asked = True
-        yield from super().send_data(data)
+        return super().send_data(data)
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """As `Goodbye`, but for HTTP: its requests say themselves where they end, and a goodbye is a packet more for
@@ -84,7 +84,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
         """As ServerTLSLayer, with a look at whether the server has said a word."""
         if isinstance(event, events.DataReceived) and event.connection is self.conn:
             self._answered = True
-        yield from super().event_to_child(event)
+        return super().event_to_child(event)
 
     def _tell_wish(self) -> layer.CommandGenerator[None]:
         self.conn.error = self._wish()
