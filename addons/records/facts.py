@@ -100,6 +100,8 @@ class Decision(Struct, frozen=True):
     profile: str = "default"
     reason: str = ""
     settled: bool = True
+    log: Literal["all", "failures", "none"] = "all"
+    """Of which connections of this rule there is a record in the decryption log."""
 
 
 class Facts(Struct, kw_only=True):
@@ -116,6 +118,8 @@ class Facts(Struct, kw_only=True):
     id: str
     began: float
     began_monotonic: float
+    sequence: int = 0
+    """Which of its worker's connections it is, from 1: what is missing in the log is one that the worker died with."""
     listener: str = ""
     mode: Mode = "explicit"
     client_ip: str = ""
