@@ -108,6 +108,7 @@ class Decision(Struct, frozen=True):
     missing: tuple[Missing, ...] = ()
     categories: tuple[str, ...] = ()
     log: Literal["all", "failures", "none"] = "all"
+    """Of which connections of this rule there is a record in the decryption log."""
     hsm_unavailable: Literal["fail", "bypass", "cached-only"] | None = None
 
 
@@ -131,6 +132,8 @@ class Facts(Struct, kw_only=True):
     began: float
     began_monotonic: float
     at: dt.datetime = _NEVER
+    sequence: int = 0
+    """Which of its worker's connections it is, from 1: what is missing in the log is one that the worker died with."""
     listener: str = ""
     mode: Mode = "explicit"
     client_ip: str = ""
@@ -161,6 +164,8 @@ class Facts(Struct, kw_only=True):
     client_leg: Leg = field(default_factory=Leg)
     server_leg: Leg = field(default_factory=Leg)
     requests: int = 0
+    served: bool = False
+    """A server's answer has gone to the client: what fails after that does not undo it."""
 
     authority: str = ""
     leaf_serial: str = ""
