@@ -6,7 +6,7 @@ of what an operator asks. Where a connection has several servers in turn, the ne
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -93,13 +93,20 @@ class Failure(Struct, frozen=True):
 class Decision(Struct, frozen=True):
     """What becomes of a connection. `rule` is the name of the rule that matched, "default" where none did; `profile`
     names what is demanded of the server; `reason` says in a sentence why, for log and page. `settled`: no fact that is
-    still to come (the ClientHello, the server's address) can change it."""
+    still to come (the ClientHello, the server's address) can change it. `enforced` is False where the policy warns and
+    no more: then this is what would have happened."""
 
     rule: str
     action: Literal["decrypt", "bypass", "block"]
     profile: str = "default"
     reason: str = ""
     settled: bool = True
+    enforced: bool = True
+
+    @property
+    def acts(self) -> Literal["decrypt", "bypass", "block"]:
+        """What is done: everything is decrypted where the policy only warns."""
+        return self.action if self.enforced else "decrypt"
 
 
 class Facts(Struct, kw_only=True):
@@ -139,6 +146,8 @@ class Facts(Struct, kw_only=True):
     ech: bool = False
 
     decision: Decision | None = None
+    policy: Any = None
+    """The policy that decides on it until its end, whatever is reloaded meanwhile; no part of its record."""
     policy_version: str = ""
     categories: tuple[str, ...] = ()
     event: Event = "failed"
