@@ -137,6 +137,8 @@ class Facts(Struct, kw_only=True):
     began: float
     began_monotonic: float
     at: dt.datetime = _NEVER
+    sequence: int = 0
+    """Which of its worker's connections it is, from 1: what is missing in the log is one that the worker died with."""
     listener: str = ""
     mode: Mode = "explicit"
     client_ip: str = ""
