@@ -1,5 +1,6 @@
 """What becomes known of connections: addons that watch and change nothing.
 
+connections     where the facts of each connection are, from its first byte to its record
 facts           all that is known of one client connection, in one object; no I/O
 connection_log  one line for each connection that fails
 metrics         counters of connections, handshakes and flows, in a registry of this worker's own
