@@ -101,7 +101,11 @@ class Forward:
     # what happens before the client's handshake
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told."""
+        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told. Who is
+        refused already, or not to be decrypted, needs none."""
+        decision = facts_of(flow.client_conn).decision
+        if flow.response is not None or (decision is not None and decision.acts != "decrypt"):
+            return None
         try:
             host = names.to_ascii(flow.request.host)
         except ValueError as error:
