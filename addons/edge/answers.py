@@ -47,6 +47,10 @@ class Sentence(str):
         made.kind = kind
         return made
 
+    def within(self, text: str) -> Sentence:
+        """A longer text, of the same kind."""
+        return Sentence(self.kind, text)
+
     @property
     def status(self) -> int:
         """The HTTP status that says it."""

@@ -25,6 +25,7 @@ from mitmproxy.proxy.layers.http import HttpStream
 from msgspec import Struct
 from OpenSSL import SSL
 
+from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
 from addons.forward.cas import CAs
@@ -162,7 +163,9 @@ class Forward:
             facts.answered = not _verified(data) or getattr(data.ssl_conn, "certificate_wanted", False)
             facts.verified = False
             # mitmproxy's page for the client has this text and no other.
-            data.conn.error = f"no TLS with {data.context.server.sni}, which must prove who it is: {data.conn.error}"
+            error = data.conn.error
+            text = f"no TLS with {data.context.server.sni}, which must prove who it is: {error}"
+            data.conn.error = error.within(text) if isinstance(error, Sentence) else text
 
     def _server_facts(self, data: tls.TlsData) -> _Facts | None:
         """The facts of the client whose own server this is, and not a proxy on the way to it. mitmproxy cuts servers

@@ -45,7 +45,11 @@ _UNINSPECTED = "{host} cannot be inspected now, and it is not let through"
 SAYINGS: dict[Kind, Saying] = {
     # the policy
     "blocked-by-policy": Saying(403, "{host} is blocked by the policy of this network"),
-    "blocked-destination": Saying(403, "{host} is not reached through this proxy: it has an address that is denied"),
+    "blocked-destination": Saying(
+        403,
+        "{host} is not reached through this proxy: its address is denied (deny_destinations); whoever runs the proxy "
+        "can make an exception for address and port: [proxy] allow_destinations",
+    ),
     "sni-mismatch": Saying(403, "{host} was asked for under two different names, and it is not let through"),
     "host-mismatch": Saying(421, "this connection is for {host}; ask for another site on a connection of its own"),
     "ech-required": Saying(403, "{host} is asked for in a way that cannot be inspected (Encrypted Client Hello)"),

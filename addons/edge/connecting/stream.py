@@ -50,12 +50,10 @@ class EdgeStream(Again):
     def handle_connect_finish(self) -> layer.CommandGenerator[None]:
         """As HttpStream, with our page where it has made one."""
         if self.flow.response and self.mode is HTTPMode.regular and not self._answered_by_script:
-            self._answer(self.context.server.error or "")
+            self._answer(self.context.server.error or self.flow.response.text or "")
         yield from super().handle_connect_finish()  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
 
     def _answer(self, why: str) -> None:
         error, request = ResponseProtocolError(self.stream_id, why, ErrorCode.CONNECT_FAILED), self.flow.request
         came = request.data.method, request.headers.fields, request.data.host
         self.flow.response = answers.of_error(self.context.client, came, error)
-        assert self.flow.response is not None
-        self.flow.response.headers["Connection"] = "close"

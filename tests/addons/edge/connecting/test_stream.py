@@ -14,7 +14,7 @@ from addons.records.connections import facts_of
 from tests.addons.edge.talk import Talk
 
 _DENIED = Sentence("blocked-destination", "10.20.30.40 is denied by '10.0.0.0/8'")
-_TOLD = b"hsmitm: a.test is not reached through this proxy: it has an address that is denied."
+_TOLD = b"hsmitm: a.test is not reached through this proxy: its address is denied"
 
 
 class _Closed(Talk):
