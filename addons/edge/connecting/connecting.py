@@ -27,6 +27,8 @@ from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
 from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.engine.loop import Create
+from addons.policy.sentences import Kind
+from addons.records.connections import facts_of
 
 _OPERATOR = "operator"
 """The account of names that the operator has written."""
@@ -79,7 +81,10 @@ class Connecting:
             self._refuse(client, "too-many-lookups", host[:253])
             raise RefusedError(Sentence("too-many-lookups", f"{host} was not looked up: {error}")) from None
         except OSError as error:
+            facts_of(client).fail("dns-failed", "server", str(error))
             raise NoConnectionError(Sentence("dns-failed", str(error))) from error
+        facts = facts_of(client)
+        facts.addresses = tuple(one[1][0] for one in found)
         permitted = self._permitted(client, found, host, port) if chosen else found
         if local is not None:
             family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
@@ -88,12 +93,11 @@ class Connecting:
                 raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
         try:
             made = await _connected(permitted, port, local, create)
-        except TimeoutError as error:
-            self._resolver.forget(host)
-            raise NoConnectionError(Sentence("too-slow", str(error))) from error
         except OSError as error:
             self._resolver.forget(host)
-            raise NoConnectionError(Sentence("connect-failed", str(error))) from error
+            facts.fail("connect-failed", "server", str(error))
+            kind: Kind = "too-slow" if isinstance(error, TimeoutError) else "connect-failed"
+            raise NoConnectionError(Sentence(kind, str(error))) from error
         if preface:
             made[0].write(preface)
         return made
