@@ -44,7 +44,7 @@ from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
 from addons.tls.suites import towards_clients
 from hsm import names
-from hsm.errors import DeadlineError, HsmitmError, TryLaterError
+from hsm.errors import DeadlineError, HsmitmError, OverloadedError, TryLaterError
 from hsm.wire.client import SignerClient
 from hsm.wire.frames import Ready
 from hsm.wire.worker import Authority, Mint, Minted
@@ -104,11 +104,16 @@ class Forward:
     # what happens before the client's handshake
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told."""
+        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told. Who is
+        refused already, or not to be decrypted, needs none."""
+        decision = facts_of(flow.client_conn).decision
+        if flow.response is not None or (decision is not None and decision.acts != "decrypt"):
+            return None
         try:
             host = names.to_ascii(flow.request.host)
         except ValueError as error:
             facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
+            logger.info("CONNECT to a name that no certificate can carry: %s", error)
             flow.response = _page(flow, "malformed-name", str(error))
             return None
         if not any(cache.covers(host) for cache in self._caches.values()):
@@ -335,7 +340,7 @@ def _nothing() -> None:
 def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
     facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
     logger.warning("CONNECT %s refused: %s", host, error)
-    flow.response = _page(flow, classes.of_hsm(error))
+    flow.response = _page(flow, "hsm-busy" if isinstance(error, OverloadedError) else "hsm-unavailable")
 
 
 def _page(flow: http.HTTPFlow, kind: Kind, detail: str = "", retry_after_s: int | None = None) -> http.Response:

@@ -38,6 +38,7 @@ from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
+from addons.policy.addon import PolicyAddon
 from addons.policy.pages import Pages
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
@@ -156,6 +157,7 @@ class Worker:
             Turns(),
             self._listeners,
             self._connecting(refusals),
+            PolicyAddon(),
             Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:

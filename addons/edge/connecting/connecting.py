@@ -27,7 +27,6 @@ from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
 from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.engine.loop import Create
-from addons.policy.sentences import Kind
 from addons.records.connections import facts_of
 
 _OPERATOR = "operator"
@@ -93,11 +92,14 @@ class Connecting:
                 raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
         try:
             made = await _connected(permitted, port, local, create)
+        except TimeoutError as error:
+            self._resolver.forget(host)
+            facts.fail("too-slow", "server", str(error))
+            raise NoConnectionError(Sentence("too-slow", str(error))) from error
         except OSError as error:
             self._resolver.forget(host)
             facts.fail("connect-failed", "server", str(error))
-            kind: Kind = "too-slow" if isinstance(error, TimeoutError) else "connect-failed"
-            raise NoConnectionError(Sentence(kind, str(error))) from error
+            raise NoConnectionError(Sentence("connect-failed", str(error))) from error
         if preface:
             made[0].write(preface)
         return made
