@@ -39,6 +39,7 @@ from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.records.connection_log import ConnectionLog
+from addons.records.connections import Connections
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
 from addons.upstream.tls import UpstreamTls
@@ -147,6 +148,7 @@ class Worker:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
+            Connections(),
             self._metrics,
             ConnectionLog(),
             refusals,
