@@ -17,7 +17,15 @@ from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 from proxy.config import messages
 from proxy.config.forward import ForwardSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import (
+    DecryptionLogSection,
+    LimitsSection,
+    LogSection,
+    MitmproxySection,
+    ProxySection,
+    RunSection,
+    StatusSection,
+)
 from proxy.config.section import Address
 
 
@@ -32,6 +40,7 @@ class _Part(Struct, frozen=True, kw_only=True):
     run: RunSection = field(default_factory=RunSection)
     mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
     log: LogSection = field(default_factory=LogSection)
+    decryption_log: DecryptionLogSection = field(default_factory=DecryptionLogSection)
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
@@ -47,6 +56,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     limits: Bounds
     mitmproxy: MitmproxySection
     log: LogSection
+    decryption_log: DecryptionLogSection
     run: RunDirectory
     upstream_ca: Path | None
     cache_entries: int | None
@@ -84,6 +94,7 @@ def load(path: Path) -> WorkerConfig:
         limits=part.limits,
         mitmproxy=part.mitmproxy,
         log=part.log,
+        decryption_log=part.decryption_log,
         run=RunDirectory(base / part.run.directory, part.run.group),
         upstream_ca=base / part.proxy.upstream_ca if part.proxy.upstream_ca else None,
         cache_entries=part.forward.cache_entries if part.forward else None,
