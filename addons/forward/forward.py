@@ -4,8 +4,9 @@ The order in which a client connection gets its certificate:
 1. `tls_clienthello`: note whether the client can verify ECDSA.
 2. mitmproxy connects to the server and verifies it; note how that went (`tls_established_server`, `tls_failed_server`).
 3. `tls_start_client`: names from SNI, CONNECT host and the server's certificate -> cache -> mint -> handshake with the
-   worker's own key. A leaf of the forward-trust CA needs a server whose handshake was completed and verified; any
-   other, one that was never reached too, gets a leaf of the forward-untrust CA, and a page says what is wrong.
+   worker's own key. A leaf of the forward-trust CA needs a server whose handshake was completed and that the profile
+   trusts (`addons.upstream.judge`); any other, one that was never reached too, gets a leaf of the forward-untrust CA.
+   A page says what is wrong with a server that is not used.
 4. Where no leaf can be had the client gets a TLS alert. Where the signer's last word makes that likely, a CONNECT for a
    new host asks it first, and gets a 502 page that says why.
 """
@@ -40,6 +41,9 @@ from addons.tls.pieces import PiecewiseConnection
 from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
 from addons.tls.suites import towards_clients
+from addons.upstream.connection import ServerConnection
+from addons.upstream.judge import Judgement
+from addons.upstream.judging import show
 from hsm import names
 from hsm.errors import DeadlineError, HsmitmError, TryLaterError
 from hsm.wire.client import SignerClient
@@ -55,15 +59,16 @@ _RETRY_S = 1
 
 
 class _Facts(Struct):
-    """What is known of one client connection. `verified`: its server completed a handshake and proved who it is;
-    `answered`: it got as far as a certificate. `schemes` are what the client verifies in certificates. `vouched` is the
-    server's address where the leaf is of the trust CA."""
+    """What is known of one client connection. `verified`: its server completed a handshake and proved who it is, or what
+    is wrong with it is allowed;
+    `answered`: it got as far as a certificate. `faultless`: nothing at all is wrong with that, so its names may be a
+    leaf's. `schemes` are what the client verifies in certificates."""
 
     kind: LeafKind = "p256"
     verified: bool = False
     answered: bool = False
+    faultless: bool = False
     schemes: client_hello.Schemes = None
-    vouched: connection.Address | None = None
 
 
 class Forward:
@@ -141,30 +146,30 @@ class Forward:
         facts = _Facts("p256" if ecdsa else "rsa-2048", schemes=client_hello.certificate_schemes(data.client_hello))
         self._facts[data.context.client.id] = facts
 
-    def tls_start_server(self, data: tls.TlsData) -> None:
-        """A server that a client was shown a trusted leaf for proves itself on each further connection, too: there
-        ssl_insecure does not hold."""
-        facts = self._facts.get(data.context.client.id)
-        if facts is None or facts.vouched is None or data.ssl_conn is None:
-            return
-        if isinstance(data.conn, connection.Server) and data.conn.address == facts.vouched:
-            data.ssl_conn.set_verify(SSL.VERIFY_PEER)
-
     def tls_established_server(self, data: tls.TlsData) -> None:
-        """With the option ssl_insecure a handshake succeeds without a verified certificate; OpenSSL still knows."""
+        """A server that goes on without having proved who it is gets a leaf of the untrust CA."""
         if (facts := self._server_facts(data)) is not None:
-            facts.answered = True
-            facts.verified = _verified(data)
+            facts.answered, judgement = True, _judgement(data)
+            facts.verified = judgement.outcome == "trust" if judgement is not None else _verified(data)
+            facts.faultless = facts.verified and (judgement is None or judgement.kind is None)
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
-        """A certificate that did not verify is one reason among others why a handshake fails, and no other is better:
-        whoever is there did not prove who it is."""
+        """A server that is refused may have proved who it is, and is refused for another reason. Of all others nothing
+        is known: a certificate that did not verify is no better than any other failure."""
         if (facts := self._server_facts(data)) is not None:
+            judgement = _judgement(data)
             # A server that asks for a client certificate has shown its own, and its refusal has a class already.
-            facts.answered = not _verified(data) or getattr(data.ssl_conn, "certificate_wanted", False)
-            facts.verified = False
+            facts.answered = (
+                judgement is not None
+                or bool(getattr(data.ssl_conn, "certificate_wanted", False))
+                or bool(getattr(data.ssl_conn, "cut", False))
+                or not _verified(data)
+            )
+            facts.verified = judgement is not None and judgement.proved
+            facts.faultless = False
             # mitmproxy's page for the client has this text and no other.
-            data.conn.error = f"no TLS with {data.context.server.sni}, which must prove who it is: {data.conn.error}"
+            proof = "" if facts.answered else ", which must prove who it is"
+            data.conn.error = f"no TLS with {data.context.server.sni}{proof}: {data.conn.error}"
 
     def _server_facts(self, data: tls.TlsData) -> _Facts | None:
         """The facts of the client whose own server this is, and not a proxy on the way to it. mitmproxy cuts servers
@@ -233,13 +238,12 @@ class Forward:
         client, server = conn_context.client, conn_context.server
         host = requested_host(client.sni, server.address[0] if server.address else None, client.sockname[0])
         trusted = facts.verified or _outermost(conn_context)
-        if trusted:
-            facts.vouched = server.address
-        elif not facts.answered:
+        show(client, server.address, "trust" if trusted else "untrust")
+        if not trusted and not facts.answered:
             why = server.error or f"{host} was not reached"
             ctx.master.addons.trigger(EdgeRefusedHook(EdgeRefusal(client, "server-unproven", why)))
         upstream = None
-        if trusted and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
+        if facts.faultless and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
             upstream = server.certificate_list[0]
         authority = self._cas.choose("trust" if trusted else "untrust", facts.schemes)
         return host, LeafKey(authority, facts.kind, leaf_names(host, upstream))
@@ -315,6 +319,11 @@ class Forward:
         )
         conn.set_accept_state()
         return conn
+
+
+def _judgement(data: tls.TlsData) -> Judgement | None:
+    """What the profile makes of the server; None for a connection that was not judged: a script's, one of our sites."""
+    return data.ssl_conn.judgement if isinstance(data.ssl_conn, ServerConnection) else None
 
 
 def _verified(data: tls.TlsData) -> bool:
