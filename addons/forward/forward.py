@@ -23,15 +23,15 @@ from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
 from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers.http import HttpStream
-from msgspec import Struct
 from OpenSSL import SSL
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
 from addons.forward.cas import CAs
 from addons.forward.contexts import ecdsa_suites, make_context
+from addons.forward.known import Known
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
-from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
+from addons.forward.leaf_keys import LeafKeys, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
 from addons.records.connections import facts_of
@@ -41,8 +41,6 @@ from addons.tls.pieces import PiecewiseConnection
 from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
 from addons.tls.suites import towards_clients
-from addons.upstream.connection import ServerConnection
-from addons.upstream.judge import Judgement
 from addons.upstream.judging import show
 from hsm import names
 from hsm.errors import DeadlineError, HsmitmError, TryLaterError
@@ -56,19 +54,6 @@ _RESTARTS_PER_MINT = 3
 _UNTRUSTED_PART = 10
 _RETRY_S = 1
 """What a client that brings too many new names is told to wait, in Retry-After (RFC 9110 section 10.2.3)."""
-
-
-class _Facts(Struct):
-    """What is known of one client connection. `verified`: its server completed a handshake and proved who it is, or what
-    is wrong with it is allowed;
-    `answered`: it got as far as a certificate. `faultless`: nothing at all is wrong with that, so its names may be a
-    leaf's. `schemes` are what the client verifies in certificates."""
-
-    kind: LeafKind = "p256"
-    verified: bool = False
-    answered: bool = False
-    faultless: bool = False
-    schemes: client_hello.Schemes = None
 
 
 class Forward:
@@ -99,7 +84,7 @@ class Forward:
         self._new_names = new_names
         self._suites = suites
         self._metrics = metrics
-        self._facts: dict[str, _Facts] = {}
+        self._facts: dict[str, Known] = {}
         self._cas = CAs(signer, mint_timeout_s)
         self._context = functools.lru_cache(maxsize=64)(make_context)
 
@@ -143,35 +128,20 @@ class Forward:
         speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
         suites = ecdsa_suites(self._offered(data.context.client))
         ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
-        facts = _Facts("p256" if ecdsa else "rsa-2048", schemes=client_hello.certificate_schemes(data.client_hello))
+        facts = Known("p256" if ecdsa else "rsa-2048", schemes=client_hello.certificate_schemes(data.client_hello))
         self._facts[data.context.client.id] = facts
 
     def tls_established_server(self, data: tls.TlsData) -> None:
         """A server that goes on without having proved who it is gets a leaf of the untrust CA."""
         if (facts := self._server_facts(data)) is not None:
-            facts.answered, judgement = True, _judgement(data)
-            facts.verified = judgement.outcome == "trust" if judgement is not None else _verified(data)
-            facts.faultless = facts.verified and (judgement is None or judgement.kind is None)
+            facts.established(data)
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
-        """A server that is refused may have proved who it is, and is refused for another reason. Of all others nothing
-        is known: a certificate that did not verify is no better than any other failure."""
+        """A server that is refused, or was not there at all."""
         if (facts := self._server_facts(data)) is not None:
-            judgement = _judgement(data)
-            # A server that asks for a client certificate has shown its own, and its refusal has a class already.
-            facts.answered = (
-                judgement is not None
-                or bool(getattr(data.ssl_conn, "certificate_wanted", False))
-                or bool(getattr(data.ssl_conn, "cut", False))
-                or not _verified(data)
-            )
-            facts.verified = judgement is not None and judgement.proved
-            facts.faultless = False
-            # mitmproxy's page for the client has this text and no other.
-            proof = "" if facts.answered else ", which must prove who it is"
-            data.conn.error = f"no TLS with {data.context.server.sni}{proof}: {data.conn.error}"
+            facts.failed(data)
 
-    def _server_facts(self, data: tls.TlsData) -> _Facts | None:
+    def _server_facts(self, data: tls.TlsData) -> Known | None:
         """The facts of the client whose own server this is, and not a proxy on the way to it. mitmproxy cuts servers
         after it reported their client's end: then there is nothing to note."""
         ours = data.conn is data.context.server and data.ssl_conn is not None
@@ -205,7 +175,7 @@ class Forward:
             await waiting
 
     def _start(self, data: tls.TlsData) -> Awaitable[None] | None:
-        facts = self._facts.get(data.context.client.id) or _Facts()
+        facts = self._facts.get(data.context.client.id) or Known()
         host = ""
         try:
             host, key = self._wanted(data.context, facts)
@@ -234,7 +204,7 @@ class Forward:
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
 
-    def _wanted(self, conn_context: context.Context, facts: _Facts) -> tuple[str, LeafKey]:
+    def _wanted(self, conn_context: context.Context, facts: Known) -> tuple[str, LeafKey]:
         client, server = conn_context.client, conn_context.server
         host = requested_host(client.sni, server.address[0] if server.address else None, client.sockname[0])
         trusted = facts.verified or _outermost(conn_context)
@@ -319,18 +289,6 @@ class Forward:
         )
         conn.set_accept_state()
         return conn
-
-
-def _judgement(data: tls.TlsData) -> Judgement | None:
-    """What the profile makes of the server; None for a connection that was not judged: a script's, one of our sites."""
-    return data.ssl_conn.judgement if isinstance(data.ssl_conn, ServerConnection) else None
-
-
-def _verified(data: tls.TlsData) -> bool:
-    """What OpenSSL says of the server's certificate. Without one it has no complaint."""
-    assert data.ssl_conn is not None
-    result = SSL._lib.SSL_get_verify_result(data.ssl_conn._ssl)  # type: ignore[attr-defined]  # noqa: SLF001
-    return bool(result == 0)  # X509_V_OK
 
 
 def _outermost(made: context.Context) -> bool:

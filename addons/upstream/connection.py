@@ -40,8 +40,8 @@ class Demand(Struct, frozen=True):
 
 class ServerConnection(PiecewiseConnection):
     """A connection to a server, with what is demanded of it and what was found. `judgement` is None before it is
-    judged; `cut`: OpenSSL ended the handshake over the last of `complaints`. `completed` is the chain with what the server
-    did not send."""
+    judged; `cut`: OpenSSL ended the handshake over the last of `complaints`. `completed` is the chain with what the
+    server did not send."""
 
     demand: Demand | None = None
     judgement: Judgement | None = None
@@ -52,7 +52,7 @@ class ServerConnection(PiecewiseConnection):
     def watch(self, demand: Demand) -> None:
         """Verify, and go on with what is wrong as far as `demand` has it."""
         self.demand, self.complaints = demand, []
-        _lib.SSL_set_verify(self._ssl, SSL.VERIFY_PEER, _seen)  # type: ignore[attr-defined]
+        _lib.SSL_set_verify(self._ssl, SSL.VERIFY_PEER, _seen)
 
     def complain(self, code: int, depth: int, words: str) -> bool:
         """OpenSSL complains. Whether to go on."""

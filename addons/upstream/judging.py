@@ -1,4 +1,4 @@
-"""Between a server's handshake and its use: what OpenSSL and others have to say of it, and what the profile makes of it.
+"""Between a server's handshake and its use: what OpenSSL and others say of it, and what the profile makes of that.
 
 `demand` says before the handshake what is demanded, `Judging.judge` afterwards what becomes of it. A server of whom the
 profile has "untrusted" may be used only where the client is shown so: its leaf is yet to be chosen, or is of the
@@ -9,7 +9,7 @@ all, is for servers that are trusted, or is refused.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Literal, Protocol, cast
 
@@ -24,18 +24,15 @@ from addons.records.connections import facts_of
 from addons.records.facts import ErrorClass, Facts, Verification
 from addons.upstream import repeated
 from addons.upstream.connection import Demand, ServerConnection
+from addons.upstream.faults import NO_ISSUER, is_ca, is_incomplete
 from addons.upstream.judge import (
     GOOD,
-    NO_ISSUER,
     ORDER,
     Judgement,
     Outcome,
     Status,
     alone,
-    is_ca,
-    is_incomplete,
     judge,
-    kind_of,
 )
 from addons.upstream.repeated import Roots
 from hsm import names
@@ -194,9 +191,9 @@ def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement
     wanted = made.demand
     assert wanted is not None
     proved = judgement.outcome == "trust"
-    if made.certificate_wanted and wanted.profile.client_certificate in ("block", "bypass"):
-        if made.get_certificate() is None:
-            return Judgement("block", "server-wants-client-certificate", wishes(wanted.host), proved)
+    refused = wanted.profile.client_certificate in ("block", "bypass")
+    if made.certificate_wanted and refused and made.get_certificate() is None:
+        return Judgement("block", "server-wants-client-certificate", wishes(wanted.host), proved)
     facts = facts_of(data.context.client)
     if not _HYBRID.isdisjoint(facts.groups) and not _is_hybrid(made):
         facts.pq_downgrade = True
@@ -230,7 +227,7 @@ def cut(made: ServerConnection, facts: Facts) -> tuple[ErrorClass, str]:
     """The class and the sentence of a handshake that OpenSSL's last complaint has ended, noted in the facts."""
     assert made.demand is not None
     last = made.complaints[-1]
-    kind, sentence = kind_of(last.code), alone(made.demand.host, last)
+    kind, sentence = alone(made.demand.host, last)
     facts.server_leg.verification = last
     facts.fail(kind, "server", sentence)
     return kind, sentence

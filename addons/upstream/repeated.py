@@ -1,9 +1,10 @@
 """The verification of a chain once more, with certificates that the server forgot to send.
 
-OpenSSL verifies within the handshake, and is not to be had again for that connection. So it is asked for the chain alone;
-what it had against the server's own certificate (its name, its time, what it is for) stands as it was said in the
-handshake. Without a callback it stops at its first complaint, and an end that has passed or a purpose hides a signature
-that is wrong. So it is asked first what must hold for anything to be worth judging, and then for each of those alone.
+OpenSSL verifies within the handshake, and is not to be had again for that connection. So it is asked for the chain
+alone; what it had against the server's own certificate (its name, its time, what it is for) stands as it was said in
+the handshake. Without a callback it stops at its first complaint, and an end that has passed or a purpose hides a
+signature that is wrong. So it is asked first what must hold for anything to be worth judging, and then for each of
+those alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec import Struct
 from OpenSSL import SSL, crypto
 
 from addons.records.facts import Verification
-from addons.upstream.judge import NO_ISSUER
+from addons.upstream.faults import NO_ISSUER
 
 _SSL_SERVER = 2
 """X509_PURPOSE_SSL_SERVER of x509v3.h."""
@@ -38,8 +39,8 @@ def complaints(
     more: Sequence[x509.Certificate],
     roots: Roots,
 ) -> tuple[list[Verification], list[x509.Certificate]]:
-    """What is wrong with `chain` (the server's own first) where `more` stands behind it, `said` having been wrong in the
-    handshake; and the whole chain, as OpenSSL builds it."""
+    """What is wrong with `chain` (the server's own first) where `more` stands behind it, and the whole chain, as
+    OpenSSL builds it. `said` was wrong in the handshake."""
     kept = [one for one in said if one.code not in NO_ISSUER]
     first, built = _asked(_store(roots, time=False, purpose=False), chain, more)
     if first is not None:
@@ -72,7 +73,7 @@ def _asked(
 def _store(roots: Roots, *, time: bool, purpose: bool) -> crypto.X509Store:
     made = crypto.X509Store()
     file = certifi.where() if roots == Roots() else roots.file
-    made.load_locations(file, roots.directory)  # type: ignore[arg-type]  # either may be None
+    made.load_locations(file, roots.directory)
     if not time:
         made.set_flags(_NO_CHECK_TIME)
     if purpose:

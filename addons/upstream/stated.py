@@ -37,7 +37,7 @@ def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
         )
     )
     assert server.sni is not None
-    name(made, server.sni, verify=upstream.pinned is None)
+    ask_for(made, server.sni, verify=upstream.pinned is None)
     if server.alpn_offers:
         made.set_alpn_protos(list(server.alpn_offers))
     made.set_connect_state()
@@ -57,7 +57,7 @@ def forget() -> None:
     _context.cache_clear()
 
 
-def name(made: SSL.Connection, host: str, *, verify: bool = True) -> None:
+def ask_for(made: SSL.Connection, host: str, *, verify: bool = True) -> None:
     """Ask for `host`, and have OpenSSL verify it."""
     param = SSL._lib.SSL_get0_param(made._ssl)  # type: ignore[attr-defined]  # noqa: SLF001  # not in pyOpenSSL's interface
     SSL._lib.X509_VERIFY_PARAM_set_hostflags(param, DEFAULT_HOSTFLAGS)  # type: ignore[attr-defined]  # noqa: SLF001

@@ -25,7 +25,7 @@ from addons.tls.suites import of_profile, towards_servers, unknown
 from addons.upstream.connection import ServerConnection
 from addons.upstream.judging import Judging, demand, profile_of
 from addons.upstream.repeated import Roots
-from addons.upstream.stated import name
+from addons.upstream.stated import ask_for
 from hsm.errors import MisconfiguredError
 
 _BUILT_IN = Profile()
@@ -96,7 +96,7 @@ class UpstreamTls(tlsconfig.TlsConfig):
         profile = profile_of(client)
         minimum, maximum = self.versions(profile)
         made = ServerConnection(self._context(server, profile, minimum, maximum))
-        name(made, server.sni)
+        ask_for(made, server.sni)
         if server.alpn_offers:
             made.set_alpn_protos(list(server.alpn_offers))
         made.set_connect_state()
@@ -136,7 +136,7 @@ class UpstreamTls(tlsconfig.TlsConfig):
         return net_tls.Version[options.tls_version_server_min], net_tls.Version[options.tls_version_server_max]
 
     def _ciphers(self, server: connection.Server, profile: Profile, minimum: net_tls.Version) -> tuple[str, ...]:
-        """A script's, or mitmproxy's option, or the profile's, or [proxy] suites where that has what it has of itself."""
+        """A script's, mitmproxy's option, or the profile's; [proxy] suites where that has what it has of itself."""
         if server.cipher_list or ctx.options.ciphers_server:
             return tuple(server.cipher_list or ctx.options.ciphers_server.split(":"))
         if profile.suites != _BUILT_IN.suites:

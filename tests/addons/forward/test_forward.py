@@ -319,6 +319,11 @@ def _reach_server(
         else:
             _connected(b"", origin[0])(arrived)
             assert world.upstream.judge_server(data) is None
+            assert ours.judgement is not None
+            if ours.judgement.outcome == "block":
+                arrived.server.timestamp_tls_setup, arrived.server.error = None, ours.judgement.sentence
+                world.forward.tls_failed_server(data)
+                return
             world.forward.tls_established_server(data)
             return
     pytest.fail("the server's handshake does not end")

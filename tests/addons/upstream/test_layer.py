@@ -14,8 +14,8 @@ from mitmproxy.test import taddons
 from OpenSSL import SSL
 
 from addons.edge.refusal import EdgeRefusedHook
-from addons.records.metrics import failure_class
 from addons.policy.settings import Profile
+from addons.records.metrics import failure_class
 from addons.tls.protocol import suites as parsed
 from addons.upstream.layer import ServerTls
 from addons.upstream.tls import UpstreamTls
