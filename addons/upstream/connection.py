@@ -7,15 +7,16 @@ and then, with the alert that tells the server's operator why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cryptography import x509
 from msgspec import Struct
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from addons.policy.settings import Accept, Profile
 from addons.records.facts import Verification
 from addons.tls.pieces import PiecewiseConnection
+from addons.upstream.faults import NO_ISSUER, is_incomplete
 from addons.upstream.judge import ORDER, Judgement, Outcome, possible
 from addons.upstream.repeated import Roots
 
@@ -40,30 +41,38 @@ class Demand(Struct, frozen=True):
 
 class ServerConnection(PiecewiseConnection):
     """A connection to a server, with what is demanded of it and what was found. `judgement` is None before it is
-    judged; `cut`: OpenSSL ended the handshake over the last of `complaints`. `completed` is the chain with what the
-    server did not send."""
+    judged; `cut`: OpenSSL ended the handshake over the last of `complaints`. `incomplete`: the chain ends
+    too early, in a certificate that says where the next one is; `completed` is the chain with that."""
 
     demand: Demand | None = None
     judgement: Judgement | None = None
     complaints: list[Verification]
     completed: list[x509.Certificate] | None = None
     cut = False
+    incomplete = False
 
     def watch(self, demand: Demand) -> None:
         """Verify, and go on with what is wrong as far as `demand` has it."""
         self.demand, self.complaints = demand, []
         _lib.SSL_set_verify(self._ssl, SSL.VERIFY_PEER, _seen)
 
-    def complain(self, code: int, depth: int, words: str) -> bool:
-        """OpenSSL complains. Whether to go on."""
-        self.complaints.append(Verification(code, depth, words))
+    def complain(self, said: Verification, top: Callable[[], x509.Certificate | None]) -> bool:
+        """OpenSSL complains, of the certificate `top`. Whether to go on."""
+        self.complaints.append(said)
         demand = self.demand
         assert demand is not None
-        if code in _OUR_OWN_TROUBLE or (
-            not demand.accepts and ORDER[possible(code, demand.profile)] > ORDER[demand.most]
-        ):
-            self.cut = True
+        if said.code in NO_ISSUER and (above := top()) is not None:
+            self.incomplete = self.incomplete or is_incomplete([above])
+        hopeless = ORDER[possible(said.code, demand.profile, incomplete=self.incomplete)] > ORDER[demand.most]
+        self.cut = said.code in _OUR_OWN_TROUBLE or (hopeless and not demand.accepts)
         return not self.cut
+
+    @property
+    def staple(self) -> bytes:
+        """The OCSP response that the server sent along (DER; RFC 6066 section 8), or empty."""
+        place = _ffi.new("unsigned char **")
+        size = _lib.SSL_get_tlsext_status_ocsp_resp(self._ssl, place)
+        return bytes(_ffi.buffer(place[0], size)) if size > 0 else b""
 
     @property
     def built(self) -> list[x509.Certificate]:
@@ -87,4 +96,16 @@ def _seen(ok: int, found: object) -> int:
         return 0
     code = _lib.X509_STORE_CTX_get_error(found)
     words = _ffi.string(_lib.X509_verify_cert_error_string(code)).decode()
-    return int(connection.complain(code, _lib.X509_STORE_CTX_get_error_depth(found), words))
+    said = Verification(code, _lib.X509_STORE_CTX_get_error_depth(found), words)
+    return int(connection.complain(said, lambda: _current(found)))
+
+
+def _current(found: object) -> x509.Certificate | None:
+    """The certificate that OpenSSL complains of; None for one that cannot be read."""
+    pointer = _lib.X509_STORE_CTX_get_current_cert(found)
+    if pointer == _ffi.NULL or not _lib.X509_up_ref(pointer):
+        return None
+    try:
+        return crypto.X509._from_raw_x509_ptr(pointer).to_cryptography()  # noqa: SLF001  # as pyOpenSSL's own callbacks
+    except ValueError:
+        return None

@@ -77,17 +77,17 @@ _CLAUSES = {
 _OLD_DIGESTS = ("md5", "sha1")
 
 
-def fault_of(said: Verification, certificates: Sequence[x509.Certificate] = ()) -> Fault:
-    """What `said` is, of the chain `certificates` (the server's own first)."""
+def fault_of(said: Verification, *, incomplete: bool) -> Fault:
+    """What `said` is. `incomplete`: a chain that ends too early says where its next certificate is."""
     if said.code in NO_ISSUER:
-        return "incomplete_chain" if is_incomplete(certificates) else "untrusted"
+        return "incomplete_chain" if incomplete else "untrusted"
     return _FAULTS.get(said.code, "untrusted")
 
 
-def clause(said: Verification, certificates: Sequence[x509.Certificate] = ()) -> str:
-    """`said` in words, to follow a host's name."""
+def clause(said: Verification, certificates: Sequence[x509.Certificate], *, incomplete: bool) -> str:
+    """`said` of the chain `certificates` (the server's own first) in words, to follow a host's name."""
     if said.code in NO_ISSUER:
-        if is_incomplete(certificates):
+        if incomplete:
             return "it did not send the certificates between its own and a trusted CA"
         return "its certificate was issued by a CA that is not trusted here"
     ends = begins = ""

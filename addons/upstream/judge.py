@@ -28,6 +28,7 @@ from addons.upstream.faults import (
     Fault,
     clause,
     fault_of,
+    is_incomplete,
     is_ours,
     own_complaints,
 )
@@ -92,19 +93,20 @@ def consequence(fault: Fault, profile: Profile) -> Outcome:
     return _SAID[profile.untrusted if said == "fetch" else said]
 
 
-def possible(code: int, profile: Profile) -> Outcome:
-    """The mildest that can become of OpenSSL's complaint `code`, before the chain is known."""
-    if code in (WEAK_LEAF, WEAK_CA) or (code in NO_ISSUER and profile.incomplete_chain == "fetch"):
+def possible(code: int, profile: Profile, *, incomplete: bool) -> Outcome:
+    """The mildest that can become of OpenSSL's complaint `code`, before all is known. `incomplete`: there is a place
+    where the next certificate of the chain can be had."""
+    if code in (WEAK_LEAF, WEAK_CA):
+        return "trust"  # how long keys must be the profile says, when the chain is known
+    if code in NO_ISSUER and incomplete and profile.incomplete_chain == "fetch":
         return "trust"
-    if code in NO_ISSUER:
-        either: tuple[Fault, ...] = ("untrusted", "incomplete_chain")
-        return min((consequence(one, profile) for one in either), key=ORDER.__getitem__)
-    return consequence(fault_of(Verification(code, 0, "")), profile)
+    return consequence(fault_of(Verification(code, 0, ""), incomplete=incomplete), profile)
 
 
-def alone(host: str, said: Verification) -> tuple[ErrorClass, str]:
-    """The class of one complaint, and a sentence, where the chain is not known."""
-    return KINDS[fault_of(said)], f"{host} did not prove who it is: {clause(said)}"
+def alone(host: str, said: Verification, *, incomplete: bool) -> tuple[ErrorClass, str]:
+    """The class of one complaint, and a sentence, where no more of the chain is known."""
+    told = clause(said, (), incomplete=incomplete)
+    return KINDS[fault_of(said, incomplete=incomplete)], f"{host} did not prove who it is: {told}"
 
 
 def spki_sha256(certificate: x509.Certificate) -> str:
@@ -117,12 +119,13 @@ def _found(
     verification: Sequence[Verification], certificates: Sequence[x509.Certificate], profile: Profile, status: Status
 ) -> Iterator[_Found]:
     seen: set[tuple[Fault, int]] = set()
+    incomplete = is_incomplete(certificates)
     theirs = (one for one in verification if not is_ours(one, certificates))
     for said in (*own_complaints(certificates, profile.min_rsa), *theirs):
-        fault = fault_of(said, certificates)
+        fault = fault_of(said, incomplete=incomplete)
         if (fault, said.depth) not in seen:
             seen.add((fault, said.depth))
-            yield _Found(fault, said, clause(said, certificates))
+            yield _Found(fault, said, clause(said, certificates, incomplete=incomplete))
     if status == "revoked":
         yield _Found("revoked", Verification(REVOKED, 0, "certificate revoked"), "its CA has revoked its certificate")
     elif status == "unknown":

@@ -9,13 +9,17 @@ all, is for servers that are trusted, or is refused.
 from __future__ import annotations
 
 import datetime
+import functools
+import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Literal, Protocol, cast
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from mitmproxy import connection, ctx, tls
 from mitmproxy.proxy import context
+from msgspec import structs
 
 from addons.modes import Modes
 from addons.policy.addon import policy_of
@@ -24,7 +28,7 @@ from addons.records.connections import facts_of
 from addons.records.facts import ErrorClass, Facts, Verification
 from addons.upstream import repeated
 from addons.upstream.connection import Demand, ServerConnection
-from addons.upstream.faults import NO_ISSUER, is_ca, is_incomplete
+from addons.upstream.faults import KINDS, NO_ISSUER, is_ca, is_incomplete
 from addons.upstream.judge import (
     GOOD,
     ORDER,
@@ -37,8 +41,12 @@ from addons.upstream.judge import (
 from addons.upstream.repeated import Roots
 from hsm import names
 
+logger = logging.getLogger("hsmitm.upstream")
+
 _SHOWN = "_hsmitm_shown"
 """An attribute of mitmproxy's object for the client, as its facts are: which leaf it was shown, for which server."""
+_STATUS_S = 1.0
+"""So long a status is waited for."""
 _OF_OPENSSL = 2048
 """Bits of an RSA key that OpenSSL demands itself at its security level 2."""
 _HYBRID = frozenset({0x11EB, 0x11EC, 0x11ED, 0x6399, 0x639A})
@@ -57,8 +65,9 @@ class Issuers(Protocol):
 class Statuses(Protocol):
     """Who knows whether a certificate was revoked."""
 
-    def of(self, data: tls.TlsData, chain: Chain) -> Status | Awaitable[Status]:
-        """Of a chain that verified, the server's own first; at once where it is known."""
+    def of(self, chain: Sequence[bytes], staple: bytes, within_s: float) -> Status | Awaitable[Status]:
+        """Of a chain that verified (DER, the server's own first, its root last); at once where it is known, and within
+        that time in any case. `staple` is the OCSP response that came with it (DER), or empty."""
 
 
 def show(client: connection.Client, server: connection.Address | None, kind: Literal["trust", "untrust"]) -> None:
@@ -71,6 +80,8 @@ def demand(data: tls.TlsData, profile: Profile, host: str, roots: Roots, *, stri
     client, server = data.context.client, data.conn
     assert isinstance(server, connection.Server)
     accepts = accepts_for(facts_of(client), host)
+    if ctx.options.ssl_insecure:
+        profile = _loosened(profile)
     return Demand(host, profile, accepts, _most(data.context, server), roots, strict)
 
 
@@ -139,7 +150,8 @@ class Judging:
         """Ask for the revocation status of what verified, and judge."""
         if self._statuses is None or made.complaints:
             return self._judge(data, made, "good")
-        status = self._statuses.of(data, made.completed or made.built)
+        chain = [one.public_bytes(Encoding.DER) for one in made.completed or made.built]
+        status = self._statuses.of(chain, made.staple, _STATUS_S)
         if isinstance(status, str):
             return self._judge(data, made, status)
         return self._awaited(data, made, status)
@@ -178,12 +190,17 @@ def _is_good(data: tls.TlsData, made: ServerConnection, status: Status) -> bool:
 
 def _bearable(judgement: Judgement, wanted: Demand) -> Judgement:
     """`judgement`, or that the connection is refused, where there is nobody who could be shown it."""
-    outcome = judgement.outcome
-    if outcome == "block" and ctx.options.ssl_insecure:
-        outcome = "untrust"  # what that option has always meant: inspected, and nothing vouches for it
-    if ORDER[outcome] > ORDER[wanted.most]:
-        outcome = "block"
-    return Judgement(outcome, judgement.kind, judgement.sentence, worst=judgement.worst)
+    if ORDER[judgement.outcome] <= ORDER[wanted.most]:
+        return judgement
+    return Judgement("block", judgement.kind, judgement.sentence, worst=judgement.worst)
+
+
+@functools.lru_cache(maxsize=64)
+def _loosened(profile: Profile) -> Profile:
+    """What mitmproxy's option ssl_insecure has always meant: what would be blocked is inspected, and nothing vouches
+    for it."""
+    blocked = [name for name in KINDS if getattr(profile, name) == "block"]
+    return structs.replace(profile, **dict.fromkeys(blocked, "untrusted"))
 
 
 def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement) -> Judgement:
@@ -221,13 +238,17 @@ def _note(data: tls.TlsData, made: ServerConnection, judgement: Judgement) -> No
     facts.server_leg.verification = judgement.worst or Verification(0, 0, "ok")
     if judgement.outcome == "block" and judgement.kind is not None:
         facts.fail(judgement.kind, "server", judgement.sentence)
+    elif judgement.kind is not None:
+        authority = "untrust" if judgement.outcome == "untrust" else "trust"
+        told = {"log_class": judgement.kind}
+        logger.warning("%s; it is used under the %s CA", judgement.sentence, authority, extra=told)
 
 
 def cut(made: ServerConnection, facts: Facts) -> tuple[ErrorClass, str]:
     """The class and the sentence of a handshake that OpenSSL's last complaint has ended, noted in the facts."""
     assert made.demand is not None
     last = made.complaints[-1]
-    kind, sentence = alone(made.demand.host, last)
+    kind, sentence = alone(made.demand.host, last, incomplete=made.incomplete)
     facts.server_leg.verification = last
     facts.fail(kind, "server", sentence)
     return kind, sentence
