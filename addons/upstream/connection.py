@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 from OpenSSL import SSL, crypto
 
@@ -68,23 +69,32 @@ class ServerConnection(PiecewiseConnection):
         return not self.cut
 
     @property
-    def staple(self) -> bytes:
-        """The OCSP response that the server sent along (DER; RFC 6066 section 8), or empty."""
-        place = _ffi.new("unsigned char **")
-        size = _lib.SSL_get_tlsext_status_ocsp_resp(self._ssl, place)
-        return bytes(_ffi.buffer(place[0], size)) if size > 0 else b""
+    def built(self) -> list[x509.Certificate]:
+        """The chain that OpenSSL built, the server's own first."""
+        return _read(self.get_verified_chain())
 
     @property
-    def built(self) -> list[x509.Certificate]:
-        """The chain that OpenSSL built, the server's own first; what cannot be read of it is left out with all that
-        comes behind it."""
-        found = []
-        for one in self.get_verified_chain() or []:
-            try:
-                found.append(one.to_cryptography())
-            except ValueError:
-                break
-        return found
+    def whole(self) -> list[bytes]:
+        """The chain up to its root (DER), completed or as OpenSSL built it: each connection asks for this."""
+        if self.completed is not None:
+            return [one.public_bytes(Encoding.DER) for one in self.completed]
+        return [crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in self.get_verified_chain() or ()]
+
+    @property
+    def sent(self) -> list[x509.Certificate]:
+        """What the server has sent, its own first."""
+        return _read(self.get_peer_cert_chain())
+
+
+def _read(chain: Sequence[crypto.X509] | None) -> list[x509.Certificate]:
+    """What cannot be read of a chain is left out with all that comes behind it."""
+    found = []
+    for one in chain or ():
+        try:
+            found.append(one.to_cryptography())
+        except ValueError:
+            break
+    return found
 
 
 @_ffi.callback("int (*)(int, X509_STORE_CTX *)")  # type: ignore[untyped-decorator]

@@ -19,6 +19,7 @@ from msgspec import Struct
 from addons.policy import times
 from addons.policy.settings import Accept, Profile
 from addons.records.facts import ErrorClass, Verification
+from addons.revocation.answers import Answer, Status
 from addons.upstream.faults import (
     KINDS,
     NO_ISSUER,
@@ -34,10 +35,13 @@ from addons.upstream.faults import (
 )
 
 Outcome = Literal["trust", "untrust", "block"]
-Status = Literal["good", "revoked", "unknown", "timeout"]
-"""What a CA says of a certificate; "timeout": it said nothing in time."""
 
 ORDER: dict[Outcome, int] = {"trust": 0, "untrust": 1, "block": 2}
+_STATUS: dict[Status, tuple[Verification, Fault]] = {
+    "revoked": (Verification(REVOKED, 0, "certificate revoked"), "revoked"),
+    "unknown": (Verification(0, 0, "revocation status unknown"), "status_unknown"),
+    "timeout": (Verification(0, 0, "revocation status not told in time"), "status_timeout"),
+}
 _SAID: dict[str, Outcome] = {"allow": "trust", "untrusted": "untrust", "block": "block"}
 _RANK = {fault: rank for rank, fault in enumerate(KINDS)}
 
@@ -71,11 +75,11 @@ def judge(
     at: datetime.datetime,
     *,
     host: str,
-    status: Status = "good",
+    status: Answer | None = None,
 ) -> Judgement:
     """Judge a server. `verification` is all that OpenSSL complained of, `certificates` the chain that it built, the
     server's own first. `accepts` are those of this `host`. `at` is timezone-aware, `status` the revocation status of a
-    chain that verified."""
+    chain that verified, None where nobody asked."""
     found = sorted(_found(verification, certificates, profile, status), key=lambda one: _RANK[one.fault])
     if not found:
         return GOOD
@@ -116,7 +120,10 @@ def spki_sha256(certificate: x509.Certificate) -> str:
 
 
 def _found(
-    verification: Sequence[Verification], certificates: Sequence[x509.Certificate], profile: Profile, status: Status
+    verification: Sequence[Verification],
+    certificates: Sequence[x509.Certificate],
+    profile: Profile,
+    status: Answer | None,
 ) -> Iterator[_Found]:
     seen: set[tuple[Fault, int]] = set()
     incomplete = is_incomplete(certificates)
@@ -126,14 +133,9 @@ def _found(
         if (fault, said.depth) not in seen:
             seen.add((fault, said.depth))
             yield _Found(fault, said, clause(said, certificates, incomplete=incomplete))
-    if status == "revoked":
-        yield _Found("revoked", Verification(REVOKED, 0, "certificate revoked"), "its CA has revoked its certificate")
-    elif status == "unknown":
-        words = "its CA does not say whether its certificate has been revoked"
-        yield _Found("status_unknown", Verification(0, 0, "revocation status unknown"), words)
-    elif status == "timeout":
-        words = "its CA did not say in time whether its certificate has been revoked"
-        yield _Found("status_timeout", Verification(0, 0, "revocation status not told in time"), words)
+    if status is not None and status.status != "good":
+        said, fault = _STATUS[status.status]
+        yield _Found(fault, said, status.words)
 
 
 def _sentence(host: str, found: Sequence[_Found]) -> str:

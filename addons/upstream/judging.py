@@ -13,7 +13,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -26,15 +26,17 @@ from addons.policy.addon import policy_of
 from addons.policy.settings import Accept, Profile
 from addons.records.connections import facts_of
 from addons.records.facts import ErrorClass, Facts, Verification
+from addons.revocation.answers import Answer
+from addons.revocation.status import Status
 from addons.upstream import repeated
+from addons.upstream.chains import Chains, Completed
 from addons.upstream.connection import Demand, ServerConnection
-from addons.upstream.faults import KINDS, NO_ISSUER, is_ca, is_incomplete
+from addons.upstream.faults import KINDS, is_ca
 from addons.upstream.judge import (
     GOOD,
     ORDER,
     Judgement,
     Outcome,
-    Status,
     alone,
     judge,
 )
@@ -45,29 +47,10 @@ logger = logging.getLogger("hsmitm.upstream")
 
 _SHOWN = "_hsmitm_shown"
 """An attribute of mitmproxy's object for the client, as its facts are: which leaf it was shown, for which server."""
-_STATUS_S = 1.0
-"""So long a status is waited for."""
 _OF_OPENSSL = 2048
 """Bits of an RSA key that OpenSSL demands itself at its security level 2."""
 _HYBRID = frozenset({0x11EB, 0x11EC, 0x11ED, 0x6399, 0x639A})
 """Groups with ML-KEM or Kyber: SecP256r1MLKEM768, X25519MLKEM768, SecP384r1MLKEM1024, and two drafts (IANA)."""
-
-Chain = Sequence[x509.Certificate]
-
-
-class Issuers(Protocol):
-    """Who has the certificates that a server forgot to send."""
-
-    def above(self, certificate: x509.Certificate) -> Awaitable[Chain]:
-        """The certificates above `certificate`, from where it says; none where they are not to be had in time."""
-
-
-class Statuses(Protocol):
-    """Who knows whether a certificate was revoked."""
-
-    def of(self, chain: Sequence[bytes], staple: bytes, within_s: float) -> Status | Awaitable[Status]:
-        """Of a chain that verified (DER, the server's own first, its root last); at once where it is known, and within
-        that time in any case. `staple` is the OCSP response that came with it (DER), or empty."""
 
 
 def show(client: connection.Client, server: connection.Address | None, kind: Literal["trust", "untrust"]) -> None:
@@ -116,12 +99,7 @@ def _most(made: context.Context, server: connection.Server) -> Outcome:
 
 
 class Judging:
-    """Judges servers, with what others know of them."""
-
-    def __init__(self, issuers: Issuers | None = None, statuses: Statuses | None = None) -> None:
-        """Without `issuers` no chain is completed, without `statuses` all that verified are good."""
-        self._issuers = issuers
-        self._statuses = statuses
+    """Judges servers, with what others know of them: the worker's addons "chains" and "status", where it has them."""
 
     def judge(self, data: tls.TlsData) -> Awaitable[None] | None:
         """Judge the server of `data` after its handshake: its connection has a judgement then. What that needs others
@@ -129,38 +107,45 @@ class Judging:
         made = data.ssl_conn
         assert isinstance(made, ServerConnection)
         assert made.demand is not None
-        fetch = made.demand.profile.incomplete_chain == "fetch" and self._issuers is not None
-        if fetch and any(one.code in NO_ISSUER for one in made.complaints):
-            chain = made.built
-            if is_incomplete(chain):
-                return self._completed(data, made, chain)
-        return self._asked(data, made)
+        chains: Chains | None = ctx.master.addons.get("chains")
+        if chains is None or not made.incomplete or made.demand.profile.incomplete_chain != "fetch":
+            return self._asked(data, made)
+        sent = [one.public_bytes(Encoding.DER) for one in made.sent]
+        near = data.conn.peername[0] if data.conn.peername else ""
+        found = chains.completed(sent, made.demand.host, near)
+        if found is None or isinstance(found, Completed):
+            return self._completed(data, made, found)
+        return self._fetched(data, made, found)
 
-    async def _completed(self, data: tls.TlsData, made: ServerConnection, chain: Chain) -> None:
-        assert self._issuers is not None
-        assert made.demand is not None
-        more = await self._issuers.above(chain[-1])
-        if more:
-            made.complaints, made.completed = repeated.complaints(made.complaints, chain, more, made.demand.roots)
-        waiting = self._asked(data, made)
+    async def _fetched(self, data: tls.TlsData, made: ServerConnection, found: Awaitable[Completed | None]) -> None:
+        waiting = self._completed(data, made, await found)
         if waiting is not None:
             await waiting
 
+    def _completed(self, data: tls.TlsData, made: ServerConnection, found: Completed | None) -> Awaitable[None] | None:
+        if found is not None:
+            assert made.demand is not None
+            more = [x509.load_der_x509_certificate(one) for one in found.certificates[1:]]
+            made.complaints, made.completed = repeated.complaints(made.complaints, made.sent, more, made.demand.roots)
+        return self._asked(data, made)
+
     def _asked(self, data: tls.TlsData, made: ServerConnection) -> Awaitable[None] | None:
         """Ask for the revocation status of what verified, and judge."""
-        if self._statuses is None or made.complaints:
-            return self._judge(data, made, "good")
-        chain = [one.public_bytes(Encoding.DER) for one in made.completed or made.built]
-        status = self._statuses.of(chain, made.staple, _STATUS_S)
-        if isinstance(status, str):
+        assert made.demand is not None
+        statuses: Status | None = ctx.master.addons.get("status")
+        within_s = made.demand.profile.status_wait_s
+        if statuses is None or within_s is None or made.complaints:
+            return self._judge(data, made, None)
+        status = statuses.of(made.whole, made.staple, within_s)
+        if isinstance(status, Answer):
             return self._judge(data, made, status)
         return self._awaited(data, made, status)
 
-    async def _awaited(self, data: tls.TlsData, made: ServerConnection, status: Awaitable[Status]) -> None:
+    async def _awaited(self, data: tls.TlsData, made: ServerConnection, status: Awaitable[Answer]) -> None:
         self._judge(data, made, await status)
 
     @staticmethod
-    def _judge(data: tls.TlsData, made: ServerConnection, status: Status) -> None:
+    def _judge(data: tls.TlsData, made: ServerConnection, status: Answer | None) -> None:
         wanted = made.demand
         assert wanted is not None
         if _is_good(data, made, status):
@@ -177,12 +162,17 @@ class Judging:
         _note(data, made, judgement)
 
 
-def _is_good(data: tls.TlsData, made: ServerConnection, status: Status) -> bool:
+def _is_good(data: tls.TlsData, made: ServerConnection, status: Answer | None) -> bool:
     """Whether there is nothing to judge, seen without another look at the chain: OpenSSL has nothing against it at its
     own security level, which is the profile's."""
     wanted = made.demand
     assert wanted is not None
-    if made.complaints or status != "good" or not wanted.strict or wanted.profile.min_rsa > _OF_OPENSSL:
+    if (
+        made.complaints
+        or (status is not None and status.status != "good")
+        or not wanted.strict
+        or wanted.profile.min_rsa > _OF_OPENSSL
+    ):
         return False
     listed = data.conn.certificate_list
     return bool(listed) and (not is_ca(leaf := listed[0].to_cryptography()) or leaf.issuer == leaf.subject)

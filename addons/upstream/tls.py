@@ -69,6 +69,10 @@ class UpstreamTls(tlsconfig.TlsConfig):
                     raise OptionsError(f"the option '{name}' names no cipher that OpenSSL knows: {ciphers}") from error
         super().configure(set(updated) - _OF_THE_CA)  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
 
+    def _warn_unsupported_version(self, attribute: str, warn_unbound: bool) -> None:  # mitmproxy's
+        """TlsConfig asks OpenSSL for each version that there ever was, and an OpenSSL without SSL 3.0 answers with an
+        error, which would keep the worker from starting."""
+
     def running(self) -> None:
         """TlsConfig makes its certificate store here; we have none."""
 
@@ -101,6 +105,8 @@ class UpstreamTls(tlsconfig.TlsConfig):
             made.set_alpn_protos(list(server.alpn_offers))
         made.set_connect_state()
         made.note_certificate_request()
+        if profile.status_wait_s is not None and ctx.master.addons.get("status") is not None:
+            made.request_ocsp()
         strict = minimum not in net_tls.INSECURE_TLS_MIN_VERSIONS
         made.watch(demand(tls_start, profile, server.sni, _roots(), strict=strict))
         tls_start.ssl_conn = made

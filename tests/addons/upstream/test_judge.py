@@ -12,10 +12,11 @@ from OpenSSL import SSL, crypto
 
 from addons.policy.settings import Accept, Profile
 from addons.records.facts import ErrorClass
+from addons.revocation.answers import Answer, Status
 from addons.upstream.connection import Demand, ServerConnection
 from addons.upstream.judge import GOOD, Judgement, Outcome, judge, spki_sha256
 from addons.upstream.stated import ask_for
-from tests.addons.upstream.chains import BETWEEN, CA, FAULTS, NOBODY, NOW, ROOT, Shown, shown
+from tests.addons.upstream.faulty import BETWEEN, CA, FAULTS, NOBODY, NOW, ROOT, Shown, shown
 
 HOST = "shop.example"
 _ALL = (
@@ -157,11 +158,11 @@ def test_an_old_signature_of_a_root_means_nothing() -> None:
 
 @pytest.mark.parametrize("status", ["revoked", "unknown", "timeout"])
 @pytest.mark.parametrize("word", _WORDS)
-def test_a_revocation_status_is_a_fault_as_others_are(status: str, word: str) -> None:
+def test_a_revocation_status_is_a_fault_as_others_are(status: Status, word: str) -> None:
     """A revoked certificate, one of which nothing is known, and one of which nothing was heard in time."""
     name = "revoked" if status == "revoked" else f"status_{status}"
     said = structs.replace(all_of("block" if word == "allow" else "allow"), **{name: word})
-    found = judge([], shown("", HOST).chain, said, (), NOW, host=HOST, status=status)  # type: ignore[arg-type]
+    found = judge([], shown("", HOST).chain, said, (), NOW, host=HOST, status=Answer(status, "words"))
     kind = "server-revoked" if status == "revoked" else f"status-{status}"
     assert (found.outcome, found.kind) == (_WORDS[word], kind)
 
@@ -213,7 +214,9 @@ def test_an_acceptance_ends_with_its_day(days: int, outcome: Outcome) -> None:
 def test_what_is_revoked_is_accepted_by_nobody() -> None:
     """A CA says that the key is in wrong hands: that key is what was pinned."""
     server = shown("", HOST)
-    found = judge([], server.chain, Profile(), [accepting(server)], NOW, host=HOST, status="revoked")
+    found = judge(
+        [], server.chain, Profile(), [accepting(server)], NOW, host=HOST, status=Answer("revoked", "it is revoked")
+    )
     assert (found.outcome, found.kind) == ("block", "server-revoked")
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from mitmproxy import tls
+from cryptography.hazmat.primitives.serialization import Encoding
+from mitmproxy import connection
 from mitmproxy.proxy import commands, events, mode_specs
 from mitmproxy.proxy.layers.tls import TlsEstablishedServerHook, TlsFailedServerHook
 from mitmproxy.test import taddons
@@ -20,14 +21,18 @@ from addons.edge.refusal import EdgeRefusedHook
 from addons.modes import InboundMode
 from addons.policy.settings import Accept, Profile
 from addons.records.connections import facts_of
-from addons.upstream.judge import Status
-from addons.upstream.judging import Issuers, Judging, Statuses, show
-from addons.upstream.layer import ServerTls
+from addons.records.facts import Verification
+from addons.revocation.answers import Answer, Status
+from addons.upstream.chains import Completed
+from addons.upstream.connection import ServerConnection
+from addons.upstream.judge import Judgement
+from addons.upstream.judging import show
+from addons.upstream.layer import JudgeServerHook, ServerTls
 from addons.upstream.tls import UpstreamTls
 from tests.addons.edge.driver import Driver, arrived
 from tests.addons.policy.demanding import demanding
 from tests.addons.tls.ends import Listening, accepting, step
-from tests.addons.upstream.chains import BETWEEN, FAULTS, ROOT, Shown, shown
+from tests.addons.upstream.faulty import BETWEEN, FAULTS, ROOT, Shown, shown
 from tests.addons.upstream.test_judge import CLASSES, HOST, all_of
 from tests.addons.upstream.test_judge import accepting as accepted
 
@@ -39,7 +44,7 @@ class _Proxy(Driver):
     for another one."""
 
     def __init__(
-        self, server: Shown, profile: Profile, roots: Path, *, leaf: str = "to come", judging: Judging | None = None,
+        self, server: Shown, profile: Profile, roots: Path, *, leaf: str = "to come", known: Sequence[object] = (),
         accepts: Sequence[Accept] = (), settings: SSL.Context | None = None, groups: Sequence[int] = (),
         mode: str = "regular", **options: object,
     ) -> None:  # fmt: skip
@@ -50,7 +55,7 @@ class _Proxy(Driver):
         for one in server.chain[1:]:
             settings.add_extra_chain_cert(one)
         self.server = accepting(settings)
-        tctx = taddons.context(UpstreamTls(judging=judging))
+        tctx = taddons.context(UpstreamTls(), *known)
         tctx.options.update(ssl_verify_upstream_trusted_ca=str(roots), **options)
         self.context = arrived(tctx, port=443)
         client = self.context.client
@@ -72,6 +77,25 @@ class _Proxy(Driver):
         super().__init__(layer, tctx)
         for _ in range(3):
             self.turn()
+
+    def tell(self, event: events.Event) -> None:
+        """As a `Driver`; what has to be waited for is left to the test."""
+        waiting = [event]
+        while waiting:
+            for command in self._outermost.handle_event(waiting.pop(0)):
+                if isinstance(command, JudgeServerHook):
+                    later = self._tctx.master.addons.get("tlsconfig").judge_server(command.data)
+                    if later is not None:
+                        self.waiting.append((command, later))
+                    else:
+                        waiting.append(events.HookCompleted(command))
+                elif isinstance(command, commands.StartHook):
+                    self._tctx.master.addons.trigger(command)
+                    if command.blocking:
+                        waiting.append(events.HookCompleted(command))
+                if type(command) is commands.CloseConnection:
+                    command.connection.state = connection.ConnectionState.CLOSED
+                self.commands.append(command)
 
     def turn(self) -> None:
         """What was said is heard, and answered."""
@@ -188,40 +212,55 @@ async def test_a_pinned_server_is_used_and_another_is_not(roots: Path) -> None:
 # what others know
 
 
-class _Known(Issuers, Statuses):
-    """Knows of `above` and `status`, at once or after a while."""
+class _Chains:
+    """Knows what is above, at once or after a while; `_Status` what became of a certificate."""
 
-    def __init__(self, above: Sequence[x509.Certificate] = (), status: Status = "good", *, waits: bool = False) -> None:
-        self._above, self._status, self._waits = above, status, waits
-        self.asked: list[object] = []
+    name = "chains"
 
-    async def above(self, certificate: x509.Certificate) -> Sequence[x509.Certificate]:
-        self.asked.append(certificate)
-        if self._waits:
-            await asyncio.sleep(0)
-        return self._above
+    def __init__(self, above: Sequence[x509.Certificate], *, waits: bool) -> None:
+        self._above, self._waits = above, waits
+        self.asked: list[tuple[int, str]] = []
 
-    def of(self, chain: Sequence[bytes], staple: bytes, within_s: float) -> Status | Awaitable[Status]:
+    def completed(
+        self, certificates: Sequence[bytes], name: str, near: str
+    ) -> Completed | Awaitable[Completed | None] | None:
+        self.asked.append((len(certificates), name))
+        whole = (*certificates, *(one.public_bytes(Encoding.DER) for one in self._above))
+        found = Completed(whole, Verification(0, 0, "ok")) if self._above else None
+        return later(found) if self._waits else found
+
+
+class _Status:
+    name = "status"
+
+    def __init__(self, answer: Answer, *, waits: bool) -> None:
+        self._answer, self._waits = answer, waits
+        self.asked: list[tuple[int, bytes, float]] = []
+
+    def of(self, chain: Sequence[bytes], staple: bytes, within_s: float) -> Answer | Awaitable[Answer]:
         self.asked.append((len(chain), staple, within_s))
-        return self._later() if self._waits else self._status
-
-    async def _later(self) -> Status:
-        await asyncio.sleep(0)
-        return self._status
+        return later(self._answer) if self._waits else self._answer
 
 
-def _judged(server: Shown, profile: Profile, roots: Path, known: _Known) -> tuple[tls.TlsData, Awaitable[None] | None]:
-    """A server behind its handshake, and what is to be waited for."""
-    judging = Judging(issuers=known, statuses=known)
-    noted: list[tls.TlsData] = []
-    real = judging.judge
+async def later[T](said: T) -> T:
+    """What somebody says after a while."""
+    await asyncio.sleep(0)
+    return said
 
-    def later(data: tls.TlsData) -> None:
-        noted.append(data)
 
-    judging.judge = later  # type: ignore[assignment, method-assign]
-    _Proxy(server, profile, roots, judging=judging)
-    return noted[0], real(noted[0])
+async def _judged(server: Shown, profile: Profile, roots: Path, *known: _Chains | _Status) -> Judgement:
+    """The judgement on a server, with what is to be waited for."""
+    proxy = _Proxy(server, profile, roots, known=known)
+    if proxy.waiting:
+        assert not proxy.of(TlsEstablishedServerHook)
+        for hook, waiting in proxy.waiting:
+            await waiting
+            proxy.tell(events.HookCompleted(hook))
+    made = [*proxy.of(TlsEstablishedServerHook), *proxy.of(TlsFailedServerHook)][0].data.ssl_conn
+    assert isinstance(made, ServerConnection)
+    assert made.judgement is not None
+    assert proxy.goes_on is (made.judgement.outcome != "block")
+    return made.judgement
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -230,36 +269,31 @@ async def test_a_chain_is_completed_where_that_can_be_had(
     roots: Path, above: Sequence[x509.Certificate], outcome: str, waits: bool
 ) -> None:
     """Who has the certificate that the server forgot is asked for it, and the chain is verified once more."""
-    known = _Known(above, waits=waits)
-    data, waiting = _judged(shown("incomplete chain", HOST), Profile(), roots, known)
-    assert waiting is not None
-    await waiting
-    judgement = data.ssl_conn.judgement  # type: ignore[union-attr]
+    chains, status = _Chains(above, waits=waits), _Status(Answer("good", ""), waits=waits)
+    judgement = await _judged(shown("incomplete chain", HOST), Profile(), roots, chains, status)
     assert judgement.outcome == outcome
     assert judgement.kind == (None if above else "server-incomplete-chain")
-    assert known.asked[1:] == ([(3, b"", 1.0)] if above else [])
+    assert chains.asked == [(1, HOST)]
+    assert status.asked == ([(3, b"", 1.0)] if above else [])
 
 
 async def test_nobody_is_asked_for_what_the_profile_does_not_want(roots: Path) -> None:
     """`incomplete_chain = "untrusted"` fetches nothing, and what did not verify has no status."""
-    known = _Known((BETWEEN.certificate,))
-    data, waiting = _judged(shown("incomplete chain", HOST), all_of("untrusted"), roots, known)
-    assert waiting is None
-    assert data.ssl_conn.judgement.outcome == "untrust"  # type: ignore[union-attr]
-    assert known.asked == []
+    chains, status = _Chains((BETWEEN.certificate,), waits=False), _Status(Answer("good", ""), waits=False)
+    judgement = await _judged(shown("incomplete chain", HOST), all_of("untrusted"), roots, chains, status)
+    assert judgement.outcome == "untrust"
+    assert chains.asked == status.asked == []
 
 
 @pytest.mark.parametrize("waits", [True, False])
 @pytest.mark.parametrize(
-    ("status", "outcome"), [("good", "trust"), ("revoked", "block"), ("unknown", "trust"), ("timeout", "trust")]
+    ("said", "outcome"), [("good", "trust"), ("revoked", "block"), ("unknown", "trust"), ("timeout", "trust")]
 )
-async def test_a_revoked_server_is_blocked(roots: Path, status: Status, outcome: str, waits: bool) -> None:
+async def test_a_revoked_server_is_blocked(roots: Path, said: Status, outcome: str, waits: bool) -> None:
     """By the built-in profile; of what nothing is known is allowed."""
-    data, waiting = _judged(shown("", HOST), Profile(), roots, _Known(status=status, waits=waits))
-    assert (waiting is not None) is waits
-    if waiting is not None:
-        await waiting
-    assert data.ssl_conn.judgement.outcome == outcome  # type: ignore[union-attr]
+    judgement = await _judged(shown("", HOST), Profile(), roots, _Status(Answer(said, "so it is"), waits=waits))
+    assert judgement.outcome == outcome
+    assert judgement.sentence.endswith("" if said == "good" else "so it is")
 
 
 # what a server wants of us, and what it knows

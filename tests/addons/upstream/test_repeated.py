@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from addons.policy.settings import Profile
 from addons.upstream.connection import Demand
 from addons.upstream.repeated import Roots, complaints, forget
-from tests.addons.upstream.chains import BETWEEN, CA, CAS_AT, NARROW, NOBODY, ROOT, Shown
+from tests.addons.upstream.faulty import BETWEEN, CA, CAS_AT, NARROW, NOBODY, ROOT, Shown
 from tests.addons.upstream.test_judge import HOST, shaken
 
 
