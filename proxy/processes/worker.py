@@ -41,6 +41,7 @@ from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
+from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
@@ -166,6 +167,7 @@ class Worker:
             self._listeners,
             *self._going_out(refusals),
             PolicyAddon(),
+            Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)

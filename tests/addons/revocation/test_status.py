@@ -11,7 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.x509 import ocsp
 
+from addons.revocation import status
 from addons.revocation.answers import Answer
+from addons.revocation.check import Check
 from tests.addons.revocation.asking import Asking
 from tests.addons.revocation.ocsp_responder import HOUR, NOW, Authority, der, private_key, respond_with
 from tests.addons.revocation.stapled import CA
@@ -144,6 +146,41 @@ async def test_an_old_response_takes_no_revocation_back(asking: Asking) -> None:
     asking.time.now += 13 * HOUR
     old = CA.respond(leaf, this_update=NOW - HOUR, next_update=NOW + 96 * HOUR)
     assert (await asking.of(leaf, old)).status == "revoked"
+
+
+async def test_what_is_remembered_is_bounded(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many servers the last ones are remembered."""
+    monkeypatch.setattr(status, "_ANSWERS", 5)
+    monkeypatch.setattr(status, "_CHAINS", 5)
+    for _ in range(8):
+        leaf = CA.leaf()
+        assert (await asking.of(leaf, CA.respond(leaf))).status == "good"
+    assert len(asking.status._answers) == len(asking.status._chains) == 5
+
+
+async def test_more_questions_than_can_be_asked(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too many certificates are asked about already, one more has no answer, at once; nothing waits in vain."""
+    monkeypatch.setattr(status, "_IN_PROGRESS", 2)
+    go = threading.Event()
+    url = asking.at("/ocsp", lambda _http: go.wait(10) and None)
+    waiting = [asyncio.create_task(asking.of(CA.leaf(url))) for _ in range(2)]
+    await until(lambda: len(asking.questions) == 2, "two are asked")
+    assert (await asyncio.wait_for(asking.of(CA.leaf(url)), 1)).status == "timeout"
+    go.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_a_fault_of_ours_is_no_end(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong while asking, a connection hears that the status is unknown, and the log says what it was."""
+    monkeypatch.setattr(Check, "ask", lambda *_: _boom())
+    assert (await asking.of(CA.leaf())).status == "unknown"
+    assert "could not be asked for, unexpectedly: RuntimeError('boom')" in caplog.text
+
+
+async def _boom() -> Answer:
+    raise RuntimeError("boom")
 
 
 async def test_intermediates_are_asked_about_too(asking: Asking) -> None:
