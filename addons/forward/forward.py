@@ -32,8 +32,8 @@ from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
-from addons.policy import pages
-from addons.policy.sentences import Kind
+from addons.pages import pages
+from addons.pages.sentences import Kind
 from addons.records import classes
 from addons.records.connections import facts_of, outermost
 from addons.records.facts import Lookup

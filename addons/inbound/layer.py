@@ -32,7 +32,7 @@ from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.gnutls.connection import Connection
 from addons.inbound import proxy_protocol
-from addons.inbound.handshakes import Step
+from addons.inbound.handshakes import HandshakeData, InboundHandshakeHook, Step
 from addons.inbound.refused import CLASSES, Refused
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
@@ -71,21 +71,6 @@ class Guide(Protocol):
 
     def unwatch(self, listener: InboundListener) -> None:
         """The listener's handshake is over, well or not."""
-
-
-@dataclass
-class HandshakeData:
-    """A step of a handshake that is to be run."""
-
-    client: connection.Client
-    step: Step
-
-
-@dataclass
-class InboundHandshakeHook(commands.StartHook):
-    """A handshake can go on. Blocking: the layer waits until the step has been run."""
-
-    data: HandshakeData
 
 
 @dataclass

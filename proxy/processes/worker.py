@@ -41,8 +41,8 @@ from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
+from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
-from addons.policy.pages import Pages
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
 from addons.records.metrics import Metrics
