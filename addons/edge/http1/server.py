@@ -216,6 +216,8 @@ class Http1Server(Lingering):
 
     def _send_error(self, event: ResponseProtocolError) -> layer.CommandGenerator[None]:
         if not self.conn.state & connection.ConnectionState.CAN_WRITE:
+            if self.phase is Phase.PIPE and self.conn.state is not connection.ConnectionState.CLOSED:
+                yield commands.CloseConnection(self.conn)  # what is within has ended its direction before
             return
         status = event.code.http_status_code()
         told = self.response_done
