@@ -32,10 +32,11 @@ from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.gnutls.connection import Connection
 from addons.inbound import proxy_protocol
-from addons.inbound.handshakes import Step
+from addons.inbound.handshakes import HandshakeData, InboundHandshakeHook, Step
 from addons.inbound.refused import CLASSES, Refused
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
+from addons.policy import asked
 from addons.records import classes, greeting
 from addons.records.connections import destined, facts_of
 from addons.tls import client_hello
@@ -71,21 +72,6 @@ class Guide(Protocol):
 
     def unwatch(self, listener: InboundListener) -> None:
         """The listener's handshake is over, well or not."""
-
-
-@dataclass
-class HandshakeData:
-    """A step of a handshake that is to be run."""
-
-    client: connection.Client
-    step: Step
-
-
-@dataclass
-class InboundHandshakeHook(commands.StartHook):
-    """A handshake can go on. Blocking: the layer waits until the step has been run."""
-
-    data: HandshakeData
 
 
 @dataclass
@@ -158,13 +144,21 @@ class InboundListener(Lingering):
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, error.kind, str(error)))
             yield from self._refuse("malformed", error.alert)
             return
-        if hello is None:
-            return
-        greeting.note(facts_of(self.context.client), hello)
+        if hello is not None:
+            greeting.note(facts_of(self.context.client), hello)
+            yield from self._choose(hello)
+
+    def _choose(self, hello: ClientHello) -> layer.CommandGenerator[None]:
+        """The site, and what the policy says of its client."""
         self.sites = self.guide.sites(self._listener)
         self.site = self.sites.find(hello.sni)
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
+            return
+        decision = yield from asked.at_hello(self.context, hello)
+        if decision is not None and decision.acts == "block":
+            yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
+            yield from self._refuse("blocked", asked.ACCESS_DENIED, hello.sni or "")
             return
         if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")

@@ -7,7 +7,7 @@ of what an operator asks. Where a connection has several servers in turn, the ne
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -98,7 +98,7 @@ class Decision(Struct, frozen=True):
     names what is demanded of the server; `reason` says in a sentence why, for log and page. `settled`: no fact that is
     still to come can change it; where it is not, this is what becomes of the connection if none of that ever comes, and
     `missing` names what to learn next. `categories` are those of the name that was judged; `log` and `hsm_unavailable`
-    are the rule's."""
+    are the rule's. `enforced` is False where the policy warns and no more: then this is what would have happened."""
 
     rule: str
     action: Literal["decrypt", "bypass", "block"]
@@ -110,6 +110,12 @@ class Decision(Struct, frozen=True):
     log: Literal["all", "failures", "none"] = "all"
     """Of which connections of this rule there is a record in the decryption log."""
     hsm_unavailable: Literal["fail", "bypass", "cached-only"] | None = None
+    enforced: bool = True
+
+    @property
+    def acts(self) -> Literal["decrypt", "bypass", "block"]:
+        """What is done: everything is decrypted where the policy only warns."""
+        return self.action if self.enforced else "decrypt"
 
 
 _NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -157,6 +163,8 @@ class Facts(Struct, kw_only=True):
     ech: bool = False
 
     decision: Decision | None = None
+    policy: Any = None
+    """The policy that decides on it until its end, whatever is reloaded meanwhile; no part of its record."""
     policy_version: str = ""
     categories: tuple[str, ...] = ()
     event: Event = "failed"

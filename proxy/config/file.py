@@ -30,6 +30,7 @@ from proxy.config.forward import AuthoritySection, ForwardSection, written
 from proxy.config.hsm import HsmSection, user_type_number
 from proxy.config.inbound import InboundSection
 from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.pages import PagesSection
 from proxy.config.policy import PolicySection, UpstreamSection, taken
 from proxy.config.section import Address, Section, named
 
@@ -47,6 +48,7 @@ class File(Section, frozen=True):
     status: Annotated[StatusSection, AtStart("[status]")] = field(default_factory=StatusSection)
     run: RunSection = field(default_factory=RunSection)
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
+    pages: Annotated[PagesSection, AtStart("[pages]")] = field(default_factory=PagesSection)
     log: Annotated[LogSection, AtStart("[log]")] = field(default_factory=LogSection)
     policy: Annotated[PolicySection, _POLICY] = field(default_factory=PolicySection)
     profiles: Annotated[dict[str, Profile], _POLICY] = field(default_factory=dict)

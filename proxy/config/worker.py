@@ -21,6 +21,7 @@ from proxy.config import messages
 from proxy.config.forward import ForwardSection
 from proxy.config.inbound import InboundSection
 from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.pages import PagesSection
 from proxy.config.policy import PolicySection, UpstreamSection, taken
 from proxy.config.section import Address
 
@@ -35,6 +36,7 @@ class _Part(Struct, frozen=True, kw_only=True):
     status: StatusSection = field(default_factory=StatusSection)
     run: RunSection = field(default_factory=RunSection)
     mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
+    pages: PagesSection = field(default_factory=PagesSection)
     log: LogSection = field(default_factory=LogSection)
     policy: PolicySection = field(default_factory=PolicySection)
     profiles: dict[str, Profile] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     proxy: ProxySection
     limits: Bounds
     mitmproxy: MitmproxySection
+    pages: PagesSection
     log: LogSection
     run: RunDirectory
     upstream_ca: Path | None
@@ -100,6 +103,7 @@ def load(path: Path) -> WorkerConfig:
         proxy=part.proxy,
         limits=part.limits,
         mitmproxy=part.mitmproxy,
+        pages=part.pages,
         log=part.log,
         run=RunDirectory(base / part.run.directory, part.run.group),
         upstream_ca=base / part.proxy.upstream_ca if part.proxy.upstream_ca else None,
