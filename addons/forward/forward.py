@@ -20,8 +20,6 @@ from mitmproxy import connection, ctx, http, tls
 from mitmproxy.addons.tlsconfig import AppData
 from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
-from mitmproxy.proxy.layers import modes
-from mitmproxy.proxy.layers.http import HttpStream
 from msgspec import Struct
 from OpenSSL import SSL
 
@@ -33,6 +31,8 @@ from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
+from addons.policy import asked
+from addons.policy.addon import on_outage_of, will_decrypt
 from addons.records.connections import facts_of
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
@@ -102,9 +102,9 @@ class Forward:
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told. Who is
-        refused already, or not to be decrypted, needs none."""
-        decision = facts_of(flow.client_conn).decision
-        if flow.response is not None or (decision is not None and decision.acts != "decrypt"):
+        refused already, or will perhaps not be decrypted, needs none."""
+        facts = facts_of(flow.client_conn)
+        if flow.response is not None or not will_decrypt(facts):
             return None
         try:
             host = names.to_ascii(flow.request.host)
@@ -121,7 +121,7 @@ class Forward:
             well = self._availability.in_service and self._signer.connected
             return None if well else self._await_signer(flow, host)
         try:
-            self._availability.check_cached()
+            self._availability.check_cached(on_outage_of(facts))
         except HsmitmError as error:
             _refuse(flow, host, error)
         return None
@@ -206,7 +206,7 @@ class Forward:
             host, key = self._wanted(data.context, facts)
             private, cache = self._keys.known(key.kind), self._caches[key.authority]
             if key in cache:
-                self._availability.check_cached()
+                self._availability.check_cached(on_outage_of(facts_of(data.context.client)))
             if private is None or (found := cache.take(key)) is None:
                 return self._start_client(data, host, key)
             data.ssl_conn = self._connection(found, private, key, data)
@@ -232,7 +232,7 @@ class Forward:
     def _wanted(self, conn_context: context.Context, facts: _Facts) -> tuple[str, LeafKey]:
         client, server = conn_context.client, conn_context.server
         host = requested_host(client.sni, server.address[0] if server.address else None, client.sockname[0])
-        trusted = facts.verified or _outermost(conn_context)
+        trusted = facts.verified or asked.is_outermost(conn_context)
         if trusted:
             facts.vouched = server.address
         elif not facts.answered:
@@ -301,6 +301,7 @@ class Forward:
         )
         conn = PiecewiseConnection(ssl_context)
         if (facts := self._facts.get(client.id)) is not None:
+            facts_of(client).leaf_names = key.names
             conn.doubt = self._cas.doubt(key.authority, facts.schemes)
         # pyOpenSSL would have it encoded and parsed again.
         used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -308,7 +309,7 @@ class Forward:
         # A proxy that is itself reached over TLS speaks HTTP/1.1 there: mitmproxy has no CONNECT over HTTP/2.
         conn.set_app_data(
             AppData(
-                client_alpn=b"http/1.1" if _outermost(data.context) else client.alpn,
+                client_alpn=b"http/1.1" if asked.is_outermost(data.context) else client.alpn,
                 server_alpn=server.alpn,
                 http2=ctx.options.http2,
             )
@@ -322,12 +323,6 @@ def _verified(data: tls.TlsData) -> bool:
     assert data.ssl_conn is not None
     result = SSL._lib.SSL_get_verify_result(data.ssl_conn._ssl)  # type: ignore[attr-defined]  # noqa: SLF001
     return bool(result == 0)  # X509_V_OK
-
-
-def _outermost(made: context.Context) -> bool:
-    """Whether this TLS is that of the proxy itself, reached over TLS: there is no server whose leaf it could be."""
-    explicit = bool(made.layers) and isinstance(made.layers[0], modes.HttpProxy | modes.HttpUpstreamProxy)
-    return explicit and not any(isinstance(one, HttpStream) for one in made.layers)
 
 
 def _nothing() -> None:

@@ -39,6 +39,7 @@ from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
 from addons.modes import InboundMode, InboundTransparentMode
 from addons.policy import asked
+from addons.records.connections import facts_of
 from addons.tls import client_hello
 from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
 from addons.upstream.layer import ServerTls
@@ -182,6 +183,9 @@ class InboundListener(layer.Layer):
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
+        if self.site.upstream.address is not None:
+            self.context.server.address = self.site.upstream.address
+            facts_of(self.context.client).sni_proved = True  # the SNI has chosen it
         decision = yield from asked.at_hello(self.context, hello)
         if decision is not None and decision.acts == "block":
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
@@ -204,8 +208,6 @@ class InboundListener(layer.Layer):
 
     def _begin(self, site: Site, hello: ClientHello) -> layer.CommandGenerator[None]:
         server, upstream = self.context.server, site.upstream
-        if upstream.address is not None:
-            server.address = upstream.address
         self.server_address = server.address
         server.sni = upstream.name or hello.sni or site.title.removeprefix("*.")
         # In this order: a client's TLS layer looks for the server's in front of it.

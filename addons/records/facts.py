@@ -98,7 +98,8 @@ class Decision(Struct, frozen=True):
     names what is demanded of the server; `reason` says in a sentence why, for log and page. `settled`: no fact that is
     still to come can change it; where it is not, this is what becomes of the connection if none of that ever comes, and
     `missing` names what to learn next. `categories` are those of the name that was judged; `log` and `hsm_unavailable`
-    are the rule's. `enforced` is False where the policy warns and no more: then this is what would have happened."""
+    are the rule's; `error` is the class of a block that is no rule's. `enforced` is False where the policy warns and no
+    more: then this is what would have happened."""
 
     rule: str
     action: Literal["decrypt", "bypass", "block"]
@@ -109,6 +110,7 @@ class Decision(Struct, frozen=True):
     categories: tuple[str, ...] = ()
     log: Literal["all", "failures", "none"] = "all"
     hsm_unavailable: Literal["fail", "bypass", "cached-only"] | None = None
+    error: ErrorClass | Literal[""] = ""
     enforced: bool = True
 
     @property
@@ -162,6 +164,8 @@ class Facts(Struct, kw_only=True):
     ech: bool = False
 
     decision: Decision | None = None
+    decided: bool = False
+    """The decision holds: all that could change it has come."""
     policy: Any = None
     """The policy that decides on it until its end, whatever is reloaded meanwhile; no part of its record."""
     policy_version: str = ""
@@ -173,6 +177,8 @@ class Facts(Struct, kw_only=True):
     requests: int = 0
 
     authority: str = ""
+    leaf_names: tuple[str, ...] = ()
+    """What the client was shown a certificate for; no part of its record."""
     leaf_serial: str = ""
     leaf_cache: Lookup | Literal[""] = ""
     member: str = ""

@@ -20,8 +20,8 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 
-from addons.edge.again import Again
 from addons.edge.connecting.connecting import Sentence, current
+from addons.edge.judged import Judged
 
 
 def page(sentence: Sentence) -> http.Response:
@@ -30,7 +30,7 @@ def page(sentence: Sentence) -> http.Response:
     return http.Response.make(sentence.status, f"hsmitm: {sentence}\n", headers)
 
 
-class EdgeStream(Again):
+class EdgeStream(Judged):
     """Stands in for HttpStream."""
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
