@@ -13,9 +13,9 @@ from mitmproxy.net.http import url
 from mitmproxy.proxy import commands, context, layer, layers
 from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers.http import HttpStream
-from mitmproxy.tls import ClientHello
 
-from addons.records.connections import facts_of
+from addons.policy import networks
+from addons.records.connections import destined, facts_of, outermost
 from addons.records.facts import Decision, Facts
 from hsm import names
 
@@ -47,15 +47,14 @@ def at_destination(made: context.Context) -> layer.CommandGenerator[Decision | N
     return facts.decision
 
 
-def at_hello(made: context.Context, hello: ClientHello) -> layer.CommandGenerator[Decision | None]:
-    """The ClientHello has been read: the answer is the last. None: there is no policy, or it is the TLS of the proxy
-    itself, which is no destination, or TLS within what is decrypted already."""
-    if not is_there() or is_outermost(made):
+def at_hello(made: context.Context) -> layer.CommandGenerator[Decision | None]:
+    """The ClientHello has been read and noted: the answer is the last. None: there is no policy, or it is the TLS of the
+    proxy itself, which is no destination."""
+    if not is_there() or outermost(made):
         return None
     facts = facts_of(made.client)
     if not facts.decided:
         _note_destination(facts, made)
-        _note_hello(facts, hello)
         yield DecideHook(made.client, made.server.address)
     return facts.decision
 
@@ -116,12 +115,6 @@ def begin(client: connection.Client, host: str, port: int) -> None:
     facts.at = dt.datetime.now(dt.UTC)
 
 
-def is_outermost(made: context.Context) -> bool:
-    """Whether this TLS is that of the proxy itself, reached over TLS: there is no server whose leaf it could be."""
-    explicit = bool(made.layers) and isinstance(made.layers[0], _EXPLICIT)
-    return explicit and not any(isinstance(one, HttpStream) for one in made.layers)
-
-
 def is_decrypted(made: context.Context) -> bool:
     """Whether TLS of ours with a leaf for the destination is around this: not that of a proxy reached over TLS."""
     begins = 0
@@ -147,20 +140,17 @@ def _authority(request: http.Request) -> tuple[str, int | None]:
         return "", None
 
 
-def _note_hello(facts: Facts, hello: ClientHello) -> None:
-    facts.hello = True
-    facts.sni = (hello.sni or "").lower()
-    facts.alpn = tuple(one.decode("ascii", "replace") for one in hello.alpn_protocols)
-
-
 def _note_destination(facts: Facts, made: context.Context) -> None:
     """Where it goes, as far as is known; where there is a connection already, it is where that goes."""
     server = made.server
-    if server.address is not None and not facts.port:
-        facts.port = server.address[1]
-        if facts.mode in ("transparent", "inbound"):
-            facts.destination, facts.addresses = server.address[0], (server.address[0],)
-        else:
-            facts.host = server.address[0]
+    if server.address is None:
+        return
+    if facts.mode != "inbound":
+        destined(facts, server.address)
+    facts.port = facts.port or server.address[1]
+    if facts.addresses is not None:
+        return
     if server.peername is not None and facts.mode != "upstream":
-        facts.destination, facts.addresses = server.peername[0], (server.peername[0],)
+        facts.addresses = (server.peername[0],)
+    elif facts.mode in ("transparent", "inbound") and networks.number(server.address[0]) is not None:
+        facts.addresses = (server.address[0],)

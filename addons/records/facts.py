@@ -175,6 +175,8 @@ class Facts(Struct, kw_only=True):
     client_leg: Leg = field(default_factory=Leg)
     server_leg: Leg = field(default_factory=Leg)
     requests: int = 0
+    served: bool = False
+    """A server's answer has gone to the client: what fails after that does not undo it."""
 
     authority: str = ""
     leaf_names: tuple[str, ...] = ()

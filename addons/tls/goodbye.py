@@ -13,6 +13,8 @@ from mitmproxy.proxy import commands, events, layer, tunnel
 from mitmproxy.proxy.layers.tls import TLSLayer
 from OpenSSL import SSL
 
+from addons.records.classes import alert_in
+
 
 class Goodbye(TLSLayer):
     """Stands before mitmproxy's ClientTLSLayer or ServerTLSLayer, whose `tls` is a PiecewiseConnection; with a
@@ -20,6 +22,8 @@ class Goodbye(TLSLayer):
 
     _over = False
     _said = False
+    last_alert = ""
+    """What we said when a handshake failed, as far as it could be read on the wire (RFC 8446 section 6)."""
 
     @property
     def broken(self) -> str:
@@ -31,7 +35,10 @@ class Goodbye(TLSLayer):
         done, error = yield from super().receive_handshake_data(data)
         if error and self.tls is not None:
             self._said = True
-            yield from self.tls_interact()
+            for command in self.tls_interact():
+                if isinstance(command, commands.SendData):
+                    self.last_alert = alert_in(command.data)
+                yield command
         return done, error
 
     def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:

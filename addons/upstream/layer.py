@@ -11,6 +11,8 @@ from mitmproxy.proxy.layers import http
 from mitmproxy.utils import human
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
+from addons.records import classes, legs
+from addons.records.connections import facts_of
 from addons.tls.goodbye import Goodbye
 
 _ABOUT_CERTIFICATES = (
@@ -39,6 +41,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
 
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As ServerTLSLayer, with words for a server that wants a client certificate: TLS 1.2 says it here."""
+        why = self.broken or err
         if self._about_certificates(err):
             err = self._wish()
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
@@ -49,6 +52,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
             )
         elif err.startswith("OpenSSL "):
             err = self.broken or err
+        self._note(why, err)
         yield from super().on_handshake_error(err)
 
     def on_broken(self, why: str) -> layer.CommandGenerator[None]:
@@ -57,6 +61,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
             yield from self._tell_wish()
             return
         self.conn.error = f"the TLS connection to {self._name} broke: {why}"
+        self._note(why, self.conn.error)
         yield EdgeRefusedHook(EdgeRefusal(self.context.client, "broken-tls", self.conn.error))
 
     def receive_close(self) -> layer.CommandGenerator[None]:
@@ -85,6 +90,17 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
         if isinstance(event, events.DataReceived) and event.connection is self.conn:
             self._answered = True
         yield from super().event_to_child(event)
+
+    def _note(self, why: str, err: str) -> None:
+        """`why` in the library's words, `err` for people. The chain that a server has shown is told of first."""
+        facts = facts_of(self.context.client)
+        found = facts.server_leg.verification or legs.verification(self.tls)
+        if found is not None and found.code:
+            facts.server_leg.verification = found
+            if "certificate verify failed" in why.lower():
+                facts.fail(classes.of_verification(found.code), "server", err, self.last_alert)
+        kind = classes.of_server(why, certificate_wanted=self._certificate_wanted)
+        facts.fail(kind, "server", err, classes.alert(why) or self.last_alert)
 
     def _tell_wish(self) -> layer.CommandGenerator[None]:
         self.conn.error = self._wish()

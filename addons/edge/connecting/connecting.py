@@ -29,6 +29,7 @@ from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
 from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.engine.loop import Create
+from addons.records.connections import facts_of
 
 _JUDGED = "_hsmitm_judged"
 """The attribute of mitmproxy's object for a client with the addresses that were judged for it."""
@@ -99,8 +100,9 @@ class Connecting:
                 raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
         try:
             made = await _connected(permitted, port, local, create)
-        except OSError:
+        except OSError as error:
             self._resolver.forget(host)
+            facts_of(client).fail("connect-failed", "server", str(error))
             raise
         if preface:
             made[0].write(preface)
@@ -137,7 +139,13 @@ class Connecting:
         except TooManyLookupsError as error:
             self._refuse(client, "too-many-lookups", host[:253])
             raise RefusedError(Sentence(502, f"{host} was not looked up: {error}")) from None
-        return self._permitted(client, found, host, port) if chosen else found
+        except OSError as error:
+            facts_of(client).fail("dns-failed", "server", str(error))
+            raise
+        permitted = self._permitted(client, found, host, port) if chosen else found
+        if not isinstance(client.proxy_mode, mode_specs.UpstreamMode):  # there it is the other proxy that was looked up
+            facts_of(client).addresses = tuple(str(one[1][0]) for one in permitted)
+        return permitted
 
     @staticmethod
     def _is_stated(client: connection.Client, stated: connection.Address | None, host: str, port: int) -> bool:
