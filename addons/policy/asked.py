@@ -48,8 +48,8 @@ def at_destination(made: context.Context) -> layer.CommandGenerator[Decision | N
 
 
 def at_hello(made: context.Context) -> layer.CommandGenerator[Decision | None]:
-    """The ClientHello has been read and noted: the answer is the last. None: there is no policy, or it is the TLS of the
-    proxy itself, which is no destination."""
+    """The ClientHello has been read and noted: the answer is the last. None: there is no policy, or it is the TLS of
+    the proxy itself, which is no destination."""
     if not is_there() or outermost(made):
         return None
     facts = facts_of(made.client)

@@ -109,6 +109,7 @@ class Decision(Struct, frozen=True):
     missing: tuple[Missing, ...] = ()
     categories: tuple[str, ...] = ()
     log: Literal["all", "failures", "none"] = "all"
+    """Of which connections of this rule there is a record in the decryption log."""
     hsm_unavailable: Literal["fail", "bypass", "cached-only"] | None = None
     error: ErrorClass | Literal[""] = ""
     enforced: bool = True

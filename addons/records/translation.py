@@ -75,7 +75,7 @@ def _ours(facts: Facts, server: Leg, worker: int) -> Ours:
         host=facts.host,
         plain=facts.plain,
         addresses=facts.addresses,
-        sni_proved=facts.sni_proved is True,
+        sni_proved=facts.sni_proved,
         groups=facts.user_groups,
         rule=decision.rule if decision else "",
         action=decision.action if decision else "",

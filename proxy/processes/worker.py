@@ -39,6 +39,7 @@ from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.policy.addon import PolicyAddon
+from addons.policy.pages import Pages
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
 from addons.records.metrics import Metrics
@@ -157,6 +158,7 @@ class Worker:
             self._listeners,
             self._connecting(refusals),
             PolicyAddon(),
+            Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from mitmproxy.proxy import commands, layer
 from mitmproxy.proxy.layers import modes
 
-from addons.edge.connecting.connecting import Sentence
+from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.policy import asked
 

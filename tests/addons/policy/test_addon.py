@@ -18,8 +18,7 @@ from addons.edge.connecting.resolver import Found, Resolver
 from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.refusal import EdgeRefusedHook, Refusals
 from addons.edge.settings import Bounds
-from addons.forward.forward import will_decrypt
-from addons.policy.addon import PolicyAddon, policy_of
+from addons.policy.addon import PolicyAddon, policy_of, will_decrypt
 from addons.policy.rules import Compiled, compiled
 from addons.policy.settings import From, Policy, Profile, Rule, To
 from addons.records.connections import facts_of
@@ -57,6 +56,7 @@ class _Client(Driver):
         self.script = _Script()
         tctx = taddons.context(self.script, addon)
         self.context = arrived(tctx, port=443, host=host)
+        self.facts.host = host
         outermost = layers.ServerTLSLayer(self.context)
         outermost.child_layer = ClientTls(self.context, Bounds())
         super().__init__(outermost, tctx)
