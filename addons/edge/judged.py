@@ -15,9 +15,10 @@ from mitmproxy.proxy.layers.http._events import RequestHeaders, ResponseData, Re
 from addons.edge import authority
 from addons.edge.again import Again
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
-from addons.policy import asked, pages
+from addons.pages import pages
+from addons.pages.sentences import Kind
+from addons.policy import asked
 from addons.policy.addon import policy_of
-from addons.policy.sentences import Kind
 from addons.records.connections import facts_of
 from hsm import names
 

@@ -10,9 +10,9 @@ from mitmproxy import http
 from addons.forward.availability import Availability
 from addons.forward.leaf_cache import LeafCache
 from addons.forward.new_names import NewNames
-from addons.policy import pages
+from addons.pages import pages
+from addons.pages.sentences import Kind
 from addons.policy.addon import on_outage_of, will_decrypt
-from addons.policy.sentences import Kind
 from addons.records import classes
 from addons.records.connections import facts_of
 from hsm import names

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, cast
 
-from mitmproxy import connection
 from mitmproxy.proxy import commands, layer
 from mitmproxy.proxy.layers.tls import TLSLayer
 from OpenSSL import SSL
 
 from addons.gnutls.connection import Connection
-from addons.inbound.handshakes import Step
+from addons.inbound.handshakes import HandshakeData, InboundHandshakeHook, Step
 from addons.records import classes
 from addons.records.connections import facts_of
 from addons.tls.refusal import INTERNAL_ERROR, Refusal
@@ -22,21 +20,6 @@ class Timed(Protocol):
 
     deadline: float
     """On CLOCK_MONOTONIC, in seconds."""
-
-
-@dataclass
-class HandshakeData:
-    """A step of a handshake that is to be run."""
-
-    client: connection.Client
-    step: Step
-
-
-@dataclass
-class InboundHandshakeHook(commands.StartHook):
-    """A handshake can go on. Blocking: the layer waits until the step has been run."""
-
-    data: HandshakeData
 
 
 class SteppedHandshake(TLSLayer):

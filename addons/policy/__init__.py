@@ -14,8 +14,6 @@ lookup      rules filed by domain, network and user, so that few are walked
 coverage    whether an earlier rule leaves nothing for a later one
 domains     domains and names, and look-ups by them
 networks    networks and addresses, and look-ups by them
+profiles    what profiles may say, checked
 times       days and hours of the week in a zone
-pages       what a client sees of a connection that is blocked or failed
-sentences   the closed set of what is said there
-template    the HTML around it, ours or the operator's
 """

@@ -21,7 +21,8 @@ from mitmproxy.utils import human
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
-from addons.policy import asked, pages
+from addons.pages import pages
+from addons.policy import asked
 from addons.policy.case import Case
 from addons.policy.criteria import Honest
 from addons.policy.decision import decide

@@ -31,7 +31,7 @@ from addons.edge.http1.lingering import Lingering
 from addons.edge.http1.sections import EMPTY_LINES, Section
 from addons.engine import backpressure
 from addons.engine.leaving import Leaving
-from addons.policy.sentences import Kind
+from addons.pages.sentences import Kind
 
 _IN_TURN = 16
 """Requests that are answered at once, before others have their turn."""

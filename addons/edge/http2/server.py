@@ -28,7 +28,7 @@ from addons.edge.http2 import nghttp2
 from addons.edge.http2.connection import Http2Connection
 from addons.edge.http2.events import Fields, Head, Oversized
 from addons.engine.leaving import WhenLeaving
-from addons.policy.sentences import Kind
+from addons.pages.sentences import Kind
 
 _WORK_BEHIND = 2
 """How many times the allowed number of streams may be at work behind them: a stream that was reset makes room for the
