@@ -79,7 +79,7 @@ class ClientTls(LingeringTls, Goodbye, layers.ClientTLSLayer):
         facts = facts_of(self.context.client)
         greeting.note(facts, hello)
         destined(facts, self.context.server.address)
-        decision = yield from asked.at_hello(self.context, hello)
+        decision = yield from asked.at_hello(self.context)
         if decision is not None and decision.acts == "block":
             return (yield from self._block(decision))
         if decision is not None and decision.acts == "bypass":
