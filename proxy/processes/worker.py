@@ -41,7 +41,9 @@ from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
+from addons.policy.addon import PolicyAddon
 from addons.records.connection_log import ConnectionLog
+from addons.records.connections import Connections
 from addons.records.metrics import Metrics
 from addons.revocation.check import Check
 from addons.revocation.lists import Lists
@@ -156,12 +158,14 @@ class Worker:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
+            Connections(),
             self._metrics,
             ConnectionLog(),
             refusals,
             Turns(),
             self._listeners,
             *self._going_out(refusals),
+            PolicyAddon(),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)

@@ -19,6 +19,7 @@ from mitmproxy.proxy.server import TimeoutWatchdog
 
 from addons.edge.listeners.listeners import Listeners
 from addons.engine.master import LeanConnectionHandler
+from addons.records.connections import Connections
 
 _EARLY_BYTES = 262_144
 """Of what comes before it can be used."""
@@ -68,6 +69,8 @@ class EdgeHandler(LeanConnectionHandler):
             writer = self.transports.pop(self.client).writer
             assert writer is not None
             writer.close()
+            if (records := ctx.master.addons.get(Connections.name)) is not None:
+                records.turned_away(self.client)
             return
         try:
             await super().handle_client()
