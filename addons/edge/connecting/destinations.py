@@ -164,6 +164,17 @@ def faces(address: Address) -> Iterator[Address]:
     yield from map(IPv4Address, _embedded(raw))
 
 
+def same_address(one: str, other: str) -> bool:
+    """Whether both texts are one address, whatever their spelling and scope; an IPv4 address in IPv6 is that address.
+    Raises ValueError where one is none."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(text: str) -> Address:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
 _NAT64_LOCAL = bytes.fromhex("0064ff9b0001")
 _LAST_FOUR = (
     bytes.fromhex("00000000000000000000ffff"),  # IPv4-mapped (RFC 4291 section 2.5.5.2)

@@ -14,9 +14,11 @@ from mitmproxy.proxy.layers.tls import TlsClienthelloHook, TLSLayer
 from mitmproxy.tls import ClientHello, ClientHelloData
 from mitmproxy.utils import human
 
+from addons.edge.listeners.bypass import pass_by
 from addons.edge.listeners.hello import HelloError, HelloReader, normal
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.records.connections import facts_of
 from addons.tls.failures import sentence
 from addons.tls.goodbye import Goodbye
 from addons.tls.refusal import INTERNAL_ERROR, alert
@@ -73,6 +75,9 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
         yield TlsClienthelloHook(greeting)
         if greeting.ignore_connection:
             return (yield from let_through(super().receive_handshake_data(data)))
+        decision = facts_of(self.context.client).decision
+        if decision is not None and decision.action == "bypass":
+            return (yield from pass_by(self, data))
         self.client_hello_parsed = True
         first = greeting.establish_server_tls_first and not self.context.server.tls_established
         if first or self._begun:

@@ -238,8 +238,14 @@ class Listeners:
             occupant.hello = None
             occupant.handler.unopened = data.ignore_connection
         if data.ignore_connection:
-            self._end_handshake(data.context.client)
-            self._begin(data.context.client, data.context.client.id)
+            self.bypass_begun(data.context.client)
+
+    def bypass_begun(self, client: connection.Client) -> None:
+        """Its TLS is not opened: from here on it is a stream."""
+        if (occupant := self._occupants.get(client.id)) is not None:
+            occupant.handler.unopened = True
+        self._end_handshake(client)
+        self._begin(client, client.id)
 
     def tls_established_client(self, data: tls.TlsData) -> None:
         """Its first request comes now, or within the time for it."""
