@@ -49,14 +49,19 @@ def exactly(one: socket.socket, size: int) -> bytes:
 def connect(proxy: Passing, port: int, host: str = "127.0.0.1", begun: bytes = HELLO) -> socket.socket:
     """A client that has a tunnel, and has said `begun` in it."""
     one = socket.create_connection(("127.0.0.1", proxy.port), TIME_S)
+    ask(one, host, port)
+    one.sendall(begun)
+    return one
+
+
+def ask(one: socket.socket, host: str, port: int) -> None:
+    """Have a tunnel."""
     one.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\n\r\n".encode())
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += (more := one.recv(1))
         assert more, head
     assert head.startswith(b"HTTP/1.1 200"), head
-    one.sendall(begun)
-    return one
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -66,6 +66,7 @@ class Passing:
     def __init__(
         self, choose: Choose = bypass, *, mode: str = "regular", bounds: Bounds | None = None,
         lookup: Callable[[str], tuple[Found, ...]] | None = None, to: tuple[str, int] | None = None,
+        addons: Sequence[object] = (), lazy: bool = False,
     ) -> None:  # fmt: skip
         self.facts: list[Facts] = []
         self.handlers: list[EdgeHandler] = []
@@ -76,6 +77,8 @@ class Passing:
         self._choose = choose
         self._lookup = lookup
         self._to = to
+        self._addons = addons
+        self._lazy = lazy
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._stop: Callable[[], None] = lambda: None
@@ -117,7 +120,9 @@ class Passing:
             core.Core(), proxyserver.Proxyserver(), NextLayer(self._bounds, NotTls(), registry),
             Connections(self.facts.append), refusals, self.listeners,
             Connecting(resolver, Destinations(()), refusals), _Policy(self._choose),
+            *self._addons,
         )  # fmt: skip
+        master.options.update(connection_strategy="lazy" if self._lazy else "eager")
         self.listeners.running()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
