@@ -15,7 +15,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, Literal
 
 from mitmproxy import connection, ctx
@@ -24,10 +23,9 @@ from mitmproxy.proxy import mode_specs
 from addons.edge.account import account
 from addons.edge.connecting import racing
 from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name, literal
+from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
 from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.engine.loop import Create
-from addons.records.connections import facts_of
 
 _OPERATOR = "operator"
 """The account of names that the operator has written."""
@@ -83,9 +81,7 @@ class Connecting:
         """
         chosen = not self._is_stated(client, stated, host, port)
         try:
-            found = (_judged(client, host) if chosen else ()) or await self._resolver.addresses(
-                host, account(client.peername[0]) if chosen else _OPERATOR
-            )
+            found = await self._resolver.addresses(host, account(client.peername[0]) if chosen else _OPERATOR)
         except TooManyLookupsError as error:
             self._refuse(client, "too-many-lookups", host[:253])
             raise RefusedError(Sentence(502, f"{host} was not looked up: {error}")) from None
@@ -149,17 +145,6 @@ class Connecting:
         self, client: connection.Client, kind: Literal["blocked-destination", "too-many-lookups"], detail: str
     ) -> None:
         self._refusals.edge_refused(EdgeRefusal(client, kind, detail))
-
-
-def _judged(client: connection.Client, host: str) -> tuple[Found, ...]:
-    """The addresses on which it was decided that the client's TLS is not opened: it goes to these and to no others,
-    even where a name server has another answer by now. Empty where nothing was decided, or `host` is another one."""
-    facts = facts_of(client)
-    if facts.decision is None or facts.decision.action != "bypass" or not facts.addresses or not facts.host:
-        return ()
-    if ascii_name(host).removesuffix(".") != ascii_name(facts.host).removesuffix("."):
-        return ()
-    return tuple(chain.from_iterable(literal(one) or () for one in facts.addresses))
 
 
 async def _connected(permitted: Sequence[Found], port: int, local: tuple[Any, ...] | None, create: Create) -> Any:

@@ -112,8 +112,8 @@ class Resolver:
 
         Raises TooManyLookupsError, TimeoutError, or another OSError where it has none; each with a sentence.
         """
-        if found := literal(host):
-            return found
+        if literal := _literal(host):
+            return literal
         name = ascii_name(host)
         answer = self._recall(name)
         if answer is None:
@@ -224,9 +224,8 @@ def system_lookup(name: str) -> tuple[Found, ...]:
     return tuple(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
 
 
-def literal(host: str) -> tuple[Found, ...] | None:
-    """An address that is written as one needs nobody to ask; None for a name, and for a scope, which is the kernel's to
-    know."""
+def _literal(host: str) -> tuple[Found, ...] | None:
+    """An address that is written as one needs nobody to ask; a scope is the kernel's to know."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -19,7 +19,6 @@ from mitmproxy.proxy import commands, events, layers
 from mitmproxy.test import taddons
 from OpenSSL import SSL
 
-from addons.edge.connecting.resolver import Found
 from addons.edge.listeners.bypass import BypassBegunHook, HandOver
 from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.settings import Bounds
@@ -244,19 +243,3 @@ def test_within_tls_to_the_proxy(far: Far) -> None:
                 assert client.recv(1) == b""
         assert proxy.handlers[-1]._relay is None
     assert proxy.facts[-1].event == "bypassed"
-
-
-def test_it_goes_where_it_was_judged(far: Far) -> None:
-    """A name server that has another answer by the time of the connection is not asked."""
-
-    def moves(_: str) -> tuple[Found, ...]:
-        return ((2, ("127.0.0.66", 0)),)
-
-    def judged(facts: Facts, data: tls.ClientHelloData) -> None:
-        bypass(facts, data)
-        facts.host, facts.addresses = "bank.test", ("127.0.0.1",)
-
-    with Passing(judged, lookup=moves, lazy=True) as proxy:
-        with connect(proxy, far.port, "Bank.Test") as client, far.taken() as server:
-            _both_ways(client, server)
-        assert not proxy.asked
