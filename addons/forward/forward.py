@@ -33,6 +33,7 @@ from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
+from addons.records.connections import facts_of
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
 from addons.tls.pieces import PiecewiseConnection
@@ -100,7 +101,11 @@ class Forward:
     # what happens before the client's handshake
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told."""
+        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told. Who is
+        refused already, or not to be decrypted, needs none."""
+        decision = facts_of(flow.client_conn).decision
+        if flow.response is not None or (decision is not None and decision.acts != "decrypt"):
+            return None
         try:
             host = names.to_ascii(flow.request.host)
         except ValueError as error:

@@ -38,6 +38,7 @@ from addons.inbound.handshakes import Step
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
 from addons.modes import InboundMode, InboundTransparentMode
+from addons.policy import asked
 from addons.tls import client_hello
 from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
 from addons.upstream.layer import ServerTls
@@ -46,7 +47,7 @@ UNRECOGNIZED_NAME = 112
 """RFC 6066 section 3."""
 _PROTOCOL_VERSION = 70
 
-Refused = Literal["no-tls", "malformed", "no-site", "no-key", "old-version", "too-slow"]
+Refused = Literal["blocked", "no-tls", "malformed", "no-site", "no-key", "old-version", "too-slow"]
 
 
 class Guide(Protocol):
@@ -171,12 +172,20 @@ class InboundListener(layer.Layer):
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, error.kind, str(error)))
             yield from self._refuse("malformed", error.alert)
             return
-        if hello is None:
-            return
+        if hello is not None:
+            yield from self._choose(hello)
+
+    def _choose(self, hello: ClientHello) -> layer.CommandGenerator[None]:
+        """The site, and what the policy says of its client."""
         self.sites = self.guide.sites(self._listener)
         self.site = self.sites.find(hello.sni)
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
+            return
+        decision = yield from asked.at_hello(self.context, hello)
+        if decision is not None and decision.acts == "block":
+            yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
+            yield from self._refuse("blocked", asked.ACCESS_DENIED, hello.sni or "")
             return
         if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")

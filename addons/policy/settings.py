@@ -64,7 +64,9 @@ class When(_Table, frozen=True):
 
 
 class Rule(_Table, frozen=True, rename={"from_": "from"}):
-    """One rule; the first that matches decides. Its criteria are and-ed, within a list or-ed."""
+    """One rule; the first that matches decides. `from`, `to`, `client` and `when` are and-ed, and so are the lists in
+    them; within a list entries are or-ed. Users and groups are one list (who it is), domains and categories are one
+    (what it is called). What is empty holds for all."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     action: Action
@@ -111,11 +113,13 @@ class Accept(_Table, frozen=True):
 
 
 class Policy(_Table, frozen=True):
-    """The whole of it. `default` is what no rule matches; "warn" decrypts as if there were no rules and tells what
-    would have happened."""
+    """The whole of it. `default` is what no rule matches, but at our own sites, which are decrypted then; "warn"
+    decrypts as if there were no rules and tells what would have happened. `categories` are lists of domains by their
+    names."""
 
     default: Action = "decrypt"
     mode: Literal["enforce", "warn"] = "enforce"
     no_sni: Literal["decrypt", "block"] = "decrypt"
     probe: Probe = "before"
+    categories: dict[str, tuple[str | Suffix, ...]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()

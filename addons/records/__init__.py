@@ -2,6 +2,8 @@
 
 connections     where the facts of each connection are, from its first byte to its record
 facts           all that is known of one client connection, in one object; no I/O
+record          a line of the decryption log: its parts, its bound, its schema; no I/O
+translation     facts as a record, and back; no I/O
 connection_log  one line for each connection that fails
 metrics         counters of connections, handshakes and flows, in a registry of this worker's own
 """

@@ -38,6 +38,7 @@ from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
+from addons.policy.addon import PolicyAddon
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
 from addons.records.metrics import Metrics
@@ -155,6 +156,7 @@ class Worker:
             Turns(),
             self._listeners,
             self._connecting(refusals),
+            PolicyAddon(),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)

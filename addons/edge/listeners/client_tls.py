@@ -18,7 +18,8 @@ from addons.edge.listeners.bypass import pass_by
 from addons.edge.listeners.hello import HelloError, HelloReader, normal
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
-from addons.records.connections import facts_of
+from addons.policy import asked
+from addons.records.facts import Decision
 from addons.tls.failures import sentence
 from addons.tls.goodbye import Goodbye
 from addons.tls.refusal import INTERNAL_ERROR, alert
@@ -46,7 +47,7 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
         super().__init__(made)
         self._hello = hello
         self._begun = begun
-        self._unproven = False
+        self._refused = False
         self._reader = HelloReader(bounds.hello_bytes, bounds.hello_records)
 
     def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
@@ -71,13 +72,15 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
     def _greet(self, hello: ClientHello, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
         """The hello is whole: what follows from it, and then the handshake."""
         self.conn.sni, self.conn.alpn_offers = hello.sni, hello.alpn_protocols
+        decision = yield from asked.at_hello(self.context, hello)
+        if decision is not None and decision.acts == "block":
+            return (yield from self._block(decision))
+        if decision is not None and decision.acts == "bypass":
+            return (yield from pass_by(self, data))
         greeting = ClientHelloData(self.context, hello)
         yield TlsClienthelloHook(greeting)
         if greeting.ignore_connection:
             return (yield from let_through(super().receive_handshake_data(data)))
-        decision = facts_of(self.context.client).decision
-        if decision is not None and decision.action == "bypass":
-            return (yield from pass_by(self, data))
         self.client_hello_parsed = True
         first = greeting.establish_server_tls_first and not self.context.server.tls_established
         if first or self._begun:
@@ -87,7 +90,7 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
                     EdgeRefusal(self.context.client, "server-unproven", f"no TLS with the server: {error}")
                 )
                 yield commands.SendData(self.conn, alert(INTERNAL_ERROR))
-                self._unproven = True
+                self._refused = True
                 return False, f"no TLS with the server: {error}"
             if error:
                 yield commands.Log(f"no TLS with the server ({error}); the client is told in HTTP")
@@ -96,9 +99,15 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
             return False, "connection closed early"
         return (yield from super().receive_handshake_data(normal(data)))
 
+    def _block(self, decision: Decision) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
+        yield commands.SendData(self.conn, alert(asked.ACCESS_DENIED))
+        self._refused = True
+        return False, decision.reason
+
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As ClientTLSLayer, whose words are about clients that do not trust a CA."""
-        if self.client_hello_parsed and not self._unproven:
+        if self.client_hello_parsed and not self._refused:
             doubt = getattr(self.tls, "doubt", "")
             err = sentence(
                 self.broken or err, self.conn.sni or human.format_address(self.context.server.address), doubt

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from mitmproxy import tls
+from mitmproxy import connection
 from mitmproxy.addons import core, proxyserver
 from mitmproxy.proxy import context, layer, mode_specs
 from mitmproxy.proxy.layers import modes
@@ -31,12 +31,12 @@ from addons.engine.stock_addons import LeanOptions
 from addons.records.connections import Connections, facts_of
 from addons.records.facts import Decision, Facts
 
-Choose = Callable[[Facts, tls.ClientHelloData], None]
+Choose = Callable[[Facts], Decision]
 
 
-def bypass(facts: Facts, _data: tls.ClientHelloData) -> None:
+def bypass(_: Facts) -> Decision:
     """Whatever it is, it is not opened."""
-    facts.decision = Decision("everything", "bypass")
+    return Decision("everything", "bypass")
 
 
 _TOP: dict[str, Callable[[context.Context], layer.Layer]] = {
@@ -47,17 +47,19 @@ _TOP: dict[str, Callable[[context.Context], layer.Layer]] = {
 }
 
 
-class _Policy:
-    """Decides when the ClientHello is here."""
+class Chosen:
+    """A policy that decides by a function of a test's."""
 
     name = "policy"
 
-    def __init__(self, choose: Choose) -> None:
+    def __init__(self, choose: Choose = bypass) -> None:
         self._choose = choose
 
-    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
-        """The hello is whole."""
-        self._choose(facts_of(data.context.client), data)
+    def policy_decide(self, client: connection.Client, *_: object) -> None:
+        """The decision is needed."""
+        facts = facts_of(client)
+        if facts.hello:
+            facts.decision = self._choose(facts)
 
 
 class Passing:
@@ -119,7 +121,7 @@ class Passing:
         master.addons.add(
             core.Core(), proxyserver.Proxyserver(), NextLayer(self._bounds, NotTls(), registry),
             Connections(self.facts.append), refusals, self.listeners,
-            Connecting(resolver, Destinations(()), refusals), _Policy(self._choose),
+            Connecting(resolver, Destinations(()), refusals), Chosen(self._choose),
             *self._addons,
         )  # fmt: skip
         master.options.update(connection_strategy="lazy" if self._lazy else "eager")

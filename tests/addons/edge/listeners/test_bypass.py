@@ -23,12 +23,11 @@ from addons.edge.listeners.bypass import BypassBegunHook, HandOver
 from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.settings import Bounds
 from addons.records.connections import facts_of
-from addons.records.facts import Decision, Facts
 from proxy.demo.origin import OriginCA
 from tests.addons.edge.driver import Driver, arrived
 from tests.addons.edge.hellos import built
 from tests.addons.edge.listeners.far import HELLO, TIME_S, Far, Sending, ask, connect, drained, exactly
-from tests.addons.edge.listeners.passing import Passing, bypass
+from tests.addons.edge.listeners.passing import Chosen, Passing
 from tests.waiting import wait_until
 
 
@@ -36,13 +35,13 @@ class _Client(Driver):
     """A client whose server is connected to, unless `late`, and whose TLS is not opened."""
 
     def __init__(self, *, late: bool = False, addresses: tuple[str, ...] | None = None) -> None:
-        tctx = taddons.context()
+        tctx = taddons.context(Chosen())
         self.context = arrived(tctx, port=443)
         self.context.server.peername = ("192.0.2.80", 443)
         if late:
             self.context.server.timestamp_start, self.context.server.state = None, ConnectionState.CLOSED
         facts = facts_of(self.context.client)
-        facts.decision, facts.addresses = Decision("bank", "bypass"), addresses
+        facts.addresses = addresses
         self.facts = facts
         outermost = layers.ServerTLSLayer(self.context)
         outermost.child_layer = ClientTls(self.context, Bounds())
@@ -223,13 +222,9 @@ def test_within_tls_to_the_proxy(far: Far) -> None:
     """A client that reaches the proxy by TLS: its own TLS is within that, so its socket does not carry it as it is, and
     a layer passes it on."""
 
-    def only_within(facts: Facts, data: tls.ClientHelloData) -> None:
-        if data.client_hello.sni == "bank.test":
-            bypass(facts, data)
-
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    with Passing(only_within, addons=[_Certificate()]) as proxy:
+    with Passing(addons=[_Certificate()]) as proxy:
         raw = socket.create_connection(("127.0.0.1", proxy.port), TIME_S)
         with trusting.wrap_socket(raw, server_hostname="proxy.test") as client:
             ask(client, "127.0.0.1", far.port)
