@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime as dt
+import functools
 import logging
 import os
 import signal
@@ -24,6 +26,7 @@ from prometheus_client import Counter
 from addons import seam
 from addons.edge.connecting.connecting import Connecting
 from addons.edge.connecting.destinations import Destinations
+from addons.edge.connecting.errands import Errands
 from addons.edge.connecting.proxyserver import Proxyserver
 from addons.edge.connecting.resolver import Resolver
 from addons.edge.connecting.this_machine import is_local, listeners
@@ -42,7 +45,13 @@ from addons.policy.addon import PolicyAddon
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
 from addons.records.metrics import Metrics
+from addons.revocation.check import Check
+from addons.revocation.lists import Lists
+from addons.revocation.servers import Servers
+from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
+from addons.upstream.chains import Chains
+from addons.upstream.issuers import Issuers
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -155,7 +164,7 @@ class Worker:
             refusals,
             Turns(),
             self._listeners,
-            self._connecting(refusals),
+            *self._going_out(refusals),
             PolicyAddon(),
         ]
         if self._sites is not None:
@@ -175,7 +184,8 @@ class Worker:
             )
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
-    def _connecting(self, refusals: Refusals) -> Connecting:
+    def _going_out(self, refusals: Refusals) -> list[object]:
+        """What connects to servers, and to those whom servers' certificates name."""
         section, limits = self._config.proxy, self._config.limits
         ours = [self._listen, *self._inbound, self._config.status_listen]
         places = listeners((one.host, one.port) for one in ours if one)
@@ -184,7 +194,12 @@ class Worker:
         except OSError as error:
             raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
         resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
-        return Connecting(resolver, destinations, refusals)
+        errands = Errands(resolver, destinations)
+        responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
+        status = Status(Check(responders, Lists(responders, clock), clock), clock)
+        directory = self._config.mitmproxy.options.get("ssl_verify_upstream_trusted_confdir")
+        chains = Chains(Issuers(Servers(errands.connect)), _for_openssl(self._config.upstream_ca), directory)
+        return [Connecting(resolver, destinations, refusals), status, chains]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
