@@ -16,7 +16,10 @@ from mitmproxy.proxy import commands, context, events, layer, layers
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from addons.edge.connecting.destinations import same_address
+from addons.policy import asked
+from addons.policy.probe import Probing
 from addons.records.connections import facts_of
+from addons.tls.refusal import alert
 
 
 @dataclass
@@ -25,6 +28,14 @@ class BypassBegunHook(commands.StartHook):
 
     client: connection.Client
     blocking = False
+
+
+@dataclass
+class ProbeHook(commands.StartHook):
+    """A server is about to get a ClientHello that nobody opens: whether it may (`addons.policy.probe`). Blocking."""
+
+    probing: Probing
+    name = "policy_probe"
 
 
 class HandOver(commands.RequestWakeup):
@@ -39,10 +50,12 @@ class HandOver(commands.RequestWakeup):
 class Bypass(layer.Layer):
     """All that is left of TLS with a client that is not inspected."""
 
-    def __init__(self, made: context.Context, begun: bytes) -> None:
-        """`begun` is what has come from the client, as it came: its ClientHello."""
+    def __init__(self, made: context.Context, begun: bytes, *, probed: bool = True) -> None:
+        """`begun` is what has come from the client, as it came: its ClientHello. A server can be `probed` where TLS is
+        what it speaks from the first byte on."""
         super().__init__(made)
         self._begun = begun
+        self._probed = probed
         self._handing: HandOver | None = None
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -71,12 +84,23 @@ class Bypass(layer.Layer):
             yield commands.Log("a bypassed connection is cut: its server is none of the addresses that were judged")
             yield from self._close()
             return
+        if self._probed and not (yield from self._may_go()):
+            return
         yield commands.SendData(server, self._begun)
         self._begun = b""
         socket = _carrier(self.context)
         if socket is not None and server.state & ConnectionState.CAN_WRITE:
             self._handing = HandOver(client, socket)
             yield self._handing
+
+    def _may_go(self) -> layer.CommandGenerator[bool]:
+        """Ask the probe; a client whose server is refused hears so."""
+        probing = Probing(self.context.client, self.context.server)
+        yield ProbeHook(probing)
+        if probing.refused:
+            yield commands.SendData(self.context.client, alert(asked.ACCESS_DENIED))
+            yield from self._close()
+        return not probing.refused
 
     def _as_judged(self) -> bool:
         """Whether the server that was connected to before is at an address that the decision was made on."""
@@ -105,7 +129,9 @@ class Bypass(layer.Layer):
                 yield commands.CloseConnection(side)
 
 
-def pass_by(tls: layers.ClientTLSLayer, begun: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+def pass_by(
+    tls: layers.ClientTLSLayer, begun: bytes, *, probed: bool = True
+) -> layer.CommandGenerator[tuple[bool, str | None]]:
     """Have a bypass stand in for `tls`, whose ClientHello has come, and the layer of the server's TLS around it, as
     mitmproxy does it for connections that scripts ignore: they look at events of connections that are none. The answer
     is what `receive_handshake_data` is to return."""
@@ -115,7 +141,7 @@ def pass_by(tls: layers.ClientTLSLayer, begun: bytes) -> layer.CommandGenerator[
     around = made.layers[made.layers.index(tls) - 1]
     if isinstance(around, layers.ServerTLSLayer):
         around.conn = around.tunnel_connection = connection.Server(address=None)
-    tls.child_layer = Bypass(made, begun)
+    tls.child_layer = Bypass(made, begun, probed=probed)
     return True, None
 
 

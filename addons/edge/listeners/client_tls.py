@@ -76,7 +76,7 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
         if decision is not None and decision.acts == "block":
             return (yield from self._block(decision))
         if decision is not None and decision.acts == "bypass":
-            return (yield from pass_by(self, data))
+            return (yield from pass_by(self, data, probed=not self._begun))
         greeting = ClientHelloData(self.context, hello)
         yield TlsClienthelloHook(greeting)
         if greeting.ignore_connection:

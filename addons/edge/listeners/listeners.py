@@ -124,6 +124,11 @@ class Listeners:
         for occupant in list(self._occupants.values()):
             await occupant.handler.leave()
 
+    def cut(self, client: connection.Client, why: str) -> None:
+        """End a client's connection."""
+        if (occupant := self._occupants.get(client.id)) is not None:
+            occupant.handler.cut(why)
+
     def begin_handshake(self, client: connection.Client) -> bool:
         """A client's TLS begins; False where it has too many of them: then it is cut."""
         occupant = self._occupants.get(client.id)
