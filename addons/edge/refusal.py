@@ -15,6 +15,9 @@ from mitmproxy.proxy import commands
 from mitmproxy.utils import human
 from prometheus_client import CollectorRegistry, Counter
 
+from addons.records.connections import facts_of
+from addons.records.facts import ErrorClass, Side
+
 logger = logging.getLogger("hsmitm.edge")
 
 Class = Literal[
@@ -44,6 +47,33 @@ Class = Literal[
     "server-wants-client-certificate",
 ]
 CLASSES: tuple[Class, ...] = get_args(Class)
+ERRORS: dict[Class, tuple[ErrorClass, Side]] = {
+    "not-tls": ("not-tls", "client"),
+    "malformed-hello": ("malformed-hello", "client"),
+    "oversized-hello": ("oversized-hello", "client"),
+    "slow-hello": ("too-slow", "client"),
+    "too-many-connections": ("no-resources", "client"),
+    "too-many-of-client": ("no-resources", "client"),
+    "too-many-handshakes": ("no-resources", "client"),
+    "idle": ("too-slow", "client"),
+    "oversized-head": ("no-resources", "client"),
+    "oversized-trailers": ("no-resources", "client"),
+    "malformed-request": ("not-tls", "client"),
+    "malformed-response": ("not-tls", "server"),
+    "host-mismatch": ("host-mismatch", "client"),
+    "http2-flood": ("no-resources", "client"),
+    "http2-error": ("not-tls", "client"),
+    "oversized-message": ("no-resources", "client"),
+    "too-many-names": ("no-resources", "client"),
+    "too-many-lookups": ("no-resources", "client"),
+    "blocked-destination": ("blocked-destination", "server"),
+    "broken-tls": ("client-closed", "client"),
+    "no-common-signature": ("no-common-cipher", "client"),
+    "server-unproven": ("connect-failed", "server"),
+    "server-wants-client-certificate": ("server-wants-client-certificate", "server"),
+}
+"""What the decryption log calls it, and whose doing it is, where nothing else is known to be the cause: not-tls is what
+should be TLS or HTTP and is neither, no-resources what is more than a bound of ours."""
 _MAX_DETAIL = 200
 """Characters of what a peer said that are shown."""
 
@@ -80,6 +110,8 @@ class Refusals:
     def edge_refused(self, refusal: EdgeRefusal) -> None:
         """Count it and say it in one line."""
         self.count(refusal.kind)
+        kind, side = ERRORS[refusal.kind]
+        facts_of(refusal.client).fail(kind, side, refusal.detail)
         self.tell(refusal)
 
     def count(self, kind: Class) -> None:

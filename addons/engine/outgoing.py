@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from mitmproxy import connection
 from mitmproxy.proxy import commands, events, layers
 
+from addons.records.connections import facts_of
+
 _ONE_WRITE = 65536
 """Bytes that are joined at most: beyond that copying them costs more than another system call."""
 
@@ -26,6 +28,7 @@ class Outgoing:
 
     def __init__(self, client: connection.Client) -> None:
         self._client = client
+        self._facts = facts_of(client)
         self._last: commands.SendData | None = None
         self._finished: commands.SendData | None = None
         self._tickets: commands.SendData | None = None
@@ -47,9 +50,12 @@ class Outgoing:
 
     def send(self, command: commands.SendData) -> commands.SendData | None:
         """Take `command`; what has to go out before it, if anything has."""
+        to_client = command.connection is self._client
+        leg = self._facts.client_leg if to_client else self._facts.server_leg
+        leg.bytes_out += len(command.data)
         last_of_handshake = self._established is command.connection
         self._established = None
-        self._asked = self._asked or command.connection is not self._client
+        self._asked = self._asked or not to_client
         if self._last is not None and self._last.connection is command.connection:
             if _fit(self._last, command):
                 self._last.data += command.data

@@ -21,8 +21,6 @@ from mitmproxy import connection, ctx, http, tls
 from mitmproxy.addons.tlsconfig import AppData
 from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
-from mitmproxy.proxy.layers import modes
-from mitmproxy.proxy.layers.http import HttpStream
 from OpenSSL import SSL
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
@@ -34,7 +32,9 @@ from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
-from addons.records.connections import facts_of
+from addons.records import classes
+from addons.records.connections import facts_of, outermost
+from addons.records.facts import Lookup
 from addons.records.metrics import Metrics
 from addons.tls import client_hello
 from addons.tls.pieces import PiecewiseConnection
@@ -99,6 +99,7 @@ class Forward:
         try:
             host = names.to_ascii(flow.request.host)
         except ValueError as error:
+            facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
             flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
             return None
         if not any(cache.covers(host) for cache in self._caches.values()):
@@ -185,6 +186,7 @@ class Forward:
             if private is None or (found := cache.take(key)) is None:
                 return self._start_client(data, host, key)
             data.ssl_conn = self._connection(found, private, key, data)
+            found.note(facts_of(data.context.client), key.authority, "hit")
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
         return None
@@ -198,16 +200,18 @@ class Forward:
                     data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part that a refusal needs
                     return
                 ended = await self._new_names.turn(client, self._timeout_s)
+            lookup: Lookup = "hit" if key in cache else "joined" if cache.mints(key) else "miss"
             found = await cache.leaf(key, ended)
             self._metrics.set_leaves(self._leaves)
             data.ssl_conn = self._connection(found, await self._keys.key(key.kind), key, data)
+            found.note(facts_of(client), key.authority, lookup)
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
 
     def _wanted(self, conn_context: context.Context, facts: Known) -> tuple[str, LeafKey]:
         client, server = conn_context.client, conn_context.server
         host = requested_host(client.sni, server.address[0] if server.address else None, client.sockname[0])
-        trusted = facts.verified or _outermost(conn_context)
+        trusted = facts.verified or outermost(conn_context)
         show(client, server.address, "trust" if trusted else "untrust")
         if not trusted and not facts.answered:
             why = server.error or f"{host} was not reached"
@@ -229,7 +233,7 @@ class Forward:
             self._note_failure(error)
             raise
         self._availability.note_signature()
-        return leaf(minted.certificate, minted.not_before, minted.not_after)
+        return leaf(minted)
 
     def _note_failure(self, error: HsmitmError) -> None:
         if isinstance(error, TryLaterError | DeadlineError):
@@ -282,7 +286,7 @@ class Forward:
         # A proxy that is itself reached over TLS speaks HTTP/1.1 there: mitmproxy has no CONNECT over HTTP/2.
         conn.set_app_data(
             AppData(
-                client_alpn=b"http/1.1" if _outermost(data.context) else client.alpn,
+                client_alpn=b"http/1.1" if outermost(data.context) else client.alpn,
                 server_alpn=server.alpn,
                 http2=ctx.options.http2,
             )
@@ -291,23 +295,19 @@ class Forward:
         return conn
 
 
-def _outermost(made: context.Context) -> bool:
-    """Whether this TLS is that of the proxy itself, reached over TLS: there is no server whose leaf it could be."""
-    explicit = bool(made.layers) and isinstance(made.layers[0], modes.HttpProxy | modes.HttpUpstreamProxy)
-    return explicit and not any(isinstance(one, HttpStream) for one in made.layers)
-
-
 def _nothing() -> None:
     """Nobody waits for the end of a mint."""
 
 
 def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
+    facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
     logger.warning("CONNECT %s refused: %s", host, error)
     flow.response = _page(502, f"{host} cannot be inspected now, and it is not let through: {error}")
 
 
 def _give_nothing(data: tls.TlsData, host: str, error: Exception) -> None:
     logger.warning("no certificate for %s: %s", host or data.context.client.sni, error)
+    facts_of(data.context.client).fail(classes.of_hsm(error), "client", str(error), "internal_error")
     data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
 
 

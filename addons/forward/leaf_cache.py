@@ -18,8 +18,10 @@ from OpenSSL import crypto
 
 from addons.forward.leaf_keys import LeafKind
 from addons.forward.leaf_store import LeafStore
+from addons.records import legs
+from addons.records.facts import CertificateFacts, Facts, Lookup
 from addons.records.metrics import Outcome
-from hsm.wire.worker import Authority
+from hsm.wire.worker import Authority, Minted
 
 logger = logging.getLogger("hsmitm.leaf_cache")
 
@@ -46,16 +48,35 @@ class Leaf(Struct):
     certificate: crypto.X509
     not_after: float
     renew_at: float
+    shown: CertificateFacts | None = None
+    serial: str = ""
+    """In hex, as the signer's log has it."""
+    member: str = ""
+    sign_ms: float = 0.0
+
+    def note(self, facts: Facts, authority: Authority, lookup: Lookup) -> None:
+        """A client gets it: which it is, and, where the client had to wait for it, what it cost."""
+        facts.authority, facts.leaf_serial, facts.leaf_cache = authority, self.serial, lookup
+        facts.client_leg.certificate = self.shown
+        if lookup != "hit":
+            facts.member, facts.sign_ms = self.member, self.sign_ms
 
 
 Mint = Callable[[LeafKey], Awaitable[Leaf]]
 
 
-def leaf(certificate: bytes, not_before: float, not_after: float) -> Leaf:
+def leaf(minted: Minted) -> Leaf:
     """A leaf from what the signer sent. Its life counts from now: back-dating is no part of it."""
-    begins = max(not_before, time.time())
+    begins = max(minted.not_before, time.time())
+    certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, minted.certificate)
     return Leaf(
-        crypto.load_certificate(crypto.FILETYPE_ASN1, certificate), not_after, begins + RENEW_AT * (not_after - begins)
+        certificate,
+        minted.not_after,
+        begins + RENEW_AT * (minted.not_after - begins),
+        legs.certificate(certificate.to_cryptography()),
+        f"{certificate.get_serial_number():x}",
+        minted.member,
+        minted.sign_ms,
     )
 
 

@@ -219,6 +219,20 @@ class Connection:
         code = self._library.gnutls_server_name_get(self._session, room, size, kind, 0)
         return text(room) if code == 0 else None
 
+    def get_group_name(self) -> str | None:
+        """The group of the key exchange as OpenSSL spells it; None where there is none, as with RSA's."""
+        name = self._library.gnutls_group_get_name(self._library.gnutls_group_get(self._session))
+        if name == ffi.NULL:
+            return None
+        spelt = text(name).replace("-", "")
+        return spelt if "MLKEM" in spelt else spelt.lower()
+
+    @property
+    def shown(self) -> bytes:
+        """The certificate (DER) that the client was shown; empty in a resumed session, where it was none."""
+        ours = self._library.gnutls_certificate_get_ours(self._session)
+        return b"" if ours == ffi.NULL else bytes(ffi.buffer(ours.data, ours.size))
+
     def get_shutdown(self) -> int:
         """SSL.SENT_SHUTDOWN, SSL.RECEIVED_SHUTDOWN, both, or 0."""
         return self._shutdown

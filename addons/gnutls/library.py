@@ -118,6 +118,9 @@ int gnutls_protocol_get_version(void *session);
 int gnutls_kx_get(void *session);
 int gnutls_cipher_get(void *session);
 int gnutls_mac_get(void *session);
+int gnutls_group_get(void *session);
+const char *gnutls_group_get_name(int group);
+const gnutls_datum_t *gnutls_certificate_get_ours(void *session);
 const char *gnutls_cipher_suite_get_name(int kx, int cipher, int mac);
 """
 

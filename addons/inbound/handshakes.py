@@ -27,6 +27,9 @@ class Step:
         self.deadline = deadline
         self.failure: BaseException | None = None
         self.asked = False
+        self.member = ""
+        self.sign_ms = 0.0
+        """Whose signature it got, and how long that took there."""
         self._connection = connection
         self._lock = threading.Lock()
         self._request: concurrent.futures.Future[Any] | None = None

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mitmproxy import connection, ctx, http, tls
+from mitmproxy.proxy import context, layer
+from mitmproxy.proxy.mode_servers import AsyncioServerInstance
 from mitmproxy.utils import human
 from msgspec import Struct
 from OpenSSL import SSL
@@ -25,16 +27,33 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from addons.gnutls.connection import Connection
 from addons.inbound import told
 from addons.inbound.handshakes import Handshakes, Step
-from addons.inbound.layer import HandshakeData, InboundListener, Refused, TimeIsUp
+from addons.inbound.layer import HandshakeData, InboundListener, TimeIsUp
+from addons.inbound.refused import Refused
 from addons.inbound.settings import Forwarded, HandshakeSettings
 from addons.inbound.sites import Site, Sites
-from addons.modes import Modes
+from addons.modes import InboundMode, InboundTransparentMode, Modes
 from addons.tls.refusal import Refusal
 from addons.upstream import stated
 from addons.upstream.stated import Upstream
 from hsm.errors import DeadlineError
 
 logger = logging.getLogger("hsmitm.inbound")
+
+
+class InboundInstance(AsyncioServerInstance[InboundMode]):
+    """mitmproxy's server of the mode."""
+
+    def make_top_layer(self, made: context.Context) -> layer.Layer:
+        """The outermost layer of a connection."""
+        return InboundListener(made, ctx.master.addons.get("inbound"), int(self.mode.data))
+
+
+class InboundTransparentInstance(AsyncioServerInstance[InboundTransparentMode]):
+    """mitmproxy's server of the mode."""
+
+    def make_top_layer(self, made: context.Context) -> layer.Layer:
+        """The outermost layer of a connection."""
+        return InboundListener(made, ctx.master.addons.get("inbound"), int(self.mode.data))
 
 
 class _Served(Struct):

@@ -1,6 +1,5 @@
 """mitmproxy's layers for inbound connections: read the ClientHello, pick the site, have the handshake done elsewhere.
 
-    InboundInstance  a server of the proxy mode "inbound:N@host:port", N being the listener's place in the configuration
     InboundListener  the outermost layer of such a connection
     InboundTls       mitmproxy's client TLS layer, whose handshake steps are a hook: a layer may not block, a hook may
 
@@ -13,9 +12,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from logging import DEBUG
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
-from mitmproxy import connection, ctx
+from mitmproxy import connection
 from mitmproxy.proxy import commands, context, events, layer, tunnel
 from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
@@ -23,7 +22,6 @@ from mitmproxy.proxy.layers.tls import (
     TlsClienthelloHook,
     TLSLayer,
 )
-from mitmproxy.proxy.mode_servers import AsyncioServerInstance
 from mitmproxy.tls import ClientHello, ClientHelloData
 from OpenSSL import SSL
 
@@ -35,19 +33,21 @@ from addons.edge.settings import Bounds
 from addons.gnutls.connection import Connection
 from addons.inbound import proxy_protocol
 from addons.inbound.handshakes import Step
+from addons.inbound.refused import CLASSES, Refused
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
-from addons.modes import InboundMode, InboundTransparentMode
 from addons.policy import asked
+from addons.records import classes, greeting
+from addons.records.connections import destined, facts_of
 from addons.tls import client_hello
 from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
 from addons.upstream.layer import ServerTls
+from hsm.errors import HsmitmError
 
 UNRECOGNIZED_NAME = 112
 """RFC 6066 section 3."""
 _PROTOCOL_VERSION = 70
-
-Refused = Literal["blocked", "no-tls", "malformed", "no-site", "no-key", "old-version", "too-slow"]
+GONE = "the client went away"
 
 
 class Guide(Protocol):
@@ -71,22 +71,6 @@ class Guide(Protocol):
 
     def unwatch(self, listener: InboundListener) -> None:
         """The listener's handshake is over, well or not."""
-
-
-class InboundInstance(AsyncioServerInstance[InboundMode]):
-    """mitmproxy's server of the mode."""
-
-    def make_top_layer(self, context: context.Context) -> layer.Layer:
-        """The outermost layer of a connection."""
-        return InboundListener(context, ctx.master.addons.get("inbound"), int(self.mode.data))
-
-
-class InboundTransparentInstance(AsyncioServerInstance[InboundTransparentMode]):
-    """mitmproxy's server of the mode."""
-
-    def make_top_layer(self, context: context.Context) -> layer.Layer:
-        """The outermost layer of a connection."""
-        return InboundListener(context, ctx.master.addons.get("inbound"), int(self.mode.data))
 
 
 @dataclass
@@ -167,12 +151,15 @@ class InboundListener(layer.Layer):
             hello = self._reader.feed(data)
         except HelloError as error:
             if self._reader.raw[0] != HANDSHAKE:
+                facts_of(self.context.client).fail("not-tls", "client", str(error))
                 yield from self._refuse("no-tls", error.alert)
                 return
+            facts_of(self.context.client).fail(error.kind, "client", str(error), classes.alert_in(alert(error.alert)))
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, error.kind, str(error)))
             yield from self._refuse("malformed", error.alert)
             return
         if hello is not None:
+            greeting.note(facts_of(self.context.client), hello)
             yield from self._choose(hello)
 
     def _choose(self, hello: ClientHello) -> layer.CommandGenerator[None]:
@@ -199,7 +186,10 @@ class InboundListener(layer.Layer):
         self.guide.unwatch(self)
         self._refused = True
         self.guide.refused(self.context.client, why, sni)
-        yield commands.SendData(self.context.client, alert(description))
+        said = alert(description)
+        kind = CLASSES[why]
+        facts_of(self.context.client).fail(kind, "client", f"refused: {why} {sni}".strip(), classes.alert_in(said))
+        yield commands.SendData(self.context.client, said)
         yield commands.CloseConnection(self.context.client)
 
     def _begin(self, site: Site, hello: ClientHello) -> layer.CommandGenerator[None]:
@@ -207,6 +197,7 @@ class InboundListener(layer.Layer):
         if upstream.address is not None:
             server.address = upstream.address
         self.server_address = server.address
+        destined(facts_of(self.context.client), server.address)
         server.sni = upstream.name or hello.sni or site.title.removeprefix("*.")
         # In this order: a client's TLS layer looks for the server's in front of it.
         in_front = ServerTls(self.context) if upstream.tls else None
@@ -225,6 +216,7 @@ class InboundListener(layer.Layer):
         if client.timestamp_tls_setup is not None or (self._tls and self._tls.stepping):
             return
         self.guide.refused(client, "too-slow", client.sni or "")
+        facts_of(client).fail("too-slow", "client", f"no handshake within {self.guide.handshake_s:g} s")
         if self._tls is not None and self._tls.tls is not None:
             yield from self._tls.abort()
         else:
@@ -239,6 +231,8 @@ class _SteppedHandshake(TLSLayer):
     _step: Step | None = None
     _steps = 0
     _key_was_asked = False
+    last_alert = ""
+    failure: BaseException | None = None
 
     @property
     def ours(self) -> Connection | Refusal:
@@ -259,11 +253,17 @@ class _SteppedHandshake(TLSLayer):
             yield InboundHandshakeHook(HandshakeData(self.context.client, step))
             self._step = None
             self._key_was_asked = step.asked
+            facts = facts_of(self.context.client)
+            facts.member, facts.sign_ms = step.member or facts.member, step.sign_ms or facts.sign_ms
+            self.failure = step.failure.__cause__ if isinstance(step.failure, SSL.Error) else step.failure
             if step.failure is not None and not isinstance(step.failure, SSL.Error):
                 self.ours.abort(INTERNAL_ERROR)
         done, error = yield from super().receive_handshake_data(b"")
         if error:
-            yield from self.tls_interact()  # mitmproxy closes without the alert
+            for command in self.tls_interact():  # mitmproxy closes without the alert
+                if isinstance(command, commands.SendData):
+                    self.last_alert = classes.alert_in(command.data)
+                yield command
             error = self.ours.broken or error
         return done, error
 
@@ -281,12 +281,13 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         if self.client_hello_parsed:
             return (yield from super().receive_handshake_data(data))
         self.conn.sni, self.conn.alpn_offers = self._hello.sni, self._hello.alpn_protocols
-        greeting = ClientHelloData(self.context, self._hello)
-        yield TlsClienthelloHook(greeting)
-        if greeting.ignore_connection:
+        asked = ClientHelloData(self.context, self._hello)
+        yield TlsClienthelloHook(asked)
+        if asked.ignore_connection:
+            facts_of(self.context.client).event = "bypassed"
             return (yield from let_through(super().receive_handshake_data(data)))
         self.client_hello_parsed = True
-        if greeting.establish_server_tls_first and not self.context.server.tls_established:
+        if asked.establish_server_tls_first and not self.context.server.tls_established:
             error = yield from self.start_server_tls()
             if error:  # the client is told in HTTP
                 yield commands.Log(f"no TLS with the site's server: {error}", DEBUG)
@@ -304,7 +305,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         """The client says no more. During the first step, which signs, that is the end of the handshake; later it may
         have said all that it has to say, and waits for its answer."""
         if self._step is not None and self._steps == 1:
-            self.listener.guide.give_up(self._step, "the client went away")
+            self.listener.guide.give_up(self._step, GONE)
 
     def abort(self) -> layer.CommandGenerator[None]:
         """Tell the client that it is over."""
@@ -313,6 +314,10 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
 
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As TLSLayer: ClientTLSLayer's words are about clients that do not trust a proxy's CA."""
+        facts = facts_of(self.context.client)
+        ours = self.failure if isinstance(self.failure, HsmitmError) and str(self.failure) != GONE else None
+        kind = classes.of_client(err, ech=facts.ech, groups=facts.groups) if ours is None else classes.of_hsm(ours)
+        facts.fail(kind, "client", err, classes.alert(err) or self.last_alert)
         yield from TLSLayer.on_handshake_error(self, err)
         self.event_to_child = self.errored  # type: ignore[method-assign]
 
@@ -338,6 +343,8 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         is_open = self.tls is not None and self.tunnel_state is tunnel.TunnelState.OPEN
         if is_open and self.ours.broken:
             self.tunnel_state = tunnel.TunnelState.CLOSED
+            why = self.ours.broken
+            facts_of(self.context.client).fail(classes.of_client(why), "client", why, classes.alert(why))
             yield commands.CloseConnection(self.conn)
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:

@@ -35,6 +35,8 @@ class SignerKeys:
         def sign(scheme: str, digest: bytes) -> bytes:
             answer = self._ask(TlsSign(name, scheme, digest))
             assert isinstance(answer, TlsSigned)
+            step = handshakes.current()
+            step.member, step.sign_ms = answer.member, answer.sign_ms
             return answer.signature
 
         def decrypt(ciphertext: bytes) -> bytes:

@@ -108,6 +108,7 @@ class Decision(Struct, frozen=True):
     missing: tuple[Missing, ...] = ()
     categories: tuple[str, ...] = ()
     log: Literal["all", "failures", "none"] = "all"
+    """Of which connections of this rule there is a record in the decryption log."""
     hsm_unavailable: Literal["fail", "bypass", "cached-only"] | None = None
     enforced: bool = True
 
@@ -173,6 +174,8 @@ class Facts(Struct, kw_only=True):
     client_leg: Leg = field(default_factory=Leg)
     server_leg: Leg = field(default_factory=Leg)
     requests: int = 0
+    served: bool = False
+    """A server's answer has gone to the client: what fails after that does not undo it."""
 
     authority: str = ""
     leaf_serial: str = ""

@@ -15,6 +15,7 @@ from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO
 from mitmproxy.utils import human
 
 from addons.modes import Modes
+from addons.records.connections import facts_of
 from addons.tls.refusal import INTERNAL_ERROR, alert
 
 logger = logging.getLogger("hsmitm.handshake")
@@ -66,6 +67,8 @@ class HandshakeTimeout:
         side, address = ("client", client.peername) if of is client else ("server", of.peername)
         where = human.format_address(address) if address else "unknown"
         logger.warning("%s %s did not complete its TLS handshake in %g s", side, where, limit_s)
+        text = f"{where} did not complete its TLS handshake in {limit_s:g} s"
+        facts_of(client).fail("too-slow", "client" if of is client else "server", text)
         if of is client and transport.writer is not None and not transport.writer.is_closing():
             # OpenSSL makes no alert for want of time; one that has keys by now takes a plain record for a failure, too.
             transport.writer.write(alert(INTERNAL_ERROR))

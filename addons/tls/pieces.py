@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 
+from addons.records.classes import UNNAMED
+
 _PIECE = 262_144
 _RECORD = 16_384
 """No record has more (RFC 8446 section 5.1), and pyOpenSSL makes room for as much as it is asked for."""
@@ -76,4 +78,4 @@ def _wanted(ssl: object, _: object) -> int:
 def reason(error: SSL.Error) -> str:
     """OpenSSL's words for what was wrong first, as far as it has some."""
     entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
-    return str(entries[0][2]) if entries and len(entries[0]) > 2 else str(error)
+    return (str(entries[0][2]) or UNNAMED) if entries and len(entries[0]) > 2 else str(error)

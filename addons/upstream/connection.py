@@ -47,19 +47,19 @@ class ServerConnection(PiecewiseConnection):
 
     demand: Demand | None = None
     judgement: Judgement | None = None
-    complaints: list[Verification]
+    complaints: Sequence[Verification] = ()
     completed: list[x509.Certificate] | None = None
     cut = False
     incomplete = False
 
     def watch(self, demand: Demand) -> None:
         """Verify, and go on with what is wrong as far as `demand` has it."""
-        self.demand, self.complaints = demand, []
+        self.demand = demand
         _lib.SSL_set_verify(self._ssl, SSL.VERIFY_PEER, _seen)
 
     def complain(self, said: Verification, top: Callable[[], x509.Certificate | None]) -> bool:
         """OpenSSL complains, of the certificate `top`. Whether to go on."""
-        self.complaints.append(said)
+        self.complaints = (*self.complaints, said)
         demand = self.demand
         assert demand is not None
         if said.code in NO_ISSUER and (above := top()) is not None:
@@ -67,6 +67,13 @@ class ServerConnection(PiecewiseConnection):
         hopeless = ORDER[possible(said.code, demand.profile, incomplete=self.incomplete)] > ORDER[demand.most]
         self.cut = said.code in _OUR_OWN_TROUBLE or (hopeless and not demand.accepts)
         return not self.cut
+
+    @property
+    def verification(self) -> Verification | None:
+        """Of all that OpenSSL said, what weighs most, and its depth; None before the connection is judged."""
+        if self.judgement is None:
+            return self.complaints[-1] if self.complaints else None
+        return self.judgement.worst or Verification(0, 0, "ok")
 
     @property
     def built(self) -> list[x509.Certificate]:

@@ -25,7 +25,7 @@ from addons.modes import Modes
 from addons.policy.addon import policy_of
 from addons.policy.settings import Accept, Profile
 from addons.records.connections import facts_of
-from addons.records.facts import ErrorClass, Facts, Verification
+from addons.records.facts import Facts
 from addons.revocation.answers import Answer
 from addons.revocation.status import Status
 from addons.upstream import repeated
@@ -225,7 +225,7 @@ def _is_hybrid(made: ServerConnection) -> bool:
 def _note(data: tls.TlsData, made: ServerConnection, judgement: Judgement) -> None:
     made.judgement = judgement
     facts = facts_of(data.context.client)
-    facts.server_leg.verification = judgement.worst or Verification(0, 0, "ok")
+    facts.server_leg.verification = made.verification
     if judgement.outcome == "block" and judgement.kind is not None:
         facts.fail(judgement.kind, "server", judgement.sentence)
     elif judgement.kind is not None:
@@ -234,11 +234,11 @@ def _note(data: tls.TlsData, made: ServerConnection, judgement: Judgement) -> No
         logger.warning("%s; it is used under the %s CA", judgement.sentence, authority, extra=told)
 
 
-def cut(made: ServerConnection, facts: Facts) -> tuple[ErrorClass, str]:
-    """The class and the sentence of a handshake that OpenSSL's last complaint has ended, noted in the facts."""
+def cut(made: ServerConnection, facts: Facts, alert: str) -> str:
+    """Why OpenSSL's last complaint has ended the handshake, in a sentence, noted in the facts with the `alert`."""
     assert made.demand is not None
     last = made.complaints[-1]
     kind, sentence = alone(made.demand.host, last, incomplete=made.incomplete)
     facts.server_leg.verification = last
-    facts.fail(kind, "server", sentence)
-    return kind, sentence
+    facts.fail(kind, "server", sentence, alert)
+    return sentence

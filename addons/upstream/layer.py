@@ -17,8 +17,8 @@ from mitmproxy.utils import human
 from OpenSSL import SSL
 
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
+from addons.records import classes, legs
 from addons.records.connections import facts_of
-from addons.records.facts import ErrorClass
 from addons.tls.goodbye import Goodbye
 from addons.upstream.connection import ServerConnection
 from addons.upstream.judging import cut, wishes
@@ -102,34 +102,29 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As ServerTLSLayer, with words for a server that wants a client certificate: TLS 1.2 says it here."""
         made, facts = self.tls, facts_of(self.context.client)
+        why = self.broken or err
         if isinstance(made, ServerConnection) and made.judgement is not None:
             if made.judgement.kind == "server-wants-client-certificate":
                 yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
         elif isinstance(made, ServerConnection) and made.cut:
-            _, err = cut(made, facts)
+            err = cut(made, facts, self.last_alert)
         elif self._about_certificates(err):
             err = self._wish()
-            facts.fail("server-wants-client-certificate", "server", err)
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
-        else:
-            kind, err = self._unshaken(err)
-            facts.fail(kind, "server", err)
-        yield from super().on_handshake_error(err)
-
-    def _unshaken(self, err: str) -> tuple[ErrorClass, str]:
-        """Class and sentence of a handshake that did not get as far as a certificate."""
-        why = self.broken or err
-        if any(one in err or one in why for one in _NO_VERSION):
-            return "no-common-version", (
+        elif any(one in err or one in why for one in _NO_VERSION):
+            err = (
                 f"{self._name} and this proxy have no TLS version in common ({why}): a profile's versions say which "
                 "are spoken with servers"
             )
-        if any(one in err for one in _NOTHING_IN_COMMON):
-            return "no-common-cipher", (
+        elif any(one in err for one in _NOTHING_IN_COMMON):
+            err = (
                 f"{self._name} refuses the handshake ({why}): it may have no cipher suite in common "
                 "with this proxy, see [proxy] suites and a profile's suites"
             )
-        return "connect-failed", why if err.startswith("OpenSSL ") else err
+        elif err.startswith("OpenSSL "):
+            err = why
+        self._note(why, err)
+        yield from super().on_handshake_error(err)
 
     def on_broken(self, why: str) -> layer.CommandGenerator[None]:
         """The reason goes into the page of who waits for an answer (`conn.error`), and into the log."""
@@ -137,6 +132,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
             yield from self._tell_wish()
             return
         self.conn.error = f"the TLS connection to {self._name} broke: {why}"
+        self._note(why, self.conn.error)
         yield EdgeRefusedHook(EdgeRefusal(self.context.client, "broken-tls", self.conn.error))
 
     def receive_close(self) -> layer.CommandGenerator[None]:
@@ -149,7 +145,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
     def send_data(self, data: bytes) -> layer.CommandGenerator[None]:
         """As `Goodbye`; the server is asked for something."""
         self._asked = True
-        yield from super().send_data(data)
+        return super().send_data(data)
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """As `Goodbye`, but for HTTP: its requests say themselves where they end, and a goodbye is a packet more for
@@ -164,7 +160,18 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
         """As ServerTLSLayer, with a look at whether the server has said a word."""
         if isinstance(event, events.DataReceived) and event.connection is self.conn:
             self._answered = True
-        yield from super().event_to_child(event)
+        return super().event_to_child(event)
+
+    def _note(self, why: str, err: str) -> None:
+        """`why` in the library's words, `err` for people. The chain that a server has shown is told of first."""
+        facts = facts_of(self.context.client)
+        found = facts.server_leg.verification or legs.verification(self.tls)
+        if found is not None and found.code:
+            facts.server_leg.verification = found
+            if "certificate verify failed" in why.lower():
+                facts.fail(classes.of_verification(found.code), "server", err, self.last_alert)
+        kind = classes.of_server(why, certificate_wanted=self._certificate_wanted)
+        facts.fail(kind, "server", err, classes.alert(why) or self.last_alert)
 
     def _tell_wish(self) -> layer.CommandGenerator[None]:
         self.conn.error = self._wish()

@@ -32,6 +32,11 @@ class Roots(Struct, frozen=True):
     directory: str | None = None
     file: str | None = None
 
+    @property
+    def place(self) -> str | None:
+        """The file, as OpenSSL's CAfile."""
+        return self.file if self.file or self.directory else certifi.where()
+
 
 def complaints(
     said: Sequence[Verification],
@@ -72,8 +77,7 @@ def _asked(
 @functools.lru_cache(maxsize=16)
 def _store(roots: Roots, *, time: bool, purpose: bool) -> crypto.X509Store:
     made = crypto.X509Store()
-    file = certifi.where() if roots == Roots() else roots.file
-    made.load_locations(file, roots.directory)
+    made.load_locations(roots.place, roots.directory)
     if not time:
         made.set_flags(_NO_CHECK_TIME)
     if purpose:

@@ -91,9 +91,9 @@ class Dispatch:
         """Of those who wait in this line the one that had its last turn, in any line, longest ago."""
         return min(line.askers, key=lambda asker: self._served.get(asker, 0))
 
-    async def request(
-        self, want: Want, deadline: float, ask: Callable[[Member, float, float], Awaitable[bytes]], asker: Asker = 0
-    ) -> bytes:
+    async def request[T: bytes](
+        self, want: Want, deadline: float, ask: Callable[[Member, float, float], Awaitable[T]], asker: Asker = 0
+    ) -> T:
         """What `ask` gets of a member: it is given the member, the attempt's deadline and its time in seconds. `asker`
         is whose request it is, where slots are scarce."""
         deadline = min(deadline, time.monotonic() + self.budget_s(want))

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from hsm.errors import BadNews, HsmitmError, MisconfiguredError
 from hsm.group.dispatch import Dispatch, Want
+from hsm.group.signature import Signature
 from hsm.group.states import GroupState, group_state
 from hsm.group.waiting_line import Asker
 from hsm.member.key import DECRYPTION, Key
@@ -158,19 +159,20 @@ class Group:
         purpose: str,
         scheme: Scheme | None = None,
         asker: Asker = 0,
-    ) -> bytes:
+    ) -> Signature:
         """A verified signature of `message` by the key `name`: of its `digest`, which stands alone where the message is
         None, in `scheme` or else the key's own. Where members are busy, askers are served in turn.
 
         Raises UnavailableError, OverloadedError or RefusedError; at the latest when the request's budget is spent.
         """
         request = self.keys[name].request(message, digest, scheme)
-        return await self._dispatch.request(
-            Want(name, request.scheme),
-            deadline,
-            lambda member, until, patience_s: member.sign(request, until, purpose, patience_s),
-            asker,
-        )
+
+        async def ask(member: Member, until: float, patience_s: float) -> Signature:
+            began = time.monotonic()
+            made = await member.sign(request, until, purpose, patience_s)
+            return Signature(made, member.name, 1000 * (time.monotonic() - began))
+
+        return await self._dispatch.request(Want(name, request.scheme), deadline, ask, asker)
 
     async def decrypt(self, name: str, ciphertext: bytes, deadline: float, asker: Asker = 0) -> bytes:
         """The plaintext of `ciphertext` (as long as the RSA key's modulus) by the key `name`, empty for wrong padding.

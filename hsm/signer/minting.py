@@ -103,7 +103,8 @@ class Minting:
         approved = issuer.approve(request.names, request.spki, self._profile, now, serial, scheme)
         signature = await self._group.sign(key.name, approved.tbs, approved.digest, deadline, "mint", scheme, asker=pid)
         begins, ends = approved.not_before.timestamp(), approved.not_after.timestamp()
-        return Minted(approved.certificate(signature, key.public), begins, ends), approved.serial
+        certificate = approved.certificate(signature, key.public)
+        return Minted(certificate, begins, ends, signature.member, signature.ms), approved.serial
 
     def _secrets(self) -> frozenset[tuple[str, int]]:
         """Of all keys that no leaf may have: an inbound key signs what a worker asks for, and a CA's signs leaves."""

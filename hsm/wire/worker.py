@@ -29,11 +29,14 @@ class Mint(Struct, frozen=True, array_like=True, tag="mint"):
 
 
 class Minted(Struct, frozen=True, array_like=True, tag="minted"):
-    """A leaf (DER) and its validity in seconds since the epoch."""
+    """A leaf (DER) and its validity in seconds since the epoch; which member signed it, and how long that took. A
+    signer of the version before does not say."""
 
     certificate: bytes
     not_before: float
     not_after: float
+    member: str = ""
+    sign_ms: float = 0.0
 
 
 class Authorities(Struct, frozen=True, array_like=True, tag="authorities"):
@@ -88,9 +91,11 @@ class TlsSign(Struct, frozen=True, array_like=True, tag="tls-sign"):
 
 
 class TlsSigned(Struct, frozen=True, array_like=True, tag="tls-signed"):
-    """The signature as TLS carries it (ECDSA in DER)."""
+    """The signature as TLS carries it (ECDSA in DER), and whose it is, as in `Minted`."""
 
     signature: bytes
+    member: str = ""
+    sign_ms: float = 0.0
 
 
 class TlsDecrypt(Struct, frozen=True, array_like=True, tag="tls-decrypt"):

@@ -26,6 +26,7 @@ from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
 from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.engine.loop import Create
+from addons.records.connections import facts_of
 
 _OPERATOR = "operator"
 """The account of names that the operator has written."""
@@ -85,6 +86,11 @@ class Connecting:
         except TooManyLookupsError as error:
             self._refuse(client, "too-many-lookups", host[:253])
             raise RefusedError(Sentence(502, f"{host} was not looked up: {error}")) from None
+        except OSError as error:
+            facts_of(client).fail("dns-failed", "server", str(error))
+            raise
+        facts = facts_of(client)
+        facts.addresses = tuple(one[1][0] for one in found)
         permitted = self._permitted(client, found, host, port) if chosen else found
         if local is not None:
             family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
@@ -93,8 +99,9 @@ class Connecting:
                 raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
         try:
             made = await _connected(permitted, port, local, create)
-        except OSError:
+        except OSError as error:
             self._resolver.forget(host)
+            facts.fail("connect-failed", "server", str(error))
             raise
         if preface:
             made[0].write(preface)

@@ -67,17 +67,17 @@ class Http1Server(Lingering):
     # from the client
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.Wakeup):
-            if self.phase is Phase.WAITING and self.request is None:
-                self._in_turn = 0
-                yield from self._take_turn()
-        else:
-            yield from super()._handle_event(event)
+        return self._woken() if isinstance(event, events.Wakeup) else super()._handle_event(event)
+
+    def _woken(self) -> layer.CommandGenerator[None]:
+        if self.phase is Phase.WAITING and self.request is None:
+            self._in_turn = 0
+            yield from self._take_turn()
 
     def received(self, data: bytes) -> layer.CommandGenerator[None]:
         """As the base class."""
         self._in_turn = 0
-        yield from super().received(data)
+        return super().received(data)
 
     def read_head(self) -> layer.CommandGenerator[None]:
         """Read a request's head. Raises FaultError."""

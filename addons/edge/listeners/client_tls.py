@@ -19,6 +19,8 @@ from addons.edge.listeners.hello import HelloError, HelloReader, normal
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.policy import asked
+from addons.records import classes, greeting
+from addons.records.connections import destined, facts_of
 from addons.records.facts import Decision
 from addons.tls.failures import sentence
 from addons.tls.goodbye import Goodbye
@@ -60,8 +62,10 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
             try:
                 self._hello = self._reader.feed(data)
             except HelloError as error:
+                said = alert(error.alert)
+                facts_of(self.context.client).fail(error.kind, "client", str(error), classes.alert_in(said))
                 yield EdgeRefusedHook(EdgeRefusal(self.context.client, error.kind, str(error)))
-                yield commands.SendData(self.conn, alert(error.alert))
+                yield commands.SendData(self.conn, said)
                 return False, f"Cannot parse ClientHello: {error}"
             if self._hello is None:
                 return False, None
@@ -72,17 +76,21 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
     def _greet(self, hello: ClientHello, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
         """The hello is whole: what follows from it, and then the handshake."""
         self.conn.sni, self.conn.alpn_offers = hello.sni, hello.alpn_protocols
+        facts = facts_of(self.context.client)
+        greeting.note(facts, hello)
+        destined(facts, self.context.server.address)
         decision = yield from asked.at_hello(self.context, hello)
         if decision is not None and decision.acts == "block":
             return (yield from self._block(decision))
         if decision is not None and decision.acts == "bypass":
             return (yield from pass_by(self, data, probed=not self._begun))
-        greeting = ClientHelloData(self.context, hello)
-        yield TlsClienthelloHook(greeting)
-        if greeting.ignore_connection:
+        greeted = ClientHelloData(self.context, hello)
+        yield TlsClienthelloHook(greeted)
+        if greeted.ignore_connection:
+            facts.event = "bypassed"
             return (yield from let_through(super().receive_handshake_data(data)))
         self.client_hello_parsed = True
-        first = greeting.establish_server_tls_first and not self.context.server.tls_established
+        first = greeted.establish_server_tls_first and not self.context.server.tls_established
         if first or self._begun:
             error = yield from self.start_server_tls()
             if error and self._begun:
@@ -107,19 +115,26 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
 
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As ClientTLSLayer, whose words are about clients that do not trust a CA."""
+        facts = facts_of(self.context.client)
+        why = self.broken or err
+        kind = classes.of_client(why, ech=facts.ech, groups=facts.groups)
         if self.client_hello_parsed and not self._refused:
             doubt = getattr(self.tls, "doubt", "")
-            err = sentence(
-                self.broken or err, self.conn.sni or human.format_address(self.context.server.address), doubt
-            )
+            err = sentence(why, self.conn.sni or human.format_address(self.context.server.address), doubt)
             if doubt and err == doubt:
+                facts.fail("no-common-cipher", "client", err, self.last_alert)
                 yield EdgeRefusedHook(EdgeRefusal(self.context.client, "no-common-signature", err))
+        facts.fail(kind, "client", err, classes.alert(why) or self.last_alert)
         yield from TLSLayer.on_handshake_error(self, err)
         self.event_to_child = self.errored  # type: ignore[method-assign]
 
     def on_broken(self, why: str) -> layer.CommandGenerator[None]:
         """A record that was wrong, or the client's fatal alert."""
         self.conn.error = why
+        facts = facts_of(self.context.client)
+        facts.fail(
+            classes.of_client(why, ech=facts.ech), "client", f"its TLS connection broke: {why}", classes.alert(why)
+        )
         yield EdgeRefusedHook(EdgeRefusal(self.context.client, "broken-tls", f"its TLS connection broke: {why}"))
 
 

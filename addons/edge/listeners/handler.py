@@ -63,6 +63,7 @@ class EdgeHandler(LeanConnectionHandler):
         self.unopened = False
         self._early = 0
         self._unwritten = 0
+        self._facts = facts_of(self.client)
         self._last_written = 0.0
         self._relay: Relay | None = None
         self._relayed = 0
@@ -98,6 +99,7 @@ class EdgeHandler(LeanConnectionHandler):
 
     async def _no_room(self, command: commands.OpenConnection) -> None:
         why = command.connection.error = "this proxy has too many connections; try again later"
+        self._facts.fail("no-resources", "server", why)
         hook_data = server_hooks.ServerConnectionHookData(client=self.client, server=command.connection)
         await self.handle_hook(server_hooks.ServerConnectErrorHook(hook_data))
         await self.server_event(events.OpenConnectionCompleted(command, why))
@@ -108,6 +110,9 @@ class EdgeHandler(LeanConnectionHandler):
         """As mitmproxy's, with a count of what comes early; and a connection that was reset is not one whose peer has
         ended its direction."""
         if isinstance(event, events.DataReceived):
+            facts = self._facts
+            leg = facts.client_leg if event.connection is self.client else facts.server_leg
+            leg.bytes_in += len(event.data)
             self._early = self._early + len(event.data) if self._too_early() else 0
         elif isinstance(event, events.ConnectionClosed) and self._is_cut(event.connection):
             event.connection.state = ConnectionState.CLOSED
@@ -206,6 +211,7 @@ class EdgeHandler(LeanConnectionHandler):
         io = self.transports.get(self.client)
         if last and io is not None and io.writer is not None and not io.writer.is_closing():
             io.writer.write(last)
+            self._facts.client_leg.bytes_out += len(last)
         if io is not None and io.handler is not None:
             io.handler.cancel(why)
         elif io is not None and io.writer is not None:

@@ -313,7 +313,7 @@ def _reach_server(
                 server.do_handshake()
             ours.bio_write(server.bio_read(65535))
         except SSL.Error as error:
-            arrived.server.error = judging.cut(ours, facts_of(arrived.client))[1] if ours.cut else f"OpenSSL {error!r}"
+            arrived.server.error = judging.cut(ours, facts_of(arrived.client), "") if ours.cut else f"OpenSSL {error!r}"
             world.forward.tls_failed_server(data)
             return
         else:

@@ -22,6 +22,7 @@ from addons.forward import leaf_cache
 from addons.forward.leaf_cache import RENEW_AT, RENEWAL_PAUSE_S, Leaf, LeafCache, LeafKey
 from hsm.certificates.settings import BACKDATED, LeafProfile
 from hsm.errors import TryLaterError
+from hsm.wire.worker import Minted
 from tests.waiting import until
 
 _LIFE_S = 1000.0
@@ -338,7 +339,7 @@ def test_the_life_of_a_leaf_counts_from_now(monkeypatch: pytest.MonkeyPatch) -> 
     now = 1_800_000_000.0
     monkeypatch.setattr(leaf_cache, "time", SimpleNamespace(time=lambda: now))
     der = crypto.dump_certificate(crypto.FILETYPE_ASN1, _certificate())
-    made = leaf_cache.leaf(der, now - 86400, now + 1000)
+    made = leaf_cache.leaf(Minted(der, now - 86400, now + 1000))
     assert made == Leaf(made.certificate, now + 1000, now + 800)
     assert crypto.dump_certificate(crypto.FILETYPE_ASN1, made.certificate) == der
 
@@ -347,7 +348,7 @@ def test_a_leaf_from_a_clock_ahead_of_ours_is_renewed_in_its_own_time(monkeypatc
     """A leaf that begins later than now (its CA does) is renewed at four fifths from its beginning."""
     now = 1_800_000_000.0
     monkeypatch.setattr(leaf_cache, "time", SimpleNamespace(time=lambda: now))
-    made = leaf_cache.leaf(crypto.dump_certificate(crypto.FILETYPE_ASN1, _certificate()), now + 500, now + 1500)
+    made = leaf_cache.leaf(Minted(crypto.dump_certificate(crypto.FILETYPE_ASN1, _certificate()), now + 500, now + 1500))
     assert made.renew_at == now + 1300
 
 
@@ -357,6 +358,6 @@ def test_a_leaf_is_renewed_in_time(days: int, margin_h: float) -> None:
     after four fifths of it, hours before it ends, and not sooner because it is dated back."""
     profile, now = LeafProfile(days=days), time.time()
     raw = crypto.dump_certificate(crypto.FILETYPE_ASN1, _certificate())
-    made = leaf_cache.leaf(raw, now - BACKDATED.total_seconds(), now + profile.ahead.total_seconds())
+    made = leaf_cache.leaf(Minted(raw, now - BACKDATED.total_seconds(), now + profile.ahead.total_seconds()))
     assert made.renew_at - now == pytest.approx(0.8 * days * 86400, abs=5)
     assert made.not_after - made.renew_at == pytest.approx(margin_h * 3600, abs=5)
