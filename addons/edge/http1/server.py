@@ -67,9 +67,9 @@ class Http1Server(Lingering):
     # from the client
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        return self._woken() if isinstance(event, events.Wakeup) else super()._handle_event(event)
+        return self._turn() if isinstance(event, events.Wakeup) else super()._handle_event(event)
 
-    def _woken(self) -> layer.CommandGenerator[None]:
+    def _turn(self) -> layer.CommandGenerator[None]:
         if self.phase is Phase.WAITING and self.request is None:
             self._in_turn = 0
             yield from self._take_turn()
@@ -178,14 +178,12 @@ class Http1Server(Lingering):
         if isinstance(event, ResponseHeaders):
             yield from self._send_head(event)
         elif isinstance(event, ResponseData):
-            raw = event.data if self.phase is Phase.PIPE else self._outgoing.data(event.data)
-            if raw:
+            if raw := event.data if self.phase is Phase.PIPE else self._outgoing.data(event.data):
                 yield commands.SendData(self.conn, raw)
         elif isinstance(event, ResponseTrailers):
             self._outgoing.trailers(list(event.trailers.fields))
         elif isinstance(event, ResponseEndOfMessage):
-            raw = self._outgoing.end()
-            if raw:
+            if raw := self._outgoing.end():
                 yield commands.SendData(self.conn, raw)
             yield from self.mark_done(response=True)
         elif isinstance(event, ResponseProtocolError):
@@ -249,8 +247,8 @@ class Http1Server(Lingering):
             elif self.response_done and (self._enough or self._outgoing.length < -1):
                 yield from self._stop_request()
             return
-        assert self.request is not None
-        assert self.response is not None
+        assert self.request
+        assert self.response
         if self._too_far_ahead:
             yield from self.over()
         elif is_pipe(self.request, self.response):
