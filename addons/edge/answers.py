@@ -12,9 +12,9 @@ from mitmproxy import connection, http
 from mitmproxy.net.http import http1
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 
-from addons.policy import pages
-from addons.policy.pages import Asker
-from addons.policy.sentences import SAYINGS, Kind
+from addons.pages import pages
+from addons.pages.pages import Asker
+from addons.pages.sentences import SAYINGS, Kind
 from addons.records.connections import facts_of
 from addons.records.facts import Facts
 

@@ -16,7 +16,7 @@ from addons.edge.exchanges import Exchanges
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.inbound.authority import stranger
 from addons.inbound.sites import Site, Sites
-from addons.policy import pages
+from addons.pages import pages
 from addons.records.connections import facts_of
 
 

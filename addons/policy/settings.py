@@ -104,6 +104,17 @@ class Profile(_Table, frozen=True):
     pq_downgrade: Literal["log", "block"] = "log"
     ech: Literal["decrypt", "block"] = "decrypt"
 
+    @property
+    def status_wait_s(self) -> float | None:
+        """How long a connection may wait to know whether its server's certificates are revoked; None: nobody asks.
+
+        Where the lack of an answer changes nothing, long enough for most responders and no longer; else as long as
+        PAN-OS waits.
+        """
+        if self.revoked == self.status_unknown == self.status_timeout == "allow":
+            return None
+        return 1.0 if self.status_unknown == self.status_timeout == "allow" else 5.0
+
 
 _SPKI = "the SHA-256 of a public key (SubjectPublicKeyInfo) is 64 hexadecimal digits in lower case"
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from addons.policy.template import BUILT_IN, MOST_BYTES, Template
+from addons.pages.template import BUILT_IN, MOST_BYTES, Template
 from hsm import reading
 from hsm.errors import MisconfiguredError
 from proxy.config.section import Section

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from addons.policy.template import BUILT_IN, MOST_BYTES
+from addons.pages.template import BUILT_IN, MOST_BYTES
 from hsm.errors import MisconfiguredError
 from proxy.config.pages import PagesSection
 

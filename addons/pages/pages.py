@@ -16,8 +16,8 @@ from http import HTTPStatus
 from mitmproxy import ctx, http
 from msgspec import Struct
 
-from addons.policy.sentences import SAYINGS, Kind, said
-from addons.policy.template import BUILT_IN, Template
+from addons.pages.sentences import SAYINGS, Kind, said
+from addons.pages.template import BUILT_IN, Template
 from addons.records.facts import Facts
 from hsm import names
 

@@ -8,9 +8,9 @@ import urllib.parse
 import pytest
 from mitmproxy import http
 
-from addons.policy.pages import ID, Pages, current
-from addons.policy.sentences import KINDS, SAYINGS
-from addons.policy.template import Template
+from addons.pages.pages import ID, Pages, current
+from addons.pages.sentences import KINDS, SAYINGS
+from addons.pages.template import Template
 from addons.records.facts import Decision, Facts
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
