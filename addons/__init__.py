@@ -11,6 +11,7 @@
     inbound     inbound inspection: our own sites, their handshakes signed on the HSM
     revocation  OCSP responses that are stapled
     records     what is known of a connection, and one line and one number for each thing that happens
+    pages       what clients read in HTTP when a connection or a request comes to nothing
     policy      which connections are decrypted, and what is demanded of their servers
 
 It runs in the workers alone; `hsmitm check` and the bench borrow from it. It imports words of hsm (`errors`, `names`,

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from mitmproxy import version
-from mitmproxy.proxy import mode_servers
+from mitmproxy import connection, version
+from mitmproxy.proxy import context, layer, mode_servers
 from mitmproxy.proxy.layers import http, modes, tls, websocket
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
@@ -31,6 +31,7 @@ from addons.edge.listeners.next_layer import upgraded
 from addons.edge.settings import Bounds
 from addons.edge.streaming import NOTHING, Streamed
 from addons.edge.websocket import Connection, Deflate, Websocket
+from addons.engine import shortcuts
 from addons.upstream.layer import ServerTls
 from hsm.errors import MisconfiguredError
 
@@ -49,11 +50,18 @@ def put_in(bounds: Bounds, *, watched: bool = True, streamed: Streamed = NOTHING
         )
     mode_servers.ProxyConnectionHandler = EdgeHandler  # type: ignore[misc]
     http.tcp = SimpleNamespace(TCPLayer=upgraded)  # type: ignore[assignment, attr-defined]  # what follows a 101
+    _put_in_shortcuts()
     _put_in_streams(streamed)
     _put_in_tls()
     _put_in_http1(bounds, connect_s)
     _put_in_http2(bounds)
     _put_in_websockets(bounds, watched=watched)
+
+
+def _put_in_shortcuts() -> None:
+    connection.Connection.__eq__ = shortcuts.same  # type: ignore[method-assign]
+    context.Context.fork = shortcuts.fork  # type: ignore[method-assign, assignment]
+    layer.Layer.handle_event = shortcuts.handle_event  # type: ignore[method-assign, assignment]
 
 
 def _put_in_streams(streamed: Streamed) -> None:

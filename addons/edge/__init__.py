@@ -2,6 +2,7 @@
 
     settings    how much of anything one client or server may ask for: types, defaults and bounds; no I/O
     refusal     what is refused at the edge, by its class: one counter, one hook, one bounded line
+    answers     what a client is told in HTTP of a request that came to nothing
     account     on whose account something goes: clients told apart by address; no I/O
     bucket      so many at once, and so many a second from there on
     websocket   messages that are counted, and frames that go on as they come

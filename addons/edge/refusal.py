@@ -40,6 +40,7 @@ Class = Literal[
     "too-many-names",
     "too-many-lookups",
     "blocked-destination",
+    "blocked-by-policy",
     "broken-tls",
     "no-common-signature",
     "server-unproven",

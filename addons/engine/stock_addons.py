@@ -117,8 +117,8 @@ def choose(
 
 
 class LeanOptions(options.Options):
-    """mitmproxy's options, which every connection reads again: values that cannot be changed in place are handed out
-    without a copy."""
+    """mitmproxy's options, which every layer of every connection reads again: values that cannot be changed in place
+    are handed out without a copy, and are attributes once they were read."""
 
     def __getattr__(self, name: str) -> Any:
         """The option's value."""
@@ -126,7 +126,16 @@ class LeanOptions(options.Options):
         if option is None:
             raise AttributeError(f"mitmproxy has no option {name}")
         value = option._default if option.value is optmanager.unset else option.value  # noqa: SLF001
-        return value if isinstance(value, str | int | None) else option.current()
+        if not isinstance(value, str | int | None):
+            return option.current()
+        self.__dict__[name] = value  # found there from now on, without this function, until it is changed
+        return value
+
+    def _notify_subscribers(self, updated: set[str]) -> None:
+        """As OptManager, which hears of each change here first: what was remembered is forgotten."""
+        for name in updated:
+            self.__dict__.pop(name, None)
+        super()._notify_subscribers(updated)
 
     def update_known(self, **kwargs: Any) -> dict[str, Any]:
         """As Options, which all ways to set an option come through. Raises OptionsError for one that makes a hole:

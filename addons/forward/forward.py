@@ -23,6 +23,7 @@ from mitmproxy.proxy import context
 from msgspec import Struct
 from OpenSSL import SSL
 
+from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
 from addons.forward.cas import CAs
@@ -31,6 +32,8 @@ from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
+from addons.pages import pages
+from addons.pages.sentences import Kind
 from addons.records import classes
 from addons.records.connections import facts_of, outermost
 from addons.records.facts import Lookup
@@ -41,7 +44,7 @@ from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
 from addons.tls.suites import towards_clients
 from hsm import names
-from hsm.errors import DeadlineError, HsmitmError, TryLaterError
+from hsm.errors import DeadlineError, HsmitmError, OverloadedError, TryLaterError
 from hsm.wire.client import SignerClient
 from hsm.wire.frames import Ready
 from hsm.wire.worker import Authority, Mint, Minted
@@ -101,18 +104,22 @@ class Forward:
     # what happens before the client's handshake
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told."""
+        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told. Who is
+        refused already, or not to be decrypted, needs none."""
+        decision = facts_of(flow.client_conn).decision
+        if flow.response is not None or (decision is not None and decision.acts != "decrypt"):
+            return None
         try:
             host = names.to_ascii(flow.request.host)
         except ValueError as error:
             facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
-            flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
+            logger.info("CONNECT to a name that no certificate can carry: %s", error)
+            flow.response = _page(flow, "malformed-name", str(error))
             return None
         if not any(cache.covers(host) for cache in self._caches.values()):
             if self._new_names is not None and not self._new_names.connect(flow.client_conn, host):
                 self._new_names.refuse(flow.client_conn, host)
-                flow.response = _page(429, f"{host} is not inspected now: this client asks for too many new names")
-                flow.response.headers["Retry-After"] = str(_RETRY_S)
+                flow.response = _page(flow, "too-many-names", retry_after_s=_RETRY_S)
                 return None
             # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
             well = self._availability.in_service and self._signer.connected
@@ -161,7 +168,9 @@ class Forward:
             facts.answered = not _verified(data) or getattr(data.ssl_conn, "certificate_wanted", False)
             facts.verified = False
             # mitmproxy's page for the client has this text and no other.
-            data.conn.error = f"no TLS with {data.context.server.sni}, which must prove who it is: {data.conn.error}"
+            error = data.conn.error
+            text = f"no TLS with {data.context.server.sni}, which must prove who it is: {error}"
+            data.conn.error = error.within(text) if isinstance(error, Sentence) else text
 
     def _server_facts(self, data: tls.TlsData) -> _Facts | None:
         """The facts of the client whose own server this is, and not a proxy on the way to it. mitmproxy cuts servers
@@ -331,14 +340,15 @@ def _nothing() -> None:
 def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
     facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
     logger.warning("CONNECT %s refused: %s", host, error)
-    flow.response = _page(502, f"{host} cannot be inspected now, and it is not let through: {error}")
+    flow.response = _page(flow, "hsm-busy" if isinstance(error, OverloadedError) else "hsm-unavailable")
+
+
+def _page(flow: http.HTTPFlow, kind: Kind, detail: str = "", retry_after_s: int | None = None) -> http.Response:
+    facts = facts_of(flow.client_conn)
+    return pages.current().response(facts, kind=kind, request=flow.request, detail=detail, retry_after_s=retry_after_s)
 
 
 def _give_nothing(data: tls.TlsData, host: str, error: Exception) -> None:
     logger.warning("no certificate for %s: %s", host or data.context.client.sni, error)
     facts_of(data.context.client).fail(classes.of_hsm(error), "client", str(error), "internal_error")
     data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
-
-
-def _page(status: int, text: str) -> http.Response:
-    return http.Response.make(status, f"hsmitm: {text}\n", {"Content-Type": "text/plain; charset=utf-8"})

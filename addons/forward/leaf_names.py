@@ -8,6 +8,7 @@ is.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -15,6 +16,9 @@ from cryptography import x509
 from mitmproxy.certs import Cert
 
 from hsm import names
+
+_REMEMBERED = 512
+"""Servers' certificates whose names are known: each new connection shows one again."""
 
 
 def requested_host(sni: str | None, server_host: str | None, local_address: str) -> str:
@@ -34,7 +38,7 @@ def leaf_names(host: str, upstream: Cert | None) -> tuple[str, ...]:
 
     Behind the first the order is canonical: hosts that one wildcard stands for share a leaf.
     """
-    found = _names_of(upstream) if upstream is not None else []
+    found = _names_of(upstream.to_cryptography()) if upstream is not None else []
     if len(found) > names.MAX_NAMES:
         # A shared certificate of a large host: keep what covers this host, in order not to send kilobytes of others.
         found = [name for name in found if names.covers(name, host)][: names.MAX_NAMES]
@@ -44,9 +48,10 @@ def leaf_names(host: str, upstream: Cert | None) -> tuple[str, ...]:
     return (first, *sorted(set(found) - {first}))
 
 
-def _names_of(certificate: Cert) -> Sequence[str]:
+@functools.lru_cache(_REMEMBERED)
+def _names_of(read: x509.Certificate) -> Sequence[str]:
     """DNS names and addresses of a certificate, those that a leaf may carry. A lone common name counts (RFC 2818)."""
-    found = []
+    certificate, found = Cert(read), []
     try:
         alternative = [one for one in certificate.altnames if isinstance(one, x509.DNSName | x509.IPAddress)]
     except (ValueError, x509.DuplicateExtension):

@@ -36,6 +36,7 @@ from addons.inbound.handshakes import Step
 from addons.inbound.refused import CLASSES, Refused
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
+from addons.policy import asked
 from addons.records import classes, greeting
 from addons.records.connections import destined, facts_of
 from addons.tls import client_hello
@@ -157,13 +158,21 @@ class InboundListener(layer.Layer):
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, error.kind, str(error)))
             yield from self._refuse("malformed", error.alert)
             return
-        if hello is None:
-            return
-        greeting.note(facts_of(self.context.client), hello)
+        if hello is not None:
+            greeting.note(facts_of(self.context.client), hello)
+            yield from self._choose(hello)
+
+    def _choose(self, hello: ClientHello) -> layer.CommandGenerator[None]:
+        """The site, and what the policy says of its client."""
         self.sites = self.guide.sites(self._listener)
         self.site = self.sites.find(hello.sni)
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
+            return
+        decision = yield from asked.at_hello(self.context, hello)
+        if decision is not None and decision.acts == "block":
+            yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
+            yield from self._refuse("blocked", asked.ACCESS_DENIED, hello.sni or "")
             return
         if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")

@@ -6,8 +6,9 @@ from typing import Literal
 
 from addons.records.facts import ErrorClass
 
-Refused = Literal["no-tls", "malformed", "no-site", "no-key", "old-version", "too-slow"]
+Refused = Literal["blocked", "no-tls", "malformed", "no-site", "no-key", "old-version", "too-slow"]
 CLASSES: dict[Refused, ErrorClass] = {
+    "blocked": "blocked-by-policy",
     "no-tls": "not-tls",
     "malformed": "malformed-hello",
     "no-site": "host-mismatch",

@@ -64,7 +64,9 @@ class When(_Table, frozen=True):
 
 
 class Rule(_Table, frozen=True, rename={"from_": "from"}):
-    """One rule; the first that matches decides. Its criteria are and-ed, within a list or-ed."""
+    """One rule; the first that matches decides. `from`, `to`, `client` and `when` are and-ed, and so are the lists in
+    them; within a list entries are or-ed. Users and groups are one list (who it is), domains and categories are one
+    (what it is called). What is empty holds for all."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     action: Action
@@ -100,6 +102,17 @@ class Profile(_Table, frozen=True):
     pq_downgrade: Literal["log", "block"] = "log"
     ech: Literal["decrypt", "block"] = "decrypt"
 
+    @property
+    def status_wait_s(self) -> float | None:
+        """How long a connection may wait to know whether its server's certificates are revoked; None: nobody asks.
+
+        Where the lack of an answer changes nothing, long enough for most responders and no longer; else as long as
+        PAN-OS waits.
+        """
+        if self.revoked == self.status_unknown == self.status_timeout == "allow":
+            return None
+        return 1.0 if self.status_unknown == self.status_timeout == "allow" else 5.0
+
 
 class Accept(_Table, frozen=True):
     """One host's broken certificate, accepted by its public key until a day, for a reason, and still inspected."""
@@ -111,11 +124,13 @@ class Accept(_Table, frozen=True):
 
 
 class Policy(_Table, frozen=True):
-    """The whole of it. `default` is what no rule matches; "warn" decrypts as if there were no rules and tells what
-    would have happened."""
+    """The whole of it. `default` is what no rule matches, but at our own sites, which are decrypted then; "warn"
+    decrypts as if there were no rules and tells what would have happened. `categories` are lists of domains by their
+    names."""
 
     default: Action = "decrypt"
     mode: Literal["enforce", "warn"] = "enforce"
     no_sni: Literal["decrypt", "block"] = "decrypt"
     probe: Probe = "before"
+    categories: dict[str, tuple[str | Suffix, ...]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()

@@ -6,7 +6,8 @@ of what an operator asks. Where a connection has several servers in turn, the ne
 
 from __future__ import annotations
 
-from typing import Literal
+import datetime as dt
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -14,6 +15,8 @@ Mode = Literal["explicit", "socks5", "transparent", "upstream", "inbound"]
 Side = Literal["client", "server"]
 Event = Literal["decrypted", "bypassed", "blocked", "failed", "plain", "passed"]
 Lookup = Literal["hit", "joined", "miss"]
+Missing = Literal["hello", "addresses", "proof"]
+"""What a decision may wait for: the ClientHello, the host's addresses, whether the destination is the SNI's."""
 ErrorClass = Literal[
     "client-distrusts-ca",
     "client-closed",
@@ -93,31 +96,48 @@ class Failure(Struct, frozen=True):
 class Decision(Struct, frozen=True):
     """What becomes of a connection. `rule` is the name of the rule that matched, "default" where none did; `profile`
     names what is demanded of the server; `reason` says in a sentence why, for log and page. `settled`: no fact that is
-    still to come (the ClientHello, the server's address) can change it."""
+    still to come can change it; where it is not, this is what becomes of the connection if none of that ever comes, and
+    `missing` names what to learn next. `categories` are those of the name that was judged; `log` and `hsm_unavailable`
+    are the rule's. `enforced` is False where the policy warns and no more: then this is what would have happened."""
 
     rule: str
     action: Literal["decrypt", "bypass", "block"]
     profile: str = "default"
     reason: str = ""
     settled: bool = True
+    missing: tuple[Missing, ...] = ()
+    categories: tuple[str, ...] = ()
     log: Literal["all", "failures", "none"] = "all"
     """Of which connections of this rule there is a record in the decryption log."""
+    hsm_unavailable: Literal["fail", "bypass", "cached-only"] | None = None
+    enforced: bool = True
+
+    @property
+    def acts(self) -> Literal["decrypt", "bypass", "block"]:
+        """What is done: everything is decrypted where the policy only warns."""
+        return self.action if self.enforced else "decrypt"
+
+
+_NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 class Facts(Struct, kw_only=True):
     """One client connection. Strings are "" and numbers 0 where nothing is known.
 
-    `began` is in seconds since the epoch, `began_monotonic` on CLOCK_MONOTONIC. `host` is what the client asked the
+    `began` is in seconds since the epoch, `began_monotonic` on CLOCK_MONOTONIC. `at` is the time that rules are asked
+    for, with a zone: when the connection began, unless its maker says otherwise. `host` is what the client asked the
     proxy for (CONNECT, SOCKS5, a plain request's URL): a name as A-labels or an address, "" in transparent mode and at
     our own sites. `destination` is the resolved address that was connected to, or is to be; `addresses` all of them,
-    None while nobody has looked. `sni_proved`: the destination is one that our own resolver gives for `sni`, or it has
-    shown a certificate for it. `hello`: the ClientHello has been read, so `sni`, `ja4`, `alpn`, `groups` and `ech` say
-    what the client has, even where that is nothing.
+    None while nobody has looked, empty where there are none. `sni_proved`: the destination is one that our own
+    resolver gives for `sni`, or it has shown a certificate for it, or it was chosen by `sni` (our own sites' servers);
+    None while nobody has looked. `hello`: the ClientHello has been read, so `sni`, `ja4`, `alpn`, `groups` and `ech`
+    say what the client has, even where that is nothing.
     """
 
     id: str
     began: float
     began_monotonic: float
+    at: dt.datetime = _NEVER
     sequence: int = 0
     """Which of its worker's connections it is, from 1: what is missing in the log is one that the worker died with."""
     listener: str = ""
@@ -135,7 +155,7 @@ class Facts(Struct, kw_only=True):
 
     hello: bool = False
     sni: str = ""
-    sni_proved: bool = False
+    sni_proved: bool | None = None
     ja4: str = ""
     alpn: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
@@ -143,6 +163,8 @@ class Facts(Struct, kw_only=True):
     ech: bool = False
 
     decision: Decision | None = None
+    policy: Any = None
+    """The policy that decides on it until its end, whatever is reloaded meanwhile; no part of its record."""
     policy_version: str = ""
     categories: tuple[str, ...] = ()
     event: Event = "failed"
@@ -158,6 +180,10 @@ class Facts(Struct, kw_only=True):
     leaf_cache: Lookup | Literal[""] = ""
     member: str = ""
     sign_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.at is _NEVER:
+            self.at = dt.datetime.fromtimestamp(self.began, dt.UTC)
 
     def fail(self, kind: ErrorClass, side: Side, text: str, alert: str = "") -> None:
         """Note why it came to nothing. The first reason is the cause; what follows from it is not noted."""

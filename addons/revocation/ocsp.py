@@ -43,11 +43,11 @@ class ResponseError(ValueError):
 
 
 class RevokedError(ResponseError):
-    """An authentic, current response: the certificate is revoked. `this_update` is the response's."""
+    """An authentic, current response: the certificate is revoked. `this_update` and `next_update` are its own."""
 
-    def __init__(self, message: str, this_update: dt.datetime) -> None:
+    def __init__(self, message: str, validity: Validity) -> None:
         super().__init__(message)
-        self.this_update = this_update
+        self.this_update, self.next_update = validity.this_update, validity.next_update
 
 
 def utc(time: dt.datetime) -> str:
@@ -235,7 +235,7 @@ def _check_status(parsed: ocsp.OCSPResponse, validity: Validity) -> None:
     match parsed.certificate_status:
         case ocsp.OCSPCertStatus.REVOKED:
             since = f" since {utc(parsed.revocation_time_utc)}" if parsed.revocation_time_utc else ""
-            raise RevokedError(f"the certificate is revoked{since}", validity.this_update)
+            raise RevokedError(f"the certificate is revoked{since}", validity)
         case ocsp.OCSPCertStatus.UNKNOWN:
             raise ResponseError("the OCSP responder does not know the certificate")
         case ocsp.OCSPCertStatus.GOOD:

@@ -30,6 +30,18 @@ class Goodbye(TLSLayer):
         """Why nothing passes any more; empty while all is well."""
         return getattr(self.tls, "broken", "") if self.tls is not None else ""
 
+    def event_to_child(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """As mitmproxy's, with a generator less for each command that is not for this layer's connection."""
+        establishing = self.tunnel_state is tunnel.TunnelState.ESTABLISHING and not self.command_to_reply_to
+        if establishing or getattr(self, "wait_for_clienthello", False):
+            yield from super().event_to_child(event)
+            return
+        for command in self.child_layer.handle_event(event):
+            if isinstance(command, commands.ConnectionCommand) and command.connection == self.conn:
+                yield from self._handle_command(command)
+            else:
+                yield command
+
     def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
         """As mitmproxy's, with the alert of a handshake that has failed."""
         done, error = yield from super().receive_handshake_data(data)
@@ -72,8 +84,7 @@ class Goodbye(TLSLayer):
 
     def send_data(self, data: bytes) -> layer.CommandGenerator[None]:
         """As mitmproxy's, while there is somebody to send it to."""
-        if not self._over and not self._said:
-            yield from super().send_data(data)
+        return _nothing() if self._over or self._said else super().send_data(data)
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """Say goodbye first: without close_notify a peer cannot tell an end from a cut (RFC 8446 section 6.1)."""
@@ -83,3 +94,8 @@ class Goodbye(TLSLayer):
                 self.tls.shutdown()
             yield from self.tls_interact()
         yield from super().send_close(command)
+
+
+def _nothing() -> layer.CommandGenerator[None]:
+    """There is nobody left to send it to."""
+    yield from ()

@@ -53,6 +53,14 @@ class PiecewiseConnection(SSL.Connection):
             self.broken = self.broken or reason(error)
             raise
 
+    @property
+    def staple(self) -> bytes:
+        """The OCSP response (DER) that the server has stapled to its certificate, for who asked with `request_ocsp`;
+        empty where there is none (RFC 6066 section 8; RFC 8446 section 4.4.2.1)."""
+        found = SSL._ffi.new("unsigned char **")  # type: ignore[attr-defined]  # noqa: SLF001
+        size = SSL._lib.SSL_get_tlsext_status_ocsp_resp(self._ssl, found)  # type: ignore[attr-defined]  # noqa: SLF001
+        return bytes(SSL._ffi.buffer(found[0], size)) if size > 0 else b""  # type: ignore[attr-defined]  # noqa: SLF001
+
     def note_certificate_request(self) -> None:
         """Have OpenSSL tell of a server's CertificateRequest (RFC 8446 section 4.3.2; RFC 5246 section 7.4.4): it asks
         for a certificate then, and no sooner."""

@@ -10,6 +10,7 @@ from mitmproxy.proxy import commands, events, layer, layers
 from mitmproxy.proxy.layers import http
 from mitmproxy.utils import human
 
+from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.records import classes, legs
 from addons.records.connections import facts_of
@@ -74,7 +75,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
     def send_data(self, data: bytes) -> layer.CommandGenerator[None]:
         """As `Goodbye`; the server is asked for something."""
         self._asked = True
-        yield from super().send_data(data)
+        return super().send_data(data)
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """As `Goodbye`, but for HTTP: its requests say themselves where they end, and a goodbye is a packet more for
@@ -89,7 +90,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
         """As ServerTLSLayer, with a look at whether the server has said a word."""
         if isinstance(event, events.DataReceived) and event.connection is self.conn:
             self._answered = True
-        yield from super().event_to_child(event)
+        return super().event_to_child(event)
 
     def _note(self, why: str, err: str) -> None:
         """`why` in the library's words, `err` for people. The chain that a server has shown is told of first."""
@@ -113,13 +114,15 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
     def _about_certificates(self, why: str) -> bool:
         return self._certificate_wanted and "alert" in why and any(one in why for one in _ABOUT_CERTIFICATES)
 
-    def _wish(self) -> str:
+    def _wish(self) -> Sentence:
         if self.tls.get_certificate() is not None:
-            return f"{self._name} does not accept the client certificate that this proxy has for it (client_certs)"
-        return (
-            f"{self._name} wants a client certificate, and this proxy has none for it: [mitmproxy] options, "
-            "client_certs, can name one"
-        )
+            why = f"{self._name} does not accept the client certificate that this proxy has for it (client_certs)"
+        else:
+            why = (
+                f"{self._name} wants a client certificate, and this proxy has none for it: [mitmproxy] options, "
+                "client_certs, can name one"
+            )
+        return Sentence("server-wants-client-certificate", why)
 
     @property
     def _name(self) -> str:

@@ -74,6 +74,7 @@ class UpstreamTls(tlsconfig.TlsConfig):
         if type(tls_start.ssl_conn) is SSL.Connection:  # TlsConfig has no place to say which class it makes
             tls_start.ssl_conn.__class__ = PiecewiseConnection
             tls_start.ssl_conn.note_certificate_request()
+            tls_start.ssl_conn.request_ocsp()
 
     def offered(self) -> tuple[str, ...]:
         """What servers are offered, as OpenSSL has it."""

@@ -14,6 +14,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Struct, field
 
+from addons.policy.rules import Compiled
+from addons.policy.settings import Profile
 from hsm import uri, vendor_codes
 from hsm.certificates.settings import LeafProfile
 from hsm.effect import AtReload, AtStart, SaidElsewhere, marked
@@ -24,19 +26,16 @@ from hsm.wire.member import Selector
 from hsm.wire.run_directory import RunDirectory, group_of
 from hsm.wire.worker import Authority
 from proxy.config import messages
+from proxy.config.decryption_log import DecryptionLogSection
 from proxy.config.forward import AuthoritySection, ForwardSection, written
 from proxy.config.hsm import HsmSection, user_type_number
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import (
-    DecryptionLogSection,
-    LimitsSection,
-    LogSection,
-    MitmproxySection,
-    ProxySection,
-    RunSection,
-    StatusSection,
-)
+from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.pages import PagesSection
+from proxy.config.policy import PolicySection, UpstreamSection, taken
 from proxy.config.section import Address, Section, named
+
+_POLICY = AtReload("[policy], [profiles] or [[upstream.accept]]")
 
 
 class File(Section, frozen=True):
@@ -50,10 +49,14 @@ class File(Section, frozen=True):
     status: Annotated[StatusSection, AtStart("[status]")] = field(default_factory=StatusSection)
     run: RunSection = field(default_factory=RunSection)
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
+    pages: Annotated[PagesSection, AtStart("[pages]")] = field(default_factory=PagesSection)
     log: Annotated[LogSection, AtStart("[log]")] = field(default_factory=LogSection)
     decryption_log: Annotated[DecryptionLogSection, AtStart("[decryption_log]")] = field(
         default_factory=DecryptionLogSection
     )
+    policy: Annotated[PolicySection, _POLICY] = field(default_factory=PolicySection)
+    profiles: Annotated[dict[str, Profile], _POLICY] = field(default_factory=dict)
+    upstream: Annotated[UpstreamSection, _POLICY] = field(default_factory=UpstreamSection)
 
     def __post_init__(self) -> None:
         if self.forward is None and not self.inbound:
@@ -63,16 +66,24 @@ class File(Section, frozen=True):
                 f"hsm.unavailable: {self.hsm.unavailable} waits longer than proxy.mint_timeout_s "
                 f"({self.proxy.mint_timeout_s:g} s) lets a client wait"
             )
-        listening = ([self.proxy.listen] if self.forward else []) + [one.listen for one in self.inbound]
-        taken = [Address.parse(one) for one in listening]
-        for place, address in enumerate(taken):
-            if address.port and address in taken[:place]:
+        listening = [Address.parse(one) for one in self._listeners]
+        for place, address in enumerate(listening):
+            if address.port and address in listening[:place]:
                 raise ValueError(f"inbound: two listeners have the address {address}")
         for name in self.run.worker_environment:
             if name in self.secret_variables:
                 raise ValueError(f"run.worker_environment: {name} leads to a PIN, which is not for workers")
         if not self.hsm.high_availability:
             self._check_holders()
+        self.compiled()
+
+    @property
+    def _listeners(self) -> list[str]:
+        return ([self.proxy.listen] if self.forward else []) + [one.listen for one in self.inbound]
+
+    def compiled(self) -> Compiled:
+        """The policy as it is decided by. Raises ValueError, but for a file that was read."""
+        return taken(self.policy, self.profiles, self.upstream, self._listeners)
 
     def _check_holders(self) -> None:
         for name, section in self.authorities.items():

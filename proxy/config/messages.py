@@ -67,7 +67,7 @@ def _described(root: type[Struct], place: str) -> str:
 def _kinds(root: type[Struct], place: str) -> list[Any]:
     """The type of the field at `place`, and all that it is made of."""
     table, _, name = re.sub(r"\[[^]]*\]", "", place).rpartition(".")
-    kinds = [next(f.type for f in msgspec.structs.fields(_table(root, table)) if f.name == name)]
+    kinds = [next(f.type for f in msgspec.structs.fields(_table(root, table)) if f.encode_name == name)]
     for kind in kinds:
         kinds += get_args(kind)
     return kinds
@@ -75,13 +75,13 @@ def _kinds(root: type[Struct], place: str) -> list[Any]:
 
 def _fields(root: type[Struct], place: str) -> list[str]:
     """The fields of the table at `place` ("hsm.members[0]")."""
-    return [f.name for f in msgspec.structs.fields(_table(root, place))]
+    return [f.encode_name for f in msgspec.structs.fields(_table(root, place))]
 
 
 def _table(root: type[Struct], place: str) -> type[Struct]:
     kind: Any = root
     for part in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
-        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
+        kind = next(f.type for f in msgspec.structs.fields(kind) if f.encode_name == part)
         while not (isinstance(kind, type) and issubclass(kind, Struct)):
             kind = next(
                 (a for a in getattr(kind, "__args__", ()) if a is not type(None)), getattr(kind, "__origin__", None)

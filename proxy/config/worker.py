@@ -13,19 +13,17 @@ from msgspec import Struct, field
 
 from addons.edge.settings import Bounds
 from addons.inbound.settings import HandshakeSettings, ListenerSettings
+from addons.policy.rules import Compiled
+from addons.policy.settings import Profile
+from hsm.errors import MisconfiguredError
 from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 from proxy.config import messages
+from proxy.config.decryption_log import DecryptionLogSection
 from proxy.config.forward import ForwardSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import (
-    DecryptionLogSection,
-    LimitsSection,
-    LogSection,
-    MitmproxySection,
-    ProxySection,
-    RunSection,
-    StatusSection,
-)
+from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.pages import PagesSection
+from proxy.config.policy import PolicySection, UpstreamSection, taken
 from proxy.config.section import Address
 
 
@@ -39,8 +37,17 @@ class _Part(Struct, frozen=True, kw_only=True):
     status: StatusSection = field(default_factory=StatusSection)
     run: RunSection = field(default_factory=RunSection)
     mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
+    pages: PagesSection = field(default_factory=PagesSection)
     log: LogSection = field(default_factory=LogSection)
     decryption_log: DecryptionLogSection = field(default_factory=DecryptionLogSection)
+    policy: PolicySection = field(default_factory=PolicySection)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    upstream: UpstreamSection = field(default_factory=UpstreamSection)
+
+    def compiled(self) -> Compiled:
+        """The policy as it is decided by. Raises ValueError."""
+        forward = [self.proxy.listen] if self.forward else []
+        return taken(self.policy, self.profiles, self.upstream, forward + [one.listen for one in self.inbound])
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
@@ -48,19 +55,21 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
 
     `cache_entries` is None where there is no forward proxy. `inbound` are the listeners of our own sites, in the file's
     order. `status_listen` is where the status page is: no client must reach it through us. `upstream_ca` are the roots
-    that servers are verified with; None for Mozilla's (certifi).
+    that servers are verified with; None for Mozilla's (certifi). `policy` decides what becomes of each connection.
     """
 
     path: Path
     proxy: ProxySection
     limits: Bounds
     mitmproxy: MitmproxySection
+    pages: PagesSection
     log: LogSection
     decryption_log: DecryptionLogSection
     run: RunDirectory
     upstream_ca: Path | None
     cache_entries: int | None
     inbound: tuple[ListenerSettings, ...]
+    policy: Compiled
     status_listen: Address | None = None
 
     @property
@@ -88,16 +97,22 @@ def load(path: Path) -> WorkerConfig:
     """Read a worker's part of `path`. Raises MisconfiguredError as `proxy.config.file.load`."""
     path = path.absolute()
     part, base = messages.decoded(messages.read(path), _Part, path.name), path.parent
+    try:
+        policy = part.compiled()
+    except ValueError as error:
+        raise MisconfiguredError(f"{path.name}: {error}") from None
     return WorkerConfig(
         path=path,
         proxy=part.proxy,
         limits=part.limits,
         mitmproxy=part.mitmproxy,
+        pages=part.pages,
         log=part.log,
         decryption_log=part.decryption_log,
         run=RunDirectory(base / part.run.directory, part.run.group),
         upstream_ca=base / part.proxy.upstream_ca if part.proxy.upstream_ca else None,
         cache_entries=part.forward.cache_entries if part.forward else None,
         inbound=tuple(one.settings(base) for one in part.inbound),
+        policy=policy,
         status_listen=Address.parse(part.status.listen) if part.status.listen else None,
     )

@@ -21,6 +21,7 @@ from mitmproxy import connection, ctx
 from mitmproxy.proxy import mode_specs
 
 from addons.edge.account import account
+from addons.edge.answers import Sentence
 from addons.edge.connecting import racing
 from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
@@ -32,20 +33,8 @@ _OPERATOR = "operator"
 """The account of names that the operator has written."""
 
 
-class Sentence(str):
-    """Why there is no connection, for the client. mitmproxy passes it on as the connection's error."""
-
-    status: int
-
-    def __new__(cls, status: int, text: str) -> Sentence:
-        """`status` is the HTTP status that says it."""
-        made = super().__new__(cls, text)
-        made.status = status
-        return made
-
-
-class RefusedError(OSError):
-    """A client may not have this connection. Its text is a `Sentence`."""
+class NoConnectionError(OSError):
+    """There is no connection. Its text is a `Sentence`."""
 
     def __init__(self, sentence: Sentence) -> None:
         super().__init__(sentence)
@@ -53,6 +42,10 @@ class RefusedError(OSError):
 
     def __str__(self) -> str:
         return self.sentence
+
+
+class RefusedError(NoConnectionError):
+    """A client may not have this connection."""
 
 
 class Connecting:
@@ -85,10 +78,10 @@ class Connecting:
             found = await self._resolver.addresses(host, account(client.peername[0]) if chosen else _OPERATOR)
         except TooManyLookupsError as error:
             self._refuse(client, "too-many-lookups", host[:253])
-            raise RefusedError(Sentence(502, f"{host} was not looked up: {error}")) from None
+            raise RefusedError(Sentence("too-many-lookups", f"{host} was not looked up: {error}")) from None
         except OSError as error:
             facts_of(client).fail("dns-failed", "server", str(error))
-            raise
+            raise NoConnectionError(Sentence("dns-failed", str(error))) from error
         facts = facts_of(client)
         facts.addresses = tuple(one[1][0] for one in found)
         facts.destination = facts.addresses[0]
@@ -100,10 +93,14 @@ class Connecting:
                 raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
         try:
             made = await _connected(permitted, port, local, create)
+        except TimeoutError as error:
+            self._resolver.forget(host)
+            facts.fail("too-slow", "server", str(error))
+            raise NoConnectionError(Sentence("too-slow", str(error))) from error
         except OSError as error:
             self._resolver.forget(host)
             facts.fail("connect-failed", "server", str(error))
-            raise
+            raise NoConnectionError(Sentence("connect-failed", str(error))) from error
         if preface:
             made[0].write(preface)
         return made
@@ -134,7 +131,7 @@ class Connecting:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._refuse(client, "blocked-destination", f"{where} ({addresses}) is denied by '{entry}'")
         return Sentence(
-            403,
+            "blocked-destination",
             f"{where} is not reached through this proxy: its address is denied by '{entry}' of deny_destinations. "
             "Whoever runs the proxy can make an exception for address and port: [proxy] allow_destinations",
         )

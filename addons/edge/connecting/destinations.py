@@ -136,6 +136,13 @@ class Destinations:
                 return found
         return None
 
+    def exempts(self, address: Address, port: int) -> bool:
+        """Whether an entry of `allow_destinations` has this address, with this port or with none."""
+        return all(
+            any(face in one.network and (not one.ports or one.names(port)) for one in self._exemptions)
+            for face in faces(address)
+        )
+
     def _face_denied_by(self, face: Address, port: int) -> str | None:
         exempt = [one for one in self._exemptions if face in one.network and (not one.ports or one.names(port))]
         if any(one.ports for one in exempt):

@@ -226,6 +226,8 @@ def system_lookup(name: str) -> tuple[Found, ...]:
 
 def _literal(host: str) -> tuple[Found, ...] | None:
     """An address that is written as one needs nobody to ask; a scope is the kernel's to know."""
+    if not host[-1:].isdigit() and ":" not in host:  # what most hosts are: an exception costs more
+        return None
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

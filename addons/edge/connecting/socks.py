@@ -5,7 +5,7 @@ from __future__ import annotations
 from mitmproxy.proxy import commands, layer
 from mitmproxy.proxy.layers import modes
 
-from addons.edge.connecting.connecting import Sentence
+from addons.edge.answers import Sentence
 
 _HOST_UNREACHABLE = b"\x05\x04"
 _NOT_ALLOWED = b"\x05\x02"

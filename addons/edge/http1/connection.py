@@ -77,14 +77,16 @@ class Http1Connection(HttpConnection, metaclass=abc.ABCMeta):
         self._around = backpressure.around(context)
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        # No generator of its own: each event of a connection would go through one more.
         if isinstance(event, HttpEvent):
-            yield from self.send(event)
-        elif isinstance(event, events.DataReceived):
-            yield from self.received(event.data)
-        elif isinstance(event, events.ConnectionClosed):
-            yield from self.closed(event)
-        elif not isinstance(event, events.Start):
-            raise AssertionError(f"Unexpected event: {event}")  # noqa: TRY004  # as mitmproxy's layers do
+            return self.send(event)
+        if isinstance(event, events.DataReceived):
+            return self.received(event.data)
+        if isinstance(event, events.ConnectionClosed):
+            return self.closed(event)
+        if isinstance(event, events.Start):
+            return _nothing()
+        raise AssertionError(f"Unexpected event: {event}")
 
     def received(self, data: bytes) -> layer.CommandGenerator[None]:
         """Bytes from the peer."""
@@ -193,6 +195,11 @@ class Http1Connection(HttpConnection, metaclass=abc.ABCMeta):
         """End the connection; whatever still comes is nothing."""
         self.phase, self._body = Phase.OVER, None
         yield commands.CloseConnection(self.conn)
+
+
+def _nothing() -> layer.CommandGenerator[None]:
+    """A connection begins with nothing to say."""
+    yield from ()
 
 
 # mitmproxy asks for its own class where a message is injected.

@@ -29,6 +29,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.utils import human
 
 from addons.edge import trailers
+from addons.edge.answers import Sentence
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.events import Body, Ended, Event, GoAway, Head, Ignored, Invalid, Oversized, Reset, Settings
 from addons.edge.http2.paced import Paced
@@ -86,7 +87,8 @@ class Http2Connection(Paced):
             return
         if event.code != nghttp2.REFUSED_STREAM:
             yield self._refused(self._malformed, event.why)
-        yield from self._broken(event.stream_id, f"HTTP/2 protocol error: {event.why}")
+        why = Sentence("malformed-response", f"HTTP/2 protocol error: {event.why}")  # a client's error is not told
+        yield from self._broken(event.stream_id, why)
 
     _malformed: ClassVar[Class]
     _gone: ClassVar[ErrorCode]

@@ -17,8 +17,10 @@ from mitmproxy.utils import human
 from addons.edge.listeners.hello import HelloError, HelloReader, normal
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
+from addons.policy import asked
 from addons.records import classes, greeting
 from addons.records.connections import destined, facts_of
+from addons.records.facts import Decision
 from addons.tls.failures import sentence
 from addons.tls.goodbye import Goodbye
 from addons.tls.refusal import INTERNAL_ERROR, alert
@@ -46,7 +48,7 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
         super().__init__(made)
         self._hello = hello
         self._begun = begun
-        self._unproven = False
+        self._refused = False
         self._reader = HelloReader(bounds.hello_bytes, bounds.hello_records)
 
     def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
@@ -76,13 +78,18 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
         facts = facts_of(self.context.client)
         greeting.note(facts, hello)
         destined(facts, self.context.server.address)
-        asked = ClientHelloData(self.context, hello)
-        yield TlsClienthelloHook(asked)
-        if asked.ignore_connection:
+        decision = yield from asked.at_hello(self.context, hello)
+        if decision is not None and decision.acts == "block":
+            return (yield from self._block(decision))
+        if decision is not None and decision.acts == "bypass":
+            return (yield from let_through(super().receive_handshake_data(data)))
+        greeted = ClientHelloData(self.context, hello)
+        yield TlsClienthelloHook(greeted)
+        if greeted.ignore_connection:
             facts.event = "bypassed"
             return (yield from let_through(super().receive_handshake_data(data)))
         self.client_hello_parsed = True
-        first = asked.establish_server_tls_first and not self.context.server.tls_established
+        first = greeted.establish_server_tls_first and not self.context.server.tls_established
         if first or self._begun:
             error = yield from self.start_server_tls()
             if error and self._begun:
@@ -90,7 +97,7 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
                     EdgeRefusal(self.context.client, "server-unproven", f"no TLS with the server: {error}")
                 )
                 yield commands.SendData(self.conn, alert(INTERNAL_ERROR))
-                self._unproven = True
+                self._refused = True
                 return False, f"no TLS with the server: {error}"
             if error:
                 yield commands.Log(f"no TLS with the server ({error}); the client is told in HTTP")
@@ -99,12 +106,18 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
             return False, "connection closed early"
         return (yield from super().receive_handshake_data(normal(data)))
 
+    def _block(self, decision: Decision) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
+        yield commands.SendData(self.conn, alert(asked.ACCESS_DENIED))
+        self._refused = True
+        return False, decision.reason
+
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As ClientTLSLayer, whose words are about clients that do not trust a CA."""
         facts = facts_of(self.context.client)
         why = self.broken or err
         kind = classes.of_client(why, ech=facts.ech, groups=facts.groups)
-        if self.client_hello_parsed and not self._unproven:
+        if self.client_hello_parsed and not self._refused:
             doubt = getattr(self.tls, "doubt", "")
             err = sentence(why, self.conn.sni or human.format_address(self.context.server.address), doubt)
             if doubt and err == doubt:

@@ -243,3 +243,26 @@ def test_options_are_mitmproxys() -> None:
     assert lean_ones.certs == ["a"]
     with pytest.raises(AttributeError, match="no option nonsense"):
         _ = lean_ones.nonsense
+
+
+def test_a_changed_option_is_seen_at_once() -> None:
+    """Whoever hears of a change reads the new value, however often the old one was read; one that is refused leaves
+    the old one in force."""
+    made = stock_addons.LeanOptions()
+    heard = []
+
+    def hear(changed: options.Options, _updated: set[str]) -> None:
+        heard.append(changed.listen_port)
+        if changed.listen_port == 3:
+            raise exceptions.OptionsError("not this one")
+
+    made.subscribe(hear, ["listen_port"])
+    for port in (1, 2):
+        made.update(listen_port=port)
+        assert made.listen_port == made.listen_port == port
+    with pytest.raises(exceptions.OptionsError):
+        made.update(listen_port=3)
+    assert made.listen_port == 2
+    made.reset()
+    assert made.listen_port is None
+    assert heard == [1, 2, 3, 2, None]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.addons.revocation.asking import Asking
 from tests.addons.revocation.ocsp_responder import (
     Responder,
     responding,
@@ -41,3 +42,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, str]
         return found
 
     return taken
+
+
+@pytest.fixture
+def asking(responder: Responder, time: Time) -> Asking:
+    return Asking(responder, time)

@@ -89,14 +89,47 @@ class Authority:
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         return builder.sign(self.key, digest or _hash_for(self.key))  # type: ignore[arg-type]
 
-    def leaf(self, *urls: str, key: Private | None = None) -> x509.Certificate:
-        """A site's certificate that names responders."""
-        places = [
-            x509.AccessDescription(AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(url))
-            for url in urls
+    def leaf(
+        self,
+        *urls: str,
+        key: Private | None = None,
+        lists: Sequence[str] = (),
+        issuers: Sequence[str] = (),
+        **more: Any,
+    ) -> x509.Certificate:
+        """A site's certificate that names responders, CRLs, and where its issuer's certificate is; `more` is as for
+        `certify`."""
+        places = [(AuthorityInformationAccessOID.OCSP, url) for url in urls]
+        places += [(AuthorityInformationAccessOID.CA_ISSUERS, url) for url in issuers]
+        access = [x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in places]
+        points = [x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None) for url in lists]
+        extensions: list[x509.ExtensionType] = [
+            *([x509.AuthorityInformationAccess(access)] if access else []),
+            *([x509.CRLDistributionPoints(points)] if points else []),
+            *more.pop("extensions", []),
         ]
-        access = [x509.AuthorityInformationAccess(places)] if places else []
-        return self.certify("shop.example.com", key or private_key("leaf"), extensions=access)
+        name = more.pop("name", "shop.example.com")
+        return self.certify(name, key or private_key("leaf"), extensions=extensions, **more)
+
+    def list_revoked(
+        self,
+        *serials: int,
+        this_update: dt.datetime = NOW - HOUR,
+        next_update: dt.datetime = NOW + 24 * HOUR,
+        extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        issuer: str = "",
+        key: Private | None = None,
+        digest: hashes.HashAlgorithm | None = None,
+    ) -> bytes:
+        """A CRL, DER, with these serial numbers; `extensions` are told with whether they are critical."""
+        builder = x509.CertificateRevocationListBuilder(common_name(issuer or self.name), this_update, next_update)
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(this_update).build()
+            builder = builder.add_revoked_certificate(entry)
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical=critical)
+        signer = key or self.key
+        return builder.sign(signer, digest or _hash_for(signer)).public_bytes(Encoding.DER)  # type: ignore[arg-type]
 
     def delegate(
         self, *, extensions: Sequence[x509.ExtensionType] = (OCSP_SIGNING,), **more: Any
@@ -192,8 +225,11 @@ def responding() -> Iterator[Responder]:
     """A responder until the end; it says "try later" until it is told otherwise."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             responder.asked.append((self.path, headers, body))
             responder.answer(self)

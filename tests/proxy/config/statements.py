@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 from proxy.config.file import File
 
 _HEADER = re.compile(r"(?:# )?\[{1,2}([a-z_.]+)\]{1,2}\s*(?:#.*)?")
-_SETTING = re.compile(r'(?:# )?(?:[a-z_]+|"[^"]+") = .+')
-_INLINE = re.compile(r'(?<![\w.-])([a-z_]{2,}) = ("[^"]*"|\[[^]]*\]|\{[^}]*\}|true|false|\d+(?:\.\d+)?)')
+_SETTING = re.compile(r'(?:# )?(?:[a-z0-9_]+|"[^"]+") = .+')
+_INLINE = re.compile(r'(?<![\w.-])([a-z0-9_]{2,}) = ("[^"]*"|\[[^]]*\]|\{[^}]*\}|true|false|\d+(?:\.\d+)?)')
 
 
 class Statement(NamedTuple):
@@ -36,7 +36,7 @@ def settings(document: str, text: str) -> Iterator[Statement]:
     table, said = "", ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.fullmatch(line):
-            table, said = header[1], ""
+            table, said = _kind_of(header[1]), ""
         elif _SETTING.fullmatch(line):
             setting, comment = _cut(line.removeprefix("# "))
             ((key, value),) = tomllib.loads(setting).items()
@@ -44,6 +44,24 @@ def settings(document: str, text: str) -> Iterator[Statement]:
             said = ""
         else:
             said = f"{said} {line.removeprefix('#')}" if line.startswith("#") else ""
+
+
+def _kind_of(header: str) -> str:
+    """The table that a header names: [profiles.careful] is one of the tables "profiles", whose names are free."""
+    above = header.rpartition(".")[0]
+    found = field(*_split(above)) if above else None
+    return above if found is not None and _is_free(found.type) else header
+
+
+def _split(table: str) -> tuple[str, str]:
+    above, _, name = table.rpartition(".")
+    return above, name
+
+
+def _is_free(kind: Any) -> bool:
+    """Whether tables of this type have names that the operator chooses."""
+    value = next((get_args(one)[1] for one in parts(kind) if get_origin(one) is dict), None)
+    return isinstance(value, type) and issubclass(value, Struct)
 
 
 def _cut(line: str) -> tuple[str, str]:
@@ -67,7 +85,7 @@ def mentions(text: str) -> dict[str, str]:
     table = ""
     for line in text.splitlines():
         if header := _HEADER.fullmatch(line):
-            table = header[1]
+            table = _kind_of(header[1])
         found[table] = f"{found.get(table, '')}{line}\n"
     return found
 
@@ -80,9 +98,10 @@ def tables() -> dict[str, type[Struct]]:
 def _within(name: str, kind: type[Struct]) -> Iterator[tuple[str, type[Struct]]]:
     yield name, kind
     for field in msgspec.structs.fields(kind):
-        for part in parts(field.type):
+        of_lists = any(get_origin(part) is dict for part in parts(field.type)) and not _is_free(field.type)
+        for part in () if of_lists else parts(field.type):
             if isinstance(part, type) and issubclass(part, Struct):
-                yield from _within(f"{name}.{field.name}", part)
+                yield from _within(f"{name}.{field.encode_name}", part)
 
 
 def parts(kind: Any) -> Iterator[Any]:
@@ -95,7 +114,7 @@ def parts(kind: Any) -> Iterator[Any]:
 def field(table: str, key: str) -> msgspec.structs.FieldInfo | None:
     """The field `key` of a table."""
     kind = tables().get(table)
-    return next((one for one in msgspec.structs.fields(kind) if one.name == key), None) if kind else None
+    return next((one for one in msgspec.structs.fields(kind) if one.encode_name == key), None) if kind else None
 
 
 def free(one: Statement) -> Statement:

@@ -83,9 +83,14 @@ def _same(one: Statement) -> str | None:
     if marked := re.search(r"default: (\S+)", one.comment):
         said = tomllib.loads(f"it = {marked[1]}")["it"]
         return None if said == holds else f"the default is said to be {said!r}, and is {holds!r}"
-    if holds in (None, "", [], {}) or one.value == holds:
+    if holds in (None, "", [], (), {}) or _is_empty(holds) or one.value == holds:
         return None
     return f"is {one.value!r}, and the default is {holds!r}; where it is meant, say '# default: ...' beside it"
+
+
+def _is_empty(holds: object) -> bool:
+    """Whether it is a table in which nothing stands."""
+    return isinstance(holds, msgspec.Struct) and not any(msgspec.structs.astuple(holds))
 
 
 def _bounded(one: Statement) -> str | None:
@@ -117,16 +122,24 @@ def test_bounds_beside_a_setting_are_its_bounds() -> None:
 def test_the_template_mentions_every_setting(table: str) -> None:
     """An operator finds each setting in the file that init writes, in its table, with what it does."""
     parts = mentions(_template())
-    text = parts.get(table) or parts[table.rpartition(".")[0]]  # a pin is described where its member is
+    text = next(parts[one] for one in _with_those_above(table) if one in parts)  # a pin is described with its member
     missing = [name for name in _leaves(table) if not re.search(rf'(?<![\w]){name}"? = ', text)]
     assert missing == []
 
 
+def _with_those_above(table: str) -> Iterator[str]:
+    while table:
+        yield table
+        table = table.rpartition(".")[0]
+    yield ""
+
+
 def _leaves(table: str) -> Iterator[str]:
-    """The fields of a table that have no header of their own in the template."""
-    for name in tables()[table].__struct_fields__:
-        if f"{table}.{name}".lstrip(".") not in mentions(_template()):
-            yield name
+    """The fields of a table that have no header of their own in the template, nor one of a table in them."""
+    headed = {above for header in mentions(_template()) for above in _with_those_above(header)}
+    for one in msgspec.structs.fields(tables()[table]):
+        if f"{table}.{one.encode_name}".lstrip(".") not in headed:
+            yield one.encode_name
 
 
 @pytest.mark.parametrize("document", sorted(_PROSE))
@@ -136,7 +149,7 @@ def test_settings_in_prose_exist(document: str) -> None:
     wrong = [
         f"{one.key} = {one.value!r}"
         for one in inline(document, _PROSE[document])
-        if not any(found.name == one.key and fits(one.value, found) for found in known)
+        if not any(found.encode_name == one.key and fits(one.value, found) for found in known)
     ]
     assert wrong == []
 
@@ -148,7 +161,7 @@ def test_settings_that_are_named_with_their_table_exist() -> None:
     wrong = [
         f"{document}: {table}.{key}"
         for document, text in texts.items()
-        for table, key in re.findall(rf"(?<![\w./-])({tops})\.([a-z_]+)\b(?![./-])", text)
+        for table, key in re.findall(rf"(?<![\w./\[-])({tops})\.([a-z_]+)\b(?![./-])", text)
         if field(table, key) is None
     ]
     assert wrong == []
@@ -160,7 +173,7 @@ def _parsed(text: str) -> Config:
 
 def test_the_template_without_comment_signs_is_a_configuration() -> None:
     """Who removes the comment signs of inbound inspection, or of every setting, has a configuration that is right."""
-    config = _parsed(re.sub(r"(?m)^# (?=\[|(?:[a-z_]+|\"[^\"]+\") = )", "", _template()))
+    config = _parsed(re.sub(r"(?m)^# (?=\[|(?:[a-z0-9_]+|\"[^\"]+\") = )", "", _template()))
     assert [one.names for listener in config.file.inbound for one in listener.sites]
     assert config.file.run.users
 

@@ -19,9 +19,10 @@ from hsm.wire.worker import MAX_WORKERS
 from proxy.commands.init.place import Place
 from proxy.commands.init.text import text
 from proxy.commands.init.wanted import Wanted
+from proxy.config.decryption_log import DecryptionLogSection
 from proxy.config.file import Config, File, load
 from proxy.config.forward import ForwardSection
-from proxy.config.operation import DecryptionLogSection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import ProxySection, RunSection, StatusSection
 from proxy.config.section import Address
 from tests.proxy.config.made_keys import made_keys
 

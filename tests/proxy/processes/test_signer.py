@@ -175,7 +175,10 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "mitmproxy.scripts": ("[mitmproxy]", ["script.py"]),
         "mitmproxy.options": ("[mitmproxy]", {"http2": False}),
         "mitmproxy.stream": ("[mitmproxy]", []),
+        "pages.contact": ("[pages]", "the help desk"),
+        "pages.template": ("[pages]", "page.html"),
         "log.level": ("[log]", "debug"),
+        "decryption_log.file": ("[decryption_log]", "other.jsonl"),
     } | {f"limits.{one.name}": ("[limits]", one.default * 2 or 1) for one in structs.fields(Bounds)}
 
 

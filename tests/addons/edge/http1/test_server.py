@@ -48,7 +48,7 @@ def test_what_is_no_request_gets_a_400_and_goes_no_further(sent: bytes, mode: st
     talk = Talk(mode=mode, validate_inbound_headers=checks).client(sent, GET)
     assert talk.to_client.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert talk.to_client.count(b"HTTP/1.1 400") == 1
-    assert talk.refused[0].detail.encode().replace(b"'", b"&#x27;") in talk.to_client
+    assert talk.refused[0].detail.encode() in talk.to_client
     assert talk.closed[0] == "client"
     assert talk.kinds == ["malformed-request"]
     assert b"GET" not in talk.to_server

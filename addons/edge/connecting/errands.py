@@ -1,0 +1,69 @@
+"""Connections of the worker's own, to where a certificate says: a responder, a list, an issuer's certificate.
+
+Who writes certificates writes these addresses, so they are judged as a client's choice is, when they are resolved, and
+what was judged is connected to. A certificate that nobody has verified yet may be anybody's: it can say `near`, the
+address of the server that showed it, and then a server out in the world names no address of ours.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+from addons.edge.connecting import racing
+from addons.edge.connecting.destinations import Address, Destinations, faces
+from addons.edge.connecting.resolver import Found, Resolver
+
+_ACCOUNT = "certificates"
+"""That of the names that certificates have: no client's."""
+
+
+class DeniedError(OSError):
+    """An address that certificates may not name. Its text says which, and what denies it."""
+
+
+class Errands:
+    """How one worker makes them."""
+
+    def __init__(self, resolver: Resolver, destinations: Destinations) -> None:
+        self._resolver = resolver
+        self._destinations = destinations
+
+    async def connect(self, host: str, port: int, near: str = "") -> socket.socket:
+        """A socket that is connected to `host` and `port`. Raises DeniedError, or OSError with a sentence.
+
+        With `near` an address that is not of the public Internet is denied unless `near` is none either, or an entry
+        of `allow_destinations` names it with this port.
+        """
+        found = await self._resolver.addresses(host, _ACCOUNT)
+        permitted, entry = self._permitted(found, port, near)
+        if not permitted:
+            raise DeniedError(f"{', '.join(str(one[1][0]) for one in found[:4])} is denied by {entry}")
+        try:
+            return await racing.first(permitted, port)
+        except OSError:
+            self._resolver.forget(host)
+            raise
+
+    def _permitted(self, found: Sequence[Found], port: int, near: str) -> tuple[list[Found], str]:
+        """Those of `found` that may be connected to, and what denies the last of the others."""
+        permitted, entry = [], ""
+        for one in found:
+            address = ipaddress.ip_address(one[1][0])
+            denied = self._destinations.denied_by(address, port)
+            if denied is not None:
+                entry = f"'{denied}' of deny_destinations"
+            elif near and self._is_ours(address, port) and not _inside(ipaddress.ip_address(near)):
+                entry = f"its place: it is inside, and the server that names it, {near}, is not"
+            else:
+                permitted.append(one)
+        return permitted, entry
+
+    def _is_ours(self, address: Address, port: int) -> bool:
+        return _inside(address) and not self._destinations.exempts(address, port)
+
+
+def _inside(address: Address) -> bool:
+    """Whether `address`, or one that it stands for, is none of the public Internet."""
+    return any(not face.is_global for face in faces(address))

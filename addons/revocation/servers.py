@@ -1,0 +1,96 @@
+"""Whom certificates name, as servers that are asked: few questions at a time, and none while one does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from urllib.parse import SplitResult, urlsplit
+
+from msgspec import Struct
+
+from addons.edge.connecting.errands import DeniedError
+from addons.edge.turns import LineFullError, Turns
+from addons.revocation.download import NoAnswerError, Streams, Wanted, download
+
+logger = logging.getLogger("hsmitm.revocation")
+
+Socket = Callable[[str, int, str], Awaitable[socket.socket]]
+"""A connection to a host and port that a certificate of the server at an address ("" for any) names. Raises OSError."""
+
+_PER_SERVER, _PLACES, _LINE = 4, 64, 64
+"""Questions in progress, of one server and of all, and how many wait for one server."""
+_FORGIVEN = 3
+"""So often in a row a server may leave a question without an answer; then it is left alone, at first for so long, and
+at most for so long. A network without a way out must not cost each new connection the wait."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0
+_REMEMBERED = 1024
+
+
+class NotAskedError(ValueError):
+    """The address that is named is one that certificates may not name."""
+
+
+class _Standing(Struct):
+    """How a server has answered: failures in a row, and until when (monotonic seconds) it is not asked."""
+
+    failures: int = 0
+    until: float = 0.0
+
+
+class Servers:
+    """Those of one worker."""
+
+    def __init__(self, connect: Socket, clock: Callable[[], float] = time.monotonic) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._turns = Turns(_PER_SERVER, _PLACES, _LINE)
+        self._failing: OrderedDict[str, _Standing] = OrderedDict()
+
+    async def ask(self, wanted: Wanted, near: str = "") -> bytes:
+        """The answer's body. `near` is the server whose certificate names this one, where nobody has verified it.
+
+        Raises NoAnswerError, NotAskedError, or ValueError with what was wrong with the answer.
+        """
+        name = urlsplit(wanted.url).netloc
+        if self._is_silent(name):
+            raise NoAnswerError(f"{wanted.who} {wanted.url} is left alone for now: it did not answer")
+        account = near or name  # whoever is near can name servers without end
+        try:
+            await self._turns.take(account)
+        except LineFullError:
+            raise NoAnswerError(f"{wanted.who} {wanted.url} has too many questions to answer") from None
+        try:
+            answer = await download(wanted, lambda url: self._streams(wanted, url, near))
+        except NoAnswerError:
+            self._failed(name)
+            raise
+        finally:
+            self._turns.give_back(account)
+        self._failing.pop(name, None)
+        return answer
+
+    def _is_silent(self, name: str) -> bool:
+        standing = self._failing.get(name)
+        return standing is not None and self._clock() < standing.until
+
+    async def _streams(self, wanted: Wanted, url: SplitResult, near: str) -> Streams:
+        try:
+            connected = await self._connect(url.hostname or "", url.port or 80, near)
+        except DeniedError as error:
+            raise NotAskedError(f"{wanted.who} {wanted.url} is not asked: {error}") from None
+        return await asyncio.open_connection(sock=connected)
+
+    def _failed(self, name: str) -> None:
+        standing = self._failing.setdefault(name, _Standing())
+        self._failing.move_to_end(name)
+        if len(self._failing) > _REMEMBERED:
+            self._failing.popitem(last=False)
+        standing.failures += 1
+        if (over := standing.failures - _FORGIVEN) >= 0:
+            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(over, 8))
+            standing.until = self._clock() + pause
+            logger.info("%s, which certificates name, does not answer; it is left alone for %g s", name, pause)
