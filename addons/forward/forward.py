@@ -27,7 +27,7 @@ from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
 from addons.forward.cas import CAs
-from addons.forward.contexts import ecdsa_suites, make_context
+from addons.forward.contexts import ecdsa_suites, make_context, offered
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
@@ -42,7 +42,6 @@ from addons.tls import client_hello
 from addons.tls.pieces import PiecewiseConnection
 from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
-from addons.tls.suites import towards_clients
 from hsm import names
 from hsm.errors import DeadlineError, HsmitmError, OverloadedError, TryLaterError
 from hsm.wire.client import SignerClient
@@ -140,7 +139,7 @@ class Forward:
         """Choose the kind of leaf that this client can verify."""
         ours = net_tls.Version[ctx.options.tls_version_client_max]
         speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
-        suites = ecdsa_suites(self._offered(data.context.client))
+        suites = ecdsa_suites(offered(data.context.client, self._suites))
         ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
         facts = _Facts("p256" if ecdsa else "rsa-2048", schemes=client_hello.certificate_schemes(data.client_hello))
         self._facts[data.context.client.id] = facts
@@ -285,12 +284,6 @@ class Forward:
             # The signer was restarted meanwhile, and the leaf may be of a CA that we do not know yet.
         raise TryLaterError("the signer keeps being restarted")
 
-    def _offered(self, client: connection.Client) -> tuple[str, ...]:
-        """The cipher suites that `client` gets: what a script says, or mitmproxy's option, or the operator."""
-        if client.cipher_list or ctx.options.ciphers_client:
-            return tuple(client.cipher_list or ctx.options.ciphers_client.split(":"))
-        return towards_clients(self._suites, net_tls.Version[ctx.options.tls_version_client_min])
-
     def _connection(self, found: Leaf, private: LeafPrivateKey, key: LeafKey, data: tls.TlsData) -> SSL.Connection:
         client, server = data.context.client, data.context.server
         chain = self._cas.chain(key.authority)
@@ -303,7 +296,7 @@ class Forward:
             net_tls.Method.DTLS_SERVER_METHOD if data.is_dtls else net_tls.Method.TLS_SERVER_METHOD,
             minimum,
             net_tls.Version[ctx.options.tls_version_client_max],
-            self._offered(client),
+            offered(client, self._suites),
             ctx.options.tls_ecdh_curve_client,
             ctx.options.request_client_cert,
             chain,
