@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 
-from mitmproxy import certs, connection, ctx
+from mitmproxy import certs
 from mitmproxy.addons.tlsconfig import alpn_select_callback
 from mitmproxy.net import tls as net_tls
 from OpenSSL import SSL
 
 from addons.tls import client_hello
-from addons.tls.protocol import Suites
-from addons.tls.suites import towards_clients
 from hsm.wire.worker import Authority
 
 
@@ -20,8 +18,8 @@ def ecdsa_suites(ciphers: tuple[str, ...]) -> frozenset[int]:
     """Those of ECDSA_SUITES among `ciphers`, in OpenSSL's syntax."""
     made = SSL.Context(SSL.TLS_SERVER_METHOD)
     made.set_cipher_list(":".join(ciphers).encode())
-    chosen = SSL.Connection(made).get_cipher_list()
-    return frozenset(number for name, number in client_hello.ECDSA_SUITES.items() if name in chosen)
+    offered = SSL.Connection(made).get_cipher_list()
+    return frozenset(number for name, number in client_hello.ECDSA_SUITES.items() if name in offered)
 
 
 def make_context(  # noqa: PLR0917  # a cache's key
@@ -57,10 +55,3 @@ def make_context(  # noqa: PLR0917  # a cache's key
     made.set_session_id(f"hsmitm-{authority}".encode())
     made.use_privatekey(key)  # type: ignore[arg-type]
     return made
-
-
-def offered(client: connection.Client, suites: Suites) -> tuple[str, ...]:
-    """The cipher suites that `client` gets: what a script says, or mitmproxy's option, or the operator."""
-    if client.cipher_list or ctx.options.ciphers_client:
-        return tuple(client.cipher_list or ctx.options.ciphers_client.split(":"))
-    return towards_clients(suites, net_tls.Version[ctx.options.tls_version_client_min])

@@ -26,11 +26,18 @@ from hsm.wire.member import Selector
 from hsm.wire.run_directory import RunDirectory, group_of
 from hsm.wire.worker import Authority
 from proxy.config import messages
-from proxy.config.decryption_log import DecryptionLogSection
 from proxy.config.forward import AuthoritySection, ForwardSection, written
 from proxy.config.hsm import HsmSection, user_type_number
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import (
+    DecryptionLogSection,
+    LimitsSection,
+    LogSection,
+    MitmproxySection,
+    ProxySection,
+    RunSection,
+    StatusSection,
+)
 from proxy.config.pages import PagesSection
 from proxy.config.policy import PolicySection, UpstreamSection, taken
 from proxy.config.section import Address, Section, named
@@ -51,12 +58,12 @@ class File(Section, frozen=True):
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
     pages: Annotated[PagesSection, AtStart("[pages]")] = field(default_factory=PagesSection)
     log: Annotated[LogSection, AtStart("[log]")] = field(default_factory=LogSection)
-    decryption_log: Annotated[DecryptionLogSection, AtStart("[decryption_log]")] = field(
-        default_factory=DecryptionLogSection
-    )
     policy: Annotated[PolicySection, _POLICY] = field(default_factory=PolicySection)
     profiles: Annotated[dict[str, Profile], _POLICY] = field(default_factory=dict)
     upstream: Annotated[UpstreamSection, _POLICY] = field(default_factory=UpstreamSection)
+    decryption_log: Annotated[DecryptionLogSection, AtStart("[decryption_log]")] = field(
+        default_factory=DecryptionLogSection
+    )
 
     def __post_init__(self) -> None:
         if self.forward is None and not self.inbound:

@@ -18,10 +18,17 @@ from addons.policy.settings import Profile
 from hsm.errors import MisconfiguredError
 from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 from proxy.config import messages
-from proxy.config.decryption_log import DecryptionLogSection
 from proxy.config.forward import ForwardSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import (
+    DecryptionLogSection,
+    LimitsSection,
+    LogSection,
+    MitmproxySection,
+    ProxySection,
+    RunSection,
+    StatusSection,
+)
 from proxy.config.pages import PagesSection
 from proxy.config.policy import PolicySection, UpstreamSection, taken
 from proxy.config.section import Address

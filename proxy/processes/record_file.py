@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from addons.records.connections import Connections
 from addons.records.decryption_log import DecryptionLog
 from addons.records.traffic import Traffic
-from proxy.config.decryption_log import DecryptionLogSection
+from proxy.config.operation import DecryptionLogSection
 from proxy.processes.line import Line
 
 logger = logging.getLogger("hsmitm.records")

@@ -1,43 +1,31 @@
-"""A TLS layer of mitmproxy's whose handshake goes in steps that are done elsewhere: a layer may not block, and a hook
-may."""
+"""A client's handshake whose steps are done elsewhere: a layer may not block, a hook may."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
-from mitmproxy import connection
 from mitmproxy.proxy import commands, layer
 from mitmproxy.proxy.layers.tls import TLSLayer
 from OpenSSL import SSL
 
 from addons.gnutls.connection import Connection
-from addons.inbound.handshakes import Step
+from addons.inbound.handshakes import HandshakeData, InboundHandshakeHook, Step
 from addons.records import classes
 from addons.records.connections import facts_of
 from addons.tls.refusal import INTERNAL_ERROR, Refusal
 
 
-@dataclass
-class HandshakeData:
-    """A step of a handshake that is to be run."""
+class Timed(Protocol):
+    """Whoever watches the clock."""
 
-    client: connection.Client
-    step: Step
-
-
-@dataclass
-class InboundHandshakeHook(commands.StartHook):
-    """A handshake can go on. Blocking: the layer waits until the step has been run."""
-
-    data: HandshakeData
+    deadline: float
+    """On CLOCK_MONOTONIC, in seconds."""
 
 
 class SteppedHandshake(TLSLayer):
     """Between mitmproxy's ClientTLSLayer, which reads the ClientHello, and its TLSLayer, which does the handshake."""
 
-    deadline: float
-    """On CLOCK_MONOTONIC."""
+    listener: Timed
     _step: Step | None = None
     _steps = 0
     _key_was_asked = False
@@ -59,7 +47,7 @@ class SteppedHandshake(TLSLayer):
             self.tls.bio_write(data)
         if not self._key_was_asked:
             self._steps += 1
-            step = self._step = Step(self.ours, self.deadline)
+            step = self._step = Step(self.ours, self.listener.deadline)
             yield InboundHandshakeHook(HandshakeData(self.context.client, step))
             self._step = None
             self._key_was_asked = step.asked
