@@ -2,6 +2,7 @@
 
     forward       the addon: present a leaf to the client (tls_start_client)
     connects      CONNECT requests whose leaf could not be had
+    known         what is known of a client, and of how its server did
     leaf_names    which names the leaf carries; no I/O
     leaf_store    which leaves are kept: those that were used again; no I/O
     new_names     how many names that nobody has asked for before a client may bring

@@ -20,7 +20,6 @@ from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
     ClientTLSLayer,
     TlsClienthelloHook,
-    TLSLayer,
 )
 from mitmproxy.tls import ClientHello, ClientHelloData
 
@@ -39,6 +38,7 @@ from addons.policy import asked
 from addons.records import classes, greeting
 from addons.records.connections import destined, facts_of
 from addons.tls import client_hello
+from addons.tls.lingering import Lingering, LingeringTls
 from addons.tls.refusal import INTERNAL_ERROR, alert
 from addons.upstream.layer import ServerTls
 from hsm.errors import HsmitmError
@@ -77,7 +77,7 @@ class TimeIsUp(events.Event):
     """The time for a handshake has passed. (A `RequestWakeup` for each connection would cost it a task.)"""
 
 
-class InboundListener(layer.Layer):
+class InboundListener(Lingering):
     """Waits for the ClientHello, builds what its site needs, and watches the clock until the handshake is done."""
 
     def __init__(self, context: context.Context, guide: Guide, listener: int) -> None:
@@ -90,7 +90,6 @@ class InboundListener(layer.Layer):
         self.guide = guide
         self._listener = listener
         self._reader = HelloReader(guide.bounds.hello_bytes, guide.bounds.hello_records)
-        self._refused = False
         self._tls: InboundTls | None = None
         self._outer: layer.Layer | None = None
 
@@ -113,7 +112,9 @@ class InboundListener(layer.Layer):
         return proxy_protocol.header(client.peername[:2], client.sockname[:2])
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.Start):
+        if self.drops(event):
+            yield from self.drop(event)
+        elif isinstance(event, events.Start):
             self.guide.watch(self)
         elif isinstance(event, TimeIsUp):
             yield from self._time_is_up()
@@ -122,10 +123,9 @@ class InboundListener(layer.Layer):
                 self._tls.client_ended()
             yield from self._outer.handle_event(event)
         elif isinstance(event, events.DataReceived):
-            if not self._refused:  # what was on its way when we closed
-                if not self._reader.raw:
-                    yield HelloBegunHook(self.context.client)
-                yield from self._read(event.data)
+            if not self._reader.raw:
+                yield HelloBegunHook(self.context.client)
+            yield from self._read(event.data)
         elif isinstance(event, events.ConnectionClosed):
             self.guide.unwatch(self)
             yield commands.CloseConnection(self.context.client)
@@ -171,7 +171,6 @@ class InboundListener(layer.Layer):
 
     def _refuse(self, why: Refused, description: int, sni: str = "") -> layer.CommandGenerator[None]:
         self.guide.unwatch(self)
-        self._refused = True
         self.guide.refused(self.context.client, why, sni)
         said = alert(description)
         kind = CLASSES[why]
@@ -206,10 +205,10 @@ class InboundListener(layer.Layer):
             yield from self._tls.abort()
         else:
             yield commands.SendData(client, alert(INTERNAL_ERROR))
-        yield commands.CloseConnection(client)
+        yield from self.linger(client)
 
 
-class InboundTls(ClientTLSLayer, SteppedHandshake):
+class InboundTls(LingeringTls, ClientTLSLayer, SteppedHandshake):
     """TLS with a client of one of our sites. In between it and the world: plain HTTP, or what ALPN says."""
 
     listener: InboundListener
@@ -261,7 +260,7 @@ class InboundTls(ClientTLSLayer, SteppedHandshake):
         ours = self.failure if isinstance(self.failure, HsmitmError) and str(self.failure) != GONE else None
         kind = classes.of_client(err, ech=facts.ech, groups=facts.groups) if ours is None else classes.of_hsm(ours)
         facts.fail(kind, "client", err, classes.alert(err) or self.last_alert)
-        yield from TLSLayer.on_handshake_error(self, err)
+        yield from self.fail_handshake(err)
         self.event_to_child = self.errored  # type: ignore[method-assign]
 
     def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:
@@ -292,7 +291,7 @@ class InboundTls(ClientTLSLayer, SteppedHandshake):
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """Say goodbye first: without close_notify a client cannot tell an end from a cut (RFC 8446 section 6.1)."""
-        if self.tls is not None and self.conn.timestamp_tls_setup is not None:
+        if self.tls is not None and self.conn.timestamp_tls_setup is not None and self._lingers is None:
             self.tls.shutdown()
             yield from self.tls_interact()
         yield from super().send_close(command)

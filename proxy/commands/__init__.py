@@ -13,6 +13,7 @@ or work on files and partitions while nothing runs.
     pace           how long an HSM takes, measured, and the settings that fit it
     findings       what it finds, said line by line
     hsm            `hsmitm hsm ...` and `hsmitm reload`
+    upstream       `hsmitm upstream ...`: servers, and what is wrong with their certificates
     tables         what the signer reports, on a terminal
     options        what several commands share: options, asking the signer, printing for programs
 """

@@ -141,7 +141,9 @@ class Connecting:
             raise NoConnectionError(Sentence("dns-failed", str(error))) from error
         permitted = self._permitted(client, found, host, port) if chosen else found
         if not isinstance(client.proxy_mode, mode_specs.UpstreamMode):  # there it is the other proxy that was looked up
-            facts_of(client).addresses = tuple(str(one[1][0]) for one in permitted)
+            facts = facts_of(client)
+            facts.addresses = tuple(str(one[1][0]) for one in permitted)
+            facts.destination = facts.addresses[0]
         return permitted
 
     @staticmethod
