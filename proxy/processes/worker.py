@@ -185,7 +185,7 @@ class Worker:
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls(section.tls_suites))
+        ours.append(UpstreamTls(section.tls_suites, certificates=self._config.certificates))
         if cache_entries is not None:
             ours.append(
                 Forward(
