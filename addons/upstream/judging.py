@@ -19,6 +19,7 @@ from mitmproxy import connection, ctx, tls
 from mitmproxy.proxy import context
 from msgspec import structs
 
+from addons.edge.answers import Sentence
 from addons.edge.connecting.errands import OUTSIDE
 from addons.modes import Modes
 from addons.policy.addon import policy_of
@@ -235,11 +236,11 @@ def _note(data: tls.TlsData, made: ServerConnection, judgement: Judgement) -> No
         logger.warning("%s; it is used under the %s CA", judgement.sentence, authority, extra=told)
 
 
-def cut(made: ServerConnection, facts: Facts, alert: str) -> str:
+def cut(made: ServerConnection, facts: Facts, alert: str) -> Sentence:
     """Why OpenSSL's last complaint has ended the handshake, in a sentence, noted in the facts with the `alert`."""
     assert made.demand is not None
     last = made.complaints[-1]
     kind, sentence = alone(made.demand.host, last, incomplete=made.incomplete)
     facts.server_leg.verification = last
     facts.fail(kind, "server", sentence, alert)
-    return sentence
+    return Sentence(kind, sentence)

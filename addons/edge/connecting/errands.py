@@ -11,8 +11,9 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
+from addons.addresses import Address, faces
 from addons.edge.connecting import racing
-from addons.edge.connecting.destinations import Address, Destinations, faces
+from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.resolver import Found, Resolver
 
 _ACCOUNT = "certificates"
