@@ -18,6 +18,7 @@ import typer
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire.admin import Status, StatusReport
 from proxy.commands import hsm as hsm_commands
+from proxy.commands import upstream as upstream_commands
 from proxy.commands.options import (
     CA_DAYS,
     CONFIG,
@@ -160,6 +161,7 @@ def status(
 
 app.command()(hsm_commands.reload)
 app.add_typer(hsm_commands.app, name="hsm")
+app.add_typer(upstream_commands.app, name="upstream")
 for _found in entry_points(group="hsmitm.commands"):
     app.add_typer(_found.load(), name=_found.name)
 

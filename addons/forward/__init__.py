@@ -1,6 +1,7 @@
 """Forward inspection: clients inside, servers outside, and leaves minted by the signer for each of them.
 
     forward       the addon: present a leaf to the client (tls_start_client), refuse a CONNECT that cannot get one
+    known         what is known of a client, and of how its server did
     leaf_names    which names the leaf carries; no I/O
     leaf_store    which leaves are kept: those that were used again; no I/O
     new_names     how many names that nobody has asked for before a client may bring

@@ -40,6 +40,7 @@ from addons.policy import asked
 from addons.records import classes, greeting
 from addons.records.connections import destined, facts_of
 from addons.tls import client_hello
+from addons.tls.lingering import Lingering, LingeringTls
 from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
 from addons.upstream.layer import ServerTls
 from hsm.errors import HsmitmError
@@ -78,7 +79,7 @@ class TimeIsUp(events.Event):
     """The time for a handshake has passed. (A `RequestWakeup` for each connection would cost it a task.)"""
 
 
-class InboundListener(layer.Layer):
+class InboundListener(Lingering):
     """Waits for the ClientHello, builds what its site needs, and watches the clock until the handshake is done."""
 
     def __init__(self, context: context.Context, guide: Guide, listener: int) -> None:
@@ -91,7 +92,6 @@ class InboundListener(layer.Layer):
         self.guide = guide
         self._listener = listener
         self._reader = HelloReader(guide.bounds.hello_bytes, guide.bounds.hello_records)
-        self._refused = False
         self._tls: InboundTls | None = None
         self._outer: layer.Layer | None = None
 
@@ -114,7 +114,9 @@ class InboundListener(layer.Layer):
         return proxy_protocol.header(client.peername[:2], client.sockname[:2])
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.Start):
+        if self.drops(event):
+            yield from self.drop(event)
+        elif isinstance(event, events.Start):
             self.guide.watch(self)
         elif isinstance(event, TimeIsUp):
             yield from self._time_is_up()
@@ -123,10 +125,9 @@ class InboundListener(layer.Layer):
                 self._tls.client_ended()
             yield from self._outer.handle_event(event)
         elif isinstance(event, events.DataReceived):
-            if not self._refused:  # what was on its way when we closed
-                if not self._reader.raw:
-                    yield HelloBegunHook(self.context.client)
-                yield from self._read(event.data)
+            if not self._reader.raw:
+                yield HelloBegunHook(self.context.client)
+            yield from self._read(event.data)
         elif isinstance(event, events.ConnectionClosed):
             self.guide.unwatch(self)
             yield commands.CloseConnection(self.context.client)
@@ -169,7 +170,6 @@ class InboundListener(layer.Layer):
 
     def _refuse(self, why: Refused, description: int, sni: str = "") -> layer.CommandGenerator[None]:
         self.guide.unwatch(self)
-        self._refused = True
         self.guide.refused(self.context.client, why, sni)
         said = alert(description)
         kind = CLASSES[why]
@@ -206,7 +206,7 @@ class InboundListener(layer.Layer):
             yield from self._tls.abort()
         else:
             yield commands.SendData(client, alert(INTERNAL_ERROR))
-        yield commands.CloseConnection(client)
+        yield from self.linger(client)
 
 
 class _SteppedHandshake(TLSLayer):
@@ -253,7 +253,7 @@ class _SteppedHandshake(TLSLayer):
         return done, error
 
 
-class InboundTls(ClientTLSLayer, _SteppedHandshake):
+class InboundTls(LingeringTls, ClientTLSLayer, _SteppedHandshake):
     """TLS with a client of one of our sites. In between it and the world: plain HTTP, or what ALPN says."""
 
     def __init__(self, context: context.Context, listener: InboundListener, hello: ClientHello) -> None:
@@ -303,7 +303,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         ours = self.failure if isinstance(self.failure, HsmitmError) and str(self.failure) != GONE else None
         kind = classes.of_client(err, ech=facts.ech, groups=facts.groups) if ours is None else classes.of_hsm(ours)
         facts.fail(kind, "client", err, classes.alert(err) or self.last_alert)
-        yield from TLSLayer.on_handshake_error(self, err)
+        yield from self.fail_handshake(err)
         self.event_to_child = self.errored  # type: ignore[method-assign]
 
     def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:
@@ -334,7 +334,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """Say goodbye first: without close_notify a client cannot tell an end from a cut (RFC 8446 section 6.1)."""
-        if self.tls is not None and self.conn.timestamp_tls_setup is not None:
+        if self.tls is not None and self.conn.timestamp_tls_setup is not None and self._lingers is None:
             self.tls.shutdown()
             yield from self.tls_interact()
         yield from super().send_close(command)

@@ -54,5 +54,9 @@ class PolicyAddon:
 
 
 def policy_of(facts: Facts) -> Profile:
-    """What is demanded of the server of this connection: the profile of its rule, the built-in one without a policy."""
-    return _BUILT_IN
+    """What is demanded of the server of this connection: the profile of its rule, the built-in one without a policy,
+    and where it only warns."""
+    if facts.policy is None or facts.decision is None or not facts.decision.enforced:
+        return _BUILT_IN
+    found: Profile = facts.policy.profile(facts.decision.profile)
+    return found

@@ -161,6 +161,8 @@ class Facts(Struct, kw_only=True):
     groups: tuple[int, ...] = ()
     """Of the client's key exchange, as IANA numbers them (supported_groups, RFC 8446 section 4.2.7)."""
     ech: bool = False
+    pq_downgrade: bool = False
+    """The client offered a hybrid group (with ML-KEM), and the server's leg is classic."""
 
     decision: Decision | None = None
     policy: Any = None

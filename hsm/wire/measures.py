@@ -67,6 +67,7 @@ def _one_of(*values: str) -> frozenset[str]:
 
 
 _SITES = 3 * 1024
+_LEGS = _one_of("client", "server")
 
 MEASURES: dict[str, Measure] = {
     "hsmitm_connections": Measure("counter", "Client connections accepted"),
@@ -99,6 +100,22 @@ MEASURES: dict[str, Measure] = {
     "hsmitm_inbound_steps": Measure("gauge", "Handshake steps that run or wait for a thread"),
     "hsmitm_log_lines_dropped": Measure("counter", "Log lines that nobody read in time"),
     "hsmitm_log_lines_held_back": Measure("counter", "Log lines of a kind that were too many"),
+    "hsmitm_decryption_records_written": Measure("counter", "Records of the decryption log that were written"),
+    "hsmitm_decryption_records_dropped": Measure(
+        "counter", "Records that no room was left for, or the disk did not take"
+    ),
+    "hsmitm_decryption_records_withheld": Measure("counter", "Records that a rule's log does without"),
+    "hsmitm_tls_versions": Measure(
+        "counter", "Connections that ended, by the TLS version of a leg", {"leg": _LEGS, "version": _PLAIN}
+    ),
+    "hsmitm_tls_groups": Measure(
+        "counter", "Connections that ended, by the group of a leg's key exchange", {"leg": _LEGS, "group": _PLAIN}
+    ),
+    "hsmitm_tls_failures": Measure("counter", "Connections that failed, by class", {"side": _LEGS, "class": _PLAIN}),
+    "hsmitm_bytes": Measure(
+        "counter", "Bytes on the wire of connections that ended, from a leg's peer and to it",
+        {"leg": _LEGS, "direction": _one_of("in", "out")}, most=1e12,
+    ),
     "hsmitm_reports_missed": Measure("counter", "Reports that the signer did not take"),
 }  # fmt: skip
 """By name, as prometheus_client has it: a counter's without `_total`."""

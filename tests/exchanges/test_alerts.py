@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
+from tests.addons.edge import wire2
 from tests.addons.edge.hellos import built, records
 from tests.addons.edge.listeners.test_alerts import HELLOS
 from tests.addons.tls.ends import spoilt
@@ -88,6 +89,32 @@ def test_a_record_that_is_wrong_ends_the_connection(scene: Scene, way: str, vers
         assert time.monotonic() - began < _SOON_S
     with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
         tls.read()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("what", ["an alert", "no cipher suite of ours"])
+def test_an_alert_arrives_although_the_client_goes_on_sending(scene: Scene, way: str, what: str) -> None:
+    """A connection that is closed with bytes unread is reset, and with it goes what was said last: here comes an alert,
+    and then an end."""
+    with scene.open(way, scene.servers.ports["h2"]) as connection:
+        for piece in (_named(HELLOS[what][0]), *[bytes(60_000)] * 8):
+            connection.sendall(piece)
+        assert connection.recv(7)[:1] == b"\x15"
+        connection.sendall(bytes(60_000))
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_goaway_arrives_although_the_client_goes_on_sending(scene: Scene, way: str) -> None:
+    """The same of HTTP/2's own last words, and of close_notify behind them."""
+    with scene.tls(way, scene.servers.ports["h2"], "h2") as tls:
+        tls.sendall(wire2.MAGIC + wire2.settings() + wire2.frame(wire2.SETTINGS, bytes(5)))
+        for _ in range(8):
+            tls.sendall(bytes(60_000))
+        heard = b""
+        while data := tls.recv(65536):
+            heard += data
+    assert wire2.GOAWAY in [kind for kind, *_ in wire2.frames(heard)]
 
 
 def test_half_a_hello_gets_an_alert(scene: Scene) -> None:

@@ -84,6 +84,7 @@ class Connecting:
             raise NoConnectionError(Sentence("dns-failed", str(error))) from error
         facts = facts_of(client)
         facts.addresses = tuple(one[1][0] for one in found)
+        facts.destination = facts.addresses[0]
         permitted = self._permitted(client, found, host, port) if chosen else found
         if local is not None:
             family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET

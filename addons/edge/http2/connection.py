@@ -225,8 +225,10 @@ class Http2Connection(Paced):
             yield commands.Log(f"{human.format_address(self.conn.peername)}: HTTP/2 protocol error: {why}")
         yield from self._close(f"HTTP/2 protocol error: {why}" if code or session.broken else why)
 
+    _closing: ClassVar[type[commands.CloseConnection]] = commands.CloseConnection
+
     def _close(self, message: str) -> layer.CommandGenerator[None]:
-        yield commands.CloseConnection(self.conn)
+        yield self._closing(self.conn)
         self._handle_event = self.done  # type: ignore[assignment,method-assign]  # as mitmproxy's layers change their state
         told, self._told = self._told, set()
         for stream_id in sorted(told):

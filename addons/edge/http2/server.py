@@ -29,6 +29,7 @@ from addons.edge.http2.connection import Http2Connection
 from addons.edge.http2.events import Fields, Head, Oversized
 from addons.engine.leaving import WhenLeaving
 from addons.pages.sentences import Kind
+from addons.tls.lingering import LastWords
 
 _WORK_BEHIND = 2
 """How many times the allowed number of streams may be at work behind them: a stream that was reset makes room for the
@@ -45,6 +46,7 @@ class Http2Server(Http2Connection):
     ReceiveEndOfMessage = RequestEndOfMessage
     _malformed = "malformed-request"
     _gone = ErrorCode.CLIENT_DISCONNECTED
+    _closing = LastWords  # a client may be sending when it is told GOAWAY
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, context.client)

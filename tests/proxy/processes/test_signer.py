@@ -194,6 +194,7 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "pages.contact": ("[pages]", "the help desk"),
         "pages.template": ("[pages]", "page.html"),
         "log.level": ("[log]", "debug"),
+        "decryption_log.file": ("[decryption_log]", "stdout"),
     } | {f"limits.{one.name}": ("[limits]", one.default * 2 or 1) for one in structs.fields(Bounds)}
 
 
