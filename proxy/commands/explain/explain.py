@@ -50,7 +50,9 @@ def explain(config: Path, asked: Question, log: Path | None = None) -> Report:
         signer = at_once.submit(hsm, _status(config))
         history = at_once.submit(past, log or _log(settings), asked)
         decided, decision = policy(settings, asked, at)
-        seen = server(settings, asked, settings.policy.profile(decision.profile), at)
+        seen = ServerPart(problem=decided.problem)  # who is not found is not asked a second time
+        if not decided.problem:
+            seen = server(settings, asked, settings.policy.profile(decision.profile), at)
         return Report(
             question=asked,
             short=_short(asked, decided, seen, signer.result()),
@@ -76,22 +78,17 @@ def _status(config: Path) -> Callable[[], StatusReport]:
 
 def _short(asked: Question, decided: PolicyPart, seen: ServerPart, signer: HsmPart) -> str:
     """The first thing that stands in the way, or that nothing does."""
-    host = asked.host
-    if decided.denied:
-        return f"{host} is blocked: its address is denied by '{decided.denied}' of [proxy] deny_destinations."
     acts = decided.action if decided.mode == "enforce" else "decrypt"
-    if acts == "block":
-        return f"{host} is blocked: {decided.reason}."
-    if decided.problem:
-        return f"{host} is not reached: {decided.problem}."
-    if seen.problem:
-        return f"{host} is not reached from here: {seen.problem}."
-    if seen.outcome == "block":
-        return f"{host} is refused for its certificate: {'; '.join(seen.wrong)}. Its owner has to mend that."
-    if acts == "bypass":
-        return f"{host} is passed on unread: {decided.reason}."
-    if signer.running and not signer.in_service:
-        return f"{host} cannot be inspected now: no member of the HSM is in service ({signer.unavailable})."
-    if seen.outcome == "untrust":
-        return f"{host} is inspected, and clients are warned of its certificate: {'; '.join(seen.wrong)}."
-    return f"{host} is inspected, and nothing is wrong with it from here."
+    wrong = "; ".join(seen.wrong)
+    stories = (
+        (decided.denied, f"blocked: its address is denied by '{decided.denied}' of [proxy] deny_destinations"),
+        (acts == "block", f"blocked: {decided.reason}"),
+        (decided.problem, f"not reached: {decided.problem}"),
+        (seen.problem, f"not reached from here: {seen.problem}"),
+        (seen.outcome == "block", f"refused for its certificate, which its owner has to mend: {wrong}"),
+        (acts == "bypass", f"passed on unread: {decided.reason}"),
+        (signer.running and not signer.in_service, "not inspected now: no member of the HSM is in service"),
+        (seen.outcome == "untrust", f"inspected, and clients are warned of its certificate: {wrong}"),
+        (True, "inspected, and nothing is wrong with it from here"),
+    )
+    return f"{asked.host} is {next(told for holds, told in stories if holds)}."

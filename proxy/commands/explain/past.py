@@ -72,10 +72,16 @@ def _record(line: bytes) -> Record | None:
 
 
 def _about(made: Record, question: Question) -> bool:
-    names = {made.destination.address, made.hsmitm.host, made.tls.client.server_name if made.tls and made.tls.client else ""}
+    names = {
+        made.destination.address,
+        made.hsmitm.host,
+        made.tls.client.server_name if made.tls and made.tls.client else "",
+    }
     if question.host not in names and question.host != made.destination.ip:
         return False
-    return question.client in ("", made.source.ip) and (not question.user or (made.user is not None and made.user.name == question.user))
+    return question.client in ("", made.source.ip) and (
+        not question.user or (made.user is not None and made.user.name == question.user)
+    )
 
 
 def _connection(made: Record) -> Connection:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from proxy.commands.explain.report import Connection, HsmPart, PastPart, PolicyPart, Report, ServerPart
 
 _WIDTH, _LABEL = 80, 11
+_LONGEST = 400
+"""Characters of one sentence."""
 _MISSED = 4
 """Rules that did not match which are shown; `hsmitm policy test` has them all."""
 _ACTS = {
@@ -27,8 +29,8 @@ def lines(report: Report) -> Iterator[str]:
     asked = report.question
     who = f"asked for by {asked.client}" if asked.client else "asked for by anybody (--from says by whom)"
     user = f", user {asked.user}" if asked.user else ""
-    yield from _wrapped("", f"{asked.host}, port {asked.port}, {who}{user}")
-    yield from _wrapped("", report.short)
+    yield from _flush(f"{asked.host}, port {asked.port}, {who}{user}")
+    yield from _flush(report.short)
     yield ""
     yield from _part("Policy", _policy(report.policy))
     yield from _part("Exclusion", report.policy.exclusions or ("nothing excludes it from inspection",))
@@ -90,7 +92,9 @@ def _leaf(part: PastPart) -> Iterator[str]:
     if found is None:
         yield "no leaf of it in the connections above"
         return
-    kept = {"hit": "was in the worker's cache", "joined": "was being made already"}.get(found.leaf_cache, "was made anew")
+    kept = {"hit": "was in the worker's cache", "joined": "was being made already"}.get(
+        found.leaf_cache, "was made anew"
+    )
     member = f", signed by {found.member}" if found.member else ""
     yield f"serial {found.leaf_serial} of the CA '{found.authority}', {kept} at {found.at[11:19]}{member}"
 
@@ -111,11 +115,18 @@ def _part(label: str, sentences: Iterator[str] | tuple[str, ...]) -> Iterator[st
         yield from _wrapped("" if number else label, one)
 
 
+def _flush(sentence: str) -> Iterator[str]:
+    yield from textwrap.wrap(_shown(sentence), _WIDTH)
+
+
 def _wrapped(label: str, sentence: str) -> Iterator[str]:
-    """A sentence, on lines beside its label; what a server or a client said is shown, and does nothing."""
-    shown = "".join(one if one.isprintable() else "?" for one in sentence)
-    first = label.ljust(_LABEL) if label else ""
-    indent = " " * _LABEL
-    if not label and not shown:
-        return
-    yield from textwrap.wrap(shown, _WIDTH, initial_indent=first or indent, subsequent_indent=indent)
+    """A sentence, on lines beside its label."""
+    yield from textwrap.wrap(
+        _shown(sentence), _WIDTH, initial_indent=label.ljust(_LABEL), subsequent_indent=" " * _LABEL
+    )
+
+
+def _shown(text: str) -> str:
+    """What a server or a client said is shown, and does nothing to the terminal; nor is it a screen by itself."""
+    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return "".join(one if one.isprintable() else "?" for one in cut)

@@ -1,4 +1,4 @@
-"""The server's certificate as it is seen from here, now, and what the policy makes of it: a handshake, and no request."""
+"""The server's certificate as it is seen from here now, and what the policy makes of it: a handshake, no request."""
 
 from __future__ import annotations
 
