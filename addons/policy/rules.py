@@ -85,6 +85,13 @@ class Compiled:
         rules = self.rules
         return (rules[number] for number in self._lookup.numbers(case))
 
+    @property
+    def passes(self) -> bool:
+        """Whether there is anything that may be passed uninspected."""
+        return self.default == "bypass" or any(
+            one.action == "bypass" or one.rule.hsm_unavailable == "bypass" for one in self.rules
+        )
+
     def profile(self, name: str) -> Profile:
         """The profile of that name; there is one for every `Decision.profile`."""
         return self.profiles[name]

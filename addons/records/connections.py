@@ -202,7 +202,7 @@ _BLOCKED = frozenset(("blocked-by-policy", "blocked-destination", "sni-mismatch"
 
 def conclude(facts: Facts) -> None:
     """The connection is over: what became of it in the end. A failure has a reason, whatever was said."""
-    if facts.decision is not None and facts.decision.action == "block":
+    if facts.decision is not None and facts.decision.acts == "block":
         facts.fail("blocked-by-policy", "client", facts.decision.reason)
         facts.event = "blocked"
     elif facts.failure is not None and not facts.served:

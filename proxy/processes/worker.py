@@ -53,7 +53,6 @@ from addons.revocation.lists import Lists
 from addons.revocation.servers import Servers
 from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
-from addons.upstream.chains import Chains
 from addons.upstream.issuers import Issuers
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
@@ -228,9 +227,7 @@ class Worker:
         errands = Errands(resolver, destinations)
         responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
         status = Status(Check(responders, Lists(responders, clock), clock), clock)
-        directory = self._config.mitmproxy.options.get("ssl_verify_upstream_trusted_confdir")
-        chains = Chains(Issuers(Servers(errands.connect)), _for_openssl(self._config.upstream_ca), directory)
-        return [Connecting(resolver, destinations, refusals), status, chains]
+        return [Connecting(resolver, destinations, refusals), status, Issuers(Servers(errands.connect))]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
