@@ -151,8 +151,7 @@ class Http1Server(Lingering):
         kind = self.kind(fault)
         if not self._answering:
             page: Kind = "oversized-head" if kind == "oversized-head" else "malformed-request"
-            told = answers.of_kind(self.context.client, self._came, page, str(fault))
-            yield commands.SendData(self.conn, answers.as_http1(told))
+            yield answers.sent(self.conn, answers.of_kind(self.context.client, self._came, page, str(fault)))
         if fault.which != "malformed":
             yield from self.linger()
         else:
@@ -206,8 +205,7 @@ class Http1Server(Lingering):
                 self.request, event.response, end_stream=event.end_stream, last=Leaving.begun
             )
         except FaultError as fault:
-            page = answers.of_kind(self.context.client, self._came, "malformed-response")
-            yield commands.SendData(self.conn, answers.as_http1(page))
+            yield answers.sent(self.conn, answers.of_kind(self.context.client, self._came, "malformed-response"))
             yield from self.over()
             yield self.refused("malformed-response", str(fault))
             return
@@ -224,7 +222,7 @@ class Http1Server(Lingering):
         told = self.response_done
         if not self._answering and (page := answers.of_error(self.context.client, self._came, event)):
             told = True
-            yield commands.SendData(self.conn, answers.as_http1(page))
+            yield answers.sent(self.conn, page)
         if told and self.phase is Phase.BODY and self._body is not None:
             yield from self.linger()
         else:
