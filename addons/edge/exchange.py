@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mitmproxy import flow
-from mitmproxy.proxy import commands, layer
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._events import (
@@ -22,6 +22,7 @@ from mitmproxy.proxy.layers.http._events import (
     RequestHeaders,
     RequestProtocolError,
     RequestTrailers,
+    ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
@@ -171,6 +172,33 @@ class Exchange(HttpStream):
         else:
             yield from super().flow_done()
 
+    # A tunnel.
+
+    def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """As HttpStream, which closes all of what CONNECT has opened where one direction has ended: the other goes on,
+        as it does for clients that have come by another way (RFC 9110 section 9.3.6)."""
+        assert self.flow.response is not None
+        if self.flow.response.status_code == _SWITCHING:
+            yield from super().passthrough(event)
+            return
+        assert self.child_layer is not None
+        for command in self.child_layer.handle_event(self._of_connection(event)):
+            to_client = getattr(command, "connection", None) == self.context.client
+            if to_client and isinstance(command, commands.SendData):
+                yield SendHttp(ResponseData(self.stream_id, command.data), self.context.client)
+            elif to_client and isinstance(command, commands.CloseConnection) and not _is_half(command):
+                closed = ResponseProtocolError(self.stream_id, "EOF", ErrorCode.PASSTHROUGH_CLOSE)
+                yield SendHttp(closed, self.context.client)
+            else:
+                yield command
+
+    def _of_connection(self, event: events.Event) -> events.Event:
+        if isinstance(event, RequestData):
+            return events.DataReceived(self.context.client, event.data)
+        if isinstance(event, RequestEndOfMessage):
+            return events.ConnectionClosed(self.context.client)
+        return event
+
     def handle_protocol_error(
         self, event: RequestProtocolError | ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
@@ -178,6 +206,10 @@ class Exchange(HttpStream):
         if self._answered and isinstance(event, RequestProtocolError):
             yield SendHttp(event, self.context.server)
         yield from super().handle_protocol_error(event)
+
+
+def _is_half(command: commands.CloseConnection) -> bool:
+    return isinstance(command, commands.CloseTcpConnection) and command.half_close
 
 
 def _is_continue(command: commands.Command) -> bool:

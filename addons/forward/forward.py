@@ -26,12 +26,14 @@ from OpenSSL import SSL
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
 from addons.forward.cas import CAs
+from addons.forward.connects import Connects
 from addons.forward.contexts import ecdsa_suites, make_context
 from addons.forward.known import Known
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
 from addons.forward.leaf_keys import LeafKeys, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
+from addons.policy.addon import on_outage_of
 from addons.records import classes
 from addons.records.connections import facts_of, outermost
 from addons.records.facts import Lookup
@@ -42,18 +44,14 @@ from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
 from addons.tls.suites import towards_clients
 from addons.upstream.judging import show
-from hsm import names
 from hsm.errors import DeadlineError, HsmitmError, TryLaterError
 from hsm.wire.client import SignerClient
-from hsm.wire.frames import Ready
 from hsm.wire.worker import Authority, Mint, Minted
 
 logger = logging.getLogger("hsmitm.forward")
 
 _RESTARTS_PER_MINT = 3
 _UNTRUSTED_PART = 10
-_RETRY_S = 1
-"""What a client that brings too many new names is told to wait, in Retry-After (RFC 9110 section 10.2.3)."""
 
 
 class Forward:
@@ -86,42 +84,14 @@ class Forward:
         self._metrics = metrics
         self._facts: dict[str, Known] = {}
         self._cas = CAs(signer, mint_timeout_s)
+        self._connects = Connects(signer, availability, (trusted, others), mint_timeout_s, new_names)
         self._context = functools.lru_cache(maxsize=64)(make_context)
 
     # what happens before the client's handshake
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told. Who is
-        refused already, or not to be decrypted, needs none."""
-        decision = facts_of(flow.client_conn).decision
-        if flow.response is not None or (decision is not None and decision.acts != "decrypt"):
-            return None
-        try:
-            host = names.to_ascii(flow.request.host)
-        except ValueError as error:
-            facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
-            flow.response = _page(400, f"CONNECT to a name that no certificate can carry: {error}")
-            return None
-        if not any(cache.covers(host) for cache in self._caches.values()):
-            if self._new_names is not None and not self._new_names.connect(flow.client_conn, host):
-                self._new_names.refuse(flow.client_conn, host)
-                flow.response = _page(429, f"{host} is not inspected now: this client asks for too many new names")
-                flow.response.headers["Retry-After"] = str(_RETRY_S)
-                return None
-            # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
-            well = self._availability.in_service and self._signer.connected
-            return None if well else self._await_signer(flow, host)
-        try:
-            self._availability.check_cached()
-        except HsmitmError as error:
-            _refuse(flow, host, error)
-        return None
-
-    async def _await_signer(self, flow: http.HTTPFlow, host: str) -> None:
-        try:
-            await self._signer.call(Ready(), self._timeout_s)
-        except HsmitmError as error:
-            _refuse(flow, host, error)
+        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told."""
+        return self._connects.answer(flow)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Choose the kind of leaf that this client can verify."""
@@ -182,7 +152,7 @@ class Forward:
             host, key = self._wanted(data.context, facts)
             private, cache = self._keys.known(key.kind), self._caches[key.authority]
             if key in cache:
-                self._availability.check_cached()
+                self._availability.check_cached(on_outage_of(facts_of(data.context.client)))
             if private is None or (found := cache.take(key)) is None:
                 return self._start_client(data, host, key)
             data.ssl_conn = self._connection(found, private, key, data)
@@ -279,6 +249,7 @@ class Forward:
         )
         conn = PiecewiseConnection(ssl_context)
         if (facts := self._facts.get(client.id)) is not None:
+            facts_of(client).leaf_names = key.names
             conn.doubt = self._cas.doubt(key.authority, facts.schemes)
         # pyOpenSSL would have it encoded and parsed again.
         used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -299,17 +270,7 @@ def _nothing() -> None:
     """Nobody waits for the end of a mint."""
 
 
-def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
-    facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
-    logger.warning("CONNECT %s refused: %s", host, error)
-    flow.response = _page(502, f"{host} cannot be inspected now, and it is not let through: {error}")
-
-
 def _give_nothing(data: tls.TlsData, host: str, error: Exception) -> None:
     logger.warning("no certificate for %s: %s", host or data.context.client.sni, error)
     facts_of(data.context.client).fail(classes.of_hsm(error), "client", str(error), "internal_error")
     data.ssl_conn = Refusal()  # type: ignore[assignment]  # the part of a connection that a refusal needs
-
-
-def _page(status: int, text: str) -> http.Response:
-    return http.Response.make(status, f"hsmitm: {text}\n", {"Content-Type": "text/plain; charset=utf-8"})

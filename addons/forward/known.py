@@ -6,6 +6,7 @@ from mitmproxy import tls
 from msgspec import Struct
 from OpenSSL import SSL
 
+from addons.edge.answers import Sentence
 from addons.forward.leaf_keys import LeafKind
 from addons.tls import client_hello
 from addons.upstream.connection import ServerConnection
@@ -40,7 +41,8 @@ class Known(Struct):
         self.faultless = False
         # mitmproxy's page for the client has this text and no other.
         proof = "" if self.answered else ", which must prove who it is"
-        data.conn.error = f"no TLS with {data.context.server.sni}{proof}: {data.conn.error}"
+        error, text = data.conn.error, f"no TLS with {data.context.server.sni}{proof}: {data.conn.error}"
+        data.conn.error = error.within(text) if isinstance(error, Sentence) else text
 
 
 def _judgement(data: tls.TlsData) -> Judgement | None:

@@ -11,7 +11,11 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
+
+from mitmproxy import connection
+from mitmproxy.proxy import commands
 
 from addons.gnutls.connection import Connection
 from addons.tls.refusal import Refusal
@@ -122,3 +126,18 @@ class Handshakes:
         for step in list(self._waiting):
             self.give_up(step, "the worker ends")
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass
+class HandshakeData:
+    """A step of a handshake that is to be run."""
+
+    client: connection.Client
+    step: Step
+
+
+@dataclass
+class InboundHandshakeHook(commands.StartHook):
+    """A handshake can go on. Blocking: the layer waits until the step has been run."""
+
+    data: HandshakeData

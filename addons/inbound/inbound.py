@@ -26,8 +26,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from addons.gnutls.connection import Connection
 from addons.inbound import told
-from addons.inbound.handshakes import Handshakes, Step
-from addons.inbound.layer import HandshakeData, InboundListener, TimeIsUp
+from addons.inbound.handshakes import HandshakeData, Handshakes, Step
+from addons.inbound.layer import InboundListener, TimeIsUp
 from addons.inbound.refused import Refused
 from addons.inbound.settings import Forwarded, HandshakeSettings
 from addons.inbound.sites import Site, Sites

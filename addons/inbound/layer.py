@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from logging import DEBUG
-from typing import Protocol, cast
+from typing import Protocol
 
 from mitmproxy import connection
 from mitmproxy.proxy import commands, context, events, layer, tunnel
@@ -20,27 +20,26 @@ from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
     ClientTLSLayer,
     TlsClienthelloHook,
-    TLSLayer,
 )
 from mitmproxy.tls import ClientHello, ClientHelloData
-from OpenSSL import SSL
 
 from addons.edge.listeners.client_tls import HelloBegunHook, let_through
 from addons.edge.listeners.hello import HANDSHAKE, HelloError, HelloReader, normal
 from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
-from addons.gnutls.connection import Connection
 from addons.inbound import proxy_protocol
 from addons.inbound.handshakes import Step
 from addons.inbound.refused import CLASSES, Refused
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
+from addons.inbound.stepping import SteppedHandshake
 from addons.policy import asked
 from addons.records import classes, greeting
 from addons.records.connections import destined, facts_of
 from addons.tls import client_hello
-from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
+from addons.tls.lingering import Lingering, LingeringTls
+from addons.tls.refusal import INTERNAL_ERROR, alert
 from addons.upstream.layer import ServerTls
 from hsm.errors import HsmitmError
 
@@ -74,26 +73,11 @@ class Guide(Protocol):
 
 
 @dataclass
-class HandshakeData:
-    """A step of a handshake that is to be run."""
-
-    client: connection.Client
-    step: Step
-
-
-@dataclass
-class InboundHandshakeHook(commands.StartHook):
-    """A handshake can go on. Blocking: the layer waits until the step has been run."""
-
-    data: HandshakeData
-
-
-@dataclass
 class TimeIsUp(events.Event):
     """The time for a handshake has passed. (A `RequestWakeup` for each connection would cost it a task.)"""
 
 
-class InboundListener(layer.Layer):
+class InboundListener(Lingering):
     """Waits for the ClientHello, builds what its site needs, and watches the clock until the handshake is done."""
 
     def __init__(self, context: context.Context, guide: Guide, listener: int) -> None:
@@ -106,7 +90,6 @@ class InboundListener(layer.Layer):
         self.guide = guide
         self._listener = listener
         self._reader = HelloReader(guide.bounds.hello_bytes, guide.bounds.hello_records)
-        self._refused = False
         self._tls: InboundTls | None = None
         self._outer: layer.Layer | None = None
 
@@ -129,7 +112,9 @@ class InboundListener(layer.Layer):
         return proxy_protocol.header(client.peername[:2], client.sockname[:2])
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.Start):
+        if self.drops(event):
+            yield from self.drop(event)
+        elif isinstance(event, events.Start):
             self.guide.watch(self)
         elif isinstance(event, TimeIsUp):
             yield from self._time_is_up()
@@ -138,10 +123,9 @@ class InboundListener(layer.Layer):
                 self._tls.client_ended()
             yield from self._outer.handle_event(event)
         elif isinstance(event, events.DataReceived):
-            if not self._refused:  # what was on its way when we closed
-                if not self._reader.raw:
-                    yield HelloBegunHook(self.context.client)
-                yield from self._read(event.data)
+            if not self._reader.raw:
+                yield HelloBegunHook(self.context.client)
+            yield from self._read(event.data)
         elif isinstance(event, events.ConnectionClosed):
             self.guide.unwatch(self)
             yield commands.CloseConnection(self.context.client)
@@ -169,7 +153,10 @@ class InboundListener(layer.Layer):
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
-        decision = yield from asked.at_hello(self.context, hello)
+        if self.site.upstream.address is not None:
+            self.context.server.address = self.site.upstream.address
+            facts_of(self.context.client).sni_proved = True  # the SNI has chosen it
+        decision = yield from asked.at_hello(self.context)
         if decision is not None and decision.acts == "block":
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
             yield from self._refuse("blocked", asked.ACCESS_DENIED, hello.sni or "")
@@ -184,7 +171,6 @@ class InboundListener(layer.Layer):
 
     def _refuse(self, why: Refused, description: int, sni: str = "") -> layer.CommandGenerator[None]:
         self.guide.unwatch(self)
-        self._refused = True
         self.guide.refused(self.context.client, why, sni)
         said = alert(description)
         kind = CLASSES[why]
@@ -194,8 +180,6 @@ class InboundListener(layer.Layer):
 
     def _begin(self, site: Site, hello: ClientHello) -> layer.CommandGenerator[None]:
         server, upstream = self.context.server, site.upstream
-        if upstream.address is not None:
-            server.address = upstream.address
         self.server_address = server.address
         destined(facts_of(self.context.client), server.address)
         server.sni = upstream.name or hello.sni or site.title.removeprefix("*.")
@@ -221,55 +205,13 @@ class InboundListener(layer.Layer):
             yield from self._tls.abort()
         else:
             yield commands.SendData(client, alert(INTERNAL_ERROR))
-        yield commands.CloseConnection(client)
+        yield from self.linger(client)
 
 
-class _SteppedHandshake(TLSLayer):
-    """Between mitmproxy's ClientTLSLayer, which reads the ClientHello, and its TLSLayer, which does the handshake."""
+class InboundTls(LingeringTls, ClientTLSLayer, SteppedHandshake):
+    """TLS with a client of one of our sites. In between it and the world: plain HTTP, or what ALPN says."""
 
     listener: InboundListener
-    _step: Step | None = None
-    _steps = 0
-    _key_was_asked = False
-    last_alert = ""
-    failure: BaseException | None = None
-
-    @property
-    def ours(self) -> Connection | Refusal:
-        """`tls`, as the addon made it: mitmproxy takes it for pyOpenSSL's."""
-        return cast(Connection | Refusal, self.tls)
-
-    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
-        """Have a step run; TLSLayer then asks again, and is told at once what came of it.
-
-        A handshake asks its key once (RFC 8446 section 4.4.3; RFC 5246 sections 7.4.3 and 7.4.7.1): what comes after
-        that waits for nothing and needs no thread.
-        """
-        if data:
-            self.tls.bio_write(data)
-        if not self._key_was_asked:
-            self._steps += 1
-            step = self._step = Step(self.ours, self.listener.deadline)
-            yield InboundHandshakeHook(HandshakeData(self.context.client, step))
-            self._step = None
-            self._key_was_asked = step.asked
-            facts = facts_of(self.context.client)
-            facts.member, facts.sign_ms = step.member or facts.member, step.sign_ms or facts.sign_ms
-            self.failure = step.failure.__cause__ if isinstance(step.failure, SSL.Error) else step.failure
-            if step.failure is not None and not isinstance(step.failure, SSL.Error):
-                self.ours.abort(INTERNAL_ERROR)
-        done, error = yield from super().receive_handshake_data(b"")
-        if error:
-            for command in self.tls_interact():  # mitmproxy closes without the alert
-                if isinstance(command, commands.SendData):
-                    self.last_alert = classes.alert_in(command.data)
-                yield command
-            error = self.ours.broken or error
-        return done, error
-
-
-class InboundTls(ClientTLSLayer, _SteppedHandshake):
-    """TLS with a client of one of our sites. In between it and the world: plain HTTP, or what ALPN says."""
 
     def __init__(self, context: context.Context, listener: InboundListener, hello: ClientHello) -> None:
         super().__init__(context)
@@ -318,7 +260,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
         ours = self.failure if isinstance(self.failure, HsmitmError) and str(self.failure) != GONE else None
         kind = classes.of_client(err, ech=facts.ech, groups=facts.groups) if ours is None else classes.of_hsm(ours)
         facts.fail(kind, "client", err, classes.alert(err) or self.last_alert)
-        yield from TLSLayer.on_handshake_error(self, err)
+        yield from self.fail_handshake(err)
         self.event_to_child = self.errored  # type: ignore[method-assign]
 
     def _handshake_finished(self, err: str | None) -> layer.CommandGenerator[None]:
@@ -349,7 +291,7 @@ class InboundTls(ClientTLSLayer, _SteppedHandshake):
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """Say goodbye first: without close_notify a client cannot tell an end from a cut (RFC 8446 section 6.1)."""
-        if self.tls is not None and self.conn.timestamp_tls_setup is not None:
+        if self.tls is not None and self.conn.timestamp_tls_setup is not None and self._lingers is None:
             self.tls.shutdown()
             yield from self.tls_interact()
         yield from super().send_close(command)

@@ -6,7 +6,6 @@ certificate for two sites they reuse a connection of the first for the second (R
 
 from __future__ import annotations
 
-from mitmproxy import http
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import DropStream, HTTPMode, SendHttp
@@ -17,6 +16,8 @@ from addons.edge.exchanges import Exchanges
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.inbound.authority import stranger
 from addons.inbound.sites import Site, Sites
+from addons.pages import pages
+from addons.records.connections import facts_of
 
 
 class SiteHttp(Exchanges):
@@ -51,9 +52,10 @@ class _SiteStream(EdgeStream):
         self.client_state = self.server_state = self.state_errored
         client, about = self.context.client, self._site.title
         yield EdgeRefusedHook(EdgeRefusal(client, "host-mismatch", f"{wrong!r} on a connection for {about}"))
-        text = f"hsmitm: this connection is for {about}; ask for another site on a connection of its own\n".encode()
-        page = http.Response.make(421, text, {"Content-Type": "text/plain; charset=utf-8"})
-        yield SendHttp(ResponseHeaders(self.stream_id, page), client)
-        yield SendHttp(ResponseData(self.stream_id, text), client)
+        page = pages.current().response(facts_of(client), kind="host-mismatch", request=event.request, host=about)
+        text = page.raw_content or b""
+        yield SendHttp(ResponseHeaders(self.stream_id, page, end_stream=not text), client)
+        if text:
+            yield SendHttp(ResponseData(self.stream_id, text), client)
         yield SendHttp(ResponseEndOfMessage(self.stream_id), client)
         yield DropStream(self.stream_id)  # what else comes of the request goes nowhere

@@ -4,6 +4,8 @@ decision    decide(facts, policy), and the same explained rule by rule
 rules       the policy, compiled and checked: what `decide` asks
 addon       the decision in the data path, asked at each step at which more is known
 asked       what layers ask of it
+demands     what a profile demands of the client's own hello; pure
+hits        how often each rule has decided, and which ends soon
 probe       whether a server that is not inspected shows a good certificate, asked of it and remembered
 proof       whether a destination is the host that an SNI says
 settings    the policy as an operator writes it: types, defaults and bounds; no I/O
@@ -14,8 +16,6 @@ lookup      rules filed by domain, network and user, so that few are walked
 coverage    whether an earlier rule leaves nothing for a later one
 domains     domains and names, and look-ups by them
 networks    networks and addresses, and look-ups by them
+profiles    what profiles may say, checked
 times       days and hours of the week in a zone
-pages       what a client sees of a connection that is blocked or failed
-sentences   the closed set of what is said there
-template    the HTML around it, ours or the operator's
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from addons.edge.connecting.destinations import Network
+from addons.addresses import Network
 from addons.policy.case import Case
 from addons.policy.compiling import CompiledRule
 from addons.policy.domains import Domain, DomainTable

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from mitmproxy import connection
 
+from addons.addresses import same_address
 from addons.edge.account import account
-from addons.edge.connecting.destinations import same_address
 from addons.edge.connecting.resolver import Found
 from addons.policy import domains, networks
 from addons.policy.probe import Probe

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from addons.policy import coverage, times
+from addons.policy import profiles as checked_profiles
 from addons.policy.case import Case
 from addons.policy.compiling import CompiledRule, named
 from addons.policy.domains import Domains, DomainTable
 from addons.policy.lookup import Lookup
-from addons.policy.settings import Accept, Policy, Profile, Rule
+from addons.policy.settings import NAME, NAME_WORDS, Accept, Policy, Profile, Rule, Suffix
 from hsm import names
 
 SOON = dt.timedelta(days=30)
@@ -35,9 +37,12 @@ class Compiled:
         """Raises ValueError: the rule, the field, and what is wrong."""
         self.settings = policy
         self.mode, self.default, self.no_sni, self.probe = policy.mode, policy.default, policy.no_sni, policy.probe
+        for name, profile in profiles.items():
+            checked_profiles.check(name, profile)
         self.profiles: dict[str, Profile] = {_DEFAULT: Profile(), **profiles}
         self._lists = {
-            name: named(f"policy.categories.{name}", Domains, listed) for name, listed in policy.categories.items()
+            name: named(f"policy.categories.{name}", _category, name, listed)
+            for name, listed in policy.categories.items()
         }
         self.categories = DomainTable((domain, name) for name, listed in self._lists.items() for domain in listed.all)
         self.rules = tuple(self._compiled(number, rule) for number, rule in enumerate(policy.rules))
@@ -80,6 +85,13 @@ class Compiled:
         rules = self.rules
         return (rules[number] for number in self._lookup.numbers(case))
 
+    @property
+    def passes(self) -> bool:
+        """Whether there is anything that may be passed uninspected."""
+        return self.default == "bypass" or any(
+            one.action == "bypass" or one.rule.hsm_unavailable == "bypass" for one in self.rules
+        )
+
     def profile(self, name: str) -> Profile:
         """The profile of that name; there is one for every `Decision.profile`."""
         return self.profiles[name]
@@ -98,6 +110,14 @@ class Compiled:
 def compiled(policy: Policy, profiles: Mapping[str, Profile] | None = None, accepts: Sequence[Accept] = ()) -> Compiled:
     """The policy, checked. Raises ValueError: the rule, the field, what is wrong, what would be right."""
     return Compiled(policy, profiles or {}, accepts)
+
+
+def _category(name: str, listed: Sequence[str | Suffix]) -> Domains:
+    if not re.fullmatch(NAME, name):
+        raise ValueError(NAME_WORDS)
+    if not listed:
+        raise ValueError("a category without domains; write some, or remove it")
+    return Domains(listed)
 
 
 def _where(number: int, rule: Rule) -> str:

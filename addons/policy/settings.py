@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+NAME_WORDS = "a name has letters, digits, '.', '_' and '-', at most 63, and begins with a letter or digit"
 Action = Literal["decrypt", "bypass", "block"]
 Fault = Literal["block", "untrusted", "allow"]
 """What becomes of a server's fault: an error page, a leaf of the untrust CA, or nothing."""
@@ -68,7 +70,7 @@ class Rule(_Table, frozen=True, rename={"from_": "from"}):
     them; within a list entries are or-ed. Users and groups are one list (who it is), domains and categories are one
     (what it is called). What is empty holds for all."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    name: Annotated[str, Meta(pattern=NAME, description=NAME_WORDS)]
     action: Action
     expires: datetime.date | None = None
     from_: From = field(default_factory=From)
@@ -114,11 +116,14 @@ class Profile(_Table, frozen=True):
         return 1.0 if self.status_unknown == self.status_timeout == "allow" else 5.0
 
 
+_SPKI = "the SHA-256 of a public key (SubjectPublicKeyInfo) is 64 hexadecimal digits in lower case"
+
+
 class Accept(_Table, frozen=True):
     """One host's broken certificate, accepted by its public key until a day, for a reason, and still inspected."""
 
     host: str
-    spki_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    spki_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description=_SPKI)]
     reason: Annotated[str, Meta(min_length=1, max_length=200)]
     expires: datetime.date
 

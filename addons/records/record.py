@@ -179,7 +179,7 @@ class Ours(_Part, kw_only=True):
     host: str = ""
     plain: bool = False
     addresses: tuple[str, ...] | None = None
-    sni_proved: bool = False
+    sni_proved: bool | None = None
     groups: tuple[str, ...] = ()
     """Of the user."""
     rule: str = ""

@@ -7,5 +7,6 @@ refusal            a TLS connection that only says no
 pieces             pyOpenSSL's connection, with what is to be sent taken out in one piece
 failures           why a client's handshake failed, in a sentence; no I/O
 goodbye            how a TLS layer ends: with an alert, or close_notify, and at once
+lingering          last words that arrive: a connection that is ended in two steps
 handshake_timeout  a limit in time for handshakes on both sides
 """

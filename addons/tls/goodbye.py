@@ -70,8 +70,12 @@ class Goodbye(TLSLayer):
             return
         self._over = True
         yield from self.on_broken(self.broken)
-        yield commands.CloseConnection(self.conn)
+        yield from self.end_broken()
         yield from self.event_to_child(events.ConnectionClosed(self.conn))
+
+    def end_broken(self) -> layer.CommandGenerator[None]:
+        """Close it."""
+        yield commands.CloseConnection(self.conn)
 
     def on_broken(self, why: str) -> layer.CommandGenerator[None]:
         """The connection is broken, `why` in OpenSSL's words: say so."""

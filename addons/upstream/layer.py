@@ -16,6 +16,7 @@ from mitmproxy.tls import TlsData
 from mitmproxy.utils import human
 from OpenSSL import SSL
 
+from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.records import classes, legs
 from addons.records.connections import facts_of
@@ -88,9 +89,11 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
             return ""
         yield JudgeServerHook(data)
         judgement = self.tls.judgement
-        if judgement is None:
-            return f"{self._name} could not be judged"  # whoever should have has failed, and said so
-        return judgement.sentence if judgement.outcome == "block" else ""
+        if judgement is None:  # whoever should have judged it has failed, and said so
+            return Sentence("internal", f"{self._name} could not be judged")
+        if judgement.outcome != "block":
+            return ""
+        return Sentence(judgement.kind or "internal", judgement.sentence)
 
     def _part(self) -> layer.CommandGenerator[None]:
         self._said = True
@@ -184,10 +187,12 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
     def _about_certificates(self, why: str) -> bool:
         return self._certificate_wanted and "alert" in why and any(one in why for one in _ABOUT_CERTIFICATES)
 
-    def _wish(self) -> str:
+    def _wish(self) -> Sentence:
         if self.tls.get_certificate() is not None:
-            return f"{self._name} does not accept the client certificate that this proxy has for it (client_certs)"
-        return wishes(self._name)
+            why = f"{self._name} does not accept the client certificate that this proxy has for it"
+        else:
+            why = wishes(self._name)
+        return Sentence("server-wants-client-certificate", why)
 
     @property
     def _name(self) -> str:

@@ -7,6 +7,7 @@ or work on files and partitions while nothing runs.
     check          `hsmitm check`: every part of a configuration, tried without serving
     check_sites    its part about our own sites
     check_schemes  its part about what tokens make with our keys, and what that means to clients
+    check_pages    its part about the own page that clients see
     check_pace     its part about times: what a signature takes, and whether who waits for it waits long enough
     check_cage     its part about workers as processes: what keeps them from the keys, how much they carry
     pace           how long an HSM takes, measured, and the settings that fit it

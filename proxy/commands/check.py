@@ -32,6 +32,7 @@ from hsm.wire.worker import Authority
 from proxy import listening
 from proxy.commands.check_cage import check_cage
 from proxy.commands.check_pace import check_pace, check_times
+from proxy.commands.check_pages import check_pages
 from proxy.commands.check_schemes import check_schemes
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
@@ -55,6 +56,7 @@ async def check(path: Path, say: Say) -> bool:
     _check_places(config, findings)
     check_cage(config, findings)
     await _check_mitmproxy(config, findings)
+    check_pages(config, findings)
     await check_sites(config, findings)
     check_times(config, findings)
     await _check_hsm(config, findings)

@@ -11,6 +11,7 @@ them here, in its table. A test checks the template and the documents against th
     inbound     [[inbound]]: listeners for our own sites, and the sites
     operation   [proxy], [status], [run], [mitmproxy] and [log]
     policy      [policy], [profiles.NAME] and [[upstream.accept]]: what becomes of connections and of servers' faults
+    pages       [pages]: what clients see of connections that are blocked or failed
     section     what every table is made of: addresses, errors that name a field, defaults and bounds of settings
     messages    what is wrong, in words
     edit        the file as text: a member's table added or removed, every other byte kept

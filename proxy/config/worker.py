@@ -20,7 +20,16 @@ from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 from proxy.config import messages
 from proxy.config.forward import ForwardSection
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import (
+    DecryptionLogSection,
+    LimitsSection,
+    LogSection,
+    MitmproxySection,
+    ProxySection,
+    RunSection,
+    StatusSection,
+)
+from proxy.config.pages import PagesSection
 from proxy.config.policy import PolicySection, UpstreamSection, taken
 from proxy.config.section import Address
 
@@ -35,7 +44,9 @@ class _Part(Struct, frozen=True, kw_only=True):
     status: StatusSection = field(default_factory=StatusSection)
     run: RunSection = field(default_factory=RunSection)
     mitmproxy: MitmproxySection = field(default_factory=MitmproxySection)
+    pages: PagesSection = field(default_factory=PagesSection)
     log: LogSection = field(default_factory=LogSection)
+    decryption_log: DecryptionLogSection = field(default_factory=DecryptionLogSection)
     policy: PolicySection = field(default_factory=PolicySection)
     profiles: dict[str, Profile] = field(default_factory=dict)
     upstream: UpstreamSection = field(default_factory=UpstreamSection)
@@ -58,7 +69,9 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     proxy: ProxySection
     limits: Bounds
     mitmproxy: MitmproxySection
+    pages: PagesSection
     log: LogSection
+    decryption_log: DecryptionLogSection
     run: RunDirectory
     upstream_ca: Path | None
     cache_entries: int | None
@@ -100,7 +113,9 @@ def load(path: Path) -> WorkerConfig:
         proxy=part.proxy,
         limits=part.limits,
         mitmproxy=part.mitmproxy,
+        pages=part.pages,
         log=part.log,
+        decryption_log=part.decryption_log,
         run=RunDirectory(base / part.run.directory, part.run.group),
         upstream_ca=base / part.proxy.upstream_ca if part.proxy.upstream_ca else None,
         cache_entries=part.forward.cache_entries if part.forward else None,

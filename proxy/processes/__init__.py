@@ -21,5 +21,6 @@ worker       a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
 logs         how log lines look, in each of them; what is told and counted of those that are left out
 log_rates    how many lines of one kind a second are written
 log_writer   lines on their way out: a thread that alone waits for whoever reads them
+record_file  records of the decryption log on their way to a file; opened anew, never waited for
 mint_records  the record of a leaf is written before the leaf is answered
 """

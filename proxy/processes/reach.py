@@ -76,6 +76,7 @@ def of_page(config: Config, environment: Mapping[str, str]) -> Reach:
 def named(config: Config) -> list[Path]:
     """The files that hsmitm.toml names for workers, and itself."""
     found = [config.path] + ([config.upstream_ca] if config.upstream_ca else [])
+    found += [config.base / one for one in (config.file.pages.template,) if one is not None]
     for listener in config.file.inbound:
         for site in listener.sites:
             more = [*site.certificates, site.upstream_ca, site.upstream_certificate, site.client_ca]

@@ -41,16 +41,18 @@ from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
+from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
+from addons.records.decryption_log import DecryptionLog
 from addons.records.metrics import Metrics
+from addons.records.traffic import Traffic
 from addons.revocation.check import Check
 from addons.revocation.lists import Lists
 from addons.revocation.servers import Servers
 from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
-from addons.upstream.chains import Chains
 from addons.upstream.issuers import Issuers
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
@@ -62,6 +64,7 @@ from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load
 from proxy.processes import limits, logs, supervised
 from proxy.processes.line import Line
+from proxy.processes.record_file import RecordCounters, RecordFile, opened
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -70,6 +73,7 @@ logger = logging.getLogger("hsmitm.worker")
 
 _REPORT_EVERY_S = 1.0
 _DRAIN_POLL_S = 0.05
+_FLUSH_S = 1.0
 _STREAM_FROM = "64k"
 """Smaller bodies go on whole, with a known length."""
 
@@ -77,13 +81,22 @@ _STREAM_FROM = "64k"
 class Worker:
     """One worker: started once, drained once."""
 
-    def __init__(self, config: WorkerConfig, index: int, listen: Address | None, inbound: list[Address]) -> None:
-        """The addresses are the configuration's, with the ports that the supervisor reserved."""
+    def __init__(
+        self,
+        config: WorkerConfig,
+        index: int,
+        listen: Address | None,
+        inbound: list[Address],
+        records: RecordFile | None = None,
+    ) -> None:
+        """The addresses are the configuration's, with the ports that the supervisor reserved. `records` is where the
+        decryption log goes; None where there is none."""
         self._config = config
         self._index = index
         self._listen = listen
         self._inbound = inbound
         self._started = time.time()
+        self._records = records
         self._metrics = Metrics()
         logs.count_in(self._metrics.registry)
         self._listeners = Listeners(config.limits, self._metrics.registry)
@@ -118,6 +131,13 @@ class Worker:
                 await self._sites.close()
             master.shutdown()
             await running
+            if self._records is not None:
+                self._records.flush(_FLUSH_S)
+
+    def reopen(self) -> None:
+        """SIGHUP: files of logs were rotated. A reload is the signer's; it tells us what we need to know."""
+        if self._records is not None:
+            self._records.reopen()
 
     def _master(self) -> Master:
         section, mitmproxy = self._config.proxy, self._config.mitmproxy
@@ -158,7 +178,7 @@ class Worker:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
-            Connections(),
+            self._connections(),
             self._metrics,
             ConnectionLog(),
             refusals,
@@ -166,6 +186,7 @@ class Worker:
             self._listeners,
             *self._going_out(refusals),
             PolicyAddon(),
+            Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
@@ -184,6 +205,15 @@ class Worker:
             )
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
+    def _connections(self) -> Connections:
+        traffic = Traffic()
+        self._metrics.registry.register(traffic)
+        if self._records is None:
+            return Connections(traffic.ended)
+        log = DecryptionLog(self._records.put, self._index)
+        self._metrics.registry.register(RecordCounters(self._records, log))
+        return Connections(traffic.ended, log.ended)
+
     def _going_out(self, refusals: Refusals) -> list[object]:
         """What connects to servers, and to those whom servers' certificates name."""
         section, limits = self._config.proxy, self._config.limits
@@ -197,9 +227,7 @@ class Worker:
         errands = Errands(resolver, destinations)
         responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
         status = Status(Check(responders, Lists(responders, clock), clock), clock)
-        directory = self._config.mitmproxy.options.get("ssl_verify_upstream_trusted_confdir")
-        chains = Chains(Issuers(Servers(errands.connect)), _for_openssl(self._config.upstream_ca), directory)
-        return [Connecting(resolver, destinations, refusals), status, chains]
+        return [Connecting(resolver, destinations, refusals), status, Issuers(Servers(errands.connect))]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -261,13 +289,24 @@ def _place(address: Address) -> str:
     return f"{address.host}:{address.port}"
 
 
-async def _serve(config: WorkerConfig, arguments: argparse.Namespace) -> None:
+def _records(config: WorkerConfig, line: Line | None) -> RecordFile | None:
+    """Where the decryption log goes."""
+    if config.decryption_log.file == "stdout":
+        return RecordFile(lambda: os.dup(1))
+    path = config.decryption_log.path(config.base)
+    if path is None:
+        return None
+    return RecordFile(line.ask_for_log if line is not None else functools.partial(opened, path))
+
+
+async def _serve(config: WorkerConfig, arguments: argparse.Namespace, line: Line | None) -> None:
     listen = Address.parse(arguments.listen) if arguments.listen else None
-    worker = Worker(config, arguments.index, listen, [Address.parse(one) for one in arguments.inbound])
+    inbound = [Address.parse(one) for one in arguments.inbound]
+    worker = Worker(config, arguments.index, listen, inbound, _records(config, line))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.leave.set)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the signer's; it tells us what we need to know
+    loop.add_signal_handler(signal.SIGHUP, worker.reopen)
     if arguments.supervised:
         await supervised.begin(arguments.ready_fd)
     await worker.serve(arguments.ready_fd)
@@ -284,15 +323,16 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--files-fd", type=int)
     arguments = parser.parse_args()
-    if arguments.files_fd is not None:
-        reading.use(Line(arguments.files_fd).ask)
+    line = Line(arguments.files_fd) if arguments.files_fd is not None else None
+    if line is not None:
+        reading.use(line.ask)
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")
         limits.raise_descriptors()
         loop = WorkerLoop(config.proxy.connect_timeout_s)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(_serve(config, arguments))
+            runner.run(_serve(config, arguments, line))
     except MisconfiguredError as error:
         logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
         return supervised.EX_CONFIG

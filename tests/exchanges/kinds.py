@@ -356,3 +356,54 @@ async def chat_client(end: End) -> None:
     await end.until("message", 4)
     await end.leave(1000)
     await end.until("end")
+
+
+async def _talk(end: End) -> None:
+    await end.until("head")
+    for number in range(1, 4):
+        await end.until_bytes(5 * number)
+        await end.data(b"pong%d" % number)
+    await pause(_SLOW_S)
+    await end.data(_BYTES)
+    await end.until("closed")
+
+
+@_kind(_talk, "raw", "x-raw", closing=True)
+async def talk_client(end: End) -> None:
+    """A protocol of its own: message for message, then a hundred kilobytes that nobody asked for; the client leaves."""
+    await end.request("", "/talk")
+    for number in range(1, 4):
+        await end.data(b"ping%d" % number)
+        await end.until_bytes(5 * number)
+    await end.until_bytes(15 + len(_BYTES))
+    await end.close()
+
+
+async def _leave_first(end: End) -> None:
+    await end.until("head")
+    await end.data(b"bye")
+    await pause(_SLOW_S)
+    await end.close()
+
+
+@_kind(_leave_first, "raw", "x-raw", closing=True)
+async def left_talk_client(end: End) -> None:
+    """A protocol of its own whose server leaves."""
+    await end.request("", "/left_talk")
+    await end.until("closed")
+
+
+async def _answer_the_whole(end: End) -> None:
+    await end.until("closed")
+    await end.data(b"".join(one.value for one in end.seen if one.what == "data")[::-1])
+    await pause(_SLOW_S)
+    await end.close()
+
+
+@_kind(_answer_the_whole, "raw", closing=True)
+async def half_closed_client(end: End) -> None:
+    """A client that has said all, says so by ending its direction, and waits for the answer."""
+    await end.request("", "/half_closed")
+    await end.data(_BYTES)
+    await end.finish()
+    await end.until("closed")

@@ -56,10 +56,10 @@ class Place:
         self._loop.call_soon_threadsafe(call)
         return done.result(timeout_s)
 
-    def redirect(self, ports: list[int], to: int) -> None:
-        """Have marked clients of these ports come to the port `to`."""
+    def redirect(self, to: int) -> None:
+        """Have marked clients come to the port `to`, wherever they want to go."""
         rules = (
             "table ip exchanges { chain output { type nat hook output priority -100; "
-            f"meta mark {REDIRECTED} tcp dport {{ {', '.join(map(str, ports))} }} redirect to :{to}; }}; }}"
+            f"meta mark {REDIRECTED} meta l4proto tcp redirect to :{to}; }}; }}"
         )
         self.call(lambda: subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True, timeout=10))

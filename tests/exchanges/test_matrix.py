@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.exchanges.comparison import Recording, lateness_s, said
-from tests.exchanges.conftest import Scene
 from tests.exchanges.kinds import KINDS, Kind
-from tests.exchanges.place import APART
+from tests.exchanges.scene import FORWARD, WAYS, Scene
 from tests.exchanges.ways import Way, connected, record
 from tests.waiting import pause
 
@@ -26,10 +25,12 @@ _ELSE = {
 }
 """Kinds whose connections end otherwise: across versions a server that ends its stream is left, and the other way
 round."""
-WAYS = ["explicit", "socks5", "transparent", "inbound", "across", "scripted"]
+_HTTP = [(way, version) for way in (*WAYS, "across", "scripted") for version in ("http/1.1", "h2")]
 """`across`: explicit, with the other version of HTTP behind us. `scripted`: explicit, with a script that looks on."""
 _WHOLE = {"slow", "expectation", "refused_expectation"}
 """Kinds whose messages a script gets whole: they have a length."""
+_OWN = [*((way, "raw") for way in FORWARD), *((way, "x-raw") for way in WAYS)]
+"""Protocols that are not HTTP: without TLS, which passes where the operator said so, and within it."""
 _OTHER = {"http/1.1": "h2", "h2": "http/1.1"}
 
 
@@ -49,12 +50,10 @@ async def _played(
     return {kind.name: one for kind, one in zip(kinds, made, strict=True)}
 
 
-@pytest.mark.parametrize("version", ["http/1.1", "h2"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "version"), [*_HTTP, *_OWN])
 def test_what_arrives_is_what_arrives_directly(scene: Scene, way: str, version: str) -> None:
     """At both ends, to the byte and to fifty milliseconds, whatever the way and the version of HTTP."""
-    if way == "transparent" and not APART:
-        pytest.skip("a network namespace needs root")
+    scene.through(way)  # may be one that needs root
     served = _OTHER[version] if way == "across" else version
     kinds = [one for one in KINDS.values() if {version, served} <= set(one.versions)]
     if way == "scripted":

@@ -1,4 +1,4 @@
-"""How a client comes to its server: directly, or by one of the ways through hsmitm. Every connection is TLS."""
+"""How a client comes to its server: directly, or by one of the ways through hsmitm. What is not "raw" is TLS."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from tests.exchanges.comparison import Recording
 from tests.exchanges.ends import End
 from tests.exchanges.ends1 import HOST, End1
 from tests.exchanges.ends2 import End2
+from tests.exchanges.ends_raw import EndRaw
 from tests.exchanges.kinds import KINDS, Kind
 from tests.exchanges.place import REDIRECTED
 from tests.waiting import until
 
-VERSIONS: dict[str, type[End]] = {"http/1.1": End1, "h2": End2}
+VERSIONS: dict[str, type[End]] = {"http/1.1": End1, "h2": End2, "raw": EndRaw, "x-raw": EndRaw}
+"""What is spoken, by the name that ALPN has for it. "raw" is without TLS."""
 _QUIET_S = 0.05
 """So long nothing comes any more at the end of an exchange."""
 
@@ -35,7 +37,8 @@ class Way(Protocol):
 
 @dataclass
 class Servers:
-    """One for each version of HTTP; each exchange is a connection of its own, and its server is found by its path."""
+    """One for each version of HTTP, and for what is none; each exchange is a connection of its own, and what its server
+    does is found by its path."""
 
     ports: dict[str, int] = field(default_factory=dict)
     ends: dict[str, End] = field(default_factory=dict)
@@ -50,7 +53,7 @@ class Servers:
                 self._serving.add(asyncio.current_task())
                 await self._serve(kind(reader, writer, client=False))
 
-            context = ca.context((HOST, "127.0.0.1"), (version,))
+            context = None if version == "raw" else ca.context((HOST, "127.0.0.1"), (version,))
             made = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
             self._listening.append(made)
             self.ports[version] = made.sockets[0].getsockname()[1]
@@ -76,9 +79,11 @@ class Servers:
 
 async def connected(way: Way, port: int, version: str, trust: Path) -> End:
     """A client's connection by this way, in this version of HTTP."""
+    plain = await way.connect(port)
+    if version == "raw":
+        return VERSIONS[version](*await asyncio.open_connection(sock=plain), client=True)
     context = ssl.create_default_context(cafile=str(trust))
     context.set_alpn_protocols([version])
-    plain = await way.connect(port)
     reader, writer = await asyncio.open_connection(sock=plain, ssl=context, server_hostname=HOST)
     assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == version
     return VERSIONS[version](reader, writer, client=True)
@@ -184,4 +189,8 @@ async def _said(made: socket.socket, asked: bytes, answer: bytes) -> None:
     await loop.sock_sendall(made, asked)
     got = b""
     while not got.endswith(answer):
-        got += await asyncio.wait_for(loop.sock_recv(made, 1), 10)
+        data = await asyncio.wait_for(loop.sock_recv(made, 1), 10)
+        if not data:
+            made.close()
+            raise ConnectionError(f"it ended with {got!r}")
+        got += data

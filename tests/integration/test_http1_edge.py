@@ -122,7 +122,7 @@ def test_a_request_head_without_end_is_refused(system: System) -> None:
         with contextlib.suppress(OSError):  # it is closed while we send
             for _ in range(1000):
                 connection.sendall(b"X: " + b"y" * 8000 + b"\r\n")
-        assert read(connection, b"</html>").startswith(b"HTTP/1.1 431 ")
+        assert read(connection, b"\nAsk:  ").startswith(b"HTTP/1.1 431 ")
     wait_until(lambda: line in system.log, "a line about it", 5)
     assert system.log.count(line) == 1
     assert largest_mb(system) - before < TAKES_MB
@@ -147,9 +147,9 @@ def test_an_answers_head_without_end_is_refused(system: System, line: bytes) -> 
         client(system) as connection,
     ):
         connection.sendall(asking(server))
-        answer = read(connection, b"</html>")
+        answer = read(connection, b"\nAsk:  ")
     assert answer.startswith(b"HTTP/1.1 502 ")
-    assert b"longer than 32768 bytes" in answer or b"larger than 65536 bytes" in answer
+    assert b"gave an answer that cannot be passed on" in answer
     assert largest_mb(system) - before < TAKES_MB
 
 
@@ -185,7 +185,7 @@ def test_trailers_and_hints_pass(system: System) -> None:
         assert read(connection, b"Server-Timing: t\r\n\r\n") == answer
         assert server.got.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nDigest: d\r\n\r\n")
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        assert read(connection, b"</html>").startswith(b"HTTP/1.1 400 ")
+        assert read(connection, b"\nAsk:  ").startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize(
@@ -196,5 +196,5 @@ def test_what_a_server_could_read_in_two_ways_does_not_reach_it(system: System, 
     """Nothing of such a request is sent."""
     with serving(answering(OK)) as server, client(system) as connection:
         connection.sendall(asking(server, broken))
-        assert read(connection, b"</html>").startswith(b"HTTP/1.1 400 ")
+        assert read(connection, b"\nAsk:  ").startswith(b"HTTP/1.1 400 ")
         assert server.got == b""

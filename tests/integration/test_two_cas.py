@@ -1,68 +1,27 @@
-"""Clients that verify RSA signatures alone, or ECDSA alone: served where there is a CA of each sort."""
+"""Clients that verify RSA signatures alone, or ECDSA alone: what check says of them, and what the log. That each is
+served where there is a CA of each sort: tests/exchanges/test_tls.py."""
 
 from __future__ import annotations
 
-import asyncio
-import re
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsm.wire.member import KeyFound
 from proxy.demo.origin import OriginCA
 from tests.addons.edge.hellos import built
-from tests.cas import make_ca
-from tests.hsm.restricted import place_key
 from tests.integration.harness import HSMITM, OriginThread, System
 from tests.integration.test_forward import tunnel
-from tests.softhsm import Store
+from tests.integration.two_cas import with_rsa_ca
 
 
 @pytest.fixture(scope="module")
-def two(softhsm_module: str, origin_ca: OriginCA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A proxy with an EC CA, as `hsmitm init` makes it, and an RSA CA behind it on the same partition."""
+def two(softhsm_module: str, origin_ca: OriginCA, tmp_path_factory: pytest.TempPathFactory) -> System:
+    """A proxy with an EC CA, as `hsmitm init` makes it, and an RSA CA behind it. It does not run."""
     made = System.make(tmp_path_factory.mktemp("two") / "s", upstream_ca=origin_ca.pem, workers="1")
-    (member,) = made.config.members()
-    secret = (made.directory / "pin").read_text().strip()
-    public = place_key(member.environment, "hsmitm", secret, "old", "rsa")
-    store = Store(
-        made.directory,
-        "hsmitm",
-        {"old": KeyFound(spki=public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))},
-    )
-    ca = asyncio.run(make_ca(store, "old", made.directory, pin=secret))
-    text = made.toml.read_text().replace("[forward.trust]", "[[forward.trust]]")
-    more = f'[[forward.trust]]\ncertificate = "{ca.name}"\nkey = "pkcs11:token=hsmitm;object=old;type=private"\n\n'
-    made.toml.write_text(text.replace("[forward.untrust]", more + "[forward.untrust]"))
-    with made as system:
-        yield system
-
-
-@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-@pytest.mark.parametrize(
-    ("schemes", "issuer"),
-    [
-        ("RSA+SHA256:RSA-PSS+SHA256", "old CA"),
-        ("ECDSA+SHA256", "hsmitm forward trust CA"),
-        ("ECDSA+SHA256:RSA+SHA256:RSA-PSS+SHA256", "hsmitm forward trust CA"),
-    ],
-)
-def test_each_client_gets_what_it_verifies(
-    two: System, origin: OriginThread, version: str, schemes: str, issuer: str
-) -> None:
-    """OpenSSL's client with these schemes gets a leaf that verifies, of the first CA that it can verify."""
-    cas = two.directory / "both.pem"
-    cas.write_bytes(two.ca.read_bytes() + (two.directory / "old-ca.pem").read_bytes())
-    done = subprocess.run(
-        ["openssl", "s_client", "-proxy", two.proxy, "-connect", f"two.test:{origin.port}", "-servername", "two.test",
-         "-verify_hostname", "two.test", "-CAfile", str(cas), "-verify_return_error", "-sigalgs", schemes, version],
-        input="", capture_output=True, text=True, timeout=20, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.search(rf"issuer=.*CN ?= ?{issuer}", done.stdout), done.stdout
+    with_rsa_ca(made)
+    return made
 
 
 def _checked(system: System) -> str:

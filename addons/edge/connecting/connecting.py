@@ -1,5 +1,8 @@
 """Connections to servers on behalf of clients: look the name up, judge each address, connect to one that was judged.
 
+Whoever decides by addresses before there is a connection, as the policy does, asks for them here (`addresses`): the
+connection then goes to those, and nobody looks again.
+
 Where it sits: mitmproxy's handler calls `asyncio.open_connection(host, port)` in the middle of a method that does much
 else, and the loop is asked. So the handler says beforehand on whose behalf (`addons.engine.loop.CONNECT`), and the
 worker's loop asks `Connecting` instead of resolving by itself. A copy of the handler's method would have to follow each
@@ -21,6 +24,7 @@ from mitmproxy import connection, ctx
 from mitmproxy.proxy import mode_specs
 
 from addons.edge.account import account
+from addons.edge.answers import Sentence
 from addons.edge.connecting import racing
 from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
@@ -28,24 +32,16 @@ from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.engine.loop import Create
 from addons.records.connections import facts_of
 
+_JUDGED = "_hsmitm_judged"
+"""The attribute of mitmproxy's object for a client with the addresses that were judged for it."""
+_MOST_JUDGED = 64
+"""Hosts; who asks for more is judged anew before each."""
 _OPERATOR = "operator"
 """The account of names that the operator has written."""
 
 
-class Sentence(str):
-    """Why there is no connection, for the client. mitmproxy passes it on as the connection's error."""
-
-    status: int
-
-    def __new__(cls, status: int, text: str) -> Sentence:
-        """`status` is the HTTP status that says it."""
-        made = super().__new__(cls, text)
-        made.status = status
-        return made
-
-
-class RefusedError(OSError):
-    """A client may not have this connection. Its text is a `Sentence`."""
+class NoConnectionError(OSError):
+    """There is no connection. Its text is a `Sentence`."""
 
     def __init__(self, sentence: Sentence) -> None:
         super().__init__(sentence)
@@ -53,6 +49,10 @@ class RefusedError(OSError):
 
     def __str__(self) -> str:
         return self.sentence
+
+
+class RefusedError(NoConnectionError):
+    """A client may not have this connection."""
 
 
 class Connecting:
@@ -81,17 +81,11 @@ class Connecting:
         Raises OSError with a sentence.
         """
         chosen = not self._is_stated(client, stated, host, port)
-        try:
-            found = await self._resolver.addresses(host, account(client.peername[0]) if chosen else _OPERATOR)
-        except TooManyLookupsError as error:
-            self._refuse(client, "too-many-lookups", host[:253])
-            raise RefusedError(Sentence(502, f"{host} was not looked up: {error}")) from None
-        except OSError as error:
-            facts_of(client).fail("dns-failed", "server", str(error))
-            raise
-        facts = facts_of(client)
-        facts.addresses = tuple(one[1][0] for one in found)
-        permitted = self._permitted(client, found, host, port) if chosen else found
+        permitted = _judged(client).get((host, port)) if chosen else None
+        if permitted is None:
+            permitted = await self._found(client, host, port, chosen=chosen)
+        elif isinstance(permitted, OSError):
+            raise permitted.with_traceback(None)
         if local is not None:
             family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
             permitted = [one for one in permitted if one[0] == family]
@@ -99,13 +93,58 @@ class Connecting:
                 raise OSError(f"{host} has no address of the kind of {local[0]}, from which hsmitm is to connect")
         try:
             made = await _connected(permitted, port, local, create)
+        except TimeoutError as error:
+            self._resolver.forget(host)
+            facts_of(client).fail("too-slow", "server", str(error))
+            raise NoConnectionError(Sentence("too-slow", str(error))) from error
         except OSError as error:
             self._resolver.forget(host)
-            facts.fail("connect-failed", "server", str(error))
-            raise
+            facts_of(client).fail("connect-failed", "server", str(error))
+            raise NoConnectionError(Sentence("connect-failed", str(error))) from error
         if preface:
             made[0].write(preface)
         return made
+
+    async def addresses(
+        self, client: connection.Client, stated: connection.Address | None, host: str, port: int
+    ) -> tuple[str, ...]:
+        """The addresses of `host` that a connection to `port` for `client` will go to, looked up now. `stated` as in
+        `connect`. None, where it has none or may have none: connecting says why."""
+        chosen = not self._is_stated(client, stated, host, port)
+        found: Sequence[Found] | OSError
+        try:
+            found = await self._found(client, host, port, chosen=chosen)
+        except OSError as error:
+            found = error
+        if chosen:
+            judged = _judged(client)
+            judged.pop((host, port), None)
+            judged[host, port] = found
+            while len(judged) > _MOST_JUDGED:
+                del judged[next(iter(judged))]
+        return () if isinstance(found, OSError) else tuple(str(one[1][0]) for one in found)
+
+    @staticmethod
+    def look_again(client: connection.Client) -> None:
+        """What `client` asks for now has nothing to do with what it has asked for before."""
+        _judged(client).clear()
+
+    async def _found(self, client: connection.Client, host: str, port: int, *, chosen: bool) -> Sequence[Found]:
+        """What `host` is looked up to be, less what the client may not reach. Raises OSError with a sentence."""
+        try:
+            found = await self._resolver.addresses(host, account(client.peername[0]) if chosen else _OPERATOR)
+        except TooManyLookupsError as error:
+            self._refuse(client, "too-many-lookups", host[:253])
+            raise RefusedError(Sentence("too-many-lookups", f"{host} was not looked up: {error}")) from None
+        except OSError as error:
+            facts_of(client).fail("dns-failed", "server", str(error))
+            raise NoConnectionError(Sentence("dns-failed", str(error))) from error
+        permitted = self._permitted(client, found, host, port) if chosen else found
+        if not isinstance(client.proxy_mode, mode_specs.UpstreamMode):  # there it is the other proxy that was looked up
+            facts = facts_of(client)
+            facts.addresses = tuple(str(one[1][0]) for one in permitted)
+            facts.destination = facts.addresses[0]
+        return permitted
 
     @staticmethod
     def _is_stated(client: connection.Client, stated: connection.Address | None, host: str, port: int) -> bool:
@@ -133,7 +172,7 @@ class Connecting:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._refuse(client, "blocked-destination", f"{where} ({addresses}) is denied by '{entry}'")
         return Sentence(
-            403,
+            "blocked-destination",
             f"{where} is not reached through this proxy: its address is denied by '{entry}' of deny_destinations. "
             "Whoever runs the proxy can make an exception for address and port: [proxy] allow_destinations",
         )
@@ -168,6 +207,12 @@ async def _connected(permitted: Sequence[Found], port: int, local: tuple[Any, ..
     except BaseException:
         connected.close()
         raise
+
+
+def _judged(client: connection.Client) -> dict[tuple[str, int], Sequence[Found] | OSError]:
+    """By host and port, the newest last. It is gone with the client."""
+    found: dict[tuple[str, int], Sequence[Found] | OSError] = client.__dict__.setdefault(_JUDGED, {})
+    return found
 
 
 def _spelt(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -22,6 +22,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.utils import human
 
+from addons.edge.answers import Sentence
 from addons.edge.exchange import Enough
 from addons.edge.http1 import framing, heads, hops, sending
 from addons.edge.http1.bodies import body
@@ -205,7 +206,7 @@ class Http1Client(Http1Connection):
         yield commands.CloseConnection(self.conn)
         yield self.refused(self.kind(fault), f"{human.format_address(self.conn.peername)}: {fault}")
         if self.stream_id is not None:
-            message = f"The server's answer is refused. {fault}"
+            message = Sentence("malformed-response", f"The server's answer is refused. {fault}")
             yield ReceiveHttp(ResponseProtocolError(self.stream_id, message, ErrorCode.GENERIC_SERVER_ERROR))
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:

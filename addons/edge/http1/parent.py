@@ -11,6 +11,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from mitmproxy.utils import human
 
+from addons.edge.answers import Sentence
 from addons.edge.http1 import heads
 from addons.edge.http1.faults import FaultError
 from addons.edge.http1.sections import Section
@@ -46,7 +47,9 @@ class ParentProxy(_upstream_proxy.HttpUpstreamProxy):
             yield from super()._handle_event(event)
         elif self.tunnel_state is tunnel.TunnelState.ESTABLISHING:
             proxy = human.format_address(self.tunnel_connection.address)
-            why = f"Upstream proxy {proxy} has not answered HTTP CONNECT request within {self.answer_s:g} s"
+            why = Sentence(
+                "too-slow", f"Upstream proxy {proxy} has not answered HTTP CONNECT request within {self.answer_s:g} s"
+            )
             self.conn.state = connection.ConnectionState.CLOSED
             yield from self.on_handshake_error(why)
             yield from self._handshake_finished(why)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from mitmproxy import connection, http
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import _http1
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
@@ -21,6 +20,8 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
+from addons.edge import answers
+from addons.edge.answers import Came
 from addons.edge.exchange import Enough
 from addons.edge.http1 import framing, heads, hops, sending
 from addons.edge.http1.bodies import body
@@ -28,16 +29,14 @@ from addons.edge.http1.connection import Phase, is_pipe
 from addons.edge.http1.faults import FaultError
 from addons.edge.http1.lingering import Lingering
 from addons.edge.http1.sections import EMPTY_LINES, Section
-from addons.edge.refusal import Class
 from addons.engine import backpressure
 from addons.engine.leaving import Leaving
+from addons.pages.sentences import Kind
 
 _IN_TURN = 16
 """Requests that are answered at once, before others have their turn."""
 _READ_BYTES = 65536
 """At most in one read."""
-_STATUS: dict[Class, int] = {"oversized-head": 431}
-"""Of what is refused, where it is not 400."""
 _ANSWERED = "the server has answered, and reads no more of the request"
 
 
@@ -56,6 +55,7 @@ class Http1Server(Lingering):
         """As mitmproxy makes it."""
         super().__init__(context, context.client)
         self.stream_id = 1
+        self._came: Came | None = None
         self._ahead = bytearray()
         self._too_far_ahead = False
         self._answering = self._enough = False
@@ -96,6 +96,7 @@ class Http1Server(Lingering):
         if b"connection" in head.named:
             request.headers.fields = tuple(hops.received(list(request.headers.fields), head.named))
         self.request = request
+        self._came = request.data.method, request.headers.fields, request.data.host
         self.phase = Phase.BODY
         yield ReceiveHttp(RequestHeaders(self.stream_id, request, end_stream=length == 0))
         if self.phase is Phase.BODY:
@@ -149,7 +150,9 @@ class Http1Server(Lingering):
         """Say what was wrong, if nothing else was said yet, and end the connection."""
         kind = self.kind(fault)
         if not self._answering:
-            yield commands.SendData(self.conn, _http1.make_error_response(_STATUS.get(kind, 400), str(fault)))
+            page: Kind = "oversized-head" if kind == "oversized-head" else "malformed-request"
+            told = answers.of_kind(self.context.client, self._came, page, str(fault))
+            yield commands.SendData(self.conn, answers.as_http1(told))
         if fault.which != "malformed":
             yield from self.linger()
         else:
@@ -205,7 +208,8 @@ class Http1Server(Lingering):
                 self.request, event.response, end_stream=event.end_stream, last=Leaving.begun
             )
         except FaultError as fault:
-            yield commands.SendData(self.conn, _http1.make_error_response(502, str(fault)))
+            page = answers.of_kind(self.context.client, self._came, "malformed-response")
+            yield commands.SendData(self.conn, answers.as_http1(page))
             yield from self.over()
             yield self.refused("malformed-response", str(fault))
             return
@@ -216,12 +220,13 @@ class Http1Server(Lingering):
 
     def _send_error(self, event: ResponseProtocolError) -> layer.CommandGenerator[None]:
         if not self.conn.state & connection.ConnectionState.CAN_WRITE:
+            if self.phase is Phase.PIPE and self.conn.state is not connection.ConnectionState.CLOSED:
+                yield commands.CloseConnection(self.conn)  # what is within has ended its direction before
             return
-        status = event.code.http_status_code()
         told = self.response_done
-        if not self._answering and status is not None:
+        if not self._answering and (page := answers.of_error(self.context.client, self._came, event)):
             told = True
-            yield commands.SendData(self.conn, _http1.make_error_response(status, event.message))
+            yield commands.SendData(self.conn, answers.as_http1(page))
         if told and self.phase is Phase.BODY and self._body is not None:
             yield from self.linger()
         else:
@@ -257,7 +262,7 @@ class Http1Server(Lingering):
 
     def _next(self) -> layer.CommandGenerator[None]:
         """The next request's turn; others' first, when this client has had a few that needed no server."""
-        self.request = self.response = None
+        self.request = self.response = self._came = None
         self.request_done = self.response_done = self._answering = self._enough = False
         self.stream_id += 2
         self._in_turn += 1

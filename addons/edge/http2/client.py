@@ -25,6 +25,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http2 import format_h2_request_headers, parse_h2_response_headers
 from mitmproxy.utils import human
 
+from addons.edge.answers import Sentence
 from addons.edge.exchange import Enough, NotBegunError
 from addons.edge.http1 import hops
 from addons.edge.http2 import nghttp2
@@ -220,7 +221,7 @@ class Http2Client(Http2Connection):
         return sorted(one.stream_id for one in refused)
 
     def _not_begun(self, stream_id: int) -> ReceiveHttp:
-        why = "the server has refused this request before it began with it"
+        why = Sentence("not-begun", "the server has refused this request before it began with it")
         code, away = ErrorCode.GENERIC_SERVER_ERROR, self.session.away
         return ReceiveHttp(NotBegunError(stream_id, why, code, leaving=away, others=away and self._others))
 

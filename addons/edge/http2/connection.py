@@ -29,6 +29,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.utils import human
 
 from addons.edge import trailers
+from addons.edge.answers import Sentence
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.events import Body, Ended, Event, GoAway, Head, Ignored, Invalid, Oversized, Reset, Settings
 from addons.edge.http2.paced import Paced
@@ -86,7 +87,8 @@ class Http2Connection(Paced):
             return
         if event.code != nghttp2.REFUSED_STREAM:
             yield self._refused(self._malformed, event.why)
-        yield from self._broken(event.stream_id, f"HTTP/2 protocol error: {event.why}")
+        why = Sentence("malformed-response", f"HTTP/2 protocol error: {event.why}")  # a client's error is not told
+        yield from self._broken(event.stream_id, why)
 
     _malformed: ClassVar[Class]
     _gone: ClassVar[ErrorCode]
@@ -223,8 +225,10 @@ class Http2Connection(Paced):
             yield commands.Log(f"{human.format_address(self.conn.peername)}: HTTP/2 protocol error: {why}")
         yield from self._close(f"HTTP/2 protocol error: {why}" if code or session.broken else why)
 
+    _closing: ClassVar[type[commands.CloseConnection]] = commands.CloseConnection
+
     def _close(self, message: str) -> layer.CommandGenerator[None]:
-        yield commands.CloseConnection(self.conn)
+        yield self._closing(self.conn)
         self._handle_event = self.done  # type: ignore[assignment,method-assign]  # as mitmproxy's layers change their state
         told, self._told = self._told, set()
         for stream_id in sorted(told):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from mitmproxy import http, version
+from mitmproxy import http
 from mitmproxy.net.http import url
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http._base import ReceiveHttp, format_error
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     HttpEvent,
@@ -22,11 +22,14 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._http2 import format_h2_response_headers, parse_h2_request_headers
 
+from addons.edge import answers
 from addons.edge.exchange import Enough, NotBegunError
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.connection import Http2Connection
 from addons.edge.http2.events import Fields, Head, Oversized
 from addons.engine.leaving import WhenLeaving
+from addons.pages.sentences import Kind
+from addons.tls.lingering import LastWords
 
 _WORK_BEHIND = 2
 """How many times the allowed number of streams may be at work behind them: a stream that was reset makes room for the
@@ -43,6 +46,7 @@ class Http2Server(Http2Connection):
     ReceiveEndOfMessage = RequestEndOfMessage
     _malformed = "malformed-request"
     _gone = ErrorCode.CLIENT_DISCONNECTED
+    _closing = LastWords  # a client may be sending when it is told GOAWAY
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, context.client)
@@ -50,6 +54,8 @@ class Http2Server(Http2Connection):
         """When a request was begun or ended last."""
         self._idle: commands.RequestWakeup | None = None
         self._leaving: commands.RequestWakeup | None = None
+        self._came_with: dict[int, Fields] = {}
+        """The heads of requests that have no answer yet, as they came."""
         self._enough: set[int] = set()
         """Streams whose server reads no more; their answers may still be on their way to here."""
 
@@ -83,6 +89,10 @@ class Http2Server(Http2Connection):
         self.session.leave()
         yield from self._flush()
 
+    def _broken(self, stream_id: int, message: str, code: ErrorCode | None = None) -> layer.CommandGenerator[None]:
+        self._came_with.pop(stream_id, None)
+        yield from super()._broken(stream_id, message, code)
+
     def _whole(self, stream_id: int) -> bool:
         self._busy = time.monotonic()
         return super()._whole(stream_id)
@@ -106,7 +116,9 @@ class Http2Server(Http2Connection):
             yield self._refused("malformed-request", f"invalid HTTP/2 request headers: {error}")
             self.session.control += 1
             connect = (b":method", b"CONNECT") in head.fields
-            self._answer(stream_id, 501 if connect else 400, str(error), ended=head.ended)
+            kind: Kind = "not-supported" if connect else "malformed-request"
+            page = answers.of_kind(self.context.client, (b"", head.fields, ""), kind, str(error))
+            self._answer(stream_id, page, ended=head.ended)
             return
         request = http.Request(
             host=host,
@@ -123,6 +135,7 @@ class Http2Server(Http2Connection):
             timestamp_end=None,
         )
         self._told.add(stream_id)
+        self._came_with[stream_id] = head.fields
         yield ReceiveHttp(RequestHeaders(stream_id, request, end_stream=head.ended))
 
     def _oversized(self, head: Oversized) -> layer.CommandGenerator[None]:
@@ -130,18 +143,18 @@ class Http2Server(Http2Connection):
             yield from self._broken(head.stream_id, "trailers beyond their bounds")
             self.session.reset(head.stream_id, nghttp2.ENHANCE_YOUR_CALM)
         else:
-            self._answer(head.stream_id, 431, "The request's head is too large.", ended=head.ended)
+            page = answers.of_kind(self.context.client, (b"", head.fields, ""), "oversized-head")
+            self._answer(head.stream_id, page, ended=head.ended)
 
-    def _answer(self, stream_id: int, status: int, message: str, *, ended: bool) -> None:
+    def _answer(self, stream_id: int, page: http.Response, *, ended: bool) -> None:
         """An answer of our own; what of the request has not come need not come."""
-        fields: Fields = [
-            (b":status", b"%d" % status),
-            (b"server", version.MITMPROXY.encode()),
-            (b"content-type", b"text/html"),
-        ]
-        self.session.respond(stream_id, fields, ended=False)
-        self.session.send(stream_id, format_error(status, message))
-        self.session.end(stream_id)
+        self._came_with.pop(stream_id, None)
+        fields: Fields = [(b":status", b"%d" % page.status_code)]
+        fields += [(name.lower(), value) for name, value in page.headers.fields]
+        self.session.respond(stream_id, fields, ended=not page.raw_content)
+        if page.raw_content:
+            self.session.send(stream_id, page.raw_content)
+            self.session.end(stream_id)
         if not ended:
             self.session.reset_behind(stream_id, nghttp2.NO_ERROR)
 
@@ -151,6 +164,7 @@ class Http2Server(Http2Connection):
             if 100 <= event.response.status_code < 200:  # RFC 9110 section 15.2
                 self.session.inform(event.stream_id, fields)
             else:
+                self._came_with.pop(event.stream_id, None)
                 self.session.respond(event.stream_id, fields, ended=event.end_stream)
             yield from self._settle()
         elif isinstance(event, Enough):
@@ -172,11 +186,14 @@ class Http2Server(Http2Connection):
     def _send_error(
         self, ours: int, event: RequestProtocolError | ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
-        status = event.code.http_status_code()
+        page = None
+        if isinstance(event, ResponseProtocolError) and ours not in self.session.outgoing:
+            fields = self._came_with.pop(ours, None)
+            page = answers.of_error(self.context.client, (b"", fields, "") if fields else None, event)
         if isinstance(event, NotBegunError) and ours not in self.session.outgoing:
             self.session.reset(ours, nghttp2.REFUSED_STREAM)
-        elif isinstance(event, ResponseProtocolError) and ours not in self.session.outgoing and status is not None:
-            self._answer(ours, status, event.message, ended=False)
+        elif page is not None:
+            self._answer(ours, page, ended=False)
         elif self.session.whole(ours):  # the answer still arrives
             self.session.reset_behind(ours, self._code(event))
         else:

@@ -15,7 +15,7 @@ from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, context, events, layer, layers
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
-from addons.edge.connecting.destinations import same_address
+from addons.addresses import same_address
 from addons.policy import asked
 from addons.policy.probe import Probing
 from addons.records.connections import facts_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mitmproxy import connection
 from mitmproxy.proxy import commands, context, layer, layers
-from mitmproxy.proxy.layers.tls import TlsClienthelloHook, TLSLayer
+from mitmproxy.proxy.layers.tls import TlsClienthelloHook
 from mitmproxy.tls import ClientHello, ClientHelloData
 from mitmproxy.utils import human
 
@@ -24,6 +24,7 @@ from addons.records.connections import destined, facts_of
 from addons.records.facts import Decision
 from addons.tls.failures import sentence
 from addons.tls.goodbye import Goodbye
+from addons.tls.lingering import LingeringTls
 from addons.tls.refusal import INTERNAL_ERROR, alert
 
 
@@ -35,7 +36,7 @@ class HelloBegunHook(commands.StartHook):
     blocking = False
 
 
-class ClientTls(Goodbye, layers.ClientTLSLayer):
+class ClientTls(LingeringTls, Goodbye, layers.ClientTLSLayer):
     """mitmproxy's, whose ClientHello is read by `HelloReader`.
 
     `begun` is a connection in which something else went before: its server is connected to already, so its handshake
@@ -79,7 +80,7 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
         facts = facts_of(self.context.client)
         greeting.note(facts, hello)
         destined(facts, self.context.server.address)
-        decision = yield from asked.at_hello(self.context, hello)
+        decision = yield from asked.at_hello(self.context)
         if decision is not None and decision.acts == "block":
             return (yield from self._block(decision))
         if decision is not None and decision.acts == "bypass":
@@ -125,8 +126,12 @@ class ClientTls(Goodbye, layers.ClientTLSLayer):
                 facts.fail("no-common-cipher", "client", err, self.last_alert)
                 yield EdgeRefusedHook(EdgeRefusal(self.context.client, "no-common-signature", err))
         facts.fail(kind, "client", err, classes.alert(why) or self.last_alert)
-        yield from TLSLayer.on_handshake_error(self, err)
+        yield from self.fail_handshake(err)
         self.event_to_child = self.errored  # type: ignore[method-assign]
+
+    def end_broken(self) -> layer.CommandGenerator[None]:
+        """As `Goodbye`, behind the alert."""
+        yield from self.linger(self.conn)
 
     def on_broken(self, why: str) -> layer.CommandGenerator[None]:
         """A record that was wrong, or the client's fatal alert."""

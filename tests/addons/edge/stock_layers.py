@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from mitmproxy.http import Response
 from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers import http, tls
 from mitmproxy.proxy.layers.http import _http2, _upstream_proxy
+from mitmproxy.proxy.layers.http._base import format_error
+from mitmproxy.proxy.layers.http._events import ResponseProtocolError
 
 from addons import seam
+from addons.edge import answers
 from addons.edge import websocket as edge_websocket
 from addons.edge.http1 import heads as http1_heads
 from addons.edge.http1.parent import UntilAnswered
@@ -69,12 +73,19 @@ DIFFER: dict[str, str] = {
 """The tests that fail, by the end of their names up to parameters, with the reason."""
 
 
+def _in_their_words(_client: object, _came: object, event: ResponseProtocolError) -> Response | None:
+    status = event.code.http_status_code()
+    html = {"Content-Type": "text/html"}
+    return None if status is None else Response.make(status, format_error(status, event.message), html)
+
+
 def pytest_configure() -> None:
     """Put our classes in, before their tests import them by name."""
     handler = mode_servers.ProxyConnectionHandler
     seam.put_in(Bounds())
     mode_servers.ProxyConnectionHandler = handler  # type: ignore[misc]  # ours needs a worker's master around it
     http.tls = _upstream_proxy.tls = tls  # type: ignore[attr-defined]  # their tests put a layer of their own in its place
+    answers.of_error = _in_their_words  # their tests read what a server said, and no client of ours does
     edge_websocket.looked_at = lambda *_: True  # type: ignore[assignment]  # their playbooks look, and no addon of theirs
     for place in (http, _http2):
         place.Http2Server, place.Http2Client = StockHttp2Server, StockHttp2Client  # type: ignore[attr-defined]

@@ -125,8 +125,11 @@ class Talk:
             else:
                 self.to_server += command.data
         elif isinstance(command, commands.CloseConnection):
-            self.closed.append("client" if command.connection is self._client else "server")
-            command.connection.state = connection.ConnectionState.CLOSED
+            half = isinstance(command, commands.CloseTcpConnection) and command.half_close
+            whose = "client" if command.connection is self._client else "server"
+            self.closed.append(f"half of {whose}" if half else whose)
+            still = connection.ConnectionState.CAN_READ if half else connection.ConnectionState.CLOSED
+            command.connection.state &= still
         elif isinstance(command, EdgeRefusedHook):
             self.refused.append(command.data)
         elif isinstance(command, commands.StartHook):

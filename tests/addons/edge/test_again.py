@@ -261,4 +261,4 @@ def test_a_client_of_http_1_gets_a_page() -> None:
     talk(proxy, server)
     said = proxy.out(proxy.client)
     assert said.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
-    assert b"the server has refused this request before it began with it" in said
+    assert b"localhost has refused this request before it began with it" in said

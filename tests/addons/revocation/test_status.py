@@ -11,7 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.x509 import ocsp
 
+from addons.revocation import status
 from addons.revocation.answers import Answer
+from addons.revocation.check import Check
 from tests.addons.revocation.asking import Asking
 from tests.addons.revocation.ocsp_responder import HOUR, NOW, Authority, der, private_key, respond_with
 from tests.addons.revocation.stapled import CA
@@ -37,7 +39,7 @@ async def test_revoked(asking: Asking) -> None:
     url = asking.at("/ocsp", CA.respond(leaf, status=REVOKED))
     answer = await asking.of(leaf)
     assert answer.status == "revoked"
-    assert answer.words.startswith(f"the certificate is revoked since {NOW.year}-")
+    assert answer.words.startswith(f"its certificate is revoked since {NOW.year}-")
     assert answer.words.endswith(f", says the OCSP responder {url}")
 
 
@@ -104,7 +106,10 @@ async def test_nobody_waits_for_long(asking: Asking) -> None:
 
     asking.at("/ocsp", late)
     answer = await asking.of(leaf, within_s=0.05)
-    assert (answer.status, answer.words) == ("timeout", "whether it is revoked was not known within 0.05 s")
+    assert (answer.status, answer.words) == (
+        "timeout",
+        "whether its certificate is revoked was not known within 0.05 s",
+    )
     go.set()
     assert (await asking.of(leaf)).status == "revoked"
     assert asking.questions == ["/ocsp"]
@@ -146,6 +151,41 @@ async def test_an_old_response_takes_no_revocation_back(asking: Asking) -> None:
     assert (await asking.of(leaf, old)).status == "revoked"
 
 
+async def test_what_is_remembered_is_bounded(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many servers the last ones are remembered."""
+    monkeypatch.setattr(status, "_ANSWERS", 5)
+    monkeypatch.setattr(status, "_CHAINS", 5)
+    for _ in range(8):
+        leaf = CA.leaf()
+        assert (await asking.of(leaf, CA.respond(leaf))).status == "good"
+    assert len(asking.status._answers) == len(asking.status._chains) == 5
+
+
+async def test_more_questions_than_can_be_asked(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too many certificates are asked about already, one more has no answer, at once; nothing waits in vain."""
+    monkeypatch.setattr(status, "_IN_PROGRESS", 2)
+    go = threading.Event()
+    url = asking.at("/ocsp", lambda _http: go.wait(10) and None)
+    waiting = [asyncio.create_task(asking.of(CA.leaf(url))) for _ in range(2)]
+    await until(lambda: len(asking.questions) == 2, "two are asked")
+    assert (await asyncio.wait_for(asking.of(CA.leaf(url)), 1)).status == "timeout"
+    go.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_a_fault_of_ours_is_no_end(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong while asking, a connection hears that the status is unknown, and the log says what it was."""
+    monkeypatch.setattr(Check, "ask", lambda *_: _boom())
+    assert (await asking.of(CA.leaf())).status == "unknown"
+    assert "could not be asked for, unexpectedly: RuntimeError('boom')" in caplog.text
+
+
+async def _boom() -> Answer:
+    raise RuntimeError("boom")
+
+
 async def test_intermediates_are_asked_about_too(asking: Asking) -> None:
     """A good certificate of a CA that was revoked is revoked."""
     inner = Authority(private_key("inner"), "inner CA")
@@ -156,7 +196,7 @@ async def test_intermediates_are_asked_about_too(asking: Asking) -> None:
     asking.at("/root.crl", CA.list_revoked(between.serial_number))
     answer = await asking.of(leaf, inner.respond(leaf), above=[between])
     assert answer.status == "revoked"
-    assert answer.words.startswith("its CA CN=inner CA: the certificate is revoked since")
+    assert answer.words.startswith("the certificate of its CA CN=inner CA is revoked since")
 
 
 async def test_a_list_is_asked_where_there_is_no_responder(asking: Asking) -> None:
@@ -211,7 +251,9 @@ async def test_urls_that_are_not_followed(asking: Asking, url: str) -> None:
         leaf = CA.leaf(url)
     except ValueError:
         return  # no certificate can carry it
-    assert (await asking.of(leaf)).words == "it names neither an OCSP responder nor a CRL with http"
+    assert (await asking.of(leaf)).words == (
+        "whether its certificate is revoked is not known: it names neither an OCSP responder nor a CRL with http"
+    )
 
 
 @pytest.mark.parametrize(

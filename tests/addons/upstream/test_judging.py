@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 from mitmproxy import connection
 from mitmproxy.proxy import commands, events, mode_specs
 from mitmproxy.proxy.layers.tls import TlsEstablishedServerHook, TlsFailedServerHook
 from mitmproxy.test import taddons
 from OpenSSL import SSL
 
+from addons.edge.connecting.errands import OUTSIDE
 from addons.edge.refusal import EdgeRefusedHook
 from addons.modes import InboundMode
 from addons.policy.settings import Accept, Profile
 from addons.records.connections import facts_of
-from addons.records.facts import Verification
 from addons.revocation.answers import Answer, Status
-from addons.upstream.chains import Completed
 from addons.upstream.connection import ServerConnection
+from addons.upstream.issuers import Certificates
 from addons.upstream.judge import Judgement
 from addons.upstream.judging import show
 from addons.upstream.layer import JudgeServerHook, ServerTls
@@ -212,21 +211,20 @@ async def test_a_pinned_server_is_used_and_another_is_not(roots: Path) -> None:
 # what others know
 
 
-class _Chains:
+class _Issuers:
     """Knows what is above, at once or after a while; `_Status` what became of a certificate."""
 
-    name = "chains"
+    name = "issuers"
 
     def __init__(self, above: Sequence[x509.Certificate], *, waits: bool) -> None:
         self._above, self._waits = above, waits
-        self.asked: list[tuple[int, str]] = []
+        self.asked: list[tuple[int, str, bool]] = []
 
-    def completed(
-        self, certificates: Sequence[bytes], name: str, near: str
-    ) -> Completed | Awaitable[Completed | None] | None:
-        self.asked.append((len(certificates), name))
-        whole = (*certificates, *(one.public_bytes(Encoding.DER) for one in self._above))
-        found = Completed(whole, Verification(0, 0, "ok")) if self._above else None
+    def above(
+        self, sent: Sequence[x509.Certificate], near: str, enough: Callable[[Sequence[x509.Certificate]], bool]
+    ) -> Certificates | Awaitable[Certificates]:
+        self.asked.append((len(sent), near, enough(self._above)))
+        found = tuple(self._above)
         return later(found) if self._waits else found
 
 
@@ -248,7 +246,7 @@ async def later[T](said: T) -> T:
     return said
 
 
-async def _judged(server: Shown, profile: Profile, roots: Path, *known: _Chains | _Status) -> Judgement:
+async def _judged(server: Shown, profile: Profile, roots: Path, *known: _Issuers | _Status) -> Judgement:
     """The judgement on a server, with what is to be waited for."""
     proxy = _Proxy(server, profile, roots, known=known)
     if proxy.waiting:
@@ -269,20 +267,20 @@ async def test_a_chain_is_completed_where_that_can_be_had(
     roots: Path, above: Sequence[x509.Certificate], outcome: str, waits: bool
 ) -> None:
     """Who has the certificate that the server forgot is asked for it, and the chain is verified once more."""
-    chains, status = _Chains(above, waits=waits), _Status(Answer("good", ""), waits=waits)
-    judgement = await _judged(shown("incomplete chain", HOST), Profile(), roots, chains, status)
+    issuers, status = _Issuers(above, waits=waits), _Status(Answer("good", ""), waits=waits)
+    judgement = await _judged(shown("incomplete chain", HOST), Profile(), roots, issuers, status)
     assert judgement.outcome == outcome
     assert judgement.kind == (None if above else "server-incomplete-chain")
-    assert chains.asked == [(1, HOST)]
+    assert issuers.asked == [(1, OUTSIDE, bool(above))]
     assert status.asked == ([(3, b"", 1.0)] if above else [])
 
 
 async def test_nobody_is_asked_for_what_the_profile_does_not_want(roots: Path) -> None:
     """`incomplete_chain = "untrusted"` fetches nothing, and what did not verify has no status."""
-    chains, status = _Chains((BETWEEN.certificate,), waits=False), _Status(Answer("good", ""), waits=False)
-    judgement = await _judged(shown("incomplete chain", HOST), all_of("untrusted"), roots, chains, status)
+    issuers, status = _Issuers((BETWEEN.certificate,), waits=False), _Status(Answer("good", ""), waits=False)
+    judgement = await _judged(shown("incomplete chain", HOST), all_of("untrusted"), roots, issuers, status)
     assert judgement.outcome == "untrust"
-    assert chains.asked == status.asked == []
+    assert issuers.asked == status.asked == []
 
 
 @pytest.mark.parametrize("waits", [True, False])

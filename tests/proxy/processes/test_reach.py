@@ -27,6 +27,8 @@ certificate = "untrust.pem"
 key = "pkcs11:token=t;object=b;type=private"
 [proxy]
 upstream_ca = "roots.pem"
+[pages]
+template = "page.html"
 [mitmproxy]
 scripts = ["{script}"]
 """
@@ -37,7 +39,17 @@ def configured(tmp_path: Path) -> Callable[[str], Config]:
     """A configuration whose script stands where the test says, with all its files."""
     for name in ("run", "state", "tokens/t", "scripts/data"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("pin", "so-pin", "tokens/t/key", "roots.pem", "a.py", "sibling.py", "notes.txt", "scripts/b.py"):
+    for name in (
+        "pin",
+        "so-pin",
+        "tokens/t/key",
+        "roots.pem",
+        "page.html",
+        "a.py",
+        "sibling.py",
+        "notes.txt",
+        "scripts/b.py",
+    ):
         (tmp_path / name).write_text("x")
     (tmp_path / "conf").write_text(f"directories.tokendir = {tmp_path / 'tokens'}\n")
 
@@ -66,7 +78,7 @@ def test_nothing_that_leads_to_a_key_is_given(configured: Callable[[str], Config
 def test_what_the_configuration_names_is_given(configured: Callable[[str], Config]) -> None:
     """The file itself, roots, scripts, and beside a script what it can import; of a directory for scripts all."""
     config = configured("a.py")
-    for name in ("hsmitm.toml", "roots.pem", "a.py", "sibling.py"):
+    for name in ("hsmitm.toml", "roots.pem", "page.html", "a.py", "sibling.py"):
         assert _within(config, name), name
     assert not _within(config, "notes.txt")
     assert not _within(config, "scripts/b.py")

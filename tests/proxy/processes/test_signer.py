@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import pwd
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from msgspec import structs
 
 from addons.edge.settings import Bounds
+from addons.policy.settings import Accept, Profile, Rule
 from hsm.secrets.settings import PinSource
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, File
@@ -26,6 +28,12 @@ from tests.softhsm import MODULE, PIN, Store, make_store
 
 LATER = "takes effect when hsmitm is started again"
 TWIN = "other"
+OTHERWISE: dict[str, Any] = {
+    "expired": "allow", "revoked": "allow", "min_rsa": 3072, "versions": "1.3", "suites": "compatible",
+    "client_certificate": "without", "sni_mismatch": "decrypt", "host_mismatch": "allow",
+}  # fmt: skip
+"""Values of a profile that are not the default, where "block" is that or is none."""
+PINNED = Accept(host="nas.example", spki_sha256="0" * 64, reason="test", expires=datetime.date(2099, 1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,7 @@ def tables(store: Store, twin: Store) -> dict[str, Any]:
         "inbound": [{"listen": "127.0.0.1:8443", "sites": [
             {"names": ["blog.example"], "certificate": "blog.pem", "key": f"pkcs11:token={store.label};object=blog",
              "upstream": "https://127.0.0.1:443"}]}],
+        "profiles": {"careful": {}},
     }  # fmt: skip
 
 
@@ -130,7 +139,14 @@ def at_reload(directory: Path, serial: str, slot: int) -> dict[str, Any]:
         "inbound.maximum_version": "TLS1.2",
         "inbound.ciphers": ["AES-128-GCM"],
         "inbound.tickets": False,
-    }
+        "policy.default": "block",
+        "policy.mode": "warn",
+        "policy.no_sni": "block",
+        "policy.probe": "off",
+        "policy.categories": {"bank": (".bank.example",)},
+        "policy.rules": ("policy.rules", (Rule(name="none", action="block"),)),
+        "upstream.accept": ("upstream.accept", (PINNED,)),
+    } | {f"profiles.{one.name}": OTHERWISE.get(one.name, "block") for one in structs.fields(Profile)}
 
 
 def at_start() -> dict[str, tuple[str, Any]]:
@@ -175,7 +191,10 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "mitmproxy.scripts": ("[mitmproxy]", ["script.py"]),
         "mitmproxy.options": ("[mitmproxy]", {"http2": False}),
         "mitmproxy.stream": ("[mitmproxy]", []),
+        "pages.contact": ("[pages]", "the help desk"),
+        "pages.template": ("[pages]", "page.html"),
         "log.level": ("[log]", "debug"),
+        "decryption_log.file": ("[decryption_log]", "stdout"),
     } | {f"limits.{one.name}": ("[limits]", one.default * 2 or 1) for one in structs.fields(Bounds)}
 
 

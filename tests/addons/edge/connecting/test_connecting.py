@@ -17,7 +17,7 @@ from mitmproxy.proxy import commands, events, layer, mode_specs, server_hooks
 from mitmproxy.proxy.context import Context
 from prometheus_client import CollectorRegistry
 
-from addons.edge.connecting.connecting import Connecting, RefusedError
+from addons.edge.connecting.connecting import Connecting, NoConnectionError, RefusedError
 from addons.edge.connecting.destinations import DENIED, Destinations
 from addons.edge.connecting.resolver import Found, Resolver
 from addons.edge.refusal import Refusals
@@ -120,7 +120,7 @@ def test_the_address_that_was_judged_is_the_one(listener: socket.socket) -> None
     port = listener.getsockname()[1]
     names = _Names(rebound_example=[_found("127.0.0.9"), _found("127.0.0.1")])
     made = _connecting(names, denied=["127.0.0.1"])
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(NoConnectionError, match="refused"):
         _run(lambda: _connected(made, _client(), None, "rebound.example", port))
     with pytest.raises(RefusedError):
         _run(lambda: _connected(made, _client(), None, "rebound.example", port))

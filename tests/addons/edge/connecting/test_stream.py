@@ -9,10 +9,12 @@ import pytest
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import HTTPMode
 
-from addons.edge.connecting.connecting import Sentence
+from addons.edge.answers import Sentence
+from addons.records.connections import facts_of
 from tests.addons.edge.talk import Talk
 
-_DENIED = Sentence(403, "it is denied")
+_DENIED = Sentence("blocked-destination", "10.20.30.40 is denied by '10.0.0.0/8'")
+_TOLD = b"hsmitm: a.test is not reached through this proxy: its address is denied"
 
 
 class _Closed(Talk):
@@ -41,13 +43,15 @@ def test_what_is_denied_is_403(request_: bytes, streamed: str | None) -> None:
     """A plain request, whole or as it comes, and a CONNECT get the page that says why; scripts see an error."""
     talk = _Closed(HTTPMode.regular, stream_large_bodies=streamed).client(request_)
     assert talk.status == "403"
-    assert talk.to_client.endswith(b"hsmitm: it is denied\n")
+    assert _TOLD in talk.to_client
+    assert b"10." not in talk.to_client
+    assert facts_of(talk.context.client).id.encode() in talk.to_client
     assert talk.to_server == b""
     assert ("http_connect_error" if request_.startswith(b"CONNECT") else "error") in talk.hooks
 
 
 def test_what_fails_otherwise_is_502_as_ever() -> None:
-    """A server that does not answer is told in mitmproxy's words."""
+    """A server that does not answer is 502; what the network said of it is for the log."""
 
     class Failed(_Closed):
         error = "Connection refused"
@@ -55,7 +59,8 @@ def test_what_fails_otherwise_is_502_as_ever() -> None:
     for target in (b"GET http://a.test/", b"CONNECT a.test:443"):
         talk = Failed(HTTPMode.regular).client(target + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
         assert talk.status == "502"
-        assert b"Connection refused" in talk.to_client
+        assert b"a.test cannot be connected to" in talk.to_client
+        assert b"refused" not in talk.to_client
 
 
 def test_in_http2_it_is_the_streams_answer() -> None:
@@ -75,5 +80,5 @@ def test_in_http2_it_is_the_streams_answer() -> None:
     assert [dict(one.headers)[b":status"] for one in answers if one.headers] == [b"403", b"403"]
     assert not any(b"connection" in dict(one.headers) for one in answers if one.headers)
     said = b"".join(one.data for one in came if isinstance(one, h2.events.DataReceived) and one.data)
-    assert said == b"hsmitm: it is denied\n" * 2
+    assert said.count(_TOLD) == 2
     assert len([one for one in came if isinstance(one, h2.events.StreamEnded)]) == 2

@@ -25,6 +25,7 @@ HttpKind = Literal[
     "server-unproven",
     "malformed-response",
     "oversized-response",
+    "not-begun",
 ]
 """What else ends a request, but no connection: the decryption log's classes are those of connections."""
 Kind = ErrorClass | HttpKind
@@ -44,7 +45,11 @@ _UNINSPECTED = "{host} cannot be inspected now, and it is not let through"
 SAYINGS: dict[Kind, Saying] = {
     # the policy
     "blocked-by-policy": Saying(403, "{host} is blocked by the policy of this network"),
-    "blocked-destination": Saying(403, "{host} is not reached through this proxy: it has an address that is denied"),
+    "blocked-destination": Saying(
+        403,
+        "{host} is not reached through this proxy: its address is denied (deny_destinations); whoever runs the proxy "
+        "can make an exception for address and port: [proxy] allow_destinations",
+    ),
     "sni-mismatch": Saying(403, "{host} was asked for under two different names, and it is not let through"),
     "host-mismatch": Saying(421, "this connection is for {host}; ask for another site on a connection of its own"),
     "ech-required": Saying(403, "{host} is asked for in a way that cannot be inspected (Encrypted Client Hello)"),
@@ -67,6 +72,7 @@ SAYINGS: dict[Kind, Saying] = {
     "dns-failed": Saying(502, "{host} was not found: no address is known for this name"),
     "malformed-response": Saying(502, "{host} gave an answer that cannot be passed on"),
     "oversized-response": Saying(502, "{host} gave an answer that is too large to be passed on"),
+    "not-begun": Saying(502, "{host} has refused this request before it began with it; it may be sent again"),
     "too-slow": Saying(504, "{host} did not answer in time"),
     "too-many-lookups": Saying(502, "{host} was not looked up: this client asks for too many names at a time"),
     # the HSM, and this machine
@@ -91,6 +97,11 @@ SAYINGS: dict[Kind, Saying] = {
 """The closed set."""
 
 
-def said(kind: Kind, host: str) -> str:
+EXPLAINED: frozenset[Kind] = frozenset({"malformed-request", "malformed-name", "oversized-head"})
+"""Where a client is told more: what our own parser says of the bytes that the client itself has sent."""
+
+
+def said(kind: Kind, host: str, detail: str = "") -> str:
     """The sentence of `kind` about `host`; without one it is about "the server"."""
-    return SAYINGS[kind].text.replace("{host}", host or "the server") + "."
+    text = SAYINGS[kind].text.replace("{host}", host or "the server")
+    return f"{text}: {detail}" if detail and kind in EXPLAINED else f"{text}."

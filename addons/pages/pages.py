@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import re
 import urllib.parse
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from mitmproxy import ctx, http
+from msgspec import Struct
 
-from addons.policy.sentences import SAYINGS, Kind, said
-from addons.policy.template import BUILT_IN, Template
+from addons.pages.sentences import SAYINGS, Kind, said
+from addons.pages.template import BUILT_IN, Template
 from addons.records.facts import Facts
 from hsm import names
 
@@ -26,11 +28,52 @@ _NOTHING_RUNS = (
     "frame-ancestors 'none'"
 )
 _NOT_IN_HOSTS = re.compile(r"[^A-Za-z0-9._:\[\]-]")
-_LONGEST_HOST = 255
+_LONGEST_HOST, _LONGEST_DETAIL = 255, 200
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?$")
+"""A Host field: name or address, and port (RFC 9110 section 7.2)."""
 _GRPC = {400: 13, 403: 7, 413: 8, 429: 14, 431: 8, 501: 12, 502: 14, 503: 14, 504: 14}
 """A gRPC status for one of HTTP, as gRPC's own table has them; 2 is "unknown"."""
+_NOT_IN_TYPES = re.compile(r"[^a-z/+.;=, -]", re.IGNORECASE)
 _PRINTABLE = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _HTML = ("text/html", "application/xhtml+xml")
+
+
+class Asker(Struct, frozen=True):
+    """Who asks, as far as an answer goes by it. `host` is what the client itself said, before any script."""
+
+    method: str = "GET"
+    accept: str = ""
+    content_type: str = ""
+    host: str = ""
+
+    @classmethod
+    def of(cls, request: http.Request) -> Asker:
+        """Of a request that was read."""
+        # Behind a CONNECT, and at our own sites, mitmproxy has the server's address there.
+        target = request.data.host if request.method.upper() == "CONNECT" else ""
+        return cls.read(request.data.method, request.headers.fields, target)
+
+    @classmethod
+    def read(cls, method: bytes, fields: Iterable[tuple[bytes, bytes]], target: str = "") -> Asker:
+        """From the fields of a request's head, pseudo-header fields among them; `target` is the host of its target, if
+        it has one there."""
+        found: dict[bytes, bytes] = {}
+        for name, value in fields:
+            found.setdefault(name.lower(), value)
+        place = found.get(b":authority") or found.get(b"host") or b""
+        host = target if method.upper() == b"CONNECT" and target else _HOST.match(place.decode("ascii", "replace"))
+        if not isinstance(host, str):
+            host = host.group(1) if host else ""
+        return cls(
+            (found.get(b":method") or method).decode("ascii", "replace"),
+            found.get(b"accept", b"").decode("ascii", "replace"),
+            found.get(b"content-type", b"").decode("ascii", "replace"),
+            host or target,
+        )
+
+
+NOBODY = Asker()
+"""Who asked cannot be read."""
 
 
 class Pages:
@@ -48,47 +91,52 @@ class Pages:
         facts: Facts,
         *,
         kind: Kind,
-        request: http.Request | None = None,
+        request: http.Request | Asker | None = None,
         host: str = "",
         status: int | None = None,
+        detail: str = "",
         retry_after_s: int | None = None,
     ) -> http.Response:
-        """The answer to `request`, None where it could not be read. `host` is what the client asked for, where `facts`
-        do not have it; `status` is another than the kind's; `retry_after_s` goes into Retry-After (RFC 9110 section
-        10.2.3)."""
+        """The answer to `request`, None where it could not be read.
+
+        `host` is what the page is about, where that is not what the client asked for; `status` is another than the
+        kind's; `retry_after_s` goes into Retry-After (RFC 9110 section 10.2.3). `detail` is shown with requests that
+        the client itself has made badly (`sentences.EXPLAINED`), and nowhere else.
+        """
         status = status or SAYINGS[kind].status
-        shown = _shown(host or _host(facts, request))
+        asker = Asker.of(request) if isinstance(request, http.Request) else request or NOBODY
+        shown = _shown(host or _host(facts, asker))
         values = {
             "status": str(status),
             "title": f"{status} {HTTPStatus(status).phrase}",
-            "sentence": said(kind, shown),
+            "sentence": said(kind, shown, _short(detail)),
             "host": shown or "-",
             "rule": facts.decision.rule if facts.decision else "-",
             "id": facts.id,
             "contact": self._contact or "whoever runs this proxy",
         }
-        made = self._made(status, values, request)
+        made = self._made(status, values, asker)
         made.headers[ID] = facts.id
         if retry_after_s is not None:
             made.headers["Retry-After"] = str(retry_after_s)
         return made
 
-    def _made(self, status: int, values: dict[str, str], request: http.Request | None) -> http.Response:
-        if request is not None and request.headers.get("content-type", "").lower().startswith("application/grpc"):
-            return _for_grpc(status, values, request.headers["content-type"])
+    def _made(self, status: int, values: dict[str, str], asker: Asker) -> http.Response:
+        if asker.content_type.lower().startswith("application/grpc"):
+            return _for_grpc(status, values, asker.content_type)
         headers = {
             "Content-Type": "text/plain; charset=utf-8",
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": _NOTHING_RUNS,
         }
-        if request is not None and _wants_html(request.headers.get("accept", "")):
+        if _wants_html(asker.accept):
             headers["Content-Type"] = "text/html; charset=utf-8"
             text = self._template.filled(values)
         else:
             text = _TEXT.format_map(values)
         made = http.Response.make(status, text, headers)
-        if request is not None and request.method.upper() == "HEAD":
+        if asker.method.upper() == "HEAD":
             made.raw_content = b""  # the length stays that of the page (RFC 9110 section 8.6)
         return made
 
@@ -115,7 +163,7 @@ def _for_grpc(status: int, values: dict[str, str], content_type: str) -> http.Re
     """What gRPC calls Trailers-Only: its status is in the head, of HTTP's its clients show a number at best."""
     message = f"hsmitm: {values['sentence']} Id: {values['id']}"
     headers = {
-        "Content-Type": content_type,
+        "Content-Type": _NOT_IN_TYPES.sub("", content_type),
         "Cache-Control": "no-store",
         "grpc-status": str(_GRPC.get(status, 2)),
         "grpc-message": urllib.parse.quote(message, safe=_PRINTABLE),
@@ -137,12 +185,14 @@ def _wants_html(accept: str) -> bool:
     return html > 0 and html >= likes["text/plain"]
 
 
-def _host(facts: Facts, request: http.Request | None) -> str:
+def _host(facts: Facts, asker: Asker) -> str:
     """What the client itself said, never where one of our own sites has its server."""
-    if request is not None and (facts.plain or request.method.upper() == "CONNECT" or facts.mode == "inbound"):
-        asked = request.pretty_host if facts.mode != "inbound" else request.host_header or ""
-        return (facts.sni if facts.mode == "inbound" else "") or asked
-    return facts.sni or facts.host or ("" if facts.mode == "inbound" else facts.destination)
+    return asker.host or facts.sni or facts.host or ("" if facts.mode == "inbound" else facts.destination)
+
+
+def _short(detail: str) -> str:
+    cut = detail[:_LONGEST_DETAIL] + ("..." if len(detail) > _LONGEST_DETAIL else "")
+    return "".join(one if one.isprintable() else "?" for one in cut)
 
 
 def _shown(host: str) -> str:

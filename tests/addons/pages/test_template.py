@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from addons.policy.template import BUILT_IN, MOST_BYTES, PLACEHOLDERS, Template
+from addons.pages.template import BUILT_IN, MOST_BYTES, PLACEHOLDERS, Template
 
 GOOD = "{{sentence}} {{ id }}"
 

@@ -8,9 +8,9 @@ import urllib.parse
 import pytest
 from mitmproxy import http
 
-from addons.policy.pages import ID, Pages, current
-from addons.policy.sentences import KINDS, SAYINGS
-from addons.policy.template import Template
+from addons.pages.pages import ID, Pages, current
+from addons.pages.sentences import KINDS, SAYINGS
+from addons.pages.template import Template
 from addons.records.facts import Decision, Facts
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
@@ -125,7 +125,8 @@ def test_no_page_says_what_the_hsm_said() -> None:
 def test_our_own_sites_servers_stay_unnamed() -> None:
     """A page at one of our own sites has the name that the client asked for, never its server's address."""
     facts = _facts(mode="inbound", host="", destination="10.20.30.40", sni="shop.example")
-    request = http.Request.make("GET", "https://10.20.30.40/", headers={"host": "10.20.30.40"})
+    request = http.Request.make("GET", "https://10.20.30.40/")
+    request.headers.clear()
     assert "10.20" not in (Pages().response(facts, kind="connect-failed", request=request).text or "")
     facts.sni = ""
     assert "10.20" not in (Pages().response(facts, kind="connect-failed").text or "")

@@ -1,0 +1,80 @@
+"""addons/edge/connecting/errands.py: where a certificate's word leads to, and where it does not."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from addons.edge.connecting.destinations import DENIED, Destinations, Listener
+from addons.edge.connecting.errands import DeniedError, Errands
+from addons.edge.connecting.resolver import Found, Resolver
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Where somebody listens on 127.0.0.1."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def errands(denied: tuple[str, ...], *allowed: str, found: tuple[Found, ...] = (), own: int = 0) -> Errands:
+    """Errands of a worker with these lists, whose resolver gives `found` for each name."""
+    listeners = [Listener(None, own)] if own else []
+    return Errands(
+        Resolver(per_client=4, lookup_s=5, lookup=lambda _name: found), Destinations(denied, allowed, listeners)
+    )
+
+
+async def test_an_address_that_is_allowed(port: int) -> None:
+    """What is not denied is connected to, by name and by address."""
+    for host in ("127.0.0.1", "ca.test"):
+        made = await errands((), found=((socket.AF_INET, ("127.0.0.1", 0)),)).connect(host, port)
+        assert made.getpeername() == ("127.0.0.1", port)
+        made.close()
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "ca.test", "0.0.0.0", "::ffff:127.0.0.1", "169.254.169.254", "224.0.0.1"]
+)
+async def test_an_address_that_is_denied(port: int, host: str) -> None:
+    """What clients may not reach certificates may not name, whatever it is called."""
+    with pytest.raises(DeniedError, match=r"is denied by '(loopback|unspecified|link-local|multicast)'"):
+        await errands(DENIED, found=((socket.AF_INET, ("127.0.0.1", 0)),)).connect(host, port)
+
+
+async def test_our_own_listener_is_denied(port: int) -> None:
+    """A certificate does not have the proxy call itself, not even where loopback is allowed."""
+    with pytest.raises(DeniedError, match="own-listeners"):
+        await errands(DENIED, "127.0.0.1", own=port).connect("127.0.0.1", port)
+
+
+async def test_a_name_with_good_and_bad_addresses(port: int) -> None:
+    """Of several addresses those are tried that are allowed."""
+    both: tuple[Found, ...] = ((socket.AF_INET, ("169.254.169.254", 0)), (socket.AF_INET, ("127.0.0.1", 0)))
+    made = await errands(("link-local",), found=both).connect("ca.test", port)
+    assert made.getpeername()[0] == "127.0.0.1"
+    made.close()
+
+
+async def test_who_is_outside_names_nobody_inside(port: int) -> None:
+    """A server of the Internet that nobody has verified names no machine of ours, one of ours does; an exception of
+    the operator's holds for both."""
+    for near in ("10.1.2.3", "fd00::1", "127.0.0.1", "::ffff:10.1.2.3", ""):
+        (await errands(()).connect("127.0.0.1", port, near)).close()
+    for near in ("8.8.8.8", "2606:4700::1"):
+        with pytest.raises(DeniedError, match=f"it is inside, and the server that names it, {near}, is not"):
+            await errands(()).connect("127.0.0.1", port, near)
+        (await errands((), "127.0.0.0/8").connect("127.0.0.1", port, near)).close()
+        (await errands((), f"127.0.0.1:{port}").connect("127.0.0.1", port, near)).close()
+        with pytest.raises(DeniedError):
+            await errands((), f"127.0.0.1:{port + 1}").connect("127.0.0.1", port, near)
+
+
+async def test_nobody_there() -> None:
+    """A connection that is refused says which address, and why."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(OSError, match=f"127.0.0.1:{port}: Connection refused"):
+        await errands(()).connect("127.0.0.1", port)

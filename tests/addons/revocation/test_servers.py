@@ -1,0 +1,111 @@
+"""addons/revocation/servers.py: how often and how many at a time are asked, with a server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from addons.revocation import servers
+from addons.revocation.download import NoAnswerError, Wanted
+from addons.revocation.servers import NotAskedError, Servers
+from tests.addons.revocation.asking import errands
+from tests.addons.revocation.ocsp_responder import Responder, respond_with
+from tests.waiting import until
+
+
+class Clock:
+    """One that stands still until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wanted(url: str) -> Wanted:
+    """Something at this URL."""
+    return Wanted("the OCSP responder", url, 65536, 5, "*/*")
+
+
+async def fails(asked: Servers, url: str, message: str = "cannot be asked") -> None:
+    """The question stays without an answer, for this reason."""
+    with pytest.raises(NoAnswerError, match=message):
+        await asked.ask(wanted(url))
+
+
+async def test_who_does_not_answer_is_left_alone() -> None:
+    """A server that failed three times in a row is not asked for ten seconds, then twenty, and so on to five minutes;
+    other servers are. So a network without a way out holds nobody up."""
+    clock, url = Clock(), "http://127.0.0.1:1/a"
+    asked = Servers(errands().connect, clock)
+    for _ in range(3):
+        await fails(asked, url)
+    for pause in (10, 20, 40, 80, 160, 300, 300):
+        await fails(asked, "http://127.0.0.1:1/another", "is left alone for now")
+        clock.now += pause - 1
+        await fails(asked, url, "is left alone for now")
+        await fails(asked, "http://127.0.0.1:2/a", "cannot be asked|left alone")
+        clock.now += 1
+        await fails(asked, url)
+
+
+async def test_one_answer_makes_up_for_all(responder: Responder) -> None:
+    """A server that answers again is asked as ever; an answer that is no good is an answer, too."""
+    asked = Servers(errands().connect, Clock())
+    for _ in range(4):
+        for _ in range(2):
+            responder.answer = lambda http: http.connection.shutdown(2)
+            with pytest.raises(ValueError, match="responder"):
+                await asked.ask(wanted(responder.url))
+        responder.answer = respond_with(b"yes")
+        assert await asked.ask(wanted(responder.url)) == b"yes"
+    responder.answer = respond_with(b"", 500)
+    for _ in range(5):
+        with pytest.raises(ValueError, match="HTTP status 500"):
+            await asked.ask(wanted(responder.url))
+
+
+async def test_what_is_denied_is_no_failure() -> None:
+    """An address that may not be asked says so each time."""
+    asked = Servers(errands().connect)
+    for _ in range(5):
+        with pytest.raises(
+            NotAskedError, match=r"is not asked: 127\.0\.0\.2 is denied by 'loopback' of deny_destinations"
+        ):
+            await asked.ask(wanted("http://127.0.0.2/"))
+
+
+@pytest.mark.parametrize("near", ["", "127.0.0.1"])
+async def test_four_questions_at_a_time(responder: Responder, near: str) -> None:
+    """One server has four questions at a time, and one whose certificates nobody verified has us ask four; others wait
+    for their turn, and beyond those there is no answer at once."""
+    go, at_once, most = threading.Event(), [0], [0]
+
+    def answer(http: BaseHTTPRequestHandler) -> None:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        assert go.wait(10)
+        at_once[0] -= 1
+        respond_with(b"yes")(http)
+
+    responder.answer = answer
+    asked = Servers(errands().connect)
+    asking = [asyncio.create_task(asked.ask(wanted(f"{responder.url}{number}"), near)) for number in range(68)]
+    await until(lambda: at_once[0] == 4, "four are asked")
+    with pytest.raises(NoAnswerError, match="too many questions"):
+        await asked.ask(wanted(responder.url), near)
+    go.set()
+    assert set(await asyncio.gather(*asking)) == {b"yes"}
+    assert most[0] == 4
+
+
+async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many servers that do not answer the last ones are remembered."""
+    monkeypatch.setattr(servers, "_REMEMBERED", 5)
+    asked = Servers(errands().connect)
+    for port in range(1, 9):
+        await fails(asked, f"http://127.0.0.1:{port}/")
+    assert len(asked._failing) == 5

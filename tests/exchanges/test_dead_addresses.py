@@ -1,0 +1,58 @@
+"""A server that has an address which says nothing, and one that answers: nobody notices, whichever way they come."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.exchanges.scene import Scene
+
+pytestmark = pytest.mark.alone
+
+
+def _full(stack: ExitStack, family: socket.AddressFamily, host: str, port: int) -> None:
+    """Have the kernel drop every connection to this address: its queue is full."""
+    listener = stack.enter_context(socket.socket(family))
+    if family is socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(0)
+    for _ in range(8):
+        waiting = stack.enter_context(socket.socket(family))
+        waiting.setblocking(False)
+        assert waiting.connect_ex(listener.getsockname()) in (0, errno.EINPROGRESS)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What is closed at the end."""
+    with ExitStack() as made:
+        yield made
+
+
+@pytest.mark.parametrize("way", ["explicit", "socks5", "inbound"])
+@pytest.mark.parametrize("version", ["http/1.1", "h2"])
+def test_a_dead_ipv6_address_first(scene: Scene, stack: ExitStack, way: str, version: str) -> None:
+    """It costs a moment, not the time-out, and the answer is the server's: 200 within two seconds."""
+    port = scene.servers.ports[version]
+    scene.place.call(lambda: _full(stack, socket.AF_INET6, "::1", port))
+    answer = scene.curl(way, port, "--http1.1" if version == "http/1.1" else "--http2", path="/page")
+    assert answer.status == 200, answer
+    assert answer.took_s < 2
+
+
+def test_a_dead_address_that_the_client_has_chosen(scene: Scene, stack: ExitStack) -> None:
+    """A redirected client has looked the address up itself: it is left when the time for connecting is up, and the log
+    says in words why."""
+    port = scene.spare()
+    scene.through("transparent")
+    scene.place.call(lambda: _full(stack, socket.AF_INET, "127.0.0.1", port))
+    answer = scene.curl("transparent", port)
+    assert answer.status == 0, answer
+    assert 1.9 < answer.took_s < 4  # connect_timeout_s is two seconds here
+    scene.systems["transparent"].until_logged(f"cannot connect to 127.0.0.1:{port}: no connection within 2 s")
