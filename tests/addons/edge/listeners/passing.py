@@ -23,13 +23,13 @@ from addons.edge.connecting.socks import Socks5
 from addons.edge.listeners.handler import EdgeHandler
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
-from addons.edge.listeners.trial import shake
+from addons.edge.proving.probe import Probe
+from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.settings import Bounds, NotTls
 from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
 from addons.engine.stock_addons import LeanOptions
-from addons.policy.probe import Probe
 from addons.records.connections import Connections, facts_of
 from addons.records.facts import Decision, Facts
 from addons.upstream.tls import UpstreamTls

@@ -15,8 +15,8 @@ from mitmproxy import connection
 from addons.addresses import same_address
 from addons.edge.account import account
 from addons.edge.connecting.resolver import Found
+from addons.edge.proving.probe import Probe
 from addons.policy import domains, networks
-from addons.policy.probe import Probe
 from addons.records.facts import Facts
 
 Lookup = Callable[[str, str], Awaitable[Sequence[Found]]]

@@ -12,8 +12,8 @@ import pytest
 from mitmproxy import connection
 from mitmproxy.proxy import mode_specs
 
-from addons.edge.listeners.trial import shake
-from addons.policy.probe import Finding, Question
+from addons.edge.proving.probe import Finding, Question
+from addons.edge.proving.trial import shake
 from addons.policy.rules import Compiled, compiled
 from addons.policy.settings import Accept, Policy, Probe, Profile
 from addons.records.connections import facts_of
@@ -22,7 +22,7 @@ from addons.upstream.judge import spki_sha256
 from tests.addons.edge.hellos import hello
 from tests.addons.edge.listeners.far import TIME_S, Far, connect, drained
 from tests.addons.edge.listeners.passing import Choose, Passing
-from tests.addons.edge.listeners.showing import Showing
+from tests.addons.edge.proving.showing import Showing
 from tests.addons.upstream.faulty import ROOT, shown
 from tests.waiting import wait_until
 
