@@ -14,6 +14,7 @@ or work on files and partitions while nothing runs.
     explain        `hsmitm explain HOST`: why a host does, or does not, work
     findings       what it finds, said line by line
     hsm            `hsmitm hsm ...` and `hsmitm reload`
+    policy         `hsmitm policy ...`: what the policy does, did, and would do
     upstream       `hsmitm upstream ...`: servers, and what is wrong with their certificates
     tables         what the signer reports, on a terminal
     options        what several commands share: options, asking the signer, printing for programs
