@@ -12,6 +12,7 @@
     again       a request that its server has not begun is asked again
     exchanges   all requests of one client's connection
     listeners   who is connected, and what clients speak
+    proving     what a server proves that nobody inspects
     connecting  connections to servers
     http1       HTTP/1
     http2       HTTP/2

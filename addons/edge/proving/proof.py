@@ -9,18 +9,16 @@ What a client's own name server says is nowhere asked for.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from mitmproxy import connection
 
 from addons.account import account
 from addons.addresses import same_address
+from addons.edge.connecting.resolver import Found
+from addons.edge.proving.probe import Probe
 from addons.policy import domains, networks
-from addons.policy.probe import Probe
 from addons.records.facts import Facts
 
-Found = tuple[int, tuple[Any, ...]]
-"""An address family and a socket address of it."""
 Lookup = Callable[[str, str], Awaitable[Sequence[Found]]]
 """The addresses of a name, on an account (`Resolver.addresses`). Raises OSError."""
 
