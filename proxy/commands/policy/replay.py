@@ -37,7 +37,7 @@ class Side(Struct, frozen=True):
 
 class Change(Struct, frozen=True, kw_only=True):
     """A connection that would now be decided otherwise. `open` names what the log does not tell and the decision may
-    hang on: "hello", "addresses" or "proof"."""
+    hang on: "addresses" or "proof"."""
 
     id: str
     at: str
@@ -61,13 +61,14 @@ class Group(Struct, kw_only=True):
 
 class Replay(Struct, kw_only=True):
     """What is printed with `--json`. `connections` were compared; `changed` of them are in `groups`, `renamed` would
-    fare alike by another rule. `undecided` records have no decision, as of clients that asked for nothing; `unread`
-    lines are no records."""
+    fare alike by another rule, and of `open` the log does not tell enough to say whether they are. `undecided` records
+    have no decision, as of clients that asked for nothing; `unread` lines are no records."""
 
     policy_version: str
     connections: int = 0
     changed: int = 0
     renamed: int = 0
+    open: int = 0
     undecided: int = 0
     unread: int = 0
     groups: list[Group] = field(default_factory=list)
@@ -88,12 +89,12 @@ def replay(logs: Iterable[Path], policy: Compiled) -> Replay:
             found.undecided += 1
             continue
         found.connections += 1
-        change, renamed = _compared(facts, facts.decision, policy)
-        found.renamed += renamed
+        change, kind = _compared(facts, facts.decision, policy)
+        found.renamed += kind == "renamed"
+        found.open += kind == "open"
         if change is not None:
-            group = groups.setdefault(
-                (change.now.rule, change.now.action), Group(rule=change.now.rule, action=change.now.action)
-            )
+            rule, action = change.now.rule, change.now.action
+            group = groups.setdefault((rule, action), Group(rule=rule, action=action))
             group.connections.append(change)
             group.count += 1
             found.changed += 1
@@ -113,14 +114,15 @@ def _lines(logs: Iterable[Path]) -> Iterator[bytes]:
                 raise MisconfiguredError(f"--log: cannot read {log}: {error.strerror}") from error
 
 
-def _compared(facts: Facts, was: Decision, policy: Compiled) -> tuple[Change | None, bool]:
-    """The change, if there is one, and whether only the rule is another."""
+def _compared(facts: Facts, was: Decision, policy: Compiled) -> tuple[Change | None, str]:
+    """The change, if there is one; else "renamed" where only the rule is another, "open" where there may be one."""
     facts.sni_proved = _proved(facts)
     now = decide(facts, policy)
     now = demanded(facts, now, policy.profile(now.profile if now.enforced else "default"))
     before, after = _side(was), _side(now)
+    waits = tuple(one for one in now.missing if one != "hello")  # a ClientHello that has not come does not come
     if (before.action, before.profile) == (after.action, after.profile) or _in_outage(was, now):
-        return None, before.rule != after.rule
+        return None, "open" if waits else "renamed" if before.rule != after.rule else ""
     change = Change(
         id=facts.id,
         at=f"{facts.at:%Y-%m-%dT%H:%M:%SZ}",
@@ -130,9 +132,9 @@ def _compared(facts: Facts, was: Decision, policy: Compiled) -> tuple[Change | N
         was=before,
         now=after,
         reason=now.reason,
-        open=now.missing,
+        open=waits,
     )
-    return change, False
+    return change, ""
 
 
 def _side(decision: Decision) -> Side:
@@ -170,10 +172,12 @@ def lines(found: Replay) -> Iterator[str]:
         yield ""
     alike = f"; {found.renamed} fare alike by another rule" if found.renamed else ""
     yield f"{found.changed} of {_number(found.connections)} would be decided otherwise{alike}"
+    if found.open:
+        yield f"of {found.open} the log does not tell enough: their addresses, or whether an SNI was true"
     if found.undecided:
         yield f"{found.undecided} more had no decision: they ended before there was one"
     if found.unread:
-        yield f"{found.unread} lines are no records"
+        yield f"{found.unread} lines are no records" if found.unread > 1 else "1 line is no record"
 
 
 def _by(rule: str) -> str:
