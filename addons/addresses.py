@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -17,6 +17,17 @@ def faces(address: Address) -> Iterator[Address]:
     raw = address.packed
     yield IPv6Address(raw)
     yield from map(IPv4Address, _embedded(raw))
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether both texts are one address, whatever their spelling and scope; an IPv4 address in IPv6 is that address.
+    Raises ValueError where one is none."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(text: str) -> Address:
+    address = ip_address(text.partition("%")[0])
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 _NAT64_LOCAL = bytes.fromhex("0064ff9b0001")

@@ -15,13 +15,12 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Literal, cast
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from mitmproxy import connection, ctx, tls
 from mitmproxy.proxy import context
 from msgspec import structs
 
 from addons.edge.answers import Sentence
+from addons.edge.connecting.errands import OUTSIDE
 from addons.modes import Modes
 from addons.policy.addon import policy_of
 from addons.policy.settings import Accept, Profile
@@ -30,9 +29,9 @@ from addons.records.facts import Facts
 from addons.revocation.answers import Answer
 from addons.revocation.status import Status
 from addons.upstream import repeated
-from addons.upstream.chains import Chains, Completed
 from addons.upstream.connection import Demand, ServerConnection
 from addons.upstream.faults import KINDS, is_ca
+from addons.upstream.issuers import Certificates, Issuers
 from addons.upstream.judge import (
     GOOD,
     ORDER,
@@ -100,7 +99,7 @@ def _most(made: context.Context, server: connection.Server) -> Outcome:
 
 
 class Judging:
-    """Judges servers, with what others know of them: the worker's addons "chains" and "status", where it has them."""
+    """Judges servers, with what others know of them: the worker's addons "issuers" and "status", where it has them."""
 
     def judge(self, data: tls.TlsData) -> Awaitable[None] | None:
         """Judge the server of `data` after its handshake: its connection has a judgement then. What that needs others
@@ -108,25 +107,21 @@ class Judging:
         made = data.ssl_conn
         assert isinstance(made, ServerConnection)
         assert made.demand is not None
-        chains: Chains | None = ctx.master.addons.get("chains")
-        if chains is None or not made.incomplete or made.demand.profile.incomplete_chain != "fetch":
+        issuers: Issuers | None = ctx.master.addons.get("issuers")
+        if issuers is None or not made.incomplete or made.demand.profile.incomplete_chain != "fetch":
             return self._asked(data, made)
-        sent = [one.public_bytes(Encoding.DER) for one in made.sent]
-        near = data.conn.peername[0] if data.conn.peername else ""
-        found = chains.completed(sent, made.demand.host, near)
-        if found is None or isinstance(found, Completed):
-            return self._completed(data, made, found)
-        return self._fetched(data, made, found)
+        enough = functools.partial(repeated.leads, made.sent, roots=made.demand.roots)
+        more = issuers.above(made.sent, _place(data.conn), enough)
+        return self._completed(data, made, more) if isinstance(more, tuple) else self._fetched(data, made, more)
 
-    async def _fetched(self, data: tls.TlsData, made: ServerConnection, found: Awaitable[Completed | None]) -> None:
-        waiting = self._completed(data, made, await found)
+    async def _fetched(self, data: tls.TlsData, made: ServerConnection, more: Awaitable[Certificates]) -> None:
+        waiting = self._completed(data, made, await more)
         if waiting is not None:
             await waiting
 
-    def _completed(self, data: tls.TlsData, made: ServerConnection, found: Completed | None) -> Awaitable[None] | None:
-        if found is not None:
+    def _completed(self, data: tls.TlsData, made: ServerConnection, more: Certificates) -> Awaitable[None] | None:
+        if more:
             assert made.demand is not None
-            more = [x509.load_der_x509_certificate(one) for one in found.certificates[1:]]
             made.complaints, made.completed = repeated.complaints(made.complaints, made.sent, more, made.demand.roots)
         return self._asked(data, made)
 
@@ -177,6 +172,12 @@ def _is_good(data: tls.TlsData, made: ServerConnection, status: Answer | None) -
         return False
     listed = data.conn.certificate_list
     return bool(listed) and (not is_ca(leaf := listed[0].to_cryptography()) or leaf.issuer == leaf.subject)
+
+
+def _place(server: connection.Connection) -> str:
+    """The server's address; behind another proxy only that one knows it."""
+    assert isinstance(server, connection.Server)
+    return server.peername[0] if server.peername and not server.via else OUTSIDE
 
 
 def _bearable(judgement: Judgement, wanted: Demand) -> Judgement:

@@ -57,6 +57,12 @@ def complaints(
     return kept, built
 
 
+def leads(chain: Sequence[x509.Certificate], more: Sequence[x509.Certificate], roots: Roots) -> bool:
+    """Whether `chain` leads to a root with `more` behind it, whatever else is wrong with it."""
+    first, _ = _asked(_store(roots, time=False, purpose=False), chain, more)
+    return first is None or first.code not in NO_ISSUER
+
+
 def forget() -> None:
     """Files of roots are read again from now on."""
     _store.cache_clear()

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
-import functools
 import logging
 import os
 import signal
@@ -24,12 +22,7 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons import seam
-from addons.edge.connecting.connecting import Connecting
-from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.errands import Errands
 from addons.edge.connecting.proxyserver import Proxyserver
-from addons.edge.connecting.resolver import Resolver
-from addons.edge.connecting.this_machine import is_local, listeners
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
 from addons.edge.refusal import Refusals
@@ -43,25 +36,24 @@ from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
+from addons.policy.over_time import PolicyOverTime
+from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
-from addons.revocation.check import Check
-from addons.revocation.lists import Lists
-from addons.revocation.servers import Servers
-from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
-from addons.upstream.chains import Chains
-from addons.upstream.issuers import Issuers
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
+from proxy.config import messages
 from proxy.config.section import Address
-from proxy.config.worker import WorkerConfig, load
+from proxy.config.worker import WorkerConfig, load, policy_in
+from proxy.config.worker import listeners as sites_in
 from proxy.processes import limits, logs, record_file, supervised
 from proxy.processes.line import Line
+from proxy.processes.outgoing import Outgoing
 from proxy.processes.record_file import RecordFile
 
 if TYPE_CHECKING:
@@ -101,6 +93,11 @@ class Worker:
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
+        self._policy = PolicyAddon(
+            config.policy, self._metrics.registry,
+            away=lambda: self._availability.away(self._signer, config.proxy.mint_timeout_s),
+        )  # fmt: skip
+        self._policies = PolicyOverTime(self._policy, self._read_policy, self._metrics.registry)
         self.leave = asyncio.Event()
 
     async def serve(self, ready_fd: int | None) -> None:
@@ -112,7 +109,7 @@ class Worker:
                 config = self._config
                 self._sites = await InboundSites.start(
                     config.inbound, config.handshakes, self._signer, self._metrics.registry,
-                    reread=lambda: load(config.path).inbound,
+                    reread=lambda: sites_in(config.path),
                 )  # fmt: skip
             master = self._master()
             running = asyncio.create_task(master.run())
@@ -182,13 +179,13 @@ class Worker:
             refusals,
             Turns(),
             self._listeners,
-            *self._going_out(refusals),
-            PolicyAddon(),
+            *self._outgoing(refusals),
+            self._policy,
             Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls(section.tls_suites))
+        ours.append(UpstreamTls(section.tls_suites, certificates=self._config.certificates))
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -203,22 +200,9 @@ class Worker:
             )
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
-    def _going_out(self, refusals: Refusals) -> list[object]:
-        """What connects to servers, and to those whom servers' certificates name."""
-        section, limits = self._config.proxy, self._config.limits
-        ours = [self._listen, *self._inbound, self._config.status_listen]
-        places = listeners((one.host, one.port) for one in ours if one)
-        try:
-            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
-        except OSError as error:
-            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
-        resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
-        errands = Errands(resolver, destinations)
-        responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
-        status = Status(Check(responders, Lists(responders, clock), clock), clock)
-        directory = self._config.mitmproxy.options.get("ssl_verify_upstream_trusted_confdir")
-        chains = Chains(Issuers(Servers(errands.connect)), _for_openssl(self._config.upstream_ca), directory)
-        return [Connecting(resolver, destinations, refusals), status, chains]
+    def _outgoing(self, refusals: Refusals) -> list[object]:
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
+        return made.addons
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -226,6 +210,11 @@ class Worker:
             kind = "inboundtransparent" if listener.transparent else "inbound"
             modes.append(f"{kind}:{number}@{_place(address)}")
         return modes
+
+    async def _read_policy(self) -> Compiled:
+        """The policy as the file has it now; compiled beside the traffic."""
+        path = self._config.path
+        return await asyncio.to_thread(policy_in, messages.read(path), path)
 
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
         while not proxyserver.is_running:
@@ -254,6 +243,7 @@ class Worker:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
                 assert isinstance(reply, Reported)
                 self._availability.hear(reply)
+                await self._policies.hear(reply)
                 if self._sites is not None:
                     await self._sites.hear(reply)
             except HsmitmError:

@@ -20,6 +20,10 @@ _ACCOUNT = "certificates"
 """That of the names that certificates have: no client's."""
 
 
+OUTSIDE = "outside"
+"""As `near`: a server whose address only another proxy knows."""
+
+
 class DeniedError(OSError):
     """An address that certificates may not name. Its text says which, and what denies it."""
 
@@ -55,7 +59,7 @@ class Errands:
             denied = self._destinations.denied_by(address, port)
             if denied is not None:
                 entry = f"'{denied}' of deny_destinations"
-            elif near and self._is_ours(address, port) and not _inside(ipaddress.ip_address(near)):
+            elif near and self._is_ours(address, port) and not _is_inside(near):
                 entry = f"its place: it is inside, and the server that names it, {near}, is not"
             else:
                 permitted.append(one)
@@ -63,6 +67,10 @@ class Errands:
 
     def _is_ours(self, address: Address, port: int) -> bool:
         return _inside(address) and not self._destinations.exempts(address, port)
+
+
+def _is_inside(near: str) -> bool:
+    return near != OUTSIDE and _inside(ipaddress.ip_address(near))
 
 
 def _inside(address: Address) -> bool:

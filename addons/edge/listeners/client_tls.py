@@ -14,6 +14,7 @@ from mitmproxy.proxy.layers.tls import TlsClienthelloHook
 from mitmproxy.tls import ClientHello, ClientHelloData
 from mitmproxy.utils import human
 
+from addons.edge.listeners.bypass import pass_by
 from addons.edge.listeners.hello import HelloError, HelloReader, normal
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
@@ -83,7 +84,7 @@ class ClientTls(LingeringTls, Goodbye, layers.ClientTLSLayer):
         if decision is not None and decision.acts == "block":
             return (yield from self._block(decision))
         if decision is not None and decision.acts == "bypass":
-            return (yield from let_through(super().receive_handshake_data(data)))
+            return (yield from pass_by(self, data, probed=not self._begun))
         greeted = ClientHelloData(self.context, hello)
         yield TlsClienthelloHook(greeted)
         if greeted.ignore_connection:
