@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import functools
 import logging
 import os
@@ -24,12 +23,7 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons import seam
-from addons.edge.connecting.connecting import Connecting
-from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.errands import Errands
 from addons.edge.connecting.proxyserver import Proxyserver
-from addons.edge.connecting.resolver import Resolver
-from addons.edge.connecting.this_machine import is_local, listeners
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
 from addons.edge.refusal import Refusals
@@ -50,12 +44,7 @@ from addons.records.connections import Connections
 from addons.records.decryption_log import DecryptionLog
 from addons.records.metrics import Metrics
 from addons.records.traffic import Traffic
-from addons.revocation.check import Check
-from addons.revocation.lists import Lists
-from addons.revocation.servers import Servers
-from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
-from addons.upstream.issuers import Issuers
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -68,6 +57,7 @@ from proxy.config.worker import WorkerConfig, load, policy_in
 from proxy.config.worker import listeners as sites_in
 from proxy.processes import limits, logs, supervised
 from proxy.processes.line import Line
+from proxy.processes.outward import outward
 from proxy.processes.record_file import RecordCounters, RecordFile, opened
 
 if TYPE_CHECKING:
@@ -193,7 +183,7 @@ class Worker:
             refusals,
             Turns(),
             self._listeners,
-            *self._going_out(refusals),
+            *self._outward(refusals),
             self._policy,
             Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
@@ -223,20 +213,9 @@ class Worker:
         self._metrics.registry.register(RecordCounters(self._records, log))
         return Connections(traffic.ended, log.ended)
 
-    def _going_out(self, refusals: Refusals) -> list[object]:
-        """What connects to servers, and to those whom servers' certificates name."""
-        section, limits = self._config.proxy, self._config.limits
-        ours = [self._listen, *self._inbound, self._config.status_listen]
-        places = listeners((one.host, one.port) for one in ours if one)
-        try:
-            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
-        except OSError as error:
-            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
-        resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
-        errands = Errands(resolver, destinations)
-        responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
-        status = Status(Check(responders, Lists(responders, clock), clock), clock)
-        return [Connecting(resolver, destinations, refusals), status, Issuers(Servers(errands.connect))]
+    def _outward(self, refusals: Refusals) -> list[object]:
+        ours = (self._listen, *self._inbound, self._config.status_listen)
+        return outward(self._config, ours, self._policy, self._listeners, refusals, self._metrics.registry)
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
