@@ -26,6 +26,9 @@ from addons import seam
 from addons.edge.connecting.proxyserver import Proxyserver
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
+from addons.edge.proving.probe import Probe
+from addons.edge.proving.proof import Proof
+from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
@@ -57,7 +60,7 @@ from proxy.config.worker import WorkerConfig, load, policy_in
 from proxy.config.worker import listeners as sites_in
 from proxy.processes import limits, logs, supervised
 from proxy.processes.line import Line
-from proxy.processes.outward import outward
+from proxy.processes.outgoing import Outgoing
 from proxy.processes.record_file import RecordCounters, RecordFile, opened
 
 if TYPE_CHECKING:
@@ -183,7 +186,7 @@ class Worker:
             refusals,
             Turns(),
             self._listeners,
-            *self._outward(refusals),
+            *self._outgoing(refusals),
             self._policy,
             Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
@@ -213,9 +216,11 @@ class Worker:
         self._metrics.registry.register(RecordCounters(self._records, log))
         return Connections(traffic.ended, log.ended)
 
-    def _outward(self, refusals: Refusals) -> list[object]:
-        ours = (self._listen, *self._inbound, self._config.status_listen)
-        return outward(self._config, ours, self._policy, self._listeners, refusals, self._metrics.registry)
+    def _outgoing(self, refusals: Refusals) -> list[object]:
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
+        probe = Probe(shake, self._listeners.cut, self._config.proxy.connect_timeout_s, self._metrics.registry)
+        self._policy.prove = Proof(made.resolver.addresses, probe).prove
+        return [*made.addons, probe]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
