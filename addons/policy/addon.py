@@ -58,7 +58,7 @@ class PolicyAddon:
     ) -> None:
         """Without a `policy` everything is decrypted, as far as the built-in profile has it."""
         self._hits = Hits(registry or CollectorRegistry())
-        self._prove = prove
+        self.prove = prove
         self._away = away
         self.swap(policy or compiled(Policy()))
 
@@ -132,8 +132,8 @@ class PolicyAddon:
             await waiting
 
     async def _proved(self, client: connection.Client, facts: Facts) -> None:
-        if self._prove is not None:
-            await self._prove(client, facts)
+        if self.prove is not None:
+            await self.prove(client, facts)
         if facts.sni_proved is None:
             facts.sni_proved = False
 
