@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
+from addons.policy.notices import Notices
 from addons.policy.over_time import PolicyOverTime
 from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
@@ -100,6 +102,7 @@ class Worker:
             config.policy, self._metrics.registry,
             away=lambda: self._availability.away(self._signer, config.proxy.mint_timeout_s),
         )  # fmt: skip
+        self._notices = Notices()
         self._policies = PolicyOverTime(self._policy, self._read_policy, self._metrics.registry)
         self.leave = asyncio.Event()
 
@@ -249,6 +252,8 @@ class Worker:
                 assert isinstance(reply, Reported)
                 self._availability.hear(reply)
                 await self._policies.hear(reply)
+                if self._index == 1:  # for all of them
+                    self._notices.look(self._policy.policy, datetime.now(UTC))
                 if self._sites is not None:
                     await self._sites.hear(reply)
             except HsmitmError:
