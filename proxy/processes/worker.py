@@ -26,6 +26,9 @@ from addons import seam
 from addons.edge.connecting.proxyserver import Proxyserver
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
+from addons.edge.proving.probe import Probe
+from addons.edge.proving.proof import Proof
+from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
@@ -205,7 +208,9 @@ class Worker:
 
     def _outgoing(self, refusals: Refusals) -> list[object]:
         made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
-        return made.addons
+        probe = Probe(shake, self._listeners.cut, self._config.proxy.connect_timeout_s, self._metrics.registry)
+        self._policy.prove = Proof(made.resolver.addresses, probe).prove
+        return [*made.addons, probe]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
