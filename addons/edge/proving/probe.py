@@ -18,12 +18,12 @@ from mitmproxy import connection
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter
 
-from addons.edge.account import account
+from addons.account import account
 from addons.edge.listeners.bypass import Probing
-from addons.edge.turns import LineFullError, Turns
 from addons.policy import networks
 from addons.records.connections import facts_of
 from addons.records.facts import CertificateFacts, ErrorClass, Facts, Verification
+from addons.turns import LineFullError, Turns
 
 PER_CLIENT, PLACES, _WAITING = 8, 64, 16
 """Handshakes in progress of one client and of all; and how many wait of one client."""

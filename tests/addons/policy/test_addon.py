@@ -19,6 +19,7 @@ from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.refusal import EdgeRefusedHook, Refusals
 from addons.edge.settings import Bounds
 from addons.policy.addon import PolicyAddon, policy_of, will_decrypt
+from addons.policy.asked import Deciding
 from addons.policy.rules import Compiled, compiled
 from addons.policy.settings import From, Policy, Profile, Rule, To
 from addons.records.connections import facts_of
@@ -158,7 +159,7 @@ async def test_open_connections_keep_their_policy() -> None:
         before = facts.policy_version
         addon.swap(policy(rule("b", "block", "site.test"), profiles={"default": Profile(sni_mismatch="decrypt")}))
         facts.hello, facts.sni = True, "site.test"
-        assert addon.policy_decide(flow.client_conn, ("site.test", 443)) is None
+        assert addon.policy_decide(Deciding(flow.client_conn, ("site.test", 443))) is None
         assert facts.decision is not None
         assert (facts.decision.rule, facts.decision.acts, facts.policy_version) == ("default", "decrypt", before)
         assert policy_of(facts).sni_mismatch == "block"
@@ -327,7 +328,7 @@ async def test_a_rule_may_pass_its_site_while_no_member_serves(
         flow = _connect(addon, host)
         facts = facts_of(flow.client_conn)
         facts.hello, facts.sni = True, "shop.test"
-        await _awaited(addon.policy_decide(flow.client_conn, (host, 443)))
+        await _awaited(addon.policy_decide(Deciding(flow.client_conn, (host, 443))))
         assert facts.decision is not None
         assert (facts.decision.action, facts.decided) == (action, True)
 
