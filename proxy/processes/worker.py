@@ -43,6 +43,8 @@ from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
+from addons.policy.over_time import PolicyOverTime
+from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
 from addons.records.decryption_log import DecryptionLog
@@ -53,6 +55,7 @@ from addons.revocation.lists import Lists
 from addons.revocation.servers import Servers
 from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
+from addons.upstream import own
 from addons.upstream.issuers import Issuers
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
@@ -60,8 +63,10 @@ from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
+from proxy.config import messages
 from proxy.config.section import Address
-from proxy.config.worker import WorkerConfig, load
+from proxy.config.worker import WorkerConfig, load, policy_in
+from proxy.config.worker import listeners as sites_in
 from proxy.processes import limits, logs, supervised
 from proxy.processes.line import Line
 from proxy.processes.record_file import RecordCounters, RecordFile, opened
@@ -103,6 +108,11 @@ class Worker:
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
+        self._policy = PolicyAddon(
+            config.policy, self._metrics.registry,
+            away=lambda: self._availability.away(self._signer, config.proxy.mint_timeout_s),
+        )  # fmt: skip
+        self._policies = PolicyOverTime(self._policy, self._read_policy, self._metrics.registry)
         self.leave = asyncio.Event()
 
     async def serve(self, ready_fd: int | None) -> None:
@@ -114,7 +124,7 @@ class Worker:
                 config = self._config
                 self._sites = await InboundSites.start(
                     config.inbound, config.handshakes, self._signer, self._metrics.registry,
-                    reread=lambda: load(config.path).inbound,
+                    reread=lambda: sites_in(config.path),
                 )  # fmt: skip
             master = self._master()
             running = asyncio.create_task(master.run())
@@ -176,6 +186,7 @@ class Worker:
 
     def _addons(self) -> list[object]:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
+        own.check(self._config.certificates)
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
             self._connections(),
@@ -185,12 +196,12 @@ class Worker:
             Turns(),
             self._listeners,
             *self._going_out(refusals),
-            PolicyAddon(),
+            self._policy,
             Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls(section.tls_suites, certificates=self._config.certificates))
+        ours.append(UpstreamTls(section.tls_suites, self._config.base))
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -236,6 +247,12 @@ class Worker:
             modes.append(f"{kind}:{number}@{_place(address)}")
         return modes
 
+    async def _read_policy(self) -> Compiled:
+        """The policy as the file has it now; compiled beside the traffic."""
+        path = self._config.path
+        own.forget()  # what was renewed is read again
+        return await asyncio.to_thread(policy_in, messages.read(path), path)
+
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
         while not proxyserver.is_running:
             if running.done():
@@ -263,6 +280,7 @@ class Worker:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
                 assert isinstance(reply, Reported)
                 self._availability.hear(reply)
+                await self._policies.hear(reply)
                 if self._sites is not None:
                     await self._sites.hear(reply)
             except HsmitmError:
