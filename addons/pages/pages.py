@@ -77,9 +77,7 @@ NOBODY = Asker()
 
 
 class Pages:
-    """The pages of a worker. As an addon it is found by others (`current`)."""
-
-    name = "pages"
+    """The pages of a worker."""
 
     def __init__(self, contact: str = "", template: Template = BUILT_IN) -> None:
         """`contact` is whom to ask, in words: a name, a number, an address."""
@@ -150,10 +148,21 @@ Ask:  {contact}
 """
 
 
+class Place:
+    """Where a worker's pages are found (`current`): among its addons. They are none themselves, for mitmproxy would
+    call their `response` with each response that there is."""
+
+    name = "pages"
+
+    def __init__(self, pages: Pages) -> None:
+        self.pages = pages
+
+
 def current() -> Pages:
     """The running worker's; where no worker runs, as in tests of single layers, one without a contact."""
     master = getattr(ctx, "master", None)
-    return (master.addons.get("pages") if master is not None else None) or _PLAIN
+    found: Place | None = master.addons.get(Place.name) if master is not None else None
+    return found.pages if found is not None else _PLAIN
 
 
 _PLAIN = Pages()

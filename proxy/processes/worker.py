@@ -41,7 +41,7 @@ from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
-from addons.pages.pages import Pages
+from addons.pages.pages import Pages, Place
 from addons.policy.addon import PolicyAddon
 from addons.policy.over_time import PolicyOverTime
 from addons.policy.rules import Compiled
@@ -197,7 +197,7 @@ class Worker:
             self._listeners,
             *self._going_out(refusals),
             self._policy,
-            Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
+            Place(Pages(self._config.pages.contact, self._config.pages.html(self._config.base))),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)

@@ -7,8 +7,9 @@ import urllib.parse
 
 import pytest
 from mitmproxy import http
+from mitmproxy.test import taddons
 
-from addons.pages.pages import ID, Pages, current
+from addons.pages.pages import ID, Pages, Place, current
 from addons.pages.sentences import KINDS, SAYINGS
 from addons.pages.template import Template
 from addons.records.facts import Decision, Facts
@@ -171,3 +172,11 @@ def test_an_own_template_has_its_values_escaped() -> None:
 def test_without_a_worker_there_are_pages_too() -> None:
     """A layer that runs alone has pages without a contact."""
     assert "whoever runs this proxy" in (current().response(_facts(), kind="internal").text or "")
+
+
+async def test_pages_are_found_and_are_no_hook() -> None:
+    """A worker's pages stand among its addons, and mitmproxy's hooks pass them by: one is named `response`, too."""
+    pages = Pages("Help desk")
+    tctx = taddons.context(Place(pages))
+    assert current() is pages
+    assert not hasattr(tctx.master.addons.get("pages"), "response")
