@@ -77,14 +77,16 @@ NOBODY = Asker()
 
 
 class Pages:
-    """The pages of a worker."""
+    """The pages of a worker. As an addon it is found by others (`current`)."""
+
+    name = "pages"
 
     def __init__(self, contact: str = "", template: Template = BUILT_IN) -> None:
         """`contact` is whom to ask, in words: a name, a number, an address."""
         self._contact = contact
         self._template = template
 
-    def response(
+    def page(
         self,
         facts: Facts,
         *,
@@ -148,21 +150,10 @@ Ask:  {contact}
 """
 
 
-class Place:
-    """Where a worker's pages are found (`current`): among its addons. They are none themselves, for mitmproxy would
-    call their `response` with each response that there is."""
-
-    name = "pages"
-
-    def __init__(self, pages: Pages) -> None:
-        self.pages = pages
-
-
 def current() -> Pages:
     """The running worker's; where no worker runs, as in tests of single layers, one without a contact."""
     master = getattr(ctx, "master", None)
-    found: Place | None = master.addons.get(Place.name) if master is not None else None
-    return found.pages if found is not None else _PLAIN
+    return (master.addons.get("pages") if master is not None else None) or _PLAIN
 
 
 _PLAIN = Pages()

@@ -122,6 +122,8 @@ class Status:
         if staple and (said := self._checks.stapled(staple, certificate, issuer)) is not None:
             self._learn(key, said)
             return None
+        if staple and self._fresh(key, b"") is not None:
+            return None
         task = self._asked.get(key)
         if task is None and len(self._asked) < _IN_PROGRESS:
             # Eager tasks begin here, in the context of a client's connection, which is none of theirs.

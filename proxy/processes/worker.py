@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
-import functools
 import logging
 import os
 import signal
@@ -24,12 +22,7 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons import seam
-from addons.edge.connecting.connecting import Connecting
-from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.errands import Errands
 from addons.edge.connecting.proxyserver import Proxyserver
-from addons.edge.connecting.resolver import Resolver
-from addons.edge.connecting.this_machine import is_local, listeners
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
 from addons.edge.refusal import Refusals
@@ -41,22 +34,14 @@ from addons.forward.availability import Availability
 from addons.forward.block import Block
 from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
-from addons.pages.pages import Pages, Place
+from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
 from addons.policy.over_time import PolicyOverTime
 from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
-from addons.records.connections import Connections
-from addons.records.decryption_log import DecryptionLog
 from addons.records.metrics import Metrics
-from addons.records.traffic import Traffic
-from addons.revocation.check import Check
-from addons.revocation.lists import Lists
-from addons.revocation.servers import Servers
-from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
 from addons.upstream import own
-from addons.upstream.issuers import Issuers
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -67,9 +52,10 @@ from proxy.config import messages
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load, policy_in
 from proxy.config.worker import listeners as sites_in
-from proxy.processes import limits, logs, supervised
+from proxy.processes import limits, logs, record_file, supervised
 from proxy.processes.line import Line
-from proxy.processes.record_file import RecordCounters, RecordFile, opened
+from proxy.processes.outgoing import Outgoing
+from proxy.processes.record_file import RecordFile
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -189,15 +175,15 @@ class Worker:
         own.check(self._config.certificates)
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
-            self._connections(),
+            record_file.connections(self._records, self._metrics.registry, self._index),
             self._metrics,
             ConnectionLog(),
             refusals,
             Turns(),
             self._listeners,
-            *self._going_out(refusals),
+            *self._outgoing(refusals),
             self._policy,
-            Place(Pages(self._config.pages.contact, self._config.pages.html(self._config.base))),
+            Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
@@ -216,29 +202,9 @@ class Worker:
             )
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
-    def _connections(self) -> Connections:
-        traffic = Traffic()
-        self._metrics.registry.register(traffic)
-        if self._records is None:
-            return Connections(traffic.ended)
-        log = DecryptionLog(self._records.put, self._index)
-        self._metrics.registry.register(RecordCounters(self._records, log))
-        return Connections(traffic.ended, log.ended)
-
-    def _going_out(self, refusals: Refusals) -> list[object]:
-        """What connects to servers, and to those whom servers' certificates name."""
-        section, limits = self._config.proxy, self._config.limits
-        ours = [self._listen, *self._inbound, self._config.status_listen]
-        places = listeners((one.host, one.port) for one in ours if one)
-        try:
-            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
-        except OSError as error:
-            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
-        resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
-        errands = Errands(resolver, destinations)
-        responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
-        status = Status(Check(responders, Lists(responders, clock), clock), clock)
-        return [Connecting(resolver, destinations, refusals), status, Issuers(Servers(errands.connect))]
+    def _outgoing(self, refusals: Refusals) -> list[object]:
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
+        return made.addons
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -307,20 +273,11 @@ def _place(address: Address) -> str:
     return f"{address.host}:{address.port}"
 
 
-def _records(config: WorkerConfig, line: Line | None) -> RecordFile | None:
-    """Where the decryption log goes."""
-    if config.decryption_log.file == "stdout":
-        return RecordFile(lambda: os.dup(1))
-    path = config.decryption_log.path(config.base)
-    if path is None:
-        return None
-    return RecordFile(line.ask_for_log if line is not None else functools.partial(opened, path))
-
-
 async def _serve(config: WorkerConfig, arguments: argparse.Namespace, line: Line | None) -> None:
     listen = Address.parse(arguments.listen) if arguments.listen else None
     inbound = [Address.parse(one) for one in arguments.inbound]
-    worker = Worker(config, arguments.index, listen, inbound, _records(config, line))
+    records = record_file.of(config.decryption_log, config.base, line)
+    worker = Worker(config, arguments.index, listen, inbound, records)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.leave.set)

@@ -86,6 +86,18 @@ async def test_a_bad_response_says_nothing(asking: Asking, kind: str) -> None:
     assert "the OCSP responder http://" in answer.words
 
 
+async def test_a_bad_staple_is_no_reason_to_ask_again(asking: Asking) -> None:
+    """A server that staples nonsense, and of whose certificate nobody knows, costs one question in five minutes, not
+    one for each connection; a good staple counts at once."""
+    leaf = CA.leaf(asking.at("/ocsp", CA.respond(CA.leaf())))
+    for _ in range(5):
+        assert (await asking.of(leaf, b"nonsense")).status == "unknown"
+        await until(lambda: not asking.status._asked, "nobody is asked any more")
+    assert asking.questions == ["/ocsp"]
+    assert (await asking.of(leaf, CA.respond(leaf))).status == "good"
+    assert asking.questions == ["/ocsp"]
+
+
 async def test_a_thousand_connections_ask_once(asking: Asking) -> None:
     """However many clients open connections to one server at a time, its responder gets one question."""
     leaf = CA.leaf(asking.at("/ocsp", b""))

@@ -297,7 +297,7 @@ async def test_a_revoked_server_is_blocked(roots: Path, said: Status, outcome: s
     """By the built-in profile; of what nothing is known is allowed."""
     judgement = await _judged(shown("", HOST), Profile(), roots, _Status(Answer(said, "so it is"), waits=waits))
     assert judgement.outcome == outcome
-    assert judgement.sentence.endswith("" if said == "good" else "so it is")
+    assert judgement.sentence.endswith("so it is" if said == "revoked" else "")
 
 
 # what a server wants of us, and what it knows
