@@ -46,6 +46,7 @@ from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
+from addons.upstream import own
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -177,6 +178,7 @@ class Worker:
 
     def _addons(self) -> list[object]:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
+        own.check(self._config.certificates)
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
             record_file.connections(self._records, self._metrics.registry, self._index),
@@ -191,7 +193,7 @@ class Worker:
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls(section.tls_suites, certificates=self._config.certificates))
+        ours.append(UpstreamTls(section.tls_suites, self._config.base))
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -222,6 +224,7 @@ class Worker:
     async def _read_policy(self) -> Compiled:
         """The policy as the file has it now; compiled beside the traffic."""
         path = self._config.path
+        own.forget()  # what was renewed is read again
         return await asyncio.to_thread(policy_in, messages.read(path), path)
 
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
