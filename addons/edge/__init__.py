@@ -11,7 +11,6 @@
     streaming   which messages go on as they come; pure
     exchange    one request and its answer, each as it comes
     authority   the host that a request names; no I/O
-    judged      a request that the policy lets through, or its page
     again       a request that its server has not begun is asked again
     exchanges   all requests of one client's connection
     listeners   who is connected, and what clients speak

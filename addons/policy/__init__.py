@@ -3,6 +3,7 @@
 decision    decide(facts, policy), and the same explained rule by rule
 rules       the policy, compiled and checked: what `decide` asks
 addon       the decision in the data path, asked at each step at which more is known
+over_time   another policy takes its place, as a whole
 asked       what layers ask of it
 demands     what a profile demands of the client's own hello; pure
 hits        how often each rule has decided, and which ends soon

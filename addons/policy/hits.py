@@ -31,6 +31,9 @@ class Hits:
             "hsmitm_policy_expires_timestamp_seconds", "When a rule, or an accepted certificate, ends",
             ("kind", "name"), registry=registry,
         )  # fmt: skip
+        self._versions = Gauge(
+            "hsmitm_policy_version", "Workers with this version of the policy", ("version",), registry=registry
+        )
         self._names: set[str] = set()
 
     def count(self, decision: Decision) -> None:
@@ -45,6 +48,8 @@ class Hits:
 
     def show(self, policy: Compiled) -> None:
         """The ends of what is in force; a rule that has none has no sample."""
+        self._versions.clear()
+        self._versions.labels(policy.version).set(1)
         self._ends.clear()
         for rule in policy.settings.rules[:_MOST]:
             if rule.expires is not None:

@@ -109,6 +109,8 @@ MEASURES: dict[str, Measure] = {
         "counter", "Clients that got an alert before or instead of a handshake", {"reason": _PLAIN}
     ),
     "hsmitm_inbound_steps": Measure("gauge", "Handshake steps that run or wait for a thread"),
+    "hsmitm_policy_version": Measure("gauge", "Workers with this version of the policy", {"version": _PLAIN}),
+    "hsmitm_policy_reload_failed": Measure("gauge", "Workers that go on with an older policy than they were to read"),
     "hsmitm_policy_decisions": Measure(
         "counter", "Decisions on connections and plain requests, by rule and action",
         {"rule": _PLAIN, "action": _one_of("decrypt", "bypass", "block")}, series=_RULES,

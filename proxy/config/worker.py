@@ -103,11 +103,8 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
 def load(path: Path) -> WorkerConfig:
     """Read a worker's part of `path`. Raises MisconfiguredError as `proxy.config.file.load`."""
     path = path.absolute()
-    part, base = messages.decoded(messages.read(path), _Part, path.name), path.parent
-    try:
-        policy = part.compiled()
-    except ValueError as error:
-        raise MisconfiguredError(f"{path.name}: {error}") from None
+    raw = messages.read(path)
+    part, base = messages.decoded(raw, _Part, path.name), path.parent
     return WorkerConfig(
         path=path,
         proxy=part.proxy,
@@ -120,6 +117,22 @@ def load(path: Path) -> WorkerConfig:
         upstream_ca=base / part.proxy.upstream_ca if part.proxy.upstream_ca else None,
         cache_entries=part.forward.cache_entries if part.forward else None,
         inbound=tuple(one.settings(base) for one in part.inbound),
-        policy=policy,
+        policy=policy_in(raw, path),
         status_listen=Address.parse(part.status.listen) if part.status.listen else None,
     )
+
+
+def policy_in(raw: bytes, path: Path) -> Compiled:
+    """The policy of the file's text, `raw`: it takes a while where there are a thousand rules. Raises
+    MisconfiguredError as `load`."""
+    part = messages.decoded(raw, _Part, path.name)
+    try:
+        return part.compiled()
+    except ValueError as error:
+        raise MisconfiguredError(f"{path.name}: {error}") from None
+
+
+def listeners(path: Path) -> tuple[ListenerSettings, ...]:
+    """The listeners of our own sites as `path` has them now. Raises MisconfiguredError as `load`."""
+    part = messages.decoded(messages.read(path), _Part, path.name)
+    return tuple(one.settings(path.parent) for one in part.inbound)

@@ -17,6 +17,7 @@ limits       descriptors and core files
 notify       what systemd is told: ready, alive, stopping
 signer       the signer's process: the service of `hsm.signer`, its signals, and alone its status page
 status_page  the status page's process: it meets monitors and asks the signer; no PIN, no PKCS#11
+outgoing     what a worker has that connects to others
 worker       a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
 logs         how log lines look, in each of them; what is told and counted of those that are left out
 log_rates    how many lines of one kind a second are written

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import functools
 import logging
 import os
@@ -24,12 +23,7 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons import seam
-from addons.edge.connecting.connecting import Connecting
-from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.errands import Errands
 from addons.edge.connecting.proxyserver import Proxyserver
-from addons.edge.connecting.resolver import Resolver
-from addons.edge.connecting.this_machine import is_local, listeners
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
 from addons.edge.refusal import Refusals
@@ -43,27 +37,27 @@ from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
+from addons.policy.over_time import PolicyOverTime
+from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
 from addons.records.connections import Connections
 from addons.records.decryption_log import DecryptionLog
 from addons.records.metrics import Metrics
 from addons.records.traffic import Traffic
-from addons.revocation.check import Check
-from addons.revocation.lists import Lists
-from addons.revocation.servers import Servers
-from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
-from addons.upstream.issuers import Issuers
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
+from proxy.config import messages
 from proxy.config.section import Address
-from proxy.config.worker import WorkerConfig, load
+from proxy.config.worker import WorkerConfig, load, policy_in
+from proxy.config.worker import listeners as sites_in
 from proxy.processes import limits, logs, supervised
 from proxy.processes.line import Line
+from proxy.processes.outgoing import Outgoing
 from proxy.processes.record_file import RecordCounters, RecordFile, opened
 
 if TYPE_CHECKING:
@@ -103,6 +97,11 @@ class Worker:
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
+        self._policy = PolicyAddon(
+            config.policy, self._metrics.registry,
+            away=lambda: self._availability.away(self._signer, config.proxy.mint_timeout_s),
+        )  # fmt: skip
+        self._policies = PolicyOverTime(self._policy, self._read_policy, self._metrics.registry)
         self.leave = asyncio.Event()
 
     async def serve(self, ready_fd: int | None) -> None:
@@ -114,7 +113,7 @@ class Worker:
                 config = self._config
                 self._sites = await InboundSites.start(
                     config.inbound, config.handshakes, self._signer, self._metrics.registry,
-                    reread=lambda: load(config.path).inbound,
+                    reread=lambda: sites_in(config.path),
                 )  # fmt: skip
             master = self._master()
             running = asyncio.create_task(master.run())
@@ -184,8 +183,8 @@ class Worker:
             refusals,
             Turns(),
             self._listeners,
-            *self._going_out(refusals),
-            PolicyAddon(),
+            *self._outgoing(refusals),
+            self._policy,
             Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:
@@ -214,20 +213,9 @@ class Worker:
         self._metrics.registry.register(RecordCounters(self._records, log))
         return Connections(traffic.ended, log.ended)
 
-    def _going_out(self, refusals: Refusals) -> list[object]:
-        """What connects to servers, and to those whom servers' certificates name."""
-        section, limits = self._config.proxy, self._config.limits
-        ours = [self._listen, *self._inbound, self._config.status_listen]
-        places = listeners((one.host, one.port) for one in ours if one)
-        try:
-            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
-        except OSError as error:
-            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
-        resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
-        errands = Errands(resolver, destinations)
-        responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
-        status = Status(Check(responders, Lists(responders, clock), clock), clock)
-        return [Connecting(resolver, destinations, refusals), status, Issuers(Servers(errands.connect))]
+    def _outgoing(self, refusals: Refusals) -> list[object]:
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
+        return made.addons
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -235,6 +223,11 @@ class Worker:
             kind = "inboundtransparent" if listener.transparent else "inbound"
             modes.append(f"{kind}:{number}@{_place(address)}")
         return modes
+
+    async def _read_policy(self) -> Compiled:
+        """The policy as the file has it now; compiled beside the traffic."""
+        path = self._config.path
+        return await asyncio.to_thread(policy_in, messages.read(path), path)
 
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
         while not proxyserver.is_running:
@@ -263,6 +256,7 @@ class Worker:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
                 assert isinstance(reply, Reported)
                 self._availability.hear(reply)
+                await self._policies.hear(reply)
                 if self._sites is not None:
                     await self._sites.hear(reply)
             except HsmitmError:

@@ -13,7 +13,7 @@ from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 from addons.edge import answers
 from addons.edge.answers import Sentence
 from addons.edge.connecting.connecting import current
-from addons.edge.judged import Judged
+from addons.edge.connecting.judged import Judged
 
 
 class EdgeStream(Judged):

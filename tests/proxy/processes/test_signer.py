@@ -254,6 +254,6 @@ async def test_a_listener_is_added(configuration: Config) -> None:
         await all_up(signer)
         assert await signer.reload() == [
             "inbound site b.example added, with the key of blog.example",
-            "[[inbound]] changed: each worker takes it over with its next report, within seconds",
+            "what workers read has changed: each takes it over with its next report, within seconds",
             f"[[inbound]] listen or transparent changed, and {LATER}",
         ]

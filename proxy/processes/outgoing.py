@@ -1,0 +1,41 @@
+"""What a worker has that connects to others: to servers, and to those whom servers' certificates name. Wiring only."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+from collections.abc import Iterable
+
+from addons.edge.connecting.connecting import Connecting
+from addons.edge.connecting.destinations import Destinations
+from addons.edge.connecting.errands import Errands
+from addons.edge.connecting.resolver import Resolver
+from addons.edge.connecting.this_machine import is_local, listeners
+from addons.edge.refusal import Refusals
+from addons.revocation.check import Check
+from addons.revocation.lists import Lists
+from addons.revocation.servers import Servers
+from addons.revocation.status import Status
+from addons.upstream.issuers import Issuers
+from hsm.errors import MisconfiguredError
+from proxy.config.section import Address
+from proxy.config.worker import WorkerConfig
+
+
+class Outgoing:
+    """The addons, and what they share."""
+
+    def __init__(self, config: WorkerConfig, ours: Iterable[Address | None], refusals: Refusals) -> None:
+        """`ours` is where clients come in. Raises MisconfiguredError."""
+        section, limits = config.proxy, config.limits
+        places = listeners((one.host, one.port) for one in (*ours, config.status_listen) if one)
+        try:
+            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
+        except OSError as error:
+            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
+        self.resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
+        errands = Errands(self.resolver, destinations)
+        responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
+        status = Status(Check(responders, Lists(responders, clock), clock), clock)
+        connecting = Connecting(self.resolver, destinations, refusals)
+        self.addons: list[object] = [connecting, status, Issuers(Servers(errands.connect))]
