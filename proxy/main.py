@@ -176,6 +176,27 @@ def check(config: ConfigOption = CONFIG) -> None:
 
 
 @app.command()
+def explain(
+    host: Annotated[str, typer.Argument(help="A host, as users say it: a name, an address, or a URL.")],
+    client: Annotated[str, typer.Option("--from", help="The client's address.", metavar="ADDRESS")] = "",
+    port: Annotated[int | None, typer.Option(help="The server's port.", show_default="443")] = None,
+    user: Annotated[str, typer.Option(help="The user's name.")] = "",
+    log: Annotated[Path | None, typer.Option(help="Another decryption log than [decryption_log] file.")] = None,
+    config: ConfigOption = CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a host does, or does not, work: policy, server, last connections, HSM. Nothing is changed."""
+    from proxy.commands.explain import explain as explaining  # noqa: PLC0415
+    from proxy.commands.explain import screen  # noqa: PLC0415
+
+    report = explaining.explain(config, explaining.question(host, port, client, user), log)
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo("\n".join(screen.lines(report)))
+
+
+@app.command()
 def demo(
     directory: Annotated[Path, typer.Option("--dir", help="Where the demo's partition and files go.")] = Path("demo"),
     once: Annotated[bool, typer.Option("--once", help="End after the proof.")] = False,

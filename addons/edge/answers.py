@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from mitmproxy import connection, http
 from mitmproxy.net.http import http1
+from mitmproxy.proxy import commands
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 
 from addons.pages import pages
@@ -87,8 +88,7 @@ def _asker(came: Came | None) -> Asker | None:
     return Asker.read(*came) if came is not None else None
 
 
-def as_http1(page: http.Response) -> bytes:
-    """The bytes of a page behind which the connection ends."""
+def sent(conn: connection.Connection, page: http.Response) -> commands.SendData:
+    """A page of HTTP/1, behind which the connection ends."""
     page.headers["Connection"] = "close"
-    made: bytes = http1.assemble_response(page)
-    return made
+    return commands.SendData(conn, http1.assemble_response(page))

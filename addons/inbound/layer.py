@@ -176,7 +176,7 @@ class InboundListener(Lingering):
         kind = CLASSES[why]
         facts_of(self.context.client).fail(kind, "client", f"refused: {why} {sni}".strip(), classes.alert_in(said))
         yield commands.SendData(self.context.client, said)
-        yield commands.CloseConnection(self.context.client)
+        yield from self.linger(self.context.client)
 
     def _begin(self, site: Site, hello: ClientHello) -> layer.CommandGenerator[None]:
         server, upstream = self.context.server, site.upstream
@@ -287,7 +287,7 @@ class InboundTls(LingeringTls, ClientTLSLayer, SteppedHandshake):
             self.tunnel_state = tunnel.TunnelState.CLOSED
             why = self.ours.broken
             facts_of(self.context.client).fail(classes.of_client(why), "client", why, classes.alert(why))
-            yield commands.CloseConnection(self.conn)
+            yield from self.linger(self.conn)
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """Say goodbye first: without close_notify a client cannot tell an end from a cut (RFC 8446 section 6.1)."""

@@ -7,8 +7,6 @@ over_time   another policy takes its place, as a whole
 asked       what layers ask of it
 demands     what a profile demands of the client's own hello; pure
 hits        how often each rule has decided, and which ends soon
-probe       whether a server that is not inspected shows a good certificate, asked of it and remembered
-proof       whether a destination is the host that an SNI says
 settings    the policy as an operator writes it: types, defaults and bounds; no I/O
 compiling   one rule, from what was written to criteria
 criteria    what a rule demands: one class for each field, with why it does not hold

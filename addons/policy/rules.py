@@ -67,8 +67,9 @@ class Compiled:
         """Sentences about rules that match only what an earlier bypass does not take for honest. Raises ValueError
         for a rule that can never match."""
         for number, later in enumerate(self.rules):
-            for earlier in self.rules[:number]:
-                if not coverage.covers(earlier, later, self._lists):
+            for candidate in self._lookup.covering(later, self._lists):
+                earlier = self.rules[candidate]
+                if candidate >= number or not coverage.covers(earlier, later, self._lists):
                     continue
                 if earlier.action != "bypass" or later.action == "bypass":
                     raise ValueError(
@@ -104,7 +105,17 @@ class Compiled:
         """What an operator should know of a policy that is right: what has ended, ends soon, or hardly matches."""
         ends = [(_where(number, rule), rule.expires) for number, rule in enumerate(self.settings.rules)]
         ends += [(f"upstream.accept[{number}] '{one.host}'", one.expires) for number, one in enumerate(self.accepts)]
-        return [*filter(None, (_ending(where, expires, at) for where, expires in ends)), *self.shadows]
+        ending = filter(None, (_ending(where, expires, at) for where, expires in ends))
+        return [*ending, *self.shadows, *self._of_nobody()]
+
+    def _of_nobody(self) -> Iterator[str]:
+        for number, one in enumerate(self.rules):
+            if one.users or one.groups:
+                field = "from.users" if one.users else "from.groups"
+                yield (
+                    f"{_where(number, one.rule)}: {field}: nothing tells users and groups yet, so that the rule never "
+                    "matches"
+                )
 
 
 def compiled(policy: Policy, profiles: Mapping[str, Profile] | None = None, accepts: Sequence[Accept] = ()) -> Compiled:
@@ -125,7 +136,7 @@ def _where(number: int, rule: Rule) -> str:
 
 
 def _ending(where: str, expires: dt.date | None, at: dt.datetime) -> str | None:
-    if expires is None or not times.is_over(expires, at + SOON):
+    if expires is None or expires > (at + SOON).astimezone(dt.UTC).date():
         return None
     if times.is_over(expires, at):
         return f"{where}: expires: {expires.isoformat()} is over, so it no longer holds"
@@ -134,6 +145,8 @@ def _ending(where: str, expires: dt.date | None, at: dt.datetime) -> str | None:
 
 def _accept(number: int, written: Accept) -> Accept:
     try:
+        if "*" in written.host:
+            raise ValueError(f"'{written.host}' stands for many hosts; write one")
         return msgspec.structs.replace(written, host=names.to_ascii(written.host))
     except ValueError as error:
         raise ValueError(f"upstream.accept[{number}]: host: {error}") from None

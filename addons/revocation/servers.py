@@ -13,8 +13,8 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Struct
 
 from addons.edge.connecting.errands import DeniedError
-from addons.edge.turns import LineFullError, Turns
 from addons.revocation.download import NoAnswerError, Streams, Wanted, download
+from addons.turns import LineFullError, Turns
 
 logger = logging.getLogger("hsmitm.revocation")
 

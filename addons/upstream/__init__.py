@@ -8,6 +8,8 @@ judge       what the profile makes of a server's faults; no I/O
 faults      what can be wrong with a certificate, by OpenSSL's codes; no I/O
 repeated    the verification of a chain once more, with what a server forgot to send
 issuers     certificates of issuers that servers forgot, fetched from where certificates say
+settings    what the configuration says of servers, beside the policy
+own         certificates of ours, for servers that ask for one
 visit       a server's certificate as it is seen now, for people
 stated      a site's server that is verified in a way of its own: roots, a name, a pinned certificate
 """

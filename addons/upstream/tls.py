@@ -24,7 +24,9 @@ from addons.tls.protocol import Suites, suites
 from addons.tls.suites import of_profile, towards_servers, unknown
 from addons.upstream.connection import ServerConnection
 from addons.upstream.judging import Judging, demand, profile_of
+from addons.upstream.own import Wanted, check, context
 from addons.upstream.repeated import Roots
+from addons.upstream.settings import Own
 from addons.upstream.stated import ask_for
 from hsm.errors import MisconfiguredError
 
@@ -41,18 +43,19 @@ class UpstreamTls(tlsconfig.TlsConfig):
         self,
         suites: Suites = "modern",
         judging: Judging | None = None,
-        certificates: Mapping[str, Path] = MappingProxyType({}),
+        certificates: Mapping[str, Own] = MappingProxyType({}),
     ) -> None:
         """`suites` are what servers are offered, unless a profile, mitmproxy's option ciphers_server or a script says
-        others. `certificates` are ours for servers that want one, by name: files in PEM with key and chain.
+        others. `certificates` are ours for servers that want one, by the names that profiles have for them.
 
-        Raises MisconfiguredError for a list with what OpenSSL does not have."""
+        Raises MisconfiguredError for a list with what OpenSSL does not have, or a certificate that cannot be used."""
         super().__init__()
         if missing := unknown(suites):
             raise MisconfiguredError(f"proxy.suites: OpenSSL has no {', '.join(missing)}; 'openssl ciphers' lists some")
         self._suites = suites
         self._judging = judging or Judging()
-        self._certificates = certificates
+        check(certificates)
+        self.certificates = certificates
 
     request = None  # type: ignore[assignment]  # no CRL of a software CA is served
 
@@ -118,18 +121,20 @@ class UpstreamTls(tlsconfig.TlsConfig):
     def _context(
         self, server: connection.Server, profile: Profile, minimum: net_tls.Version, maximum: net_tls.Version
     ) -> SSL.Context:
-        roots, insecure = _roots(), ctx.options.ssl_insecure
-        return net_tls.create_proxy_server_context(
-            method=net_tls.Method.TLS_CLIENT_METHOD,
-            min_version=minimum,
-            max_version=maximum,
-            cipher_list=self._ciphers(server, profile, minimum),
-            ecdh_curve=net_tls.get_curve(ctx.options.tls_ecdh_curve_server),
-            verify=net_tls.Verify.VERIFY_NONE if insecure else net_tls.Verify.VERIFY_PEER,
-            ca_path=roots.directory,
-            ca_pemfile=roots.file,
-            client_cert=self._certificate(server, profile),
-            legacy_server_connect=insecure,
+        kind, _, which = profile.client_certificate.partition(":")
+        roots, options = _roots(), ctx.options
+        return context(
+            Wanted(
+                minimum,
+                maximum,
+                self._ciphers(server, profile, minimum),
+                options.tls_ecdh_curve_server,
+                roots.directory,
+                roots.file,
+                options.ssl_insecure,
+                _client_certs(server) if kind != "present" else None,
+                self.certificates[which] if kind == "present" else None,
+            )
         )
 
     @staticmethod
@@ -149,17 +154,6 @@ class UpstreamTls(tlsconfig.TlsConfig):
             return towards_servers(suites(profile.suites), minimum)
         return towards_servers(self._suites, minimum)
 
-    def _certificate(self, server: connection.Server, profile: Profile) -> str | None:
-        """The file of our certificate for a server: the one that the profile names, or the option client_certs has."""
-        kind, _, which = profile.client_certificate.partition(":")
-        if kind == "present":
-            return str(self._certificates[which])
-        if not ctx.options.client_certs:
-            return None
-        given = Path(ctx.options.client_certs).expanduser()
-        file = given if given.is_file() else given / f"{server.sni}.pem"
-        return str(file) if file.is_file() else None
-
     def offered(self) -> tuple[str, ...]:
         """What servers of our own sites are offered, as OpenSSL has it."""
         return towards_servers(self._suites, net_tls.Version[ctx.options.tls_version_server_min])
@@ -174,3 +168,12 @@ class UpstreamTls(tlsconfig.TlsConfig):
 def _roots() -> Roots:
     options = ctx.options
     return Roots(options.ssl_verify_upstream_trusted_confdir, options.ssl_verify_upstream_trusted_ca)
+
+
+def _client_certs(server: connection.Server) -> str | None:
+    """What mitmproxy's option client_certs has for a server: its file, or one of a directory."""
+    if not ctx.options.client_certs:
+        return None
+    given = Path(ctx.options.client_certs).expanduser()
+    file = given if given.is_file() else given / f"{server.sni}.pem"
+    return str(file) if file.is_file() else None

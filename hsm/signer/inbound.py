@@ -174,7 +174,7 @@ class InboundService:
         key = self._inbound_key(request.key, refuse)
         scheme = self._scheme(key, request, refuse)
         signature = await self._group.sign(key.name, None, request.digest, deadline, "tls", scheme, asker=process)
-        return TlsSigned(signature, signature.member, signature.ms)
+        return TlsSigned(bytes(signature), signature.member, signature.ms)
 
     async def _decrypt(self, process: int, request: TlsDecrypt, deadline: float, refuse: Refuse) -> Decrypted:
         key = self._inbound_key(request.key, refuse)

@@ -11,6 +11,7 @@ or work on files and partitions while nothing runs.
     check_pace     its part about times: what a signature takes, and whether who waits for it waits long enough
     check_cage     its part about workers as processes: what keeps them from the keys, how much they carry
     pace           how long an HSM takes, measured, and the settings that fit it
+    explain        `hsmitm explain HOST`: why a host does, or does not, work
     findings       what it finds, said line by line
     hsm            `hsmitm hsm ...` and `hsmitm reload`
     upstream       `hsmitm upstream ...`: servers, and what is wrong with their certificates

@@ -92,7 +92,8 @@ async def _check_mitmproxy(config: Config, findings: Findings) -> None:
     try:
         suites = config.file.proxy.tls_suites
         master = Master(options.Options(), event_loop=asyncio.get_running_loop())
-        master.addons.add(*stock_addons.choose([UpstreamTls(suites)], section.options, scripts=False, upstream=True))
+        tls = UpstreamTls(suites, certificates=config.file.upstream.own(config.base))
+        master.addons.add(*stock_addons.choose([tls], section.options, scripts=False, upstream=True))
         stock_addons.set_options(master, section.options)
         master.options.update(mode=[config.file.proxy.mode])
         findings.ok("proxy.mode and mitmproxy.options")

@@ -7,6 +7,7 @@ worker's part is said in the same words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -15,6 +16,7 @@ from addons.edge.settings import Bounds
 from addons.inbound.settings import HandshakeSettings, ListenerSettings
 from addons.policy.rules import Compiled
 from addons.policy.settings import Profile
+from addons.upstream.settings import Own
 from hsm.errors import MisconfiguredError
 from hsm.wire.run_directory import WORKER_SOCKET, RunDirectory
 from proxy.config import messages
@@ -63,6 +65,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     `cache_entries` is None where there is no forward proxy. `inbound` are the listeners of our own sites, in the file's
     order. `status_listen` is where the status page is: no client must reach it through us. `upstream_ca` are the roots
     that servers are verified with; None for Mozilla's (certifi). `policy` decides what becomes of each connection.
+    `certificates` are ours, for servers that ask for one.
     """
 
     path: Path
@@ -77,6 +80,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     cache_entries: int | None
     inbound: tuple[ListenerSettings, ...]
     policy: Compiled
+    certificates: Mapping[str, Own]
     status_listen: Address | None = None
 
     @property
@@ -118,6 +122,7 @@ def load(path: Path) -> WorkerConfig:
         cache_entries=part.forward.cache_entries if part.forward else None,
         inbound=tuple(one.settings(base) for one in part.inbound),
         policy=policy_in(raw, path),
+        certificates=part.upstream.own(base),
         status_listen=Address.parse(part.status.listen) if part.status.listen else None,
     )
 

@@ -11,6 +11,7 @@ The thread is not woken for each record: while there are many it looks each _PAU
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
 import select
@@ -21,11 +22,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from addons.records.connections import Connections
 from addons.records.decryption_log import DecryptionLog
+from addons.records.traffic import Traffic
+from proxy.config.operation import DecryptionLogSection
+from proxy.processes.line import Line
 
 logger = logging.getLogger("hsmitm.records")
 
@@ -203,7 +208,28 @@ def _passed(descriptor: int, data: bytes) -> None:
             waiting.poll()
 
 
-class RecordCounters(Collector):
+def of(section: DecryptionLogSection, base: Path, line: Line | None) -> RecordFile | None:
+    """Where a worker's records go; `line` is to its supervisor, which opens the file. None: nowhere."""
+    if section.file == "stdout":
+        return RecordFile(lambda: os.dup(1))
+    path = section.path(base)
+    if path is None:
+        return None
+    return RecordFile(line.ask_for_log if line is not None else functools.partial(opened, path))
+
+
+def connections(file: RecordFile | None, registry: CollectorRegistry, worker: int) -> Connections:
+    """What tells of the connections of this worker: counted, and, where there is a `file`, recorded."""
+    traffic = Traffic()
+    registry.register(traffic)
+    if file is None:
+        return Connections(traffic.ended)
+    log = DecryptionLog(file.put, worker)
+    registry.register(_Counters(file, log))
+    return Connections(traffic.ended, log.ended)
+
+
+class _Counters(Collector):
     """What became of this worker's records."""
 
     def __init__(self, file: RecordFile, log: DecryptionLog) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import logging
 import os
 import signal
@@ -40,10 +39,7 @@ from addons.policy.addon import PolicyAddon
 from addons.policy.over_time import PolicyOverTime
 from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
-from addons.records.connections import Connections
-from addons.records.decryption_log import DecryptionLog
 from addons.records.metrics import Metrics
-from addons.records.traffic import Traffic
 from addons.tls.handshake_timeout import HandshakeTimeout
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
@@ -55,10 +51,10 @@ from proxy.config import messages
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig, load, policy_in
 from proxy.config.worker import listeners as sites_in
-from proxy.processes import limits, logs, supervised
+from proxy.processes import limits, logs, record_file, supervised
 from proxy.processes.line import Line
 from proxy.processes.outgoing import Outgoing
-from proxy.processes.record_file import RecordCounters, RecordFile, opened
+from proxy.processes.record_file import RecordFile
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -177,7 +173,7 @@ class Worker:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
-            self._connections(),
+            record_file.connections(self._records, self._metrics.registry, self._index),
             self._metrics,
             ConnectionLog(),
             refusals,
@@ -189,7 +185,7 @@ class Worker:
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls(section.tls_suites))
+        ours.append(UpstreamTls(section.tls_suites, certificates=self._config.certificates))
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -203,15 +199,6 @@ class Worker:
                 )
             )
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
-
-    def _connections(self) -> Connections:
-        traffic = Traffic()
-        self._metrics.registry.register(traffic)
-        if self._records is None:
-            return Connections(traffic.ended)
-        log = DecryptionLog(self._records.put, self._index)
-        self._metrics.registry.register(RecordCounters(self._records, log))
-        return Connections(traffic.ended, log.ended)
 
     def _outgoing(self, refusals: Refusals) -> list[object]:
         made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
@@ -283,20 +270,11 @@ def _place(address: Address) -> str:
     return f"{address.host}:{address.port}"
 
 
-def _records(config: WorkerConfig, line: Line | None) -> RecordFile | None:
-    """Where the decryption log goes."""
-    if config.decryption_log.file == "stdout":
-        return RecordFile(lambda: os.dup(1))
-    path = config.decryption_log.path(config.base)
-    if path is None:
-        return None
-    return RecordFile(line.ask_for_log if line is not None else functools.partial(opened, path))
-
-
 async def _serve(config: WorkerConfig, arguments: argparse.Namespace, line: Line | None) -> None:
     listen = Address.parse(arguments.listen) if arguments.listen else None
     inbound = [Address.parse(one) for one in arguments.inbound]
-    worker = Worker(config, arguments.index, listen, inbound, _records(config, line))
+    records = record_file.of(config.decryption_log, config.base, line)
+    worker = Worker(config, arguments.index, listen, inbound, records)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.leave.set)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from mitmproxy import connection, ctx
 from mitmproxy.proxy import mode_specs
 
-from addons.edge.account import account
+from addons.account import account
 from addons.edge.answers import Sentence
 from addons.edge.connecting import racing
 from addons.edge.connecting.destinations import Destinations

@@ -33,7 +33,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from addons.edge.turns import LineFullError, Turns
+from addons.turns import LineFullError, Turns
 
 Found = tuple[int, tuple[Any, ...]]
 """An address family and a socket address of it, with port 0."""

@@ -17,7 +17,6 @@ from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from addons.addresses import same_address
 from addons.policy import asked
-from addons.policy.probe import Probing
 from addons.records.connections import facts_of
 from addons.tls.refusal import alert
 
@@ -30,9 +29,16 @@ class BypassBegunHook(commands.StartHook):
     blocking = False
 
 
+class Probing:
+    """Whether a client's ClientHello may go to `server`: `refused` says why not."""
+
+    def __init__(self, client: connection.Client, server: connection.Server) -> None:
+        self.client, self.server, self.refused = client, server, ""
+
+
 @dataclass
 class ProbeHook(commands.StartHook):
-    """A server is about to get a ClientHello that nobody opens: whether it may (`addons.policy.probe`). Blocking."""
+    """A server is about to get a ClientHello that nobody opens: whether it may (`addons.edge.proving`). Blocking."""
 
     probing: Probing
     name = "policy_probe"

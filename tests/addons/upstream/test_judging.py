@@ -38,14 +38,14 @@ from tests.addons.upstream.test_judge import accepting as accepted
 _HYBRID = (0x11EC, 29)
 
 
-class _Proxy(Driver):
+class Proxy(Driver):
     """Our layer, opposite a server that shows something. `leaf` is still to be chosen, or was shown for this server, or
     for another one."""
 
     def __init__(
         self, server: Shown, profile: Profile, roots: Path, *, leaf: str = "to come", known: Sequence[object] = (),
-        accepts: Sequence[Accept] = (), settings: SSL.Context | None = None, groups: Sequence[int] = (),
-        mode: str = "regular", **options: object,
+        upstream: UpstreamTls | None = None, accepts: Sequence[Accept] = (), settings: SSL.Context | None = None,
+        groups: Sequence[int] = (), mode: str = "regular", **options: object,
     ) -> None:  # fmt: skip
         settings = settings or SSL.Context(SSL.TLS_SERVER_METHOD)
         settings.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
@@ -54,7 +54,7 @@ class _Proxy(Driver):
         for one in server.chain[1:]:
             settings.add_extra_chain_cert(one)
         self.server = accepting(settings)
-        tctx = taddons.context(UpstreamTls(), *known)
+        tctx = taddons.context(upstream or UpstreamTls(), *known)
         tctx.options.update(ssl_verify_upstream_trusted_ca=str(roots), **options)
         self.context = arrived(tctx, port=443)
         client = self.context.client
@@ -117,6 +117,11 @@ class _Proxy(Driver):
         return bool(established)
 
     @property
+    def refusals(self) -> list[EdgeRefusedHook]:
+        """What was refused at the edge."""
+        return self.of(EdgeRefusedHook)
+
+    @property
     def failed_as(self) -> str:
         assert self.facts.failure is None or self.facts.failure.side == "server"
         return self.facts.failure.kind if self.facts.failure else ""
@@ -133,7 +138,7 @@ def roots(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_faulty_server_is_used_or_not(roots: Path, fault: str, word: str) -> None:
     """What is blocked is asked for nothing, and its class and OpenSSL's cause and depth are among the facts."""
-    proxy = _Proxy(shown(fault, HOST), all_of(word), roots)
+    proxy = Proxy(shown(fault, HOST), all_of(word), roots)
     assert proxy.goes_on is (word != "block")
     assert proxy.failed_as == (CLASSES[fault][1] if word == "block" else "")
     verification = proxy.facts.server_leg.verification
@@ -147,7 +152,7 @@ async def test_a_faulty_server_is_used_or_not(roots: Path, fault: str, word: str
 async def test_a_good_server_costs_no_second_look(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where OpenSSL has nothing to say, nobody else judges."""
     monkeypatch.setattr("addons.upstream.judging.judge", lambda *_, **__: pytest.fail("it was judged"))
-    proxy = _Proxy(shown("", HOST), Profile(), roots)
+    proxy = Proxy(shown("", HOST), Profile(), roots)
     assert proxy.goes_on
     assert proxy.facts.server_leg.verification is not None
     assert proxy.facts.server_leg.verification.code == 0
@@ -169,13 +174,13 @@ async def test_a_good_server_costs_no_second_look(roots: Path, monkeypatch: pyte
 @pytest.mark.parametrize("fault", ["untrusted", "expired"])
 async def test_an_untrusted_server_is_for_who_was_shown_so(roots: Path, fault: str, leaf: str, goes_on: bool) -> None:
     """A later connection is judged as the first one was, or refused: no leaf that was shown vouches for less."""
-    assert _Proxy(shown(fault, HOST), all_of("untrusted"), roots, leaf=leaf).goes_on is goes_on
+    assert Proxy(shown(fault, HOST), all_of("untrusted"), roots, leaf=leaf).goes_on is goes_on
 
 
 @pytest.mark.parametrize("leaf", ["this:trust", "other:trust"])
 async def test_what_is_allowed_is_allowed_to_all(roots: Path, leaf: str) -> None:
     """A fault that is none to the operator is none on later connections."""
-    assert _Proxy(shown("expired", HOST), all_of("allow"), roots, leaf=leaf).goes_on
+    assert Proxy(shown("expired", HOST), all_of("allow"), roots, leaf=leaf).goes_on
 
 
 @pytest.mark.parametrize("fault", ["untrusted", "expired"])
@@ -184,14 +189,14 @@ async def test_ssl_insecure_makes_untrusted_of_what_is_blocked(
     roots: Path, fault: str, leaf: str, goes_on: bool
 ) -> None:
     """What mitmproxy's option means: everything is inspected, and nothing of it vouched for."""
-    proxy = _Proxy(shown(fault, HOST), all_of("block"), roots, leaf=leaf, ssl_insecure=True)
+    proxy = Proxy(shown(fault, HOST), all_of("block"), roots, leaf=leaf, ssl_insecure=True)
     assert proxy.goes_on is goes_on
 
 
 async def test_a_server_of_our_own_sites_is_verified_as_ever(roots: Path) -> None:
     """Our sites' clients see our own certificates: there is nothing to show them that a server is not trusted by."""
-    assert not _Proxy(shown("untrusted", HOST), all_of("untrusted"), roots, mode="inbound:0@127.0.0.1:1").goes_on
-    assert _Proxy(shown("", HOST), all_of("untrusted"), roots, mode="inbound:0@127.0.0.1:1").goes_on
+    assert not Proxy(shown("untrusted", HOST), all_of("untrusted"), roots, mode="inbound:0@127.0.0.1:1").goes_on
+    assert Proxy(shown("", HOST), all_of("untrusted"), roots, mode="inbound:0@127.0.0.1:1").goes_on
 
 
 # exceptions
@@ -202,8 +207,8 @@ async def test_a_pinned_server_is_used_and_another_is_not(roots: Path) -> None:
     server = shown("self-signed", HOST)
     accept = [accepted(server)]
     for leaf in ("to come", "this:trust"):
-        assert _Proxy(server, all_of("block"), roots, leaf=leaf, accepts=accept).goes_on
-        other = _Proxy(shown("self-signed", HOST), all_of("allow"), roots, leaf=leaf, accepts=accept)
+        assert Proxy(server, all_of("block"), roots, leaf=leaf, accepts=accept).goes_on
+        other = Proxy(shown("self-signed", HOST), all_of("allow"), roots, leaf=leaf, accepts=accept)
         assert not other.goes_on
         assert other.failed_as == "server-self-signed"
 
@@ -248,7 +253,7 @@ async def later[T](said: T) -> T:
 
 async def _judged(server: Shown, profile: Profile, roots: Path, *known: _Issuers | _Status) -> Judgement:
     """The judgement on a server, with what is to be waited for."""
-    proxy = _Proxy(server, profile, roots, known=known)
+    proxy = Proxy(server, profile, roots, known=known)
     if proxy.waiting:
         assert not proxy.of(TlsEstablishedServerHook)
         for hook, waiting in proxy.waiting:
@@ -310,7 +315,7 @@ async def test_a_server_that_wants_a_certificate(roots: Path, wish: str, version
     settings = _wanting()
     settings.set_min_proto_version(version)
     settings.set_max_proto_version(version)
-    proxy = _Proxy(shown("", HOST), Profile(client_certificate=wish), roots, settings=settings)
+    proxy = Proxy(shown("", HOST), Profile(client_certificate=wish), roots, settings=settings)
     assert proxy.goes_on is (wish == "without")
     if wish != "without":
         assert proxy.failed_as == "server-wants-client-certificate"
@@ -328,7 +333,7 @@ async def test_a_key_exchange_of_less_than_the_client_offered(
     settings = SSL.Context(SSL.TLS_SERVER_METHOD)
     if theirs:
         settings.set_tmp_ecdh(ec.SECP256R1())
-    proxy = _Proxy(shown("", HOST), Profile(pq_downgrade=word), roots, settings=settings, groups=groups)  # type: ignore[arg-type]
+    proxy = Proxy(shown("", HOST), Profile(pq_downgrade=word), roots, settings=settings, groups=groups)  # type: ignore[arg-type]
     lesser = bool(theirs) and groups == _HYBRID
     assert proxy.facts.pq_downgrade is lesser
     assert proxy.goes_on is not (lesser and word == "block")
@@ -362,7 +367,7 @@ async def test_a_profile_says_which_versions_and_suites_are_spoken(
     if ciphers:
         settings.set_cipher_list(ciphers.encode() + b":@SECLEVEL=0")
         settings.set_cipher_list = lambda _: None  # type: ignore[method-assign]
-    proxy = _Proxy(shown("", HOST), profile, roots, settings=settings)
+    proxy = Proxy(shown("", HOST), profile, roots, settings=settings)
     assert proxy.failed_as == kind
     assert proxy.goes_on is (not kind)
     if kind:
@@ -374,4 +379,4 @@ async def test_an_option_holds_where_the_profile_says_nothing(roots: Path) -> No
     for options in ({"tls_version_server_min": "TLS1_3"}, {}):
         settings = SSL.Context(SSL.TLS_SERVER_METHOD)
         settings.set_max_proto_version(SSL.TLS1_2_VERSION)
-        assert _Proxy(shown("", HOST), Profile(), roots, settings=settings, **options).goes_on is (not options)
+        assert Proxy(shown("", HOST), Profile(), roots, settings=settings, **options).goes_on is (not options)

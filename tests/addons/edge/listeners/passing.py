@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +23,8 @@ from addons.edge.connecting.socks import Socks5
 from addons.edge.listeners.handler import EdgeHandler
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
+from addons.edge.proving.probe import Probe
+from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.settings import Bounds, NotTls
 from addons.engine.loop import WorkerLoop
@@ -30,6 +32,8 @@ from addons.engine.master import LeanMaster
 from addons.engine.stock_addons import LeanOptions
 from addons.records.connections import Connections, facts_of
 from addons.records.facts import Decision, Facts
+from addons.upstream.tls import UpstreamTls
+from tests.waiting import pause, until
 
 Choose = Callable[[Facts], Decision]
 
@@ -68,7 +72,7 @@ class Passing:
     def __init__(
         self, choose: Choose = bypass, *, mode: str = "regular", bounds: Bounds | None = None,
         lookup: Callable[[str], tuple[Found, ...]] | None = None, to: tuple[str, int] | None = None,
-        addons: Sequence[object] = (), lazy: bool = False,
+        addons: Sequence[object] = (), lazy: bool = False, **options: object,
     ) -> None:  # fmt: skip
         self.facts: list[Facts] = []
         self.handlers: list[EdgeHandler] = []
@@ -80,7 +84,7 @@ class Passing:
         self._lookup = lookup
         self._to = to
         self._addons = addons
-        self._lazy = lazy
+        self._options = options | {"connection_strategy": "lazy" if lazy else "eager"}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._stop: Callable[[], None] = lambda: None
@@ -88,6 +92,10 @@ class Passing:
     def soon(self, call: Callable[..., object], *arguments: object) -> None:
         """Have the proxy's thread call this."""
         self._loop.call_soon_threadsafe(call, *arguments)
+
+    def ask[T](self, call: Callable[[], Coroutine[None, None, T]]) -> T:
+        """What becomes of this in the proxy's thread."""
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(20)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -116,15 +124,16 @@ class Passing:
         seam.put_in(self._bounds)
         registry = CollectorRegistry()
         refusals = Refusals(registry)
-        self.listeners = Listeners(self._bounds, registry)
+        listeners = self.listeners = Listeners(self._bounds, registry)
+        self.probe = Probe(shake, listeners.cut, 2, registry)
         resolver = Resolver(per_client=64, lookup_s=5, lookup=self._names)
         master.addons.add(
             core.Core(), proxyserver.Proxyserver(), NextLayer(self._bounds, NotTls(), registry),
             Connections(self.facts.append), refusals, self.listeners,
             Connecting(resolver, Destinations(()), refusals), Chosen(self._choose),
-            *self._addons,
+            UpstreamTls(), self.probe, *self._addons,
         )  # fmt: skip
-        master.options.update(connection_strategy="lazy" if self._lazy else "eager")
+        master.options.update(**self._options)
         self.listeners.running()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,4 +151,8 @@ class Passing:
         server.close()
         for handler in self.handlers:
             handler.cut("over")
+        limits = listeners.limits
+        await until(lambda: not limits.clients and not limits.servers, "all are gone")
+        await pause(0.01)  # what is closed is closed in another turn of the loop
         self.listeners.done()
+        master._legacy_log_events.uninstall()

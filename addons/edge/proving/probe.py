@@ -18,11 +18,12 @@ from mitmproxy import connection
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter
 
-from addons.edge.account import account
-from addons.edge.turns import LineFullError, Turns
+from addons.account import account
+from addons.edge.listeners.bypass import Probing
 from addons.policy import networks
 from addons.records.connections import facts_of
 from addons.records.facts import CertificateFacts, ErrorClass, Facts, Verification
+from addons.turns import LineFullError, Turns
 
 PER_CLIENT, PLACES, _WAITING = 8, 64, 16
 """Handshakes in progress of one client and of all; and how many wait of one client."""
@@ -63,13 +64,6 @@ Shake = Callable[[connection.Client, Question], Awaitable[Finding]]
 Cut = Callable[[connection.Client, str], None]
 """End a client's connection."""
 _BUSY = Finding("no-resources", "too many servers are being asked for their certificates; try again later")
-
-
-class Probing:
-    """What a layer is told: whether a client's ClientHello may go to `server`; `refused` says why not."""
-
-    def __init__(self, client: connection.Client, server: connection.Server) -> None:
-        self.client, self.server, self.refused = client, server, ""
 
 
 class Probe:

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from mitmproxy import connection
 
+from addons.account import account
 from addons.addresses import same_address
-from addons.edge.account import account
 from addons.edge.connecting.resolver import Found
+from addons.edge.proving.probe import Probe
 from addons.policy import domains, networks
-from addons.policy.probe import Probe
 from addons.records.facts import Facts
 
 Lookup = Callable[[str, str], Awaitable[Sequence[Found]]]

@@ -16,7 +16,7 @@ from mitmproxy.proxy.layers.http import _upstream_proxy
 from msgspec.structs import replace
 
 from addons.edge.listeners.handler import EdgeHandler
-from addons.policy.probe import Finding, Question
+from addons.edge.proving.probe import Finding, Question
 from addons.policy.settings import Profile
 from addons.records.connections import facts_of
 from addons.upstream.connection import Demand, ServerConnection
