@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
 
-from addons.edge.connecting.errands import DeniedError
+from addons.edge.connecting.errands import DeniedError, Errands
 from addons.revocation.download import NoAnswerError, Streams, Wanted, download
 from addons.turns import LineFullError, Turns
 
 logger = logging.getLogger("hsmitm.revocation")
-
-Socket = Callable[[str, int, str], Awaitable[socket.socket]]
-"""A connection to a host and port that a certificate of the server at an address ("" for any) names. Raises OSError."""
 
 _PER_SERVER, _PLACES, _LINE = 4, 64, 64
 """Questions in progress, of one server and of all, and how many wait for one server."""
@@ -44,8 +40,8 @@ class _Standing(Struct):
 class Servers:
     """Those of one worker."""
 
-    def __init__(self, connect: Socket, clock: Callable[[], float] = time.monotonic) -> None:
-        self._connect = connect
+    def __init__(self, errands: Errands, clock: Callable[[], float] = time.monotonic) -> None:
+        self._errands = errands
         self._clock = clock
         self._turns = Turns(_PER_SERVER, _PLACES, _LINE)
         self._failing: OrderedDict[str, _Standing] = OrderedDict()
@@ -63,8 +59,11 @@ class Servers:
             await self._turns.take(account)
         except LineFullError:
             raise NoAnswerError(f"{wanted.who} {wanted.url} has too many questions to answer") from None
+        parent = self._errands.parent
         try:
-            answer = await download(wanted, lambda url: self._streams(wanted, url, near))
+            answer = await download(
+                wanted, lambda url: self._streams(wanted, url, near), parent.authorization if parent else None
+            )
         except NoAnswerError:
             self._failed(name)
             raise
@@ -79,7 +78,7 @@ class Servers:
 
     async def _streams(self, wanted: Wanted, url: SplitResult, near: str) -> Streams:
         try:
-            connected = await self._connect(url.hostname or "", url.port or 80, near)
+            connected = await self._errands.connect(url.hostname or "", url.port or 80, near)
         except DeniedError as error:
             raise NotAskedError(f"{wanted.who} {wanted.url} is not asked: {error}") from None
         return await asyncio.open_connection(sock=connected)
