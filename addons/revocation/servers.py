@@ -7,9 +7,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter
 
 from addons.edge.connecting.errands import DeniedError, Errands
 from addons.revocation.download import NoAnswerError, Streams, Wanted, download
@@ -26,6 +28,26 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0
 _REMEMBERED = 1024
 
 
+Result = Literal["answered", "silent", "not-asked"]
+"""What became of a question: an answer of whatever kind, none, or nobody was asked: the server is left alone for now,
+has too many questions to answer, or may not be asked."""
+Count = Callable[[Result], object]
+
+
+class Questions:
+    """The counter of what is asked for certificates' sake."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._asked = Counter(
+            "hsmitm_certificate_questions", "Questions to those whom servers' certificates name",
+            ("of", "result"), registry=registry,
+        )  # fmt: skip
+
+    def of(self, kind: Literal["status", "issuer"]) -> Count:
+        """What counts those of that kind."""
+        return lambda result: self._asked.labels(kind, result).inc()
+
+
 class NotAskedError(ValueError):
     """The address that is named is one that certificates may not name."""
 
@@ -40,8 +62,12 @@ class _Standing(Struct):
 class Servers:
     """Those of one worker."""
 
-    def __init__(self, errands: Errands, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, errands: Errands, count: Count = lambda _: None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`count` hears of each question what became of it."""
         self._errands = errands
+        self._count = count
         self._clock = clock
         self._turns = Turns(_PER_SERVER, _PLACES, _LINE)
         self._failing: OrderedDict[str, _Standing] = OrderedDict()
@@ -52,25 +78,43 @@ class Servers:
         Raises NoAnswerError, NotAskedError, or ValueError with what was wrong with the answer.
         """
         name = urlsplit(wanted.url).netloc
-        if self._is_silent(name):
-            raise NoAnswerError(f"{wanted.who} {wanted.url} is left alone for now: it did not answer")
         account = near or name  # whoever is near can name servers without end
         try:
+            if self._is_silent(name):
+                raise NoAnswerError(f"{wanted.who} {wanted.url} is left alone for now: it did not answer")
             await self._turns.take(account)
-        except LineFullError:
+        except (NoAnswerError, LineFullError) as error:
+            self._count("not-asked")
+            if isinstance(error, NoAnswerError):
+                raise
             raise NoAnswerError(f"{wanted.who} {wanted.url} has too many questions to answer") from None
-        parent = self._errands.parent
         try:
-            answer = await download(
+            return await self._asked(wanted, name, near)
+        finally:
+            self._turns.give_back(account)
+
+    async def _asked(self, wanted: Wanted, name: str, near: str) -> bytes:
+        parent = self._errands.parent
+        result: Result = "answered"
+        try:
+            return await download(
                 wanted, lambda url: self._streams(wanted, url, near), parent.authorization if parent else None
             )
         except NoAnswerError:
-            self._failed(name)
+            result = "silent"
+            raise
+        except NotAskedError:
+            result = "not-asked"
             raise
         finally:
-            self._turns.give_back(account)
-        self._failing.pop(name, None)
-        return answer
+            self._over(name, result)
+
+    def _over(self, name: str, result: Result) -> None:
+        self._count(result)
+        if result == "silent":
+            self._failed(name)
+        elif result == "answered":
+            self._failing.pop(name, None)
 
     def _is_silent(self, name: str) -> bool:
         standing = self._failing.get(name)

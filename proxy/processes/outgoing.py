@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from mitmproxy.addons import upstream_auth
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy import mode_specs
+from prometheus_client import CollectorRegistry
 
 from addons.edge.connecting.connecting import Connecting
 from addons.edge.connecting.destinations import Destinations
@@ -18,7 +19,7 @@ from addons.edge.connecting.this_machine import is_local, listeners
 from addons.edge.refusal import Refusals
 from addons.revocation.check import Check
 from addons.revocation.lists import Lists
-from addons.revocation.servers import Servers
+from addons.revocation.servers import Questions, Servers
 from addons.revocation.status import Status
 from addons.upstream.issuers import Issuers
 from hsm.errors import MisconfiguredError
@@ -29,7 +30,9 @@ from proxy.config.worker import WorkerConfig
 class Outgoing:
     """The addons, and what they share."""
 
-    def __init__(self, config: WorkerConfig, ours: Iterable[Address | None], refusals: Refusals) -> None:
+    def __init__(
+        self, config: WorkerConfig, ours: Iterable[Address | None], refusals: Refusals, registry: CollectorRegistry
+    ) -> None:
         """`ours` is where clients come in. Raises MisconfiguredError."""
         section, limits = config.proxy, config.limits
         places = listeners((one.host, one.port) for one in (*ours, config.status_listen) if one)
@@ -39,11 +42,12 @@ class Outgoing:
             raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
         self.resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
         errands = Errands(self.resolver, destinations, _parent(config))
-        responders, clock = Servers(errands), functools.partial(dt.datetime.now, dt.UTC)
+        questions = Questions(registry)
+        responders, clock = Servers(errands, questions.of("status")), functools.partial(dt.datetime.now, dt.UTC)
         status = Status(Check(responders, Lists(responders, clock), clock), clock)
         connecting = Connecting(self.resolver, destinations, refusals)
         # Anybody's certificate says where its issuer is: that must not be in the way of what CAs say.
-        self.addons: list[object] = [connecting, status, Issuers(Servers(errands))]
+        self.addons: list[object] = [connecting, status, Issuers(Servers(errands, questions.of("issuer")))]
 
 
 def _parent(config: WorkerConfig) -> Parent | None:

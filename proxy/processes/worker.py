@@ -201,7 +201,7 @@ class Worker:
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
     def _outgoing(self, refusals: Refusals) -> list[object]:
-        made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals, self._metrics.registry)
         return made.addons
 
     def _modes(self) -> list[str]:

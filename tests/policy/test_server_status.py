@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
@@ -15,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.ocsp import OCSPCertStatus
 
+from bench.rig.port import free_port
 from tests.integration.harness import Reply, System
 from tests.policy.shops import Street, street
 from tests.waiting import wait_until
@@ -57,7 +59,10 @@ def shops() -> Iterator[Street]:
 def running(softhsm_module: str, shops: Street, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """An hsmitm with one worker that trusts that CA."""
     root = shops.root.certificate.public_bytes(Encoding.PEM).decode()
-    made = System.make(tmp_path_factory.mktemp("status") / "s", upstream_ca=root, workers="1", file='"log.jsonl"')
+    made = System.make(
+        tmp_path_factory.mktemp("status") / "s", upstream_ca=root, workers="1", file='"log.jsonl"',
+        status__listen=f'"127.0.0.1:{free_port()}"',
+    )  # fmt: skip
     with made.toml.open("a") as file:
         file.write(POLICY)
     with made as system:
@@ -87,6 +92,13 @@ def error(running: System, name: str) -> tuple[str, str]:
     return newest["class"], newest["text"]
 
 
+def metrics(running: System) -> list[str]:
+    """What Prometheus would read."""
+    with urllib.request.urlopen(f"http://{running.config.status_listen}/metrics", timeout=5) as reply:
+        text: str = reply.read().decode()
+    return text.splitlines()
+
+
 def test_a_good_server_is_asked_about_once(running: System, shops: Street) -> None:
     """Fifty clients at once of a server that nobody has met, and one later, cost one question to its responder."""
     certificate = shops.certify("good.test", shops.at("/good", b""))
@@ -96,7 +108,9 @@ def test_a_good_server_is_asked_about_once(running: System, shops: Street) -> No
         replies = list(pool.map(lambda _: visit(running, shops, "good.test"), range(50)))
     assert all(one.ok for one in replies), [one.errors for one in replies if not one.ok][:3]
     assert visit(running, shops, "good.test").ok
-    assert shops.asked("/good") == 1
+    assert shops.asked("/good") == shops.asked("/root.crl") == 1
+    counted = 'hsmitm_certificate_questions_total{of="status",result="answered"} 2.0'
+    wait_until(lambda: counted in metrics(running), "metrics say so", 5)
 
 
 def test_a_revoked_server_is_blocked(running: System, shops: Street) -> None:

@@ -7,13 +7,14 @@ import threading
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from addons.edge.connecting.destinations import DENIED, Destinations
 from addons.edge.connecting.errands import Errands, Parent
 from addons.edge.connecting.resolver import Resolver
 from addons.revocation import servers
 from addons.revocation.download import NoAnswerError, Wanted
-from addons.revocation.servers import NotAskedError, Servers
+from addons.revocation.servers import NotAskedError, Questions, Servers
 from tests.addons.revocation.asking import errands
 from tests.addons.revocation.ocsp_responder import Responder, respond_with
 from tests.waiting import until
@@ -43,7 +44,7 @@ async def test_who_does_not_answer_is_left_alone() -> None:
     """A server that failed three times in a row is not asked for ten seconds, then twenty, and so on to five minutes;
     other servers are. So a network without a way out holds nobody up."""
     clock, url = Clock(), "http://127.0.0.1:1/a"
-    asked = Servers(errands(), clock)
+    asked = Servers(errands(), clock=clock)
     for _ in range(3):
         await fails(asked, url)
     for pause in (10, 20, 40, 80, 160, 300, 300):
@@ -57,7 +58,7 @@ async def test_who_does_not_answer_is_left_alone() -> None:
 
 async def test_one_answer_makes_up_for_all(responder: Responder) -> None:
     """A server that answers again is asked as ever; an answer that is no good is an answer, too."""
-    asked = Servers(errands(), Clock())
+    asked = Servers(errands(), clock=Clock())
     for _ in range(4):
         for _ in range(2):
             responder.answer = lambda http: http.connection.shutdown(2)
@@ -127,3 +128,21 @@ async def test_another_proxy_in_front(responder: Responder, authorization: str) 
     assert (path, body) == ("http://ocsp.ca.invalid/a?b=c", b"question")
     assert headers["host"] == "ocsp.ca.invalid"
     assert headers.get("proxy-authorization", "") == authorization
+
+
+async def test_questions_are_counted(responder: Responder) -> None:
+    """Metrics say how many questions certificates have led to, and what became of them."""
+    registry = CollectorRegistry()
+    asked = Servers(errands(), Questions(registry).of("status"))
+    responder.answer = respond_with(b"", 500)
+    with pytest.raises(ValueError, match="HTTP status 500"):
+        await asked.ask(wanted(responder.url))
+    for _ in range(4):
+        await fails(asked, "http://127.0.0.1:1/", "cannot be asked|left alone")
+    with pytest.raises(NotAskedError):
+        await asked.ask(wanted("http://127.0.0.2/"))
+    counted = {
+        result: registry.get_sample_value("hsmitm_certificate_questions_total", {"of": "status", "result": result})
+        for result in ("answered", "silent", "not-asked")
+    }
+    assert counted == {"answered": 1, "silent": 3, "not-asked": 2}

@@ -18,10 +18,10 @@ from proxy.processes.outgoing import Outgoing
 def made(directory: Path, text: str) -> Status:
     """What a worker of this configuration has to ask with."""
     (directory / "hsmitm.toml").write_text(text)
-    ours = [Address("127.0.0.1", 8080)]
+    ours, registry = [Address("127.0.0.1", 8080)], CollectorRegistry()
     [status] = [
         one
-        for one in Outgoing(load(directory / "hsmitm.toml"), ours, Refusals(CollectorRegistry())).addons
+        for one in Outgoing(load(directory / "hsmitm.toml"), ours, Refusals(registry), registry).addons
         if isinstance(one, Status)
     ]
     return status
