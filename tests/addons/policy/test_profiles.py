@@ -20,7 +20,7 @@ from addons.policy.settings import Policy, Profile
         ("suites", "old", "'old' is none; use modern, compatible, or a list"),
         ("suites", [], r"\[\] is none"),
         ("suites", ["TLS_AES_128_GCM_SHA256"], "'TLS_AES_128_GCM_SHA256' is no cipher suite of TLS 1.2"),
-        ("client_certificate", "allow", "'allow' is none; write block, without or bypass"),
+        ("client_certificate", "allow", "'allow' is none; write block, without, bypass, or present:NAME"),
         ("client_certificate", "present:", "'present:' is none"),
     ],
 )

@@ -87,8 +87,8 @@ async def test_a_bad_response_says_nothing(asking: Asking, kind: str) -> None:
 
 
 async def test_a_bad_staple_is_no_reason_to_ask_again(asking: Asking) -> None:
-    """A server that staples nonsense, and of whose certificate nobody knows, costs a question in five minutes, not one
-    for each connection; a good staple counts at once."""
+    """A server that staples nonsense, and of whose certificate nobody knows, costs one question in five minutes, not
+    one for each connection; a good staple counts at once."""
     leaf = CA.leaf(asking.at("/ocsp", CA.respond(CA.leaf())))
     for _ in range(5):
         assert (await asking.of(leaf, b"nonsense")).status == "unknown"
