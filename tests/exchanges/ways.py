@@ -182,7 +182,11 @@ async def _connected(port: int, mark: int = 0) -> socket.socket:
     if mark:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
+    try:
+        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
+    except OSError:
+        made.close()
+        raise
     return made
 
 
