@@ -18,7 +18,7 @@ from addons.policy.case import Case
 from addons.policy.compiling import CompiledRule, named
 from addons.policy.domains import Domains, DomainTable
 from addons.policy.lookup import Lookup
-from addons.policy.settings import NAME, NAME_WORDS, Accept, Policy, Profile, Rule, Suffix
+from addons.policy.settings import NAME, NAME_WORDS, Accept, ClientCertificate, Policy, Profile, Rule, Suffix
 from hsm import names
 
 SOON = dt.timedelta(days=30)
@@ -30,10 +30,17 @@ class Compiled:
     """The policy in force. It never changes: a reload makes another.
 
     `version` is short, and another for every change of the policy; `accepts` are `[[upstream.accept]]`, with hosts as
-    names are checked (A-labels in lower case, or an address); `lists` are the categories by their names.
+    names are checked (A-labels in lower case, or an address); `lists` are the categories by their names;
+    `certificates` are ours for servers that ask for one.
     """
 
-    def __init__(self, policy: Policy, profiles: Mapping[str, Profile], accepts: Sequence[Accept]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        profiles: Mapping[str, Profile],
+        accepts: Sequence[Accept],
+        certificates: Sequence[ClientCertificate] = (),
+    ) -> None:
         """Raises ValueError: the rule, the field, and what is wrong."""
         self.settings = policy
         self.mode, self.default, self.no_sni, self.probe = policy.mode, policy.default, policy.no_sni, policy.probe
@@ -53,7 +60,9 @@ class Compiled:
         self._lookup = Lookup(self.rules)
         self.shadows = tuple(self._find_shadows())
         self.accepts = tuple(_accept(number, one) for number, one in enumerate(accepts))
-        self.version = hashlib.sha256(msgspec.json.encode((policy, profiles, accepts))).hexdigest()[:12]
+        self.certificates = {one.name: one for one in certificates}
+        whole = msgspec.json.encode((policy, profiles, accepts, certificates))
+        self.version = hashlib.sha256(whole).hexdigest()[:12]
 
     def _compiled(self, number: int, rule: Rule) -> CompiledRule:
         where = _where(number, rule)
@@ -118,9 +127,14 @@ class Compiled:
                 )
 
 
-def compiled(policy: Policy, profiles: Mapping[str, Profile] | None = None, accepts: Sequence[Accept] = ()) -> Compiled:
+def compiled(
+    policy: Policy,
+    profiles: Mapping[str, Profile] | None = None,
+    accepts: Sequence[Accept] = (),
+    certificates: Sequence[ClientCertificate] = (),
+) -> Compiled:
     """The policy, checked. Raises ValueError: the rule, the field, what is wrong, what would be right."""
-    return Compiled(policy, profiles or {}, accepts)
+    return Compiled(policy, profiles or {}, accepts, certificates)
 
 
 def _category(name: str, listed: Sequence[str | Suffix]) -> Domains:

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from addons.edge.http2 import nghttp2
 from addons.engine import stock_addons
+from addons.upstream import own
 from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import Issuer, load_issuer, refuse_unfit, spkis_of
 from hsm.errors import MisconfiguredError
@@ -94,8 +95,8 @@ async def _check_mitmproxy(config: Config, findings: Findings) -> None:
     try:
         suites = config.file.proxy.tls_suites
         master = Master(options.Options(), event_loop=asyncio.get_running_loop())
-        tls = UpstreamTls(suites, certificates=config.file.upstream.own(config.base))
-        master.addons.add(*stock_addons.choose([tls], section.options, scripts=False, upstream=True))
+        own.check(config.file.upstream.own(config.base))
+        master.addons.add(*stock_addons.choose([UpstreamTls(suites)], section.options, scripts=False, upstream=True))
         stock_addons.set_options(master, section.options)
         master.options.update(mode=[config.file.proxy.mode])
         findings.ok("proxy.mode and mitmproxy.options")

@@ -26,6 +26,9 @@ from addons import seam
 from addons.edge.connecting.proxyserver import Proxyserver
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
+from addons.edge.proving.probe import Probe
+from addons.edge.proving.proof import Proof
+from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
@@ -43,6 +46,7 @@ from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
+from addons.upstream import own
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -174,6 +178,7 @@ class Worker:
 
     def _addons(self) -> list[object]:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
+        own.check(self._config.certificates)
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
             record_file.connections(self._records, self._metrics.registry, self._index),
@@ -188,7 +193,7 @@ class Worker:
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls(section.tls_suites, certificates=self._config.certificates))
+        ours.append(UpstreamTls(section.tls_suites, self._config.base))
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -205,7 +210,9 @@ class Worker:
 
     def _outgoing(self, refusals: Refusals) -> list[object]:
         made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
-        return made.addons
+        probe = Probe(shake, self._listeners.cut, self._config.proxy.connect_timeout_s, self._metrics.registry)
+        self._policy.prove = Proof(made.resolver.addresses, probe).prove
+        return [*made.addons, probe]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -217,6 +224,7 @@ class Worker:
     async def _read_policy(self) -> Compiled:
         """The policy as the file has it now; compiled beside the traffic."""
         path = self._config.path
+        own.forget()  # what was renewed is read again
         return await asyncio.to_thread(policy_in, messages.read(path), path)
 
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
