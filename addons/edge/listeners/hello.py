@@ -20,12 +20,12 @@ _MAX_RECORD = 16384
 _MOST_OF_A_PREFIX = 6
 """Bytes of a handshake message that tell a ClientHello from all else: its type, its length, its version."""
 _SSL2_PREFIX = 11
-_ALPN = 16
+_SERVER_NAME, _ALPN = 0, 16
 """RFC 7301 section 3.1: neither the list nor a name in it is empty."""
 _CANDIDATE = re.compile(rb"\x16\x03.[\x00-\x40].\x01|\x16(?:\x03(?:.(?:[\x00-\x40].?)?)?)?\Z", re.DOTALL)
 """Where a ClientHello could begin: a record's header with the message's type, or as much of it as stands at the end."""
 
-UNEXPECTED_MESSAGE, RECORD_OVERFLOW, DECODE_ERROR = 10, 22, 50
+UNEXPECTED_MESSAGE, RECORD_OVERFLOW, ILLEGAL_PARAMETER, DECODE_ERROR = 10, 22, 47, 50
 """RFC 8446 section 6."""
 _NO_HELLO = "the client does not begin with a ClientHello"
 
@@ -111,6 +111,13 @@ def parsed(body: bytes) -> ClientHello:
     if not all(offered) or (not offered and any(kind == _ALPN for kind, _ in hello.extensions)):
         raise HelloError("malformed-hello", DECODE_ERROR, "a ClientHello with an empty list, or name, of ALPN")
     return hello
+
+
+def names_one(hello: ClientHello) -> bool:
+    """Whether a ClientHello names one host in one way, or none: with a second name, a second list of them, or one that
+    cannot be read (RFC 6066 section 3, RFC 8446 section 4.2) its server may take it for another than we do."""
+    lists = sum(kind == _SERVER_NAME for kind, _ in hello.extensions)
+    return lists == 0 or (lists == 1 and hello.sni is not None)
 
 
 def normal(data: bytes) -> bytes:

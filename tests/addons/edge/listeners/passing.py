@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Self
 
-from mitmproxy import connection
 from mitmproxy.addons import core, proxyserver
 from mitmproxy.proxy import context, layer, mode_specs
 from mitmproxy.proxy.layers import modes
@@ -32,6 +31,7 @@ from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
 from addons.engine.stock_addons import LeanOptions
 from addons.policy.addon import PolicyAddon
+from addons.policy.asked import Deciding
 from addons.policy.rules import Compiled
 from addons.records.connections import Connections, facts_of
 from addons.records.facts import Decision, Facts
@@ -62,9 +62,9 @@ class Chosen:
     def __init__(self, choose: Choose = bypass) -> None:
         self._choose = choose
 
-    def policy_decide(self, client: connection.Client, *_: object) -> None:
+    def policy_decide(self, data: Deciding) -> None:
         """The decision is needed."""
-        facts = facts_of(client)
+        facts = facts_of(data.client)
         if facts.hello:
             facts.decision = self._choose(facts)
 
