@@ -201,7 +201,7 @@ class PolicyAddon:
         decision = facts.decision
         if decision is not None and decision.settled and decision.acts == "block" and flow.response is None:
             self._close(flow.client_conn, facts)
-            flow.response = pages.current().response(facts, kind="blocked-by-policy", request=flow.request)
+            flow.response = pages.current().page(facts, kind="blocked-by-policy", request=flow.request)
 
 
 _PAST = {"block": "blocked", "bypass": "passed uninspected", "decrypt": "decrypted"}

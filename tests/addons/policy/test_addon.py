@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from mitmproxy import connection, http, tls
@@ -20,24 +20,14 @@ from addons.edge.refusal import EdgeRefusedHook, Refusals
 from addons.edge.settings import Bounds
 from addons.policy.addon import PolicyAddon, policy_of, will_decrypt
 from addons.policy.asked import Deciding
-from addons.policy.rules import Compiled, compiled
-from addons.policy.settings import From, Policy, Profile, Rule, To
+from addons.policy.settings import From, Profile, Rule, To
 from addons.records.connections import facts_of
 from addons.records.facts import Facts
 from tests.addons.edge.driver import Driver, arrived
 from tests.addons.edge.hellos import hello
+from tests.addons.policy.policies import policy, rule
 
 ACCESS_DENIED = bytes((21, 3, 3, 0, 2, 2, 49))
-
-
-def policy(*rules: Rule, profiles: dict[str, Profile] | None = None, **fields: Any) -> Compiled:
-    """A policy of these rules."""
-    return compiled(Policy(rules=rules, **fields), profiles)
-
-
-def rule(name: str, action: Literal["decrypt", "bypass", "block"], *domains: str, **fields: Any) -> Rule:
-    """A rule for these domains."""
-    return Rule(name=name, action=action, to=To(domains=domains), **fields)
 
 
 class _Script:
