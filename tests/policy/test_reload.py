@@ -185,8 +185,15 @@ def test_two_policies_are_swapped_under_load(world: World) -> None:
     assert sorted(by_version.values(), key=sorted) == [{"one"}, {"two"}]
 
 
-@pytest.mark.parametrize("how", ["command", "signal"])
-def test_a_broken_file_leaves_the_old_policy(world: World, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "broken", "said"),
+    [
+        ("command", BROKEN, "policy.rules[1] 'one-games': to.domain: unknown field"),
+        ("signal", BROKEN, "policy.rules[1] 'one-games': to.domain: unknown field"),
+        ("command", "no TOML", "hsmitm.toml is not TOML"),
+    ],
+)
+def test_a_broken_file_leaves_the_old_policy(world: World, how: str, broken: str, said: str) -> None:
     """`hsmitm reload` says what is wrong, and fails; a signal's reload says it in the log. A metric shows it until the
     file is right, and every worker goes on with what it had."""
     written(world.system, FIRST)
@@ -194,16 +201,16 @@ def test_a_broken_file_leaves_the_old_policy(world: World, how: str) -> None:
     before = f'{{version="{load(world.system.toml).policy.version}"}}'
     wait_until(lambda: version(world) == before, "the first policy is in force")
     told = world.system.log.count("nothing changed")
-    written(world.system, BROKEN)
+    written(world.system, broken)
     if how == "command":
         done = hsmitm("reload", "--config", str(world.system.toml))
         assert done.returncode != 0
-        assert "policy.rules[1] 'one-games': to.domain: unknown field" in done.stderr
+        assert said in done.stderr
     else:
         assert world.system.process is not None
         world.system.process.send_signal(signal.SIGHUP)
         wait_until(lambda: world.system.log.count("nothing changed") > told, "the log says it")
-        assert "policy.rules[1] 'one-games': to.domain: unknown field" in world.system.log
+        assert said in world.system.log
     wait_until(lambda: metric(world, "hsmitm_config_reload_failed") == {"": 1}, "a metric shows it")
     for _ in range(4):
         assert "one-games" in _shown(world)
