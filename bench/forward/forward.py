@@ -27,7 +27,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from bench.forward import figures, http2, peers
-from bench.forward.figures import HSMITM, ORIGIN, TWO_WORKERS
+from bench.forward.figures import BARE, HSMITM, ORIGIN, RULES, TWO_WORKERS
 from bench.forward.system import ForwardSystem
 from bench.report.report import Progress, Report
 from bench.report.versions import installed
@@ -46,6 +46,7 @@ IDLE = "idle"
 PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body", *http2.IN_FLIGHT)
 _SITS_OUT: dict[str, tuple[Phase, ...]] = {
     TWO_WORKERS: ("cold", "body", *http2.IN_FLIGHT),
+    **dict.fromkeys((RULES, BARE), ("cold", "kept", "body", *http2.IN_FLIGHT)),
     ORIGIN: ("cold",),
     "squid": tuple(http2.IN_FLIGHT),
     "sslsplit": tuple(http2.IN_FLIGHT),
@@ -54,7 +55,8 @@ _COLD_PER_S = 600
 """Hosts made for each second of a cold turn; a server that is quicker has its turn end early."""
 _WARM_UP_S = 1.0
 
-_NEVER_IDLE = (ORIGIN, TWO_WORKERS)
+_NEVER_IDLE = (ORIGIN, TWO_WORKERS, RULES, BARE)
+_RULES = 1000
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -150,12 +152,13 @@ class _Rig(Struct, frozen=True):
                 Nghttpd(directory / "http2", ca, body_bytes=int(plan.body_mb * 1e6))
             )
         servers = [Server(ORIGIN, Route(origin.address, origin.port, str(roots), connect=False), lambda: origin.pids)]
-        for name, workers in ((HSMITM, 1), (TWO_WORKERS, 2)):
+        for name, workers, rules in ((HSMITM, 1, 0), (TWO_WORKERS, 2, 0), (RULES, 1, _RULES), (BARE, 1, 0)):
             if not plan.needs(name):
                 continue
             progress(f"starting {name}", 0.0)
             system = ForwardSystem(
-                directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed
+                directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed,
+                rules=rules, log=name != BARE,
             )  # fmt: skip
             await stack.enter_async_context(system)
             (module,) = system.modules.values()
