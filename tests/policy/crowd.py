@@ -153,4 +153,7 @@ def landed(log: Path, all_: Sequence[Visit], proxy: tuple[str, int], port: int, 
 def _decisions(log: Path) -> Iterator[tuple[tuple[str, int], Landed]]:
     for line in log.read_text().splitlines() if log.exists() else []:
         one: Any = json.loads(line)
-        yield (one["source"]["ip"], one["source"]["port"]), (one["hsmitm"]["rule"], one["hsmitm"]["action"])
+        yield (
+            (one["source"]["ip"], one["source"]["port"]),
+            (one["hsmitm"].get("rule", ""), one["hsmitm"].get("action", "")),
+        )
