@@ -75,7 +75,7 @@ def expected(visit: Visit, config: WorkerConfig, port: int, listener: str = "") 
         host=visit.host, port=port, at=dt.datetime.now(dt.UTC), client=visit.client, sni=visit.sni, listener=listener,
         plain=visit.plain, proved=True,
     )  # fmt: skip
-    found = answer(facts_of(question, config), config.policy)
+    found = answer(facts_of(question, config), config)
     return found.rule, found.action
 
 
