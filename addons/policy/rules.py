@@ -30,7 +30,8 @@ class Compiled:
     """The policy in force. It never changes: a reload makes another.
 
     `version` is short, and another for every change of the policy; `accepts` are `[[upstream.accept]]`, with hosts as
-    names are checked (A-labels in lower case, or an address); `certificates` are ours for servers that ask for one.
+    names are checked (A-labels in lower case, or an address); `lists` are the categories by their names;
+    `certificates` are ours for servers that ask for one.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class Compiled:
         for name, profile in profiles.items():
             checked_profiles.check(name, profile)
         self.profiles: dict[str, Profile] = {_DEFAULT: Profile(), **profiles}
-        self._lists = {
+        self.lists = {
             name: named(f"policy.categories.{name}", _category, name, listed)
             for name, listed in policy.categories.items()
         }
-        self.categories = DomainTable((domain, name) for name, listed in self._lists.items() for domain in listed.all)
+        self.categories = DomainTable((domain, name) for name, listed in self.lists.items() for domain in listed.all)
         self.rules = tuple(self._compiled(number, rule) for number, rule in enumerate(policy.rules))
         self._by_name: dict[str, Rule] = {}
         for number, rule in enumerate(policy.rules):
@@ -69,15 +70,15 @@ class Compiled:
             raise ValueError(
                 f"{where}: profile: there is no profile '{rule.profile}'; there are {', '.join(sorted(self.profiles))}"
             )
-        return named(where, CompiledRule, rule, self._lists)
+        return named(where, CompiledRule, rule, self.lists)
 
     def _find_shadows(self) -> Iterator[str]:
         """Sentences about rules that match only what an earlier bypass does not take for honest. Raises ValueError
         for a rule that can never match."""
         for number, later in enumerate(self.rules):
-            for candidate in self._lookup.covering(later, self._lists):
+            for candidate in self._lookup.covering(later, self.lists):
                 earlier = self.rules[candidate]
-                if candidate >= number or not coverage.covers(earlier, later, self._lists):
+                if candidate >= number or not coverage.covers(earlier, later, self.lists):
                     continue
                 if earlier.action != "bypass" or later.action == "bypass":
                     raise ValueError(

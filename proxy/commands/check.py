@@ -34,6 +34,7 @@ from proxy import listening
 from proxy.commands.check_cage import check_cage
 from proxy.commands.check_pace import check_pace, check_times
 from proxy.commands.check_pages import check_pages
+from proxy.commands.check_policy import check_policy
 from proxy.commands.check_schemes import check_schemes
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
@@ -54,6 +55,7 @@ async def check(path: Path, say: Say) -> bool:
         return False
     logs.configure("error", "check")
     findings.ok(f"{config.path}: every field is known and in range")
+    check_policy(config, findings)
     _check_places(config, findings)
     check_cage(config, findings)
     await _check_mitmproxy(config, findings)

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ from addons import seam
 from addons.edge.connecting.proxyserver import Proxyserver
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
+from addons.edge.proving.probe import Probe
+from addons.edge.proving.proof import Proof
+from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
@@ -36,6 +40,7 @@ from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
+from addons.policy.notices import Notices
 from addons.policy.over_time import PolicyOverTime
 from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
@@ -98,6 +103,7 @@ class Worker:
             config.policy, self._metrics.registry,
             away=lambda: self._availability.away(self._signer, config.proxy.mint_timeout_s),
         )  # fmt: skip
+        self._notices = Notices()
         self._policies = PolicyOverTime(self._policy, self._read_policy, self._metrics.registry)
         self.leave = asyncio.Event()
 
@@ -203,8 +209,10 @@ class Worker:
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
     def _outgoing(self, refusals: Refusals) -> list[object]:
-        made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
-        return made.addons
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals, self._metrics.registry)
+        probe = Probe(shake, self._listeners.cut, self._config.proxy.connect_timeout_s, self._metrics.registry)
+        self._policy.prove = Proof(made.resolver.addresses, probe).prove
+        return [*made.addons, probe]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -247,6 +255,8 @@ class Worker:
                 assert isinstance(reply, Reported)
                 self._availability.hear(reply)
                 await self._policies.hear(reply)
+                if self._index == 1:  # for all of them
+                    self._notices.look(self._policy.policy, datetime.now(UTC))
                 if self._sites is not None:
                     await self._sites.hear(reply)
             except HsmitmError:
