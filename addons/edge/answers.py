@@ -76,12 +76,12 @@ def of_error(client: connection.Client, came: Came | None, event: ResponseProtoc
     if event.code.http_status_code() is None:
         return None
     facts = facts_of(client)
-    return pages.current().response(facts, kind=kind(event.message, event.code, facts), request=_asker(came))
+    return pages.current().page(facts, kind=kind(event.message, event.code, facts), request=_asker(came))
 
 
 def of_kind(client: connection.Client, came: Came | None, kind: Kind, detail: str = "") -> http.Response:
     """The page of a kind. `detail` is what our parser says of the client's own bytes."""
-    return pages.current().response(facts_of(client), kind=kind, request=_asker(came), detail=detail)
+    return pages.current().page(facts_of(client), kind=kind, request=_asker(came), detail=detail)
 
 
 def _asker(came: Came | None) -> Asker | None:

@@ -86,4 +86,4 @@ def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
 
 def _page(flow: http.HTTPFlow, kind: Kind, detail: str = "", retry_after_s: int | None = None) -> http.Response:
     facts = facts_of(flow.client_conn)
-    return pages.current().response(facts, kind=kind, request=flow.request, detail=detail, retry_after_s=retry_after_s)
+    return pages.current().page(facts, kind=kind, request=flow.request, detail=detail, retry_after_s=retry_after_s)

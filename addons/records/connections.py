@@ -88,7 +88,7 @@ class Connections:
 
     def __init__(self, *ended: Callable[[Facts], None]) -> None:
         """Each of `ended` is called once for each connection, with all that is known of it at its end."""
-        self._ended = ended
+        self.told = ended
         self._open: dict[str, connection.Client] = {}
         self._sequence = 0
 
@@ -124,7 +124,7 @@ class Connections:
             # Who may not come in at all: mitmproxy's Block, or a script.
             facts.fail("blocked-by-policy", "client", client.error)
         conclude(facts)
-        for tell in self._ended:
+        for tell in self.told:
             tell(facts)
 
     # what becomes known

@@ -43,6 +43,7 @@ _STATUS: dict[Status, tuple[Verification, Fault]] = {
     "timeout": (Verification(0, 0, "revocation status not told in time"), "status_timeout"),
 }
 _NOT_TOLD = {"status_unknown", "status_timeout"}
+"""Faults of a CA, and of no certificate that could be accepted."""
 _SAID: dict[str, Outcome] = {"allow": "trust", "untrusted": "untrust", "block": "block"}
 _RANK = {fault: rank for rank, fault in enumerate(KINDS)}
 
@@ -85,9 +86,7 @@ def judge(
     if not found:
         return GOOD
     faults = {one.fault for one in found}
-    if (
-        accepts and "revoked" not in faults and faults - _NOT_TOLD
-    ):  # what its CA does not tell is no certificate's fault
+    if accepts and "revoked" not in faults and faults - _NOT_TOLD:
         return _accepted(accepts, certificates, at, found, host)
     worst = max(found, key=lambda one: ORDER[consequence(one.fault, profile)])
     first = [worst, *(one for one in found if one is not worst)]

@@ -53,7 +53,7 @@ class Judged(Again):
     def _turn_away(self, request: http.Request, kind: Kind) -> layer.CommandGenerator[None]:
         self.client_state = self.server_state = self.state_errored
         client = self.context.client
-        page = pages.current().response(facts_of(client), kind=kind, request=request)
+        page = pages.current().page(facts_of(client), kind=kind, request=request)
         text = page.raw_content or b""
         yield SendHttp(ResponseHeaders(self.stream_id, page, end_stream=not text), client)
         if text:
