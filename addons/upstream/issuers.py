@@ -34,7 +34,8 @@ _FETCH_S, _WITHIN_S = 3.0, 5.0
 _KEPT_S, _FAILED_S = 86400.0, 60.0
 _PLACES = 1024
 """So many places are remembered."""
-_IN_PROGRESS = 64
+_IN_PROGRESS, _OF_SERVER = 256, 8
+"""So many places are asked at a time, and so many that certificates of one server name."""
 
 Certificates = tuple[x509.Certificate, ...]
 Climb = Generator[Awaitable[Certificates], Certificates, Certificates]
@@ -108,7 +109,8 @@ class Issuers:
         key = (url, near)
         task = self._fetched.get(key)
         if task is None:
-            if len(self._fetched) >= _IN_PROGRESS:
+            of_server = sum(place == near for _, place in self._fetched)
+            if len(self._fetched) >= _IN_PROGRESS or of_server >= _OF_SERVER:
                 return ()
             task = asyncio.get_running_loop().create_task(self._fetch(url, near), context=contextvars.Context())
             if task.done():

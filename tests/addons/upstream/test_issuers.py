@@ -256,14 +256,20 @@ async def test_what_is_remembered_is_bounded(web: Responder, tmp_path: Path, mon
     assert len(pki.issuers._known) == 5
 
 
-async def test_more_places_than_can_be_asked(web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where too many places are asked already, there is nothing at one more, at once."""
-    monkeypatch.setattr(issuers, "_IN_PROGRESS", 2)
+@pytest.mark.parametrize(("bound", "other"), [("_IN_PROGRESS", "10.0.0.9"), ("_OF_SERVER", "127.0.0.1")])
+async def test_more_places_than_can_be_asked(
+    web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, other: str
+) -> None:
+    """Where too many places are asked already, for all or for this server, there is nothing at one more, at once."""
+    monkeypatch.setattr(issuers, bound, 2)
     pki, go = Pki(web, tmp_path), threading.Event()
     web.answer = lambda _http: go.wait(10) and None
     servers = [pki.last.leaf(issuers=[pki.url(f"/{number}")]) for number in range(3)]
     waiting = [asyncio.create_task(pki.found(one)) for one in servers[:2]]
     await until(lambda: len(pki.asked) == 2, "two are asked")
-    assert pki.above(servers[2]) == ()
+    assert pki.above(servers[2], near=other) == ()
+    if bound == "_OF_SERVER":
+        waiting.append(asyncio.create_task(pki.found(servers[2], near="10.0.0.9")))
+        await until(lambda: len(pki.asked) == 3, "another server's is asked")
     go.set()
-    assert await asyncio.gather(*waiting) == [(), ()]
+    assert set(await asyncio.gather(*waiting)) == {()}
