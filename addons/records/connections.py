@@ -202,8 +202,9 @@ _BLOCKED = frozenset(("blocked-by-policy", "blocked-destination", "sni-mismatch"
 
 def conclude(facts: Facts) -> None:
     """The connection is over: what became of it in the end. A failure has a reason, whatever was said."""
-    if facts.decision is not None and facts.decision.acts == "block":
-        facts.fail("blocked-by-policy", "client", facts.decision.reason)
+    decision = facts.decision
+    if decision is not None and decision.acts == "block":
+        facts.fail(decision.error or "blocked-by-policy", "client", decision.reason)
         facts.event = "blocked"
     elif facts.failure is not None and not facts.served:
         facts.event = "blocked" if facts.failure.kind in _BLOCKED else "failed"
