@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
@@ -142,9 +143,13 @@ def certificates(data: bytes) -> Certificates:
     have them. None where it is neither."""
     if data.lstrip().startswith(b"-----BEGIN CERTIFICATE"):
         return _read(lambda: x509.load_pem_x509_certificates(data))
-    return _read(lambda: [x509.load_der_x509_certificate(data)]) or _read(
-        lambda: pkcs7.load_der_pkcs7_certificates(data)
-    )
+    return _read(lambda: [x509.load_der_x509_certificate(data)]) or _read(lambda: _bundle(data))
+
+
+def _bundle(data: bytes) -> list[x509.Certificate]:
+    with warnings.catch_warnings():  # of bundles in BER, which RFC 5280 allows
+        warnings.simplefilter("ignore", UserWarning)
+        return pkcs7.load_der_pkcs7_certificates(data)
 
 
 def _top(sent: Sequence[x509.Certificate]) -> x509.Certificate:

@@ -145,6 +145,26 @@ def test_a_changed_list_is_seen() -> None:
         read(bytes(data))
 
 
+_REAL = CA.list_revoked(5, 2**150, extensions=[scope(url=URL), (x509.CRLNumber(7), False)])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # cryptography's, of what is odd and no more
+@settings(max_examples=400, deadline=None)
+@given(st.binary(max_size=80) | st.lists(st.tuples(st.integers(0, len(_REAL) - 1), st.integers(0, 255)), max_size=6))
+def test_whatever_comes_is_read_or_refused(what: bytes | list[tuple[int, int]]) -> None:
+    """Noise, and a real list with some bytes changed, end in a sentence, never otherwise; only the real one is read."""
+    if isinstance(what, list):
+        changed = bytearray(_REAL)
+        for at, value in what:
+            changed[at] = value
+        what = bytes(changed)
+    try:
+        read(what)
+    except CrlError:
+        return
+    assert what == _REAL
+
+
 def test_a_ca_that_may_sign_no_lists() -> None:
     """A CA whose certificate forbids it has no list."""
     usage = x509.KeyUsage(True, False, False, False, False, True, False, False, False)

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.errands import OUTSIDE, Errands
 from addons.edge.connecting.resolver import Resolver
+from addons.revocation import named
 from addons.revocation.servers import Servers
 from addons.upstream import issuers, repeated
 from addons.upstream.issuers import Certificates, Issuers
@@ -223,6 +226,28 @@ async def test_places_that_have_no_certificate(
     assert await pki.found(pki.server) == ()
     assert pki.above(pki.server) == ()
     assert pki.asked == ["/0.crt"]
+
+
+_BUNDLE = pkcs7.serialize_certificates([CA.certificate], Encoding.DER)
+_REAL = [der(CA.certificate), CA.certificate.public_bytes(Encoding.PEM), _BUNDLE]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # cryptography's, of what is odd and no more
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([*_REAL, b""]), st.binary(max_size=40),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=5),
+)  # fmt: skip
+def test_whatever_comes_is_certificates_or_none(real: bytes, more: bytes, changes: list[tuple[int, int]]) -> None:
+    """Noise, and certificates with some bytes changed, are read or are none; what they name is a URL or nothing."""
+    data = bytearray(real + more)
+    for at, value in changes:
+        if data:
+            data[at % len(data)] = value
+    for one in issuers.certificates(bytes(data)):
+        for found in (named.issuers(one), named.responders(one), named.lists(one)):
+            assert all(url.startswith("http://") for url in found)
+        assert named.is_never_revoked(one) in (True, False)
 
 
 async def test_a_place_that_says_nothing(web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
