@@ -31,6 +31,7 @@ from proxy.commands.options import (
     ask,
     print_json,
 )
+from proxy.commands.policy import policy as policy_commands
 from proxy.config.operation import ProxySection, StatusSection
 
 _PROXY, _STATUS = ProxySection(), StatusSection()
@@ -161,6 +162,7 @@ def status(
 
 app.command()(hsm_commands.reload)
 app.add_typer(hsm_commands.app, name="hsm")
+app.add_typer(policy_commands.app, name="policy")
 app.add_typer(upstream_commands.app, name="upstream")
 for _found in entry_points(group="hsmitm.commands"):
     app.add_typer(_found.load(), name=_found.name)

@@ -23,6 +23,7 @@ from mitmproxy.proxy.layers.tls import (
 )
 from mitmproxy.tls import ClientHello, ClientHelloData
 
+from addons.edge.listeners.bypass import Bypass
 from addons.edge.listeners.client_tls import HelloBegunHook, let_through
 from addons.edge.listeners.hello import HANDSHAKE, HelloError, HelloReader, normal
 from addons.edge.listeners.tunnel import Tunnel
@@ -161,6 +162,9 @@ class InboundListener(Lingering):
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
             yield from self._refuse("blocked", asked.ACCESS_DENIED, hello.sni or "")
             return
+        if decision is not None and decision.acts == "bypass":
+            yield from self._pass_by()
+            return
         if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")
             return
@@ -177,6 +181,15 @@ class InboundListener(Lingering):
         facts_of(self.context.client).fail(kind, "client", f"refused: {why} {sni}".strip(), classes.alert_in(said))
         yield commands.SendData(self.context.client, said)
         yield from self.linger(self.context.client)
+
+    def _pass_by(self) -> layer.CommandGenerator[None]:
+        """The client's TLS is the server's own business, keys and versions of ours have no part in it."""
+        self.guide.unwatch(self)
+        self.server_address = self.context.server.address
+        destined(facts_of(self.context.client), self.server_address)
+        self._outer = Bypass(self.context, bytes(self._reader.raw))
+        self._reader.raw.clear()
+        yield from self._outer.handle_event(events.Start())
 
     def _begin(self, site: Site, hello: ClientHello) -> layer.CommandGenerator[None]:
         server, upstream = self.context.server, site.upstream

@@ -15,6 +15,7 @@ lookup      rules filed by domain, network and user, so that few are walked
 coverage    whether an earlier rule leaves nothing for a later one
 domains     domains and names, and look-ups by them
 networks    networks and addresses, and look-ups by them
+notices     what ends soon, said in the log
 profiles    what profiles may say, checked
 times       days and hours of the week in a zone
 """

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from addons.pages import pages
 from addons.policy import asked
+from addons.policy.asked import Deciding
 from addons.policy.case import Case
 from addons.policy.criteria import Honest
 from addons.policy.decision import decide
@@ -57,7 +58,7 @@ class PolicyAddon:
     ) -> None:
         """Without a `policy` everything is decrypted, as far as the built-in profile has it."""
         self._hits = Hits(registry or CollectorRegistry())
-        self._prove = prove
+        self.prove = prove
         self._away = away
         self.swap(policy or compiled(Policy()))
 
@@ -68,14 +69,14 @@ class PolicyAddon:
 
     # what layers and hooks ask
 
-    def policy_decide(self, client: connection.Client, address: connection.Address | None) -> Awaitable[None] | None:
-        """Note the decision in the client's facts. `address` is the host and port that it would be connected to."""
-        facts = facts_of(client)
+    def policy_decide(self, data: Deciding) -> Awaitable[None] | None:
+        """Note the decision in the client's facts."""
+        facts = facts_of(data.client)
         if not facts.decided:
             self.decided(facts)
             if self._can_learn(facts):
-                return self._learn(client, facts, address)
-            return self._hold(client, facts)
+                return self._learn(data.client, facts, data.address)
+            return self._hold(data.client, facts)
         return None
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
@@ -131,8 +132,8 @@ class PolicyAddon:
             await waiting
 
     async def _proved(self, client: connection.Client, facts: Facts) -> None:
-        if self._prove is not None:
-            await self._prove(client, facts)
+        if self.prove is not None:
+            await self.prove(client, facts)
         if facts.sni_proved is None:
             facts.sni_proved = False
 

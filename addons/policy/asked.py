@@ -27,12 +27,18 @@ _EXPLICIT = (modes.HttpProxy, modes.HttpUpstreamProxy)
 
 
 @dataclass
-class DecideHook(commands.StartHook):
-    """The decision on a connection is needed: the addon notes it in the client's facts. Blocking."""
+class Deciding:
+    """Whose connection is to be decided upon, and the host and port that it would be connected to."""
 
     client: connection.Client
     address: connection.Address | None
-    """Host and port that it would be connected to."""
+
+
+@dataclass
+class DecideHook(commands.StartHook):
+    """The decision on a connection is needed: the addon notes it in the client's facts. Blocking."""
+
+    data: Deciding
     name = "policy_decide"
 
 
@@ -43,7 +49,7 @@ def at_destination(made: context.Context) -> layer.CommandGenerator[Decision | N
         return None
     facts = facts_of(made.client)
     _note_destination(facts, made)
-    yield DecideHook(made.client, made.server.address)
+    yield DecideHook(Deciding(made.client, made.server.address))
     return facts.decision
 
 
@@ -55,7 +61,7 @@ def at_hello(made: context.Context) -> layer.CommandGenerator[Decision | None]:
     facts = facts_of(made.client)
     if not facts.decided:
         _note_destination(facts, made)
-        yield DecideHook(made.client, made.server.address)
+        yield DecideHook(Deciding(made.client, made.server.address))
     return facts.decision
 
 
@@ -93,7 +99,7 @@ def _judged_as(
     """A plain request, as one for `host`."""
     facts.host, facts.plain = host, True
     facts.decision, facts.decided = None, False
-    yield DecideHook(client, address)
+    yield DecideHook(Deciding(client, address))
     return facts.decision
 
 

@@ -18,7 +18,7 @@ from addons.policy.case import Case
 from addons.policy.compiling import CompiledRule, named
 from addons.policy.domains import Domains, DomainTable
 from addons.policy.lookup import Lookup
-from addons.policy.settings import NAME, NAME_WORDS, Accept, Policy, Profile, Rule, Suffix
+from addons.policy.settings import NAME, NAME_WORDS, Accept, ClientCertificate, Policy, Profile, Rule, Suffix
 from hsm import names
 
 SOON = dt.timedelta(days=30)
@@ -30,21 +30,28 @@ class Compiled:
     """The policy in force. It never changes: a reload makes another.
 
     `version` is short, and another for every change of the policy; `accepts` are `[[upstream.accept]]`, with hosts as
-    names are checked (A-labels in lower case, or an address).
+    names are checked (A-labels in lower case, or an address); `lists` are the categories by their names;
+    `certificates` are ours for servers that ask for one.
     """
 
-    def __init__(self, policy: Policy, profiles: Mapping[str, Profile], accepts: Sequence[Accept]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        profiles: Mapping[str, Profile],
+        accepts: Sequence[Accept],
+        certificates: Sequence[ClientCertificate] = (),
+    ) -> None:
         """Raises ValueError: the rule, the field, and what is wrong."""
         self.settings = policy
         self.mode, self.default, self.no_sni, self.probe = policy.mode, policy.default, policy.no_sni, policy.probe
         for name, profile in profiles.items():
             checked_profiles.check(name, profile)
         self.profiles: dict[str, Profile] = {_DEFAULT: Profile(), **profiles}
-        self._lists = {
+        self.lists = {
             name: named(f"policy.categories.{name}", _category, name, listed)
             for name, listed in policy.categories.items()
         }
-        self.categories = DomainTable((domain, name) for name, listed in self._lists.items() for domain in listed.all)
+        self.categories = DomainTable((domain, name) for name, listed in self.lists.items() for domain in listed.all)
         self.rules = tuple(self._compiled(number, rule) for number, rule in enumerate(policy.rules))
         self._by_name: dict[str, Rule] = {}
         for number, rule in enumerate(policy.rules):
@@ -53,7 +60,9 @@ class Compiled:
         self._lookup = Lookup(self.rules)
         self.shadows = tuple(self._find_shadows())
         self.accepts = tuple(_accept(number, one) for number, one in enumerate(accepts))
-        self.version = hashlib.sha256(msgspec.json.encode((policy, profiles, accepts))).hexdigest()[:12]
+        self.certificates = {one.name: one for one in certificates}
+        whole = msgspec.json.encode((policy, profiles, accepts, certificates))
+        self.version = hashlib.sha256(whole).hexdigest()[:12]
 
     def _compiled(self, number: int, rule: Rule) -> CompiledRule:
         where = _where(number, rule)
@@ -61,15 +70,15 @@ class Compiled:
             raise ValueError(
                 f"{where}: profile: there is no profile '{rule.profile}'; there are {', '.join(sorted(self.profiles))}"
             )
-        return named(where, CompiledRule, rule, self._lists)
+        return named(where, CompiledRule, rule, self.lists)
 
     def _find_shadows(self) -> Iterator[str]:
         """Sentences about rules that match only what an earlier bypass does not take for honest. Raises ValueError
         for a rule that can never match."""
         for number, later in enumerate(self.rules):
-            for candidate in self._lookup.covering(later, self._lists):
+            for candidate in self._lookup.covering(later, self.lists):
                 earlier = self.rules[candidate]
-                if candidate >= number or not coverage.covers(earlier, later, self._lists):
+                if candidate >= number or not coverage.covers(earlier, later, self.lists):
                     continue
                 if earlier.action != "bypass" or later.action == "bypass":
                     raise ValueError(
@@ -118,9 +127,14 @@ class Compiled:
                 )
 
 
-def compiled(policy: Policy, profiles: Mapping[str, Profile] | None = None, accepts: Sequence[Accept] = ()) -> Compiled:
+def compiled(
+    policy: Policy,
+    profiles: Mapping[str, Profile] | None = None,
+    accepts: Sequence[Accept] = (),
+    certificates: Sequence[ClientCertificate] = (),
+) -> Compiled:
     """The policy, checked. Raises ValueError: the rule, the field, what is wrong, what would be right."""
-    return Compiled(policy, profiles or {}, accepts)
+    return Compiled(policy, profiles or {}, accepts, certificates)
 
 
 def _category(name: str, listed: Sequence[str | Suffix]) -> Domains:

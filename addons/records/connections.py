@@ -88,7 +88,7 @@ class Connections:
 
     def __init__(self, *ended: Callable[[Facts], None]) -> None:
         """Each of `ended` is called once for each connection, with all that is known of it at its end."""
-        self._ended = ended
+        self.told = ended
         self._open: dict[str, connection.Client] = {}
         self._sequence = 0
 
@@ -124,7 +124,7 @@ class Connections:
             # Who may not come in at all: mitmproxy's Block, or a script.
             facts.fail("blocked-by-policy", "client", client.error)
         conclude(facts)
-        for tell in self._ended:
+        for tell in self.told:
             tell(facts)
 
     # what becomes known
@@ -202,8 +202,9 @@ _BLOCKED = frozenset(("blocked-by-policy", "blocked-destination", "sni-mismatch"
 
 def conclude(facts: Facts) -> None:
     """The connection is over: what became of it in the end. A failure has a reason, whatever was said."""
-    if facts.decision is not None and facts.decision.acts == "block":
-        facts.fail("blocked-by-policy", "client", facts.decision.reason)
+    decision = facts.decision
+    if decision is not None and decision.acts == "block":
+        facts.fail(decision.error or "blocked-by-policy", "client", decision.reason)
         facts.event = "blocked"
     elif facts.failure is not None and not facts.served:
         facts.event = "blocked" if facts.failure.kind in _BLOCKED else "failed"

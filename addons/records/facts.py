@@ -196,7 +196,7 @@ class Facts(Struct, kw_only=True):
     def fail(self, kind: ErrorClass, side: Side, text: str, alert: str = "") -> None:
         """Note why it came to nothing. The first reason is the cause; what follows from it is not noted."""
         if self.failure is None:
-            self.failure = Failure(kind, side, text, alert)
+            self.failure = Failure(kind, side, str(text), alert)  # an error that knows its page is no plain str
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ SHA-1, a leaf that is a CA. It gets the code that OpenSSL has for it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -15,6 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from addons.records.facts import ErrorClass, Verification
+
+_REMEMBERED = 512
+"""Servers' certificates: each new connection shows one again."""
 
 Fault = Literal[
     "revoked",
@@ -134,6 +138,7 @@ def is_ours(said: Verification, certificates: Sequence[x509.Certificate]) -> boo
     return rsa_bits(certificates[said.depth]) is not None
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def is_ca(certificate: x509.Certificate) -> bool:
     """Whether it says that it is a CA's (RFC 5280 section 4.2.1.9). Without the extension it does not."""
     try:

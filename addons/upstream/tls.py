@@ -7,9 +7,8 @@ connection which `forward` does not provide for fails, instead of being served f
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from pathlib import Path
-from types import MappingProxyType
 
 from mitmproxy import connection, ctx, tls
 from mitmproxy.addons import tlsconfig
@@ -19,18 +18,20 @@ from mitmproxy.proxy.layers import quic
 from OpenSSL import SSL
 
 from addons.modes import Modes
-from addons.policy.settings import Profile
+from addons.policy.settings import ClientCertificate, Profile
+from addons.records.connections import facts_of
 from addons.tls.protocol import Suites, suites
 from addons.tls.suites import of_profile, towards_servers, unknown
 from addons.upstream.connection import ServerConnection
 from addons.upstream.judging import Judging, demand, profile_of
-from addons.upstream.own import Wanted, check, context
+from addons.upstream.own import Wanted, context
 from addons.upstream.repeated import Roots
 from addons.upstream.settings import Own
 from addons.upstream.stated import ask_for
 from hsm.errors import MisconfiguredError
 
 _BUILT_IN = Profile()
+_HERE = Path()
 _OF_THE_CA = {"certs", "cert_passphrase", "key_size", "confdir"}
 
 
@@ -42,20 +43,18 @@ class UpstreamTls(tlsconfig.TlsConfig):
     def __init__(
         self,
         suites: Suites = "modern",
-        judging: Judging | None = None,
-        certificates: Mapping[str, Own] = MappingProxyType({}),
+        base: Path = _HERE,
     ) -> None:
         """`suites` are what servers are offered, unless a profile, mitmproxy's option ciphers_server or a script says
-        others. `certificates` are ours for servers that want one, by the names that profiles have for them.
+        others. Paths of the policy's certificates for servers start from `base`.
 
-        Raises MisconfiguredError for a list with what OpenSSL does not have, or a certificate that cannot be used."""
+        Raises MisconfiguredError for a list with what OpenSSL does not have."""
         super().__init__()
         if missing := unknown(suites):
             raise MisconfiguredError(f"proxy.suites: OpenSSL has no {', '.join(missing)}; 'openssl ciphers' lists some")
         self._suites = suites
-        self._judging = judging or Judging()
-        check(certificates)
-        self.certificates = certificates
+        self._judging = Judging()
+        self._base = base
 
     request = None  # type: ignore[assignment]  # no CRL of a software CA is served
 
@@ -102,7 +101,7 @@ class UpstreamTls(tlsconfig.TlsConfig):
             server.alpn_offers = tuple(one for one in client.alpn_offers if ctx.options.http2 or one != b"h2")
         profile = profile_of(client)
         minimum, maximum = self.versions(profile)
-        made = ServerConnection(self._context(server, profile, minimum, maximum))
+        made = ServerConnection(self._context(client, server, profile, minimum, maximum))
         ask_for(made, server.sni)
         if server.alpn_offers:
             made.set_alpn_protos(list(server.alpn_offers))
@@ -119,10 +118,14 @@ class UpstreamTls(tlsconfig.TlsConfig):
         return self._judging.judge(data)
 
     def _context(
-        self, server: connection.Server, profile: Profile, minimum: net_tls.Version, maximum: net_tls.Version
+        self,
+        client: connection.Client,
+        server: connection.Server,
+        profile: Profile,
+        minimum: net_tls.Version,
+        maximum: net_tls.Version,
     ) -> SSL.Context:
-        kind, _, which = profile.client_certificate.partition(":")
-        roots, options = _roots(), ctx.options
+        roots, options, own = _roots(), ctx.options, self._own(client, profile)
         return context(
             Wanted(
                 minimum,
@@ -132,10 +135,18 @@ class UpstreamTls(tlsconfig.TlsConfig):
                 roots.directory,
                 roots.file,
                 options.ssl_insecure,
-                _client_certs(server) if kind != "present" else None,
-                self.certificates[which] if kind == "present" else None,
+                _client_certs(server) if own is None else None,
+                own,
             )
         )
+
+    def _own(self, client: connection.Client, profile: Profile) -> Own | None:
+        """The certificate that the profile has us present."""
+        kind, _, which = profile.client_certificate.partition(":")
+        if kind != "present":
+            return None
+        written: ClientCertificate = facts_of(client).policy.certificates[which]
+        return Own(self._base / written.certificate, self._base / (written.key or written.certificate))
 
     @staticmethod
     def versions(profile: Profile) -> tuple[net_tls.Version, net_tls.Version]:

@@ -45,7 +45,7 @@ def taken(
     _check_presented(profiles, upstream)
     known = {str(Address.parse(one)) for one in listeners}
     rules = tuple(_placed(number, rule, known) for number, rule in enumerate(policy.rules))
-    return compiled(structs.replace(policy, rules=rules), profiles, upstream.accept)
+    return compiled(structs.replace(policy, rules=rules), profiles, upstream.accept, upstream.client_certificates)
 
 
 def _check_presented(profiles: Mapping[str, Profile], upstream: UpstreamSection) -> None:

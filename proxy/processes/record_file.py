@@ -36,7 +36,7 @@ logger = logging.getLogger("hsmitm.records")
 
 MAX_WAITING = 4096
 """Records that wait, of at most PIPE_BUF bytes each."""
-_PAUSE_S = 0.01
+_PAUSE_S = 0.025
 _ONE_WRITE = 65536
 _OPEN_AGAIN_S = 5.0
 _TELL_EVERY_S = 10.0
@@ -72,6 +72,7 @@ class RecordFile:
         self._busy = True
         self._reopen = False
         self._descriptor: int | None = None
+        self._regular = False
         self._tried = -_OPEN_AGAIN_S
         self._told, self._silent_until = 0, 0.0
         self._problem = ""
@@ -124,7 +125,7 @@ class RecordFile:
             if self._reopen:
                 self._reopen = False
                 self._open()
-            if batch := self._batch():
+            while batch := self._batch():
                 self._write(batch)
             self._tell()
             self._hurry.wait(_PAUSE_S)
@@ -138,19 +139,16 @@ class RecordFile:
             return
         if self._descriptor is not None:
             os.close(self._descriptor)
-        self._descriptor = found
+        self._descriptor, self._regular = found, stat.S_ISREG(os.fstat(found).st_mode)
 
     def _batch(self) -> list[bytes]:
-        most = _ONE_WRITE if self._regular() else select.PIPE_BUF
+        most = _ONE_WRITE if self._regular else select.PIPE_BUF
         lines: list[bytes] = []
         size = 0
         while self._waiting and size + len(self._waiting[0]) <= most:
             lines.append(self._waiting.popleft())
             size += len(lines[-1])
         return lines
-
-    def _regular(self) -> bool:
-        return self._descriptor is not None and stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
     def _write(self, lines: list[bytes]) -> None:
         if self._descriptor is None and time.monotonic() - self._tried >= _OPEN_AGAIN_S:
@@ -159,7 +157,7 @@ class RecordFile:
         try:
             if self._descriptor is None:
                 self._problem = "there is no file for them"
-            elif self._regular():
+            elif self._regular:
                 written = appended(self._descriptor, lines)
             else:
                 _passed(self._descriptor, b"".join(lines))

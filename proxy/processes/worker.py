@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ from addons import seam
 from addons.edge.connecting.proxyserver import Proxyserver
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
+from addons.edge.proving.probe import Probe
+from addons.edge.proving.proof import Proof
+from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
@@ -36,11 +40,13 @@ from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
+from addons.policy.notices import Notices
 from addons.policy.over_time import PolicyOverTime
 from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
 from addons.records.metrics import Metrics
 from addons.tls.handshake_timeout import HandshakeTimeout
+from addons.upstream import own
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -97,6 +103,7 @@ class Worker:
             config.policy, self._metrics.registry,
             away=lambda: self._availability.away(self._signer, config.proxy.mint_timeout_s),
         )  # fmt: skip
+        self._notices = Notices()
         self._policies = PolicyOverTime(self._policy, self._read_policy, self._metrics.registry)
         self.leave = asyncio.Event()
 
@@ -171,6 +178,7 @@ class Worker:
 
     def _addons(self) -> list[object]:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
+        own.check(self._config.certificates)
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
             record_file.connections(self._records, self._metrics.registry, self._index),
@@ -185,7 +193,7 @@ class Worker:
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls(section.tls_suites, certificates=self._config.certificates))
+        ours.append(UpstreamTls(section.tls_suites, self._config.base))
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -201,8 +209,10 @@ class Worker:
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
     def _outgoing(self, refusals: Refusals) -> list[object]:
-        made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
-        return made.addons
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals, self._metrics.registry)
+        probe = Probe(shake, self._listeners.cut, self._config.proxy.connect_timeout_s, self._metrics.registry)
+        self._policy.prove = Proof(made.resolver.addresses, probe).prove
+        return [*made.addons, probe]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -214,6 +224,7 @@ class Worker:
     async def _read_policy(self) -> Compiled:
         """The policy as the file has it now; compiled beside the traffic."""
         path = self._config.path
+        own.forget()  # what was renewed is read again
         return await asyncio.to_thread(policy_in, messages.read(path), path)
 
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
@@ -244,6 +255,8 @@ class Worker:
                 assert isinstance(reply, Reported)
                 self._availability.hear(reply)
                 await self._policies.hear(reply)
+                if self._index == 1:  # for all of them
+                    self._notices.look(self._policy.policy, datetime.now(UTC))
                 if self._sites is not None:
                     await self._sites.hear(reply)
             except HsmitmError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from mitmproxy import connection, http, tls
@@ -19,24 +19,15 @@ from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.refusal import EdgeRefusedHook, Refusals
 from addons.edge.settings import Bounds
 from addons.policy.addon import PolicyAddon, policy_of, will_decrypt
-from addons.policy.rules import Compiled, compiled
-from addons.policy.settings import From, Policy, Profile, Rule, To
+from addons.policy.asked import Deciding
+from addons.policy.settings import From, Profile, Rule, To
 from addons.records.connections import facts_of
 from addons.records.facts import Facts
 from tests.addons.edge.driver import Driver, arrived
 from tests.addons.edge.hellos import hello
+from tests.addons.policy.policies import policy, rule
 
 ACCESS_DENIED = bytes((21, 3, 3, 0, 2, 2, 49))
-
-
-def policy(*rules: Rule, profiles: dict[str, Profile] | None = None, **fields: Any) -> Compiled:
-    """A policy of these rules."""
-    return compiled(Policy(rules=rules, **fields), profiles)
-
-
-def rule(name: str, action: Literal["decrypt", "bypass", "block"], *domains: str, **fields: Any) -> Rule:
-    """A rule for these domains."""
-    return Rule(name=name, action=action, to=To(domains=domains), **fields)
 
 
 class _Script:
@@ -158,7 +149,7 @@ async def test_open_connections_keep_their_policy() -> None:
         before = facts.policy_version
         addon.swap(policy(rule("b", "block", "site.test"), profiles={"default": Profile(sni_mismatch="decrypt")}))
         facts.hello, facts.sni = True, "site.test"
-        assert addon.policy_decide(flow.client_conn, ("site.test", 443)) is None
+        assert addon.policy_decide(Deciding(flow.client_conn, ("site.test", 443))) is None
         assert facts.decision is not None
         assert (facts.decision.rule, facts.decision.acts, facts.policy_version) == ("default", "decrypt", before)
         assert policy_of(facts).sni_mismatch == "block"
@@ -327,7 +318,7 @@ async def test_a_rule_may_pass_its_site_while_no_member_serves(
         flow = _connect(addon, host)
         facts = facts_of(flow.client_conn)
         facts.hello, facts.sni = True, "shop.test"
-        await _awaited(addon.policy_decide(flow.client_conn, (host, 443)))
+        await _awaited(addon.policy_decide(Deciding(flow.client_conn, (host, 443))))
         assert facts.decision is not None
         assert (facts.decision.action, facts.decided) == (action, True)
 

@@ -50,7 +50,7 @@ class Pki:
         web.answer = self._answer
         (directory / "roots.pem").write_bytes(CA.certificate.public_bytes(Encoding.PEM))
         self.roots = Roots(file=str(directory / "roots.pem"))
-        self.issuers = Issuers(Servers(errands().connect))
+        self.issuers = Issuers(Servers(errands()))
         above, self.between = CA, list[x509.Certificate]()
         for number in range(depth):
             below = Authority(private_key(f"inner {number}"), f"inner CA {number}")
@@ -107,7 +107,7 @@ async def test_several_are_missing(web: Responder, tmp_path: Path) -> None:
     pki = Pki(web, tmp_path, depth=3)
     assert await pki.found(pki.server) == tuple(pki.between)
     assert pki.asked == ["/2.crt", "/1.crt", "/0.crt"]
-    pki.issuers = Issuers(Servers(errands().connect))
+    pki.issuers = Issuers(Servers(errands()))
     pki.web.asked.clear()
     assert await pki.found(pki.server, CA.leaf(), pki.between[1], pki.between[0]) == tuple(pki.between[2:])
     assert pki.asked == ["/0.crt"]
@@ -127,7 +127,7 @@ async def test_bundles_and_pem(web: Responder, tmp_path: Path) -> None:
         pkcs7.serialize_certificates([CA.certificate, *pki.between], Encoding.DER),
         pki.between[0].public_bytes(Encoding.PEM),
     ):
-        pki.issuers = Issuers(Servers(errands().connect))
+        pki.issuers = Issuers(Servers(errands()))
         pki.places["/0.crt"] = encoded
         assert await pki.found(pki.server) == tuple(pki.between)
 
@@ -240,7 +240,7 @@ async def test_a_certificate_that_leads_inside(web: Responder, tmp_path: Path) -
     """A server out in the world has us ask no machine of ours, and a later one that is inside may."""
     pki = Pki(web, tmp_path)
     denying = Errands(Resolver(per_client=16, lookup_s=5), Destinations(()))
-    pki.issuers = Issuers(Servers(denying.connect))
+    pki.issuers = Issuers(Servers(denying))
     for near in ("8.8.8.8", OUTSIDE):
         assert await pki.found(pki.server, near=near) == ()
     assert pki.asked == []

@@ -19,7 +19,7 @@ from OpenSSL import SSL
 from addons.edge.connecting.errands import OUTSIDE
 from addons.edge.refusal import EdgeRefusedHook
 from addons.modes import InboundMode
-from addons.policy.settings import Accept, Profile
+from addons.policy.settings import Accept, ClientCertificate, Profile
 from addons.records.connections import facts_of
 from addons.revocation.answers import Answer, Status
 from addons.upstream.connection import ServerConnection
@@ -45,7 +45,8 @@ class Proxy(Driver):
     def __init__(
         self, server: Shown, profile: Profile, roots: Path, *, leaf: str = "to come", known: Sequence[object] = (),
         upstream: UpstreamTls | None = None, accepts: Sequence[Accept] = (), settings: SSL.Context | None = None,
-        groups: Sequence[int] = (), mode: str = "regular", **options: object,
+        certificates: Sequence[ClientCertificate] = (), groups: Sequence[int] = (), mode: str = "regular",
+        **options: object,
     ) -> None:  # fmt: skip
         settings = settings or SSL.Context(SSL.TLS_SERVER_METHOD)
         settings.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
@@ -65,7 +66,7 @@ class Proxy(Driver):
             of, _, kind = leaf.partition(":")
             address = self.context.server.address if of == "this" else ("elsewhere.example", 443)
             show(client, address, kind)  # type: ignore[arg-type]
-        demanding(client, profile, accepts)
+        demanding(client, profile, accepts, certificates)
         self.facts = facts_of(client)
         self.facts.groups = tuple(groups)
         self.context.server.sni = HOST

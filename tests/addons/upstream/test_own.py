@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL
 
-from addons.policy.settings import Profile
+from addons.policy.settings import ClientCertificate, Profile
 from addons.upstream import own
 from addons.upstream.judge import spki_sha256
 from addons.upstream.settings import Own
@@ -56,12 +56,17 @@ async def test_a_server_is_shown_the_certificate_that_its_profile_names(
 ) -> None:
     """Of several, the one of the rule's profile; with its key in the same file, or apart."""
     ours = NOBODY.issue("us.example")
-    certificates = {"other": Own(Path("/nowhere"), Path("/nowhere")), "us": _written(ours, tmp_path, apart=apart)}
+    written = _written(ours, tmp_path, apart=apart)
+    certificates = [
+        ClientCertificate(name="other", certificate="/nowhere"),
+        ClientCertificate(name="us", certificate="ours.pem", key="ours.key" if apart else None),
+    ]
     seen: list[str] = []
-    made = UpstreamTls(certificates={"us": certificates["us"]})
-    made.certificates = certificates
     profile = Profile(client_certificate="present:us")
-    proxy = Proxy(shown("", HOST), profile, roots, upstream=made, settings=_wanting(seen))
+    upstream = UpstreamTls(base=written.certificate.parent)
+    proxy = Proxy(
+        shown("", HOST), profile, roots, upstream=upstream, settings=_wanting(seen), certificates=certificates
+    )
     assert proxy.goes_on
     assert set(seen) == {spki_sha256(ours.chain[0])}
 
@@ -72,13 +77,12 @@ async def test_a_certificate_that_broke_meanwhile_is_not_shown(
     """The log says why; the server, which misses it, is what the client hears of."""
     own.forget()
     written = _written(NOBODY.issue("us.example"), tmp_path)
-    made = UpstreamTls(certificates={"us": written})
     written.certificate.write_text("half a file")
+    certificates = [ClientCertificate(name="us", certificate=str(written.certificate))]
     seen: list[str] = []
     with caplog.at_level(logging.ERROR, "hsmitm"):
-        proxy = Proxy(
-            shown("", HOST), Profile(client_certificate="present:us"), roots, upstream=made, settings=_wanting(seen)
-        )
+        profile = Profile(client_certificate="present:us")
+        proxy = Proxy(shown("", HOST), profile, roots, settings=_wanting(seen), certificates=certificates)
     assert "servers are shown no client certificate: " in caplog.text
     assert seen == []
     assert [one.data.kind for one in proxy.refusals] == ["server-wants-client-certificate"]
@@ -97,4 +101,4 @@ def test_what_cannot_be_used_is_refused_at_the_start(tmp_path: Path, what: str) 
         alone = NOBODY.key
         written.key.write_bytes(alone.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with pytest.raises(MisconfiguredError, match=r"^upstream.client_certificates 'us': "):
-        UpstreamTls(certificates={"us": written})
+        own.check({"us": written})

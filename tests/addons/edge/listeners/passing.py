@@ -1,5 +1,5 @@
-"""A proxy on real sockets in one thread, whose policy passes everything by: a worker's handler, layers and event loop,
-without the signer and without processes."""
+"""A proxy on real sockets in one thread, whose policy passes everything by, or is a test's: a worker's handler, layers
+and event loop, without the signer and without processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Self
 
-from mitmproxy import connection
 from mitmproxy.addons import core, proxyserver
 from mitmproxy.proxy import context, layer, mode_specs
 from mitmproxy.proxy.layers import modes
@@ -24,12 +23,16 @@ from addons.edge.listeners.handler import EdgeHandler
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
 from addons.edge.proving.probe import Probe
+from addons.edge.proving.proof import Proof
 from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.settings import Bounds, NotTls
 from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
 from addons.engine.stock_addons import LeanOptions
+from addons.policy.addon import PolicyAddon
+from addons.policy.asked import Deciding
+from addons.policy.rules import Compiled
 from addons.records.connections import Connections, facts_of
 from addons.records.facts import Decision, Facts
 from addons.upstream.tls import UpstreamTls
@@ -59,9 +62,9 @@ class Chosen:
     def __init__(self, choose: Choose = bypass) -> None:
         self._choose = choose
 
-    def policy_decide(self, client: connection.Client, *_: object) -> None:
+    def policy_decide(self, data: Deciding) -> None:
         """The decision is needed."""
-        facts = facts_of(client)
+        facts = facts_of(data.client)
         if facts.hello:
             facts.decision = self._choose(facts)
 
@@ -70,7 +73,7 @@ class Passing:
     """The proxy; a context manager. `facts` are those of the connections that are over."""
 
     def __init__(
-        self, choose: Choose = bypass, *, mode: str = "regular", bounds: Bounds | None = None,
+        self, choose: Choose | Compiled = bypass, *, mode: str = "regular", bounds: Bounds | None = None,
         lookup: Callable[[str], tuple[Found, ...]] | None = None, to: tuple[str, int] | None = None,
         addons: Sequence[object] = (), lazy: bool = False, **options: object,
     ) -> None:  # fmt: skip
@@ -127,10 +130,14 @@ class Passing:
         listeners = self.listeners = Listeners(self._bounds, registry)
         self.probe = Probe(shake, listeners.cut, 2, registry)
         resolver = Resolver(per_client=64, lookup_s=5, lookup=self._names)
+        choose = self._choose
+        policy = PolicyAddon(choose) if isinstance(choose, Compiled) else Chosen(choose)
+        if isinstance(policy, PolicyAddon):
+            policy.prove = Proof(resolver.addresses, self.probe).prove
         master.addons.add(
             core.Core(), proxyserver.Proxyserver(), NextLayer(self._bounds, NotTls(), registry),
             Connections(self.facts.append), refusals, self.listeners,
-            Connecting(resolver, Destinations(()), refusals), Chosen(self._choose),
+            Connecting(resolver, Destinations(()), refusals), policy,
             UpstreamTls(), self.probe, *self._addons,
         )  # fmt: skip
         master.options.update(**self._options)

@@ -15,11 +15,13 @@ from tests.addons.upstream.faulty import Shown
 
 
 class Showing:
-    """A thread for each connection; a context manager. `seen` are the SNIs that were asked for, in their order."""
+    """A thread for each connection; a context manager. `seen` are the SNIs that were asked for, in their order,
+    `hellos` what each connection began with."""
 
     def __init__(
-        self, shown: Shown, directory: Path, version: ssl.TLSVersion | None = None, *, wants: bool = False
-    ) -> None:
+        self, shown: Shown, directory: Path, version: ssl.TLSVersion | None = None, *, wants: bool = False,
+        at: str = "127.0.0.1", port: int = 0,
+    ) -> None:  # fmt: skip
         """`wants`: it lets nobody in who has no certificate."""
         file = directory / "shown.pem"
         file.write_bytes(shown.pem)
@@ -33,7 +35,8 @@ class Showing:
             self._context.load_verify_locations(cadata=shown.chain[0].public_bytes(Encoding.PEM).decode())
         self._context.sni_callback = self._note
         self.seen: list[str | None] = []
-        self.socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.hellos: list[bytes] = []
+        self.socket = socket.create_server((at, port), backlog=128)
         self.port: int = self.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -57,6 +60,8 @@ class Showing:
 
     def _echo(self, one: socket.socket) -> None:
         one.settimeout(20)
+        with suppress(OSError):
+            self.hellos.append(one.recv(65536, socket.MSG_PEEK))
         with one, suppress(OSError), self._context.wrap_socket(one, server_side=True) as tls:
             while data := tls.recv(65536):
                 tls.sendall(data)
