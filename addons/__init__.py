@@ -1,6 +1,9 @@
 """The data path: what a worker loads beside mitmproxy. It knows the signer's socket, and no key behind it.
 
     seam        the one place where classes of ours stand in for mitmproxy's, and for which versions that is true
+    addresses   what an IP address is, and which others it stands for; pure
+    account     on whose account something goes: clients told apart by address; no I/O
+    turns       whose turn it is where all have only so many places; no I/O
     modes       the proxy modes of our own sites, beside mitmproxy's
     engine      mitmproxy, quick: its master, its event loop, its writes, the few of its addons that are needed
     edge        the network's side: listeners and HTTP connections of our own, and a bound for everything

@@ -16,6 +16,7 @@ from mitmproxy.proxy.layers import http, modes, tls, websocket
 from mitmproxy.proxy.layers.http import _upstream_proxy
 from wsproto import extensions
 
+from addons.edge.connecting.redirected import Redirected
 from addons.edge.connecting.socks import Socks5
 from addons.edge.connecting.stream import EdgeStream
 from addons.edge.http1.client import Http1Client
@@ -68,6 +69,7 @@ def _put_in_streams(streamed: Streamed) -> None:
     EdgeStream.streamed = streamed
     http.HttpStream = EdgeStream  # type: ignore[misc]
     modes.Socks5Proxy = Socks5  # type: ignore[misc]
+    modes.TransparentProxy = Redirected  # type: ignore[misc]
 
 
 def _put_in_tls() -> None:

@@ -18,6 +18,7 @@ import typer
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire.admin import Status, StatusReport
 from proxy.commands import hsm as hsm_commands
+from proxy.commands import upstream as upstream_commands
 from proxy.commands.options import (
     CA_DAYS,
     CONFIG,
@@ -30,6 +31,7 @@ from proxy.commands.options import (
     ask,
     print_json,
 )
+from proxy.commands.policy import policy as policy_commands
 from proxy.config.operation import ProxySection, StatusSection
 
 _PROXY, _STATUS = ProxySection(), StatusSection()
@@ -160,6 +162,8 @@ def status(
 
 app.command()(hsm_commands.reload)
 app.add_typer(hsm_commands.app, name="hsm")
+app.add_typer(policy_commands.app, name="policy")
+app.add_typer(upstream_commands.app, name="upstream")
 for _found in entry_points(group="hsmitm.commands"):
     app.add_typer(_found.load(), name=_found.name)
 
@@ -171,6 +175,27 @@ def check(config: ConfigOption = CONFIG) -> None:
 
     if not asyncio.run(checking.check(config, print)):
         raise typer.Exit(os.EX_CONFIG)
+
+
+@app.command()
+def explain(
+    host: Annotated[str, typer.Argument(help="A host, as users say it: a name, an address, or a URL.")],
+    client: Annotated[str, typer.Option("--from", help="The client's address.", metavar="ADDRESS")] = "",
+    port: Annotated[int | None, typer.Option(help="The server's port.", show_default="443")] = None,
+    user: Annotated[str, typer.Option(help="The user's name.")] = "",
+    log: Annotated[Path | None, typer.Option(help="Another decryption log than [decryption_log] file.")] = None,
+    config: ConfigOption = CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a host does, or does not, work: policy, server, last connections, HSM. Nothing is changed."""
+    from proxy.commands.explain import explain as explaining  # noqa: PLC0415
+    from proxy.commands.explain import screen  # noqa: PLC0415
+
+    report = explaining.explain(config, explaining.question(host, port, client, user), log)
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo("\n".join(screen.lines(report)))
 
 
 @app.command()

@@ -3,16 +3,16 @@
     settings    how much of anything one client or server may ask for: types, defaults and bounds; no I/O
     refusal     what is refused at the edge, by its class: one counter, one hook, one bounded line
     answers     what a client is told in HTTP of a request that came to nothing
-    account     on whose account something goes: clients told apart by address; no I/O
     bucket      so many at once, and so many a second from there on
     websocket   messages that are counted, and frames that go on as they come
-    turns       whose turn it is where all have only so many places; no I/O
     trailers    which fields may come behind the content, in HTTP/1 and HTTP/2; pure
     streaming   which messages go on as they come; pure
     exchange    one request and its answer, each as it comes
+    authority   the host that a request names; no I/O
     again       a request that its server has not begun is asked again
     exchanges   all requests of one client's connection
     listeners   who is connected, and what clients speak
+    proving     what a server proves that nobody inspects
     connecting  connections to servers
     http1       HTTP/1
     http2       HTTP/2

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from mitmproxy import connection, http
 from mitmproxy.net.http import http1
+from mitmproxy.proxy import commands
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 
 from addons.pages import pages
@@ -75,20 +76,19 @@ def of_error(client: connection.Client, came: Came | None, event: ResponseProtoc
     if event.code.http_status_code() is None:
         return None
     facts = facts_of(client)
-    return pages.current().response(facts, kind=kind(event.message, event.code, facts), request=_asker(came))
+    return pages.current().page(facts, kind=kind(event.message, event.code, facts), request=_asker(came))
 
 
 def of_kind(client: connection.Client, came: Came | None, kind: Kind, detail: str = "") -> http.Response:
     """The page of a kind. `detail` is what our parser says of the client's own bytes."""
-    return pages.current().response(facts_of(client), kind=kind, request=_asker(came), detail=detail)
+    return pages.current().page(facts_of(client), kind=kind, request=_asker(came), detail=detail)
 
 
 def _asker(came: Came | None) -> Asker | None:
     return Asker.read(*came) if came is not None else None
 
 
-def as_http1(page: http.Response) -> bytes:
-    """The bytes of a page behind which the connection ends."""
+def sent(conn: connection.Connection, page: http.Response) -> commands.SendData:
+    """A page of HTTP/1, behind which the connection ends."""
     page.headers["Connection"] = "close"
-    made: bytes = http1.assemble_response(page)
-    return made
+    return commands.SendData(conn, http1.assemble_response(page))

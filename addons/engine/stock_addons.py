@@ -41,7 +41,8 @@ _OURS = {
     "server": "a worker always listens",
 }
 _UNINSPECTED = (
-    "it lets connections through uninspected where SNI, Host header or CONNECT host match, which clients forge; "
+    'use [policy]: a rule with action = "bypass" passes what it names, and asks for proof. This option lets through '
+    "uninspected whatever has a matching SNI, Host header or CONNECT host, which clients forge; "
     "[proxy] not_tls says what becomes of connections that are neither TLS nor HTTP"
 )
 _SHARED = "it hands what one client has signed in with to all the others"
@@ -51,7 +52,7 @@ HOLES = {
     "tcp_hosts": _UNINSPECTED,
     "udp_hosts": _UNINSPECTED,
     "proxyauth": "it challenges the visitors of your own sites, too, and takes their Authorization away; let [proxy] "
-    "listen where only your clients can reach it",
+    "listen where only your clients can reach it, and let the rules of [policy] say by from.networks who may go where",
     "stickyauth": _SHARED,
     "stickycookie": _SHARED,
     "validate_inbound_headers": "without it requests can be smuggled past whoever inspects them",

@@ -8,7 +8,10 @@ about the HSM: its last word holds.
 
 from __future__ import annotations
 
-from hsm.errors import UnavailableError
+from addons.policy.settings import OnOutage
+from hsm.errors import HsmitmError, UnavailableError
+from hsm.wire.client import SignerClient
+from hsm.wire.frames import Ready
 from hsm.wire.worker import Reported
 
 
@@ -40,7 +43,19 @@ class Availability:
         """Whether a new leaf can be had, as far as is known: then the mint itself is the question."""
         return self._told.in_service and not self._failed
 
-    def check_cached(self) -> None:
-        """Raise UnavailableError where even a leaf from the cache must not be presented now."""
-        if self._told.unavailable == "fail" and not self._told.in_service:
-            raise UnavailableError("no member of the HSM is in service, and hsm.unavailable is 'fail'")
+    def check_cached(self, wanted: OnOutage | None = None) -> None:
+        """Raise UnavailableError where even a leaf from the cache must not be presented now. `wanted` is what the rule
+        says that the connection goes by, if it says anything."""
+        if (wanted or self._told.unavailable) == "fail" and not self._told.in_service:
+            says = "the rule's hsm_unavailable" if wanted else "hsm.unavailable"
+            raise UnavailableError(f"no member of the HSM is in service, and {says} is 'fail'")
+
+    async def away(self, signer: SignerClient, timeout_s: float) -> bool:
+        """Whether no member serves: what was told, and where that is good the signer's own word now."""
+        if not self._told.in_service or not signer.connected:
+            return True
+        try:
+            await signer.call(Ready(), timeout_s)
+        except HsmitmError:
+            return True
+        return False

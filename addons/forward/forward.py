@@ -4,8 +4,9 @@ The order in which a client connection gets its certificate:
 1. `tls_clienthello`: note whether the client can verify ECDSA.
 2. mitmproxy connects to the server and verifies it; note how that went (`tls_established_server`, `tls_failed_server`).
 3. `tls_start_client`: names from SNI, CONNECT host and the server's certificate -> cache -> mint -> handshake with the
-   worker's own key. A leaf of the forward-trust CA needs a server whose handshake was completed and verified; any
-   other, one that was never reached too, gets a leaf of the forward-untrust CA, and a page says what is wrong.
+   worker's own key. A leaf of the forward-trust CA needs a server whose handshake was completed and that the profile
+   trusts (`addons.upstream.judge`); any other, one that was never reached too, gets a leaf of the forward-untrust CA.
+   A page says what is wrong with a server that is not used.
 4. Where no leaf can be had the client gets a TLS alert. Where the signer's last word makes that likely, a CONNECT for a
    new host asks it first, and gets a 502 page that says why.
 """
@@ -20,20 +21,19 @@ from mitmproxy import connection, ctx, http, tls
 from mitmproxy.addons.tlsconfig import AppData
 from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import context
-from msgspec import Struct
 from OpenSSL import SSL
 
-from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.forward.availability import Availability
 from addons.forward.cas import CAs
+from addons.forward.connects import Connects
 from addons.forward.contexts import ecdsa_suites, make_context
+from addons.forward.known import Known
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey, leaf
-from addons.forward.leaf_keys import LeafKeys, LeafKind, LeafPrivateKey
+from addons.forward.leaf_keys import LeafKeys, LeafPrivateKey
 from addons.forward.leaf_names import leaf_names, requested_host
 from addons.forward.new_names import NewNames
-from addons.pages import pages
-from addons.pages.sentences import Kind
+from addons.policy.addon import on_outage_of
 from addons.records import classes
 from addons.records.connections import facts_of, outermost
 from addons.records.facts import Lookup
@@ -43,30 +43,15 @@ from addons.tls.pieces import PiecewiseConnection
 from addons.tls.protocol import Suites
 from addons.tls.refusal import Refusal
 from addons.tls.suites import towards_clients
-from hsm import names
-from hsm.errors import DeadlineError, HsmitmError, OverloadedError, TryLaterError
+from addons.upstream.judging import show
+from hsm.errors import DeadlineError, HsmitmError, TryLaterError
 from hsm.wire.client import SignerClient
-from hsm.wire.frames import Ready
 from hsm.wire.worker import Authority, Mint, Minted
 
 logger = logging.getLogger("hsmitm.forward")
 
 _RESTARTS_PER_MINT = 3
 _UNTRUSTED_PART = 10
-_RETRY_S = 1
-"""What a client that brings too many new names is told to wait, in Retry-After (RFC 9110 section 10.2.3)."""
-
-
-class _Facts(Struct):
-    """What is known of one client connection. `verified`: its server completed a handshake and proved who it is;
-    `answered`: it got as far as a certificate. `schemes` are what the client verifies in certificates. `vouched` is the
-    server's address where the leaf is of the trust CA."""
-
-    kind: LeafKind = "p256"
-    verified: bool = False
-    answered: bool = False
-    schemes: client_hello.Schemes = None
-    vouched: connection.Address | None = None
 
 
 class Forward:
@@ -97,44 +82,16 @@ class Forward:
         self._new_names = new_names
         self._suites = suites
         self._metrics = metrics
-        self._facts: dict[str, _Facts] = {}
+        self._facts: dict[str, Known] = {}
         self._cas = CAs(signer, mint_timeout_s)
+        self._connects = Connects(signer, availability, (trusted, others), mint_timeout_s, new_names)
         self._context = functools.lru_cache(maxsize=64)(make_context)
 
     # what happens before the client's handshake
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told. Who is
-        refused already, or not to be decrypted, needs none."""
-        decision = facts_of(flow.client_conn).decision
-        if flow.response is not None or (decision is not None and decision.acts != "decrypt"):
-            return None
-        try:
-            host = names.to_ascii(flow.request.host)
-        except ValueError as error:
-            facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
-            logger.info("CONNECT to a name that no certificate can carry: %s", error)
-            flow.response = _page(flow, "malformed-name", str(error))
-            return None
-        if not any(cache.covers(host) for cache in self._caches.values()):
-            if self._new_names is not None and not self._new_names.connect(flow.client_conn, host):
-                self._new_names.refuse(flow.client_conn, host)
-                flow.response = _page(flow, "too-many-names", retry_after_s=_RETRY_S)
-                return None
-            # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
-            well = self._availability.in_service and self._signer.connected
-            return None if well else self._await_signer(flow, host)
-        try:
-            self._availability.check_cached()
-        except HsmitmError as error:
-            _refuse(flow, host, error)
-        return None
-
-    async def _await_signer(self, flow: http.HTTPFlow, host: str) -> None:
-        try:
-            await self._signer.call(Ready(), self._timeout_s)
-        except HsmitmError as error:
-            _refuse(flow, host, error)
+        """Refuse a CONNECT whose leaf, as is known, could not be minted now: here the reason can still be told."""
+        return self._connects.answer(flow)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Choose the kind of leaf that this client can verify."""
@@ -142,37 +99,20 @@ class Forward:
         speaks_1_3 = ours in (net_tls.Version.UNBOUNDED, net_tls.Version.TLS1_3)
         suites = ecdsa_suites(self._offered(data.context.client))
         ecdsa = client_hello.can_ecdsa(data.client_hello, tls_1_3=speaks_1_3, suites=suites)
-        facts = _Facts("p256" if ecdsa else "rsa-2048", schemes=client_hello.certificate_schemes(data.client_hello))
+        facts = Known("p256" if ecdsa else "rsa-2048", schemes=client_hello.certificate_schemes(data.client_hello))
         self._facts[data.context.client.id] = facts
 
-    def tls_start_server(self, data: tls.TlsData) -> None:
-        """A server that a client was shown a trusted leaf for proves itself on each further connection, too: there
-        ssl_insecure does not hold."""
-        facts = self._facts.get(data.context.client.id)
-        if facts is None or facts.vouched is None or data.ssl_conn is None:
-            return
-        if isinstance(data.conn, connection.Server) and data.conn.address == facts.vouched:
-            data.ssl_conn.set_verify(SSL.VERIFY_PEER)
-
     def tls_established_server(self, data: tls.TlsData) -> None:
-        """With the option ssl_insecure a handshake succeeds without a verified certificate; OpenSSL still knows."""
+        """A server that goes on without having proved who it is gets a leaf of the untrust CA."""
         if (facts := self._server_facts(data)) is not None:
-            facts.answered = True
-            facts.verified = _verified(data)
+            facts.established(data)
 
     def tls_failed_server(self, data: tls.TlsData) -> None:
-        """A certificate that did not verify is one reason among others why a handshake fails, and no other is better:
-        whoever is there did not prove who it is."""
+        """A server that is refused, or was not there at all."""
         if (facts := self._server_facts(data)) is not None:
-            # A server that asks for a client certificate has shown its own, and its refusal has a class already.
-            facts.answered = not _verified(data) or getattr(data.ssl_conn, "certificate_wanted", False)
-            facts.verified = False
-            # mitmproxy's page for the client has this text and no other.
-            error = data.conn.error
-            text = f"no TLS with {data.context.server.sni}, which must prove who it is: {error}"
-            data.conn.error = error.within(text) if isinstance(error, Sentence) else text
+            facts.failed(data)
 
-    def _server_facts(self, data: tls.TlsData) -> _Facts | None:
+    def _server_facts(self, data: tls.TlsData) -> Known | None:
         """The facts of the client whose own server this is, and not a proxy on the way to it. mitmproxy cuts servers
         after it reported their client's end: then there is nothing to note."""
         ours = data.conn is data.context.server and data.ssl_conn is not None
@@ -206,13 +146,13 @@ class Forward:
             await waiting
 
     def _start(self, data: tls.TlsData) -> Awaitable[None] | None:
-        facts = self._facts.get(data.context.client.id) or _Facts()
+        facts = self._facts.get(data.context.client.id) or Known()
         host = ""
         try:
             host, key = self._wanted(data.context, facts)
             private, cache = self._keys.known(key.kind), self._caches[key.authority]
             if key in cache:
-                self._availability.check_cached()
+                self._availability.check_cached(on_outage_of(facts_of(data.context.client)))
             if private is None or (found := cache.take(key)) is None:
                 return self._start_client(data, host, key)
             data.ssl_conn = self._connection(found, private, key, data)
@@ -238,17 +178,16 @@ class Forward:
         except (HsmitmError, ValueError) as error:
             _give_nothing(data, host, error)
 
-    def _wanted(self, conn_context: context.Context, facts: _Facts) -> tuple[str, LeafKey]:
+    def _wanted(self, conn_context: context.Context, facts: Known) -> tuple[str, LeafKey]:
         client, server = conn_context.client, conn_context.server
         host = requested_host(client.sni, server.address[0] if server.address else None, client.sockname[0])
         trusted = facts.verified or outermost(conn_context)
-        if trusted:
-            facts.vouched = server.address
-        elif not facts.answered:
+        show(client, server.address, "trust" if trusted else "untrust")
+        if not trusted and not facts.answered:
             why = server.error or f"{host} was not reached"
             ctx.master.addons.trigger(EdgeRefusedHook(EdgeRefusal(client, "server-unproven", why)))
         upstream = None
-        if trusted and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
+        if facts.faultless and server.tls_established and ctx.options.upstream_cert and server.certificate_list:
             upstream = server.certificate_list[0]
         authority = self._cas.choose("trust" if trusted else "untrust", facts.schemes)
         return host, LeafKey(authority, facts.kind, leaf_names(host, upstream))
@@ -310,6 +249,7 @@ class Forward:
         )
         conn = PiecewiseConnection(ssl_context)
         if (facts := self._facts.get(client.id)) is not None:
+            facts_of(client).leaf_names = key.names
             conn.doubt = self._cas.doubt(key.authority, facts.schemes)
         # pyOpenSSL would have it encoded and parsed again.
         used = SSL._lib.SSL_use_certificate(conn._ssl, found.certificate._x509)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -326,26 +266,8 @@ class Forward:
         return conn
 
 
-def _verified(data: tls.TlsData) -> bool:
-    """What OpenSSL says of the server's certificate. Without one it has no complaint."""
-    assert data.ssl_conn is not None
-    result = SSL._lib.SSL_get_verify_result(data.ssl_conn._ssl)  # type: ignore[attr-defined]  # noqa: SLF001
-    return bool(result == 0)  # X509_V_OK
-
-
 def _nothing() -> None:
     """Nobody waits for the end of a mint."""
-
-
-def _refuse(flow: http.HTTPFlow, host: str, error: HsmitmError) -> None:
-    facts_of(flow.client_conn).fail(classes.of_hsm(error), "client", str(error))
-    logger.warning("CONNECT %s refused: %s", host, error)
-    flow.response = _page(flow, "hsm-busy" if isinstance(error, OverloadedError) else "hsm-unavailable")
-
-
-def _page(flow: http.HTTPFlow, kind: Kind, detail: str = "", retry_after_s: int | None = None) -> http.Response:
-    facts = facts_of(flow.client_conn)
-    return pages.current().response(facts, kind=kind, request=flow.request, detail=detail, retry_after_s=retry_after_s)
 
 
 def _give_nothing(data: tls.TlsData, host: str, error: Exception) -> None:

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from mitmproxy import connection
 from msgspec import Struct
 
-from addons.edge.account import account
+from addons.account import account
 from addons.edge.refusal import EdgeRefusal, Refusals
-from addons.edge.turns import LineFullError, Turns
+from addons.turns import LineFullError, Turns
 from hsm.errors import DeadlineError, TryLaterError
 
 _CLIENTS = 65536

@@ -3,6 +3,7 @@
     inbound       the addon: the site's connection for the client, its server, and what that is told of the client
     refused       why a client gets no handshake, as the decryption log has it; no I/O
     layer         mitmproxy's layers for it: read the ClientHello, pick the site, wait for the handshake's steps
+    stepping      a handshake whose steps are done elsewhere
     handshakes    TLS handshakes on threads
     site_http     HTTP with a client of one of our sites: what is for another one is answered 421
     authority     whether a request is for the connection's own site; no I/O

@@ -7,23 +7,10 @@ a server behind us that has several sites believes that. So each place has to na
 
 from __future__ import annotations
 
-import re
-
 from mitmproxy import http
 
+from addons.edge.authority import claims, host
 from addons.inbound.sites import Site, Sites
-from hsm import names
-
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)]|([^\[\]:@/?#\s*]+))(?::[0-9]{0,5})?")
-
-
-def host(authority: str) -> str:
-    """The host of `authority` (host [":" port], RFC 3986 section 3.2) as sites' names are written. Raises ValueError,
-    also for user information, which has no place here (RFC 9110 section 4.2.4)."""
-    found = _AUTHORITY.fullmatch(authority)
-    if found is None:
-        raise ValueError(f"{authority[:80]!r} is no host")
-    return names.check(found[1] or found[2])
 
 
 def stranger(request: http.Request, site: Site, sites: Sites) -> str | None:
@@ -32,11 +19,10 @@ def stranger(request: http.Request, site: Site, sites: Sites) -> str | None:
     A request that names nobody (HTTP/1.0) goes to whatever the server has first: that may be another site, where there
     is one.
     """
-    claims = [request.authority] if request.authority else []
-    claims += request.headers.get_all("Host")
-    if not claims:
+    found = claims(request)
+    if not found:
         return None if len(sites.all) == 1 else "a request without a host"
-    for one in claims:
+    for one in found:
         try:
             meant = sites.find(host(one))
         except ValueError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from logging import DEBUG
-from typing import Protocol, cast
+from typing import Protocol
 
 from mitmproxy import connection
 from mitmproxy.proxy import commands, context, events, layer, tunnel
@@ -20,28 +20,27 @@ from mitmproxy.proxy.layers.tls import (
     HTTP_ALPNS,
     ClientTLSLayer,
     TlsClienthelloHook,
-    TLSLayer,
 )
 from mitmproxy.tls import ClientHello, ClientHelloData
-from OpenSSL import SSL
 
+from addons.edge.listeners.bypass import Bypass
 from addons.edge.listeners.client_tls import HelloBegunHook, let_through
 from addons.edge.listeners.hello import HANDSHAKE, HelloError, HelloReader, normal
 from addons.edge.listeners.tunnel import Tunnel
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
-from addons.gnutls.connection import Connection
 from addons.inbound import proxy_protocol
-from addons.inbound.handshakes import HandshakeData, InboundHandshakeHook, Step
+from addons.inbound.handshakes import Step
 from addons.inbound.refused import CLASSES, Refused
 from addons.inbound.site_http import SiteHttp
 from addons.inbound.sites import Site, Sites
+from addons.inbound.stepping import SteppedHandshake
 from addons.policy import asked
 from addons.records import classes, greeting
 from addons.records.connections import destined, facts_of
 from addons.tls import client_hello
 from addons.tls.lingering import Lingering, LingeringTls
-from addons.tls.refusal import INTERNAL_ERROR, Refusal, alert
+from addons.tls.refusal import INTERNAL_ERROR, alert
 from addons.upstream.layer import ServerTls
 from hsm.errors import HsmitmError
 
@@ -155,10 +154,16 @@ class InboundListener(Lingering):
         if self.site is None:
             yield from self._refuse("no-site", UNRECOGNIZED_NAME, hello.sni or "")
             return
-        decision = yield from asked.at_hello(self.context, hello)
+        if self.site.upstream.address is not None:
+            self.context.server.address = self.site.upstream.address
+            facts_of(self.context.client).sni_proved = True  # the SNI has chosen it
+        decision = yield from asked.at_hello(self.context)
         if decision is not None and decision.acts == "block":
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
             yield from self._refuse("blocked", asked.ACCESS_DENIED, hello.sni or "")
+            return
+        if decision is not None and decision.acts == "bypass":
+            yield from self._pass_by()
             return
         if not self.site.served and not client_hello.returns(hello):
             yield from self._refuse("no-key", INTERNAL_ERROR, hello.sni or "")
@@ -177,10 +182,17 @@ class InboundListener(Lingering):
         yield commands.SendData(self.context.client, said)
         yield from self.linger(self.context.client)
 
+    def _pass_by(self) -> layer.CommandGenerator[None]:
+        """The client's TLS is the server's own business, keys and versions of ours have no part in it."""
+        self.guide.unwatch(self)
+        self.server_address = self.context.server.address
+        destined(facts_of(self.context.client), self.server_address)
+        self._outer = Bypass(self.context, bytes(self._reader.raw))
+        self._reader.raw.clear()
+        yield from self._outer.handle_event(events.Start())
+
     def _begin(self, site: Site, hello: ClientHello) -> layer.CommandGenerator[None]:
         server, upstream = self.context.server, site.upstream
-        if upstream.address is not None:
-            server.address = upstream.address
         self.server_address = server.address
         destined(facts_of(self.context.client), server.address)
         server.sni = upstream.name or hello.sni or site.title.removeprefix("*.")
@@ -209,52 +221,10 @@ class InboundListener(Lingering):
         yield from self.linger(client)
 
 
-class _SteppedHandshake(TLSLayer):
-    """Between mitmproxy's ClientTLSLayer, which reads the ClientHello, and its TLSLayer, which does the handshake."""
+class InboundTls(LingeringTls, ClientTLSLayer, SteppedHandshake):
+    """TLS with a client of one of our sites. In between it and the world: plain HTTP, or what ALPN says."""
 
     listener: InboundListener
-    _step: Step | None = None
-    _steps = 0
-    _key_was_asked = False
-    last_alert = ""
-    failure: BaseException | None = None
-
-    @property
-    def ours(self) -> Connection | Refusal:
-        """`tls`, as the addon made it: mitmproxy takes it for pyOpenSSL's."""
-        return cast(Connection | Refusal, self.tls)
-
-    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
-        """Have a step run; TLSLayer then asks again, and is told at once what came of it.
-
-        A handshake asks its key once (RFC 8446 section 4.4.3; RFC 5246 sections 7.4.3 and 7.4.7.1): what comes after
-        that waits for nothing and needs no thread.
-        """
-        if data:
-            self.tls.bio_write(data)
-        if not self._key_was_asked:
-            self._steps += 1
-            step = self._step = Step(self.ours, self.listener.deadline)
-            yield InboundHandshakeHook(HandshakeData(self.context.client, step))
-            self._step = None
-            self._key_was_asked = step.asked
-            facts = facts_of(self.context.client)
-            facts.member, facts.sign_ms = step.member or facts.member, step.sign_ms or facts.sign_ms
-            self.failure = step.failure.__cause__ if isinstance(step.failure, SSL.Error) else step.failure
-            if step.failure is not None and not isinstance(step.failure, SSL.Error):
-                self.ours.abort(INTERNAL_ERROR)
-        done, error = yield from super().receive_handshake_data(b"")
-        if error:
-            for command in self.tls_interact():  # mitmproxy closes without the alert
-                if isinstance(command, commands.SendData):
-                    self.last_alert = classes.alert_in(command.data)
-                yield command
-            error = self.ours.broken or error
-        return done, error
-
-
-class InboundTls(LingeringTls, ClientTLSLayer, _SteppedHandshake):
-    """TLS with a client of one of our sites. In between it and the world: plain HTTP, or what ALPN says."""
 
     def __init__(self, context: context.Context, listener: InboundListener, hello: ClientHello) -> None:
         super().__init__(context)

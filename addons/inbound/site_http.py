@@ -52,7 +52,7 @@ class _SiteStream(EdgeStream):
         self.client_state = self.server_state = self.state_errored
         client, about = self.context.client, self._site.title
         yield EdgeRefusedHook(EdgeRefusal(client, "host-mismatch", f"{wrong!r} on a connection for {about}"))
-        page = pages.current().response(facts_of(client), kind="host-mismatch", request=event.request, host=about)
+        page = pages.current().page(facts_of(client), kind="host-mismatch", request=event.request, host=about)
         text = page.raw_content or b""
         yield SendHttp(ResponseHeaders(self.stream_id, page, end_stream=not text), client)
         if text:

@@ -86,7 +86,7 @@ class Pages:
         self._contact = contact
         self._template = template
 
-    def response(
+    def page(
         self,
         facts: Facts,
         *,

@@ -138,7 +138,7 @@ def port_ranges(written: Collection[int | str]) -> list[range]:
         span = _port_range(one)
         for other in found:
             if span.start < other.stop and other.start < span.stop:
-                raise ValueError(f"'{one}' overlaps {_said(other)}; write each port once")
+                raise ValueError(f"'{one}' overlaps {said(other)}; write each port once")
         found.append(span)
     return found
 
@@ -157,5 +157,6 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 5
 
 
-def _said(ports: range) -> str:
+def said(ports: range) -> str:
+    """A range of ports as it is written."""
     return str(ports.start) if len(ports) == 1 else f"{ports.start}-{ports.stop - 1}"

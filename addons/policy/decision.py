@@ -1,7 +1,7 @@
 """The decision: what becomes of a connection, from its facts and the compiled policy. Pure: no I/O, and no clock.
 
 The proxy, `hsmitm policy test`, `policy replay` and `explain` call this very function. In warn mode it says what would
-have become of the connection; who calls it decrypts then (`Compiled.mode`).
+have become of the connection, and `Decision.acts` what does.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def _decision(case: Case, policy: Compiled, matched: CompiledRule | None, missin
         categories=tuple(sorted(case.categories)),
         log=matched.rule.log if matched else "all",
         hsm_unavailable=matched.rule.hsm_unavailable if matched else None,
+        enforced=policy.mode == "enforce",
     )
 
 

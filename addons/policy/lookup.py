@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from addons.edge.connecting.destinations import Network
+from addons.addresses import Network
 from addons.policy.case import Case
 from addons.policy.compiling import CompiledRule
-from addons.policy.domains import Domain, DomainTable
+from addons.policy.domains import Domain, Domains, DomainTable, met
 from addons.policy.networks import NetworkTable
 
 
@@ -66,4 +66,25 @@ class Lookup:
             found.update(self._groups.get(group, ()))
         if case.source is not None:
             found.update(self._sources.find(case.source))
+        return sorted(found)
+
+    def covering(self, rule: CompiledRule, lists: Mapping[str, Domains]) -> list[int]:
+        """Of the rules that may match all that `rule` matches: what they ask for has the first entry of its list.
+        `lists` are the categories."""
+        found = set(self._always)
+        for domains in (rule.domains, *(lists[one] for one in rule.categories)):
+            for first in domains.all[:1]:
+                name = met(first.name)
+                found.update(self._names.find(name))
+                for category, listed in lists.items():
+                    if category in rule.categories or name in listed:
+                        found.update(self._categories.get(category, ()))
+        for network in rule.destinations.all[:1]:
+            found.update(self._destinations.find((network.version, int(network.network_address))))
+        for network in rule.within.all[:1]:
+            found.update(self._sources.find((network.version, int(network.network_address))))
+        for user in rule.users:
+            found.update(self._users.get(user, ()))
+        for group in rule.groups:
+            found.update(self._groups.get(group, ()))
         return sorted(found)

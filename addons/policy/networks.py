@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
-from addons.edge.connecting.destinations import Address, Network, faces
+from addons.addresses import Address, Network, faces
 
 Number = tuple[int, int]
 """An address: the version of IP, and its bits."""

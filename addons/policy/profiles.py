@@ -25,5 +25,6 @@ def check(name: str, profile: Profile) -> None:
         raise ValueError(f"{where}.suites: {error}") from None
     if not _CERTIFICATE.fullmatch(profile.client_certificate):
         raise ValueError(
-            f"{where}.client_certificate: '{profile.client_certificate}' is none; write block, without or bypass"
+            f"{where}.client_certificate: '{profile.client_certificate}' is none; write block, without, bypass, or "
+            "present:NAME"
         )

@@ -18,7 +18,7 @@ from addons.policy.case import Case
 from addons.policy.compiling import CompiledRule, named
 from addons.policy.domains import Domains, DomainTable
 from addons.policy.lookup import Lookup
-from addons.policy.settings import NAME, NAME_WORDS, Accept, Policy, Profile, Rule, Suffix
+from addons.policy.settings import NAME, NAME_WORDS, Accept, ClientCertificate, Policy, Profile, Rule, Suffix
 from hsm import names
 
 SOON = dt.timedelta(days=30)
@@ -30,21 +30,28 @@ class Compiled:
     """The policy in force. It never changes: a reload makes another.
 
     `version` is short, and another for every change of the policy; `accepts` are `[[upstream.accept]]`, with hosts as
-    names are checked (A-labels in lower case, or an address).
+    names are checked (A-labels in lower case, or an address); `lists` are the categories by their names;
+    `certificates` are ours for servers that ask for one.
     """
 
-    def __init__(self, policy: Policy, profiles: Mapping[str, Profile], accepts: Sequence[Accept]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        profiles: Mapping[str, Profile],
+        accepts: Sequence[Accept],
+        certificates: Sequence[ClientCertificate] = (),
+    ) -> None:
         """Raises ValueError: the rule, the field, and what is wrong."""
         self.settings = policy
         self.mode, self.default, self.no_sni, self.probe = policy.mode, policy.default, policy.no_sni, policy.probe
         for name, profile in profiles.items():
             checked_profiles.check(name, profile)
         self.profiles: dict[str, Profile] = {_DEFAULT: Profile(), **profiles}
-        self._lists = {
+        self.lists = {
             name: named(f"policy.categories.{name}", _category, name, listed)
             for name, listed in policy.categories.items()
         }
-        self.categories = DomainTable((domain, name) for name, listed in self._lists.items() for domain in listed.all)
+        self.categories = DomainTable((domain, name) for name, listed in self.lists.items() for domain in listed.all)
         self.rules = tuple(self._compiled(number, rule) for number, rule in enumerate(policy.rules))
         self._by_name: dict[str, Rule] = {}
         for number, rule in enumerate(policy.rules):
@@ -53,7 +60,9 @@ class Compiled:
         self._lookup = Lookup(self.rules)
         self.shadows = tuple(self._find_shadows())
         self.accepts = tuple(_accept(number, one) for number, one in enumerate(accepts))
-        self.version = hashlib.sha256(msgspec.json.encode((policy, profiles, accepts))).hexdigest()[:12]
+        self.certificates = {one.name: one for one in certificates}
+        whole = msgspec.json.encode((policy, profiles, accepts, certificates))
+        self.version = hashlib.sha256(whole).hexdigest()[:12]
 
     def _compiled(self, number: int, rule: Rule) -> CompiledRule:
         where = _where(number, rule)
@@ -61,14 +70,15 @@ class Compiled:
             raise ValueError(
                 f"{where}: profile: there is no profile '{rule.profile}'; there are {', '.join(sorted(self.profiles))}"
             )
-        return named(where, CompiledRule, rule, self._lists)
+        return named(where, CompiledRule, rule, self.lists)
 
     def _find_shadows(self) -> Iterator[str]:
         """Sentences about rules that match only what an earlier bypass does not take for honest. Raises ValueError
         for a rule that can never match."""
         for number, later in enumerate(self.rules):
-            for earlier in self.rules[:number]:
-                if not coverage.covers(earlier, later, self._lists):
+            for candidate in self._lookup.covering(later, self.lists):
+                earlier = self.rules[candidate]
+                if candidate >= number or not coverage.covers(earlier, later, self.lists):
                     continue
                 if earlier.action != "bypass" or later.action == "bypass":
                     raise ValueError(
@@ -85,6 +95,13 @@ class Compiled:
         rules = self.rules
         return (rules[number] for number in self._lookup.numbers(case))
 
+    @property
+    def passes(self) -> bool:
+        """Whether there is anything that may be passed uninspected."""
+        return self.default == "bypass" or any(
+            one.action == "bypass" or one.rule.hsm_unavailable == "bypass" for one in self.rules
+        )
+
     def profile(self, name: str) -> Profile:
         """The profile of that name; there is one for every `Decision.profile`."""
         return self.profiles[name]
@@ -97,12 +114,27 @@ class Compiled:
         """What an operator should know of a policy that is right: what has ended, ends soon, or hardly matches."""
         ends = [(_where(number, rule), rule.expires) for number, rule in enumerate(self.settings.rules)]
         ends += [(f"upstream.accept[{number}] '{one.host}'", one.expires) for number, one in enumerate(self.accepts)]
-        return [*filter(None, (_ending(where, expires, at) for where, expires in ends)), *self.shadows]
+        ending = filter(None, (_ending(where, expires, at) for where, expires in ends))
+        return [*ending, *self.shadows, *self._of_nobody()]
+
+    def _of_nobody(self) -> Iterator[str]:
+        for number, one in enumerate(self.rules):
+            if one.users or one.groups:
+                field = "from.users" if one.users else "from.groups"
+                yield (
+                    f"{_where(number, one.rule)}: {field}: nothing tells users and groups yet, so that the rule never "
+                    "matches"
+                )
 
 
-def compiled(policy: Policy, profiles: Mapping[str, Profile] | None = None, accepts: Sequence[Accept] = ()) -> Compiled:
+def compiled(
+    policy: Policy,
+    profiles: Mapping[str, Profile] | None = None,
+    accepts: Sequence[Accept] = (),
+    certificates: Sequence[ClientCertificate] = (),
+) -> Compiled:
     """The policy, checked. Raises ValueError: the rule, the field, what is wrong, what would be right."""
-    return Compiled(policy, profiles or {}, accepts)
+    return Compiled(policy, profiles or {}, accepts, certificates)
 
 
 def _category(name: str, listed: Sequence[str | Suffix]) -> Domains:
@@ -118,7 +150,7 @@ def _where(number: int, rule: Rule) -> str:
 
 
 def _ending(where: str, expires: dt.date | None, at: dt.datetime) -> str | None:
-    if expires is None or not times.is_over(expires, at + SOON):
+    if expires is None or expires > (at + SOON).astimezone(dt.UTC).date():
         return None
     if times.is_over(expires, at):
         return f"{where}: expires: {expires.isoformat()} is over, so it no longer holds"
@@ -127,6 +159,8 @@ def _ending(where: str, expires: dt.date | None, at: dt.datetime) -> str | None:
 
 def _accept(number: int, written: Accept) -> Accept:
     try:
+        if "*" in written.host:
+            raise ValueError(f"'{written.host}' stands for many hosts; write one")
         return msgspec.structs.replace(written, host=names.to_ascii(written.host))
     except ValueError as error:
         raise ValueError(f"upstream.accept[{number}]: host: {error}") from None

@@ -128,6 +128,15 @@ class Accept(_Table, frozen=True):
     expires: datetime.date
 
 
+class ClientCertificate(_Table, frozen=True):
+    """A certificate of ours, for servers of whose profile `client_certificate` is "present:" and this name: files in
+    PEM, the certificate with those of its CAs behind it; without a `key` that is in the same file."""
+
+    name: Annotated[str, Meta(pattern=NAME, description=NAME_WORDS)]
+    certificate: Annotated[str, Meta(min_length=1)]
+    key: str | None = None
+
+
 class Policy(_Table, frozen=True):
     """The whole of it. `default` is what no rule matches, but at our own sites, which are decrypted then; "warn"
     decrypts as if there were no rules and tells what would have happened. `categories` are lists of domains by their

@@ -17,6 +17,7 @@ from addons.policy.settings import When
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY = 24 * 60
 _WEEK = 7 * _DAY
+_ALWAYS = (1 << _WEEK) - 1
 _HOURS = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
 
 
@@ -38,9 +39,8 @@ class Week(Struct, frozen=True):
         mask = 0
         for day in days:
             for first, last in spans:
-                for minute in range(first, last):
-                    mask |= 1 << (day * _DAY + minute) % _WEEK
-        return cls(when.zone, mask)
+                mask |= ((1 << last - first) - 1) << (day * _DAY + first)
+        return cls(when.zone, (mask | mask >> _WEEK) & _ALWAYS)  # Sunday night goes on at the week's beginning
 
     def __contains__(self, at: dt.datetime) -> bool:
         local = at.astimezone(zone(self.zone))
@@ -48,7 +48,7 @@ class Week(Struct, frozen=True):
 
     def covers(self, other: Week) -> bool:
         """Whether every minute of `other` is one of this, as far as that can be said without a calendar."""
-        return not other.mask & ~self.mask if self.zone == other.zone else self.mask == (1 << _WEEK) - 1
+        return not other.mask & ~self.mask if self.zone == other.zone else self.mask == _ALWAYS
 
 
 @functools.cache

@@ -86,9 +86,9 @@ class Connections:
 
     name = "connections"
 
-    def __init__(self, ended: Callable[[Facts], None] | None = None) -> None:
-        """`ended` is called once for each connection, with all that is known of it at its end."""
-        self._ended = ended
+    def __init__(self, *ended: Callable[[Facts], None]) -> None:
+        """Each of `ended` is called once for each connection, with all that is known of it at its end."""
+        self.told = ended
         self._open: dict[str, connection.Client] = {}
         self._sequence = 0
 
@@ -124,8 +124,8 @@ class Connections:
             # Who may not come in at all: mitmproxy's Block, or a script.
             facts.fail("blocked-by-policy", "client", client.error)
         conclude(facts)
-        if self._ended is not None:
-            self._ended(facts)
+        for tell in self.told:
+            tell(facts)
 
     # what becomes known
 
@@ -149,6 +149,11 @@ class Connections:
         """An answer has gone to the client; a server's, if there was one."""
         if flow.error is None and flow.server_conn.timestamp_tcp_setup is not None:
             facts_of(flow.client_conn).served = True
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """No answer came of a request. A client that has gone has not waited for it."""
+        if flow.error is not None and flow.client_conn.state & connection.ConnectionState.CAN_WRITE:
+            facts_of(flow.client_conn).fail("connect-failed", "server", flow.error.msg)
 
     def tcp_start(self, flow: tcp.TCPFlow) -> None:
         """A stream that is no HTTP, in the clear unless TLS is around it."""
@@ -197,8 +202,9 @@ _BLOCKED = frozenset(("blocked-by-policy", "blocked-destination", "sni-mismatch"
 
 def conclude(facts: Facts) -> None:
     """The connection is over: what became of it in the end. A failure has a reason, whatever was said."""
-    if facts.decision is not None and facts.decision.action == "block":
-        facts.fail("blocked-by-policy", "client", facts.decision.reason)
+    decision = facts.decision
+    if decision is not None and decision.acts == "block":
+        facts.fail(decision.error or "blocked-by-policy", "client", decision.reason)
         facts.event = "blocked"
     elif facts.failure is not None and not facts.served:
         facts.event = "blocked" if facts.failure.kind in _BLOCKED else "failed"

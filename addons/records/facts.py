@@ -98,7 +98,8 @@ class Decision(Struct, frozen=True):
     names what is demanded of the server; `reason` says in a sentence why, for log and page. `settled`: no fact that is
     still to come can change it; where it is not, this is what becomes of the connection if none of that ever comes, and
     `missing` names what to learn next. `categories` are those of the name that was judged; `log` and `hsm_unavailable`
-    are the rule's. `enforced` is False where the policy warns and no more: then this is what would have happened."""
+    are the rule's; `error` is the class of a block that is no rule's. `enforced` is False where the policy warns and no
+    more: then this is what would have happened."""
 
     rule: str
     action: Literal["decrypt", "bypass", "block"]
@@ -110,6 +111,7 @@ class Decision(Struct, frozen=True):
     log: Literal["all", "failures", "none"] = "all"
     """Of which connections of this rule there is a record in the decryption log."""
     hsm_unavailable: Literal["fail", "bypass", "cached-only"] | None = None
+    error: ErrorClass | Literal[""] = ""
     enforced: bool = True
 
     @property
@@ -161,8 +163,12 @@ class Facts(Struct, kw_only=True):
     groups: tuple[int, ...] = ()
     """Of the client's key exchange, as IANA numbers them (supported_groups, RFC 8446 section 4.2.7)."""
     ech: bool = False
+    pq_downgrade: bool = False
+    """The client offered a hybrid group (with ML-KEM), and the server's leg is classic."""
 
     decision: Decision | None = None
+    decided: bool = False
+    """The decision holds: all that could change it has come."""
     policy: Any = None
     """The policy that decides on it until its end, whatever is reloaded meanwhile; no part of its record."""
     policy_version: str = ""
@@ -176,6 +182,8 @@ class Facts(Struct, kw_only=True):
     """A server's answer has gone to the client: what fails after that does not undo it."""
 
     authority: str = ""
+    leaf_names: tuple[str, ...] = ()
+    """What the client was shown a certificate for; no part of its record."""
     leaf_serial: str = ""
     leaf_cache: Lookup | Literal[""] = ""
     member: str = ""
@@ -188,7 +196,7 @@ class Facts(Struct, kw_only=True):
     def fail(self, kind: ErrorClass, side: Side, text: str, alert: str = "") -> None:
         """Note why it came to nothing. The first reason is the cause; what follows from it is not noted."""
         if self.failure is None:
-            self.failure = Failure(kind, side, text, alert)
+            self.failure = Failure(kind, side, str(text), alert)  # an error that knows its page is no plain str
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ program's library, and its settings, show in it; a client that wants to look lik
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -14,6 +15,8 @@ _SERVER_NAME, _SIGNATURE_ALGORITHMS, _ALPN, _SUPPORTED_VERSIONS = 0, 13, 16, 43
 _VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
 _MOST = 99
 _NOTHING = "0" * 12
+_REMEMBERED = 256
+"""Kinds of clients: most connections are of one that was here before."""
 
 GREASE = frozenset(0x0A0A + 0x1010 * i for i in range(16))
 """RFC 8701 section 2: values that mean nothing, and that clients sprinkle."""
@@ -22,14 +25,21 @@ GREASE = frozenset(0x0A0A + 0x1010 * i for i in range(16))
 def ja4(version: int, suites: Sequence[int], extensions: Mapping[int, bytes], alpn: bytes) -> str:
     """The fingerprint of a ClientHello over TCP: `version` is its legacy_version, `alpn` the first protocol that it
     offers, b"" where it offers none."""
-    ciphers = [one for one in suites if one not in GREASE]
-    kinds = [one for one in extensions if one not in GREASE]
-    signatures = values(extensions.get(_SIGNATURE_ALGORITHMS, b""))
-    listed = _listed(sorted(one for one in kinds if one not in (_SERVER_NAME, _ALPN)))
+    return _text(
+        _version(version, extensions),
+        tuple(sorted(one for one in suites if one not in GREASE)),
+        tuple(sorted(one for one in extensions if one not in GREASE)),
+        tuple(values(extensions.get(_SIGNATURE_ALGORITHMS, b""))),
+        _ends(alpn),
+    )
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _text(version: str, ciphers: Sequence[int], kinds: Sequence[int], signatures: Sequence[int], ends: str) -> str:
+    listed = _listed([one for one in kinds if one not in (_SERVER_NAME, _ALPN)])
     return (
-        f"t{_version(version, extensions)}{'d' if _SERVER_NAME in extensions else 'i'}"
-        f"{min(len(ciphers), _MOST):02}{min(len(kinds), _MOST):02}{_ends(alpn)}"
-        f"_{_short(_listed(sorted(ciphers)))}"
+        f"t{version}{'d' if _SERVER_NAME in kinds else 'i'}"
+        f"{min(len(ciphers), _MOST):02}{min(len(kinds), _MOST):02}{ends}_{_short(_listed(ciphers))}"
         f"_{_short(f'{listed}_{_listed(signatures)}' if signatures and listed else listed)}"
     )
 

@@ -38,6 +38,9 @@ def verification(session: object) -> Verification | None:
     """What OpenSSL says of the chain that a server has shown; None where another library was at work."""
     if not isinstance(session, SSL.Connection):
         return None
+    said: Verification | None = getattr(session, "verification", None)
+    if said is not None:  # of all that OpenSSL said, what decided, and at which depth
+        return said
     lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001  # not in pyOpenSSL's interface
     code = int(lib.SSL_get_verify_result(session._ssl))  # noqa: SLF001
     return GOOD if code == 0 else Verification(code, 0, words(code))

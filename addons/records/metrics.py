@@ -72,7 +72,7 @@ class Metrics:
 
     @property
     def flows(self) -> int:
-        """HTTP exchanges, WebSockets and TCP flows in progress."""
+        """HTTP exchanges, WebSockets, TCP flows and bypassed connections in progress."""
         return sum(map(len, self._flows.values()))
 
     def count_lookup(self, outcome: Outcome) -> None:
@@ -106,6 +106,10 @@ class Metrics:
     def tls_failed_server(self, data: tls.TlsData) -> None:
         """A server's handshake failed: counted by `failure_class`."""
         self._failures.labels("server", failure_class(data.conn.error)).inc()
+
+    def bypass_begun(self, client: connection.Client) -> None:
+        """A connection that is not opened is in progress until its client is gone."""
+        self._flows.setdefault(client.id, set()).add(client.id)
 
     def _begin(self, one: flow.Flow) -> None:
         self._flows.setdefault(one.client_conn.id, set()).add(one.id)

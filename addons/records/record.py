@@ -186,6 +186,9 @@ class Ours(_Part, kw_only=True):
     action: str = ""
     profile: str = ""
     reason: str = ""
+    enforced: bool = True
+    decided: datetime.datetime | None = None
+    """For which time rules were asked, where that is in another minute than the connection's beginning."""
     categories: tuple[str, ...] = ()
     policy_version: str = ""
     requests: int = 0

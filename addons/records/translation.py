@@ -81,6 +81,8 @@ def _ours(facts: Facts, server: Leg, worker: int) -> Ours:
         action=decision.action if decision else "",
         profile=decision.profile if decision else "",
         reason=decision.reason if decision else "",
+        enforced=decision.enforced if decision else True,
+        decided=facts.at if int(facts.at.timestamp()) // 60 != int(facts.began) // 60 else None,
         categories=facts.categories,
         policy_version=facts.policy_version,
         requests=facts.requests,
@@ -132,6 +134,7 @@ def to_facts(of: Record) -> Facts:
         id=of.event.id,
         began=of.event.start.timestamp(),
         began_monotonic=0.0,
+        at=ours.decided or of.event.start,
         sequence=of.event.sequence,
         listener=ours.listener,
         mode=ours.mode,
@@ -171,7 +174,7 @@ def _decision(ours: Ours) -> Decision | None:
     if not ours.rule:
         return None
     action = cast(Literal["decrypt", "bypass", "block"], ours.action)
-    return Decision(ours.rule, action, ours.profile, ours.reason)
+    return Decision(ours.rule, action, ours.profile, ours.reason, enforced=ours.enforced)
 
 
 def _server_leg(ours: Ours) -> Leg:

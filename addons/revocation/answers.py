@@ -14,7 +14,7 @@ _WORST_FIRST: tuple[Status, ...] = ("revoked", "timeout", "unknown", "good")
 
 
 class Answer(Struct, frozen=True):
-    """Of one certificate, or of a chain. `words` is a sentence for page and log.
+    """Of one certificate, or of a chain. `words` say it of the server, for page and log.
 
     Times are in seconds since the epoch: `told` is when its issuer said so, `until` how long it is remembered, and from
     `renew` on somebody is asked again.

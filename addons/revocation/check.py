@@ -40,16 +40,15 @@ class Check:
         if not staple or len(staple) > LONGEST_STAPLE:
             return None
         try:
-            return self._read(staple, certificate, issuer, "the response that the server has stapled", _RENEW_STAPLED_S)
+            answer = self._read(staple, certificate, issuer, "the response that it has stapled", _RENEW_STAPLED_S)
         except ValueError:
             return None
+        return structs.replace(answer, words=_clause(answer, certificate))
 
     async def ask(self, certificate: x509.Certificate, issuer: x509.Certificate) -> Answer:
         """What those say that the certificate names. Never raises for what they do."""
         answer = await self._asked(certificate, issuer)
-        if not named.is_ca(certificate):
-            return answer
-        return structs.replace(answer, words=f"its CA {certificate.subject.rfc4514_string():.100}: {answer.words}")
+        return structs.replace(answer, words=_clause(answer, certificate))
 
     async def _asked(self, certificate: x509.Certificate, issuer: x509.Certificate) -> Answer:
         if named.is_never_revoked(certificate):
@@ -89,7 +88,8 @@ class Check:
         try:
             validity = ocsp.verify(response, certificate, issuer, now)
         except ocsp.RevokedError as error:
-            return self._said("revoked", f"{error}, says {who}", error.this_update, error.next_update, renew_s)
+            words = f"{error}, says {who}".removeprefix("the certificate ")
+            return self._said("revoked", words, error.this_update, error.next_update, renew_s)
         except ocsp.ResponseError as error:
             raise ValueError(f"{who}: {error}") from error
         return self._said("good", f"{who} says so", validity.this_update, validity.next_update, renew_s)
@@ -101,7 +101,7 @@ class Check:
         told, until = found.this_update, found.next_update
         if since is None:
             return self._said("good", f"the CRL {url} does not have it", told, until, _RENEW_S)
-        words = f"the certificate is revoked since {ocsp.utc(since)}, says the CRL {url}"
+        words = f"is revoked since {ocsp.utc(since)}, says the CRL {url}"
         return self._said("revoked", words, told, until, _RENEW_S)
 
     def _said(self, status: Status, words: str, told: dt.datetime, until: dt.datetime, renew_s: float) -> Answer:
@@ -111,3 +111,16 @@ class Check:
     def _answer(self, status: Status, words: str, for_s: float) -> Answer:
         until = self._clock().timestamp() + for_s
         return Answer(status, words, 0.0, until, until)
+
+
+def _clause(answer: Answer, certificate: x509.Certificate) -> str:
+    """The answer's words, said of a server."""
+    name = f"{certificate.subject.rfc4514_string():.100}" if named.is_ca(certificate) else ""
+    whose = f"the certificate of its CA {name}" if name else "its certificate"
+    match answer.status:
+        case "revoked":
+            return f"{whose} {answer.words}"
+        case "good":
+            return answer.words
+        case _:
+            return f"whether {whose} is revoked is not known: {answer.words}"

@@ -37,7 +37,7 @@ _ANSWERS, _CHAINS = 16384, 4096
 _IN_PROGRESS = 256
 """So many certificates are asked about at a time; of a further one it is said that there is no answer."""
 _TRUSTED = Answer("good", "its certificate is trusted as it is")
-_STRANGE_CHAIN = Answer("unknown", "the server's certificates cannot be read, or do not follow from each other")
+_STRANGE_CHAIN = Answer("unknown", "its certificates cannot be read, or do not follow from each other")
 
 Key = tuple[bytes, int]
 """A certificate as its issuer knows it: SHA-256 of the issuer's key, and the serial number."""
@@ -122,6 +122,8 @@ class Status:
         if staple and (said := self._checks.stapled(staple, certificate, issuer)) is not None:
             self._learn(key, said)
             return None
+        if staple and self._fresh(key, b"") is not None:
+            return None
         task = self._asked.get(key)
         if task is None and len(self._asked) < _IN_PROGRESS:
             # Eager tasks begin here, in the context of a client's connection, which is none of theirs.
@@ -148,7 +150,7 @@ class Status:
         except Exception as error:  # noqa: BLE001  # a fault of ours must not end in silence, nor in a connection's end
             logger.warning("the status of a certificate could not be asked for, unexpectedly: %r", error)
             until = self._clock().timestamp() + 60
-            answer = Answer("unknown", "it could not be asked for", 0.0, until, until)
+            answer = Answer("unknown", "whether its certificate is revoked could not be asked", 0.0, until, until)
         self._learn(key, answer)
 
     def _over(self, key: Key, _: object) -> None:
@@ -171,7 +173,7 @@ class Status:
 
     def _sum(self, keys: Sequence[Key], within_s: float) -> Answer:
         now = self._clock().timestamp()
-        late = Answer("timeout", f"whether it is revoked was not known within {within_s:g} s")
+        late = Answer("timeout", f"whether its certificate is revoked was not known within {within_s:g} s")
         known = (self._answers.get(key) for key in keys)
         return worst(one if one is not None and now < one.until else late for one in known)
 

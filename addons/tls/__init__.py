@@ -1,6 +1,7 @@
 """TLS in words and in time, for both directions of inspection. It makes no connection and asks for no key.
 
 client_hello       what a client can verify and speak; no I/O
+read_hello         a ClientHello, read in one go; no I/O
 protocol           versions and ciphers as an operator chooses them, and as GnuTLS's priorities; no I/O, no library
 suites             cipher suites of TLS 1.2 towards clients and servers; no I/O
 refusal            a TLS connection that only says no

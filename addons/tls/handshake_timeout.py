@@ -46,6 +46,10 @@ class HandshakeTimeout:
         if data.ignore_connection:
             self._stop(data.context.client)
 
+    def bypass_begun(self, client: connection.Client) -> None:
+        """The policy does: its handshake is its server's to wait for."""
+        self._stop(client)
+
     def tls_start_server(self, data: tls.TlsData) -> None:
         """A server's handshake begins with ours."""
         self._start(data.conn, data.context.client, self._server_s)

@@ -17,6 +17,7 @@ _MODERN = tuple(
     for kind in ("ECDSA", "RSA")
 )
 """In the order of preference that Mozilla recommends. No server of ours has parameters for DHE; others may."""
+_VERSIONS = {"1.0": Version.TLS1, "1.1": Version.TLS1_1, "1.2": Version.TLS1_2, "1.3": Version.TLS1_3}
 _OF_SERVERS = tuple(f"DHE-RSA-{cipher}" for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305"))
 
 
@@ -39,6 +40,18 @@ def towards_servers(suites: Suites, minimum: Version) -> tuple[str, ...]:
     if suites == "modern" and minimum not in INSECURE_TLS_MIN_VERSIONS:
         return _MODERN + _OF_SERVERS
     return _default_ciphers(minimum)
+
+
+def of_profile(versions: str) -> tuple[Version, Version]:
+    """The oldest and the newest version of a profile's "1.2-1.3", or "1.3" alone. Raises ValueError."""
+    oldest, _, newest = versions.partition("-")
+    try:
+        found = _VERSIONS[oldest.strip()], _VERSIONS[(newest or oldest).strip()]
+    except KeyError:
+        found = (Version.TLS1_3, Version.TLS1)
+    if found[0].value > found[1].value:
+        raise ValueError(f"'{versions}' is none; write it as 1.2-1.3, or 1.3: from 1.0 to 1.3, the older one first")
+    return found
 
 
 def unknown(suites: Suites) -> list[str]:

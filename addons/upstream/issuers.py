@@ -11,26 +11,34 @@ import asyncio
 import contextvars
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 from msgspec import Struct
 
+from addons.revocation import named, ocsp
 from addons.revocation.download import Wanted
 from addons.revocation.named import STRANGE
 from addons.revocation.servers import NotAskedError, Servers
 
 MOST = 64 << 10
 """Bytes of an answer."""
-_CERTIFICATES = 8
-"""Of a bundle that are looked at."""
-_FETCH_S = 3.0
+_SENT, _DEPTH = 10, 4
+"""Certificates of a server's that are looked at, and how many of its chain may be missing."""
+_CERTIFICATES, _LIKELY = 8, 3
+"""Of a bundle that are looked at, and how many of these that have the issuer's name are tried for its key."""
+_FETCH_S, _WITHIN_S = 3.0, 5.0
+"""For one answer, and for all that a connection waits for."""
 _KEPT_S, _FAILED_S = 86400.0, 60.0
 _PLACES = 1024
 """So many places are remembered."""
 _IN_PROGRESS = 64
+
+Certificates = tuple[x509.Certificate, ...]
+Climb = Generator[Awaitable[Certificates], Certificates, Certificates]
+"""Yields what is to be waited for, and takes what came of it."""
 
 
 class _Known(Struct, frozen=True):
@@ -41,14 +49,56 @@ class _Known(Struct, frozen=True):
 
 
 class Issuers:
-    """Those that one worker has fetched."""
+    """Those that one worker has fetched. Among its addons, so that it is found there."""
+
+    name = "issuers"
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._fetched: dict[tuple[str, str], asyncio.Task[tuple[x509.Certificate, ...]]] = {}
 
-    def at(self, url: str, near: str) -> tuple[x509.Certificate, ...] | Awaitable[tuple[x509.Certificate, ...]]:
+    def above(
+        self, sent: Sequence[x509.Certificate], near: str, enough: Callable[[Sequence[x509.Certificate]], bool]
+    ) -> Certificates | Awaitable[Certificates]:
+        """The certificates above those that a server has `sent`, its own first, as far as they are to be had and until
+        they are `enough`: at once where they are known, else within 5 s. `near` is the server's address.
+        """
+        climb = self._climb(_top(sent[:_SENT]), near, enough)
+        try:
+            return self._go_on(climb, next(climb))
+        except StopIteration as end:
+            found: Certificates = end.value
+            return found
+
+    async def _go_on(self, climb: Climb, waiting: Awaitable[Certificates]) -> Certificates:
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                while True:
+                    waiting = climb.send(await waiting)
+        except StopIteration as end:
+            found: Certificates = end.value
+            return found
+        except TimeoutError:
+            return ()
+
+    def _climb(self, top: x509.Certificate, near: str, enough: Callable[[Sequence[x509.Certificate]], bool]) -> Climb:
+        climbed: Certificates = ()
+        for _ in range(_DEPTH):
+            issuer = None
+            for url in named.issuers(top) if top.subject != top.issuer else ():
+                known = self._at(url, near)
+                found = known if isinstance(known, tuple) else (yield known)
+                if (issuer := _issuer(top, found)) is not None:
+                    break
+            if issuer is None or issuer in climbed:
+                break
+            climbed, top = (*climbed, issuer), issuer
+            if enough(climbed):
+                break
+        return climbed
+
+    def _at(self, url: str, near: str) -> Certificates | Awaitable[Certificates]:
         """The certificates at `url`, at once where they are known; none where there are none to be had. `near` is the
         address of the server whose certificate names it."""
         known = self._known.get(url)
@@ -70,7 +120,7 @@ class Issuers:
     def _over(self, key: tuple[str, str], _: object) -> None:
         del self._fetched[key]
 
-    async def _fetch(self, url: str, near: str) -> tuple[x509.Certificate, ...]:
+    async def _fetch(self, url: str, near: str) -> Certificates:
         wanted = Wanted("the issuer's certificate at", url, MOST, _FETCH_S, "application/pkix-cert")
         try:
             found = certificates(await self._servers.ask(wanted, near))
@@ -85,7 +135,7 @@ class Issuers:
         return found
 
 
-def certificates(data: bytes) -> tuple[x509.Certificate, ...]:
+def certificates(data: bytes) -> Certificates:
     """A certificate in DER, or several in a PKCS #7 message, as RFC 5280 section 4.2.2.1 has them; in PEM, as some
     have them. None where it is neither."""
     if data.lstrip().startswith(b"-----BEGIN CERTIFICATE"):
@@ -95,7 +145,21 @@ def certificates(data: bytes) -> tuple[x509.Certificate, ...]:
     )
 
 
-def _read(how: Callable[[], list[x509.Certificate]]) -> tuple[x509.Certificate, ...]:
+def _top(sent: Sequence[x509.Certificate]) -> x509.Certificate:
+    """The last of a server's certificates that is reached from the first."""
+    top, others = sent[0], list(sent[1:])
+    while (above := _issuer(top, others)) is not None:
+        top = above
+        others.remove(above)
+    return top
+
+
+def _issuer(certificate: x509.Certificate, found: Sequence[x509.Certificate]) -> x509.Certificate | None:
+    likely = [one for one in found if one.subject == certificate.issuer][:_LIKELY]
+    return next((one for one in likely if ocsp.is_issuer(one, certificate)), None)
+
+
+def _read(how: Callable[[], list[x509.Certificate]]) -> Certificates:
     try:
         found = how()[:_CERTIFICATES]
         for one in found:

@@ -6,15 +6,23 @@ so the request is on its way already, and whoever waits for its answer must be t
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
+
 from mitmproxy.proxy import commands, events, layer, layers
 from mitmproxy.proxy.layers import http
+from mitmproxy.proxy.layers.tls import TlsEstablishedServerHook
+from mitmproxy.tls import TlsData
 from mitmproxy.utils import human
+from OpenSSL import SSL
 
 from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.records import classes, legs
 from addons.records.connections import facts_of
 from addons.tls.goodbye import Goodbye
+from addons.upstream.connection import ServerConnection
+from addons.upstream.judging import cut, wishes
 
 _ABOUT_CERTIFICATES = (
     "certificate required",
@@ -34,25 +42,90 @@ _NOTHING_IN_COMMON = ("alert handshake failure", "alert insufficient security")
 """Alerts of servers that have no cipher suite, or group, of ours (RFC 8446 section 6.2, RFC 5246 section 7.2.2)."""
 
 
+_NO_VERSION = (
+    "alert protocol version",
+    "unsupported protocol",
+    "wrong ssl version",
+    "no protocols available",
+    "cannot agree on a TLS version",
+)
+"""What OpenSSL and mitmproxy say where there is none in common, whoever notices it."""
+
+
+@dataclass
+class JudgeServerHook(commands.StartHook):
+    """A server's handshake is complete, and nothing was asked of it yet. Blocking: what is known of its certificate may
+    have to be waited for. Afterwards its connection has a judgement."""
+
+    data: TlsData
+
+
 class ServerTls(Goodbye, layers.ServerTLSLayer):
     """Stands in for ServerTLSLayer."""
 
     _asked = False
     _answered = False
 
+    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        """As `Goodbye`; between the handshake and its use the server is judged. One that is refused hears goodbye
+        before it is asked for anything, and for scripts its handshake is one that has failed."""
+        steps = super().receive_handshake_data(data)
+        answer = None
+        while True:
+            try:
+                command = steps.send(answer)
+            except StopIteration as done:
+                result: tuple[bool, str | None] = done.value
+                return result
+            if isinstance(command, TlsEstablishedServerHook) and (refused := (yield from self._judged(command.data))):
+                steps.close()
+                yield from self._part()
+                return False, refused
+            answer = yield command
+
+    def _judged(self, data: TlsData) -> layer.CommandGenerator[str]:
+        """Why the server is refused; empty where it is not."""
+        if not isinstance(self.tls, ServerConnection) or self.tls.demand is None:
+            return ""
+        yield JudgeServerHook(data)
+        judgement = self.tls.judgement
+        if judgement is None:  # whoever should have judged it has failed, and said so
+            return Sentence("internal", f"{self._name} could not be judged")
+        if judgement.outcome != "block":
+            return ""
+        return Sentence(judgement.kind or "internal", judgement.sentence)
+
+    def _part(self) -> layer.CommandGenerator[None]:
+        self._said = True
+        with suppress(SSL.Error):
+            self.tls.shutdown()
+        yield from self.tls_interact()
+        self.conn.timestamp_tls_setup = None
+
     def on_handshake_error(self, err: str) -> layer.CommandGenerator[None]:
         """As ServerTLSLayer, with words for a server that wants a client certificate: TLS 1.2 says it here."""
+        made, facts = self.tls, facts_of(self.context.client)
         why = self.broken or err
-        if self._about_certificates(err):
+        if isinstance(made, ServerConnection) and made.judgement is not None:
+            if made.judgement.kind == "server-wants-client-certificate":
+                yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
+        elif isinstance(made, ServerConnection) and made.cut:
+            err = cut(made, facts, self.last_alert)
+        elif self._about_certificates(err):
             err = self._wish()
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
+        elif any(one in err or one in why for one in _NO_VERSION):
+            err = (
+                f"{self._name} and this proxy have no TLS version in common ({why}): a profile's versions say which "
+                "are spoken with servers"
+            )
         elif any(one in err for one in _NOTHING_IN_COMMON):
             err = (
-                f"{self._name} refuses the handshake ({self.broken or err}): it may have no cipher suite in common "
-                "with this proxy, see [proxy] suites"
+                f"{self._name} refuses the handshake ({why}): it may have no cipher suite in common "
+                "with this proxy, see [proxy] suites and a profile's suites"
             )
         elif err.startswith("OpenSSL "):
-            err = self.broken or err
+            err = why
         self._note(why, err)
         yield from super().on_handshake_error(err)
 
@@ -116,12 +189,9 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
 
     def _wish(self) -> Sentence:
         if self.tls.get_certificate() is not None:
-            why = f"{self._name} does not accept the client certificate that this proxy has for it (client_certs)"
+            why = f"{self._name} does not accept the client certificate that this proxy has for it"
         else:
-            why = (
-                f"{self._name} wants a client certificate, and this proxy has none for it: [mitmproxy] options, "
-                "client_certs, can name one"
-            )
+            why = wishes(self._name)
         return Sentence("server-wants-client-certificate", why)
 
     @property

@@ -18,7 +18,6 @@ from msgspec import Struct
 from OpenSSL import SSL, crypto
 
 from addons.tls.pieces import PiecewiseConnection
-from addons.upstream.tls import UpstreamTls
 from hsm import reading
 
 
@@ -38,7 +37,7 @@ def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
         )
     )
     assert server.sni is not None
-    _name(made, server.sni, verify=upstream.pinned is None)
+    ask_for(made, server.sni, verify=upstream.pinned is None)
     if server.alpn_offers:
         made.set_alpn_protos(list(server.alpn_offers))
     made.set_connect_state()
@@ -49,8 +48,8 @@ def connection(upstream: Upstream, data: tls.TlsData) -> SSL.Connection:
 def _suites() -> tuple[str, ...]:
     if ctx.options.ciphers_server:
         return tuple(ctx.options.ciphers_server.split(":"))
-    tlsconfig: UpstreamTls = ctx.master.addons.get("tlsconfig")
-    return tlsconfig.offered()
+    offered: tuple[str, ...] = ctx.master.addons.get("tlsconfig").offered()
+    return offered
 
 
 def forget() -> None:
@@ -58,15 +57,15 @@ def forget() -> None:
     _context.cache_clear()
 
 
-def _name(made: SSL.Connection, name: str, *, verify: bool) -> None:
-    """Ask for `name`, and have OpenSSL verify it."""
+def ask_for(made: SSL.Connection, host: str, *, verify: bool = True) -> None:
+    """Ask for `host`, and have OpenSSL verify it."""
     param = SSL._lib.SSL_get0_param(made._ssl)  # type: ignore[attr-defined]  # noqa: SLF001  # not in pyOpenSSL's interface
     SSL._lib.X509_VERIFY_PARAM_set_hostflags(param, DEFAULT_HOSTFLAGS)  # type: ignore[attr-defined]  # noqa: SLF001
     try:
-        packed = ipaddress.ip_address(name).packed
+        packed = ipaddress.ip_address(host).packed
     except ValueError:
-        made.set_tlsext_host_name(name.encode("idna"))
-        given = name.encode("idna")
+        given = host.removesuffix(".").encode("idna")  # RFC 6066 section 3: without the dot at the end
+        made.set_tlsext_host_name(given)
         ok = SSL._lib.X509_VERIFY_PARAM_set1_host(param, given, len(given)) if verify else 1  # type: ignore[attr-defined]  # noqa: SLF001
     else:
         ok = SSL._lib.X509_VERIFY_PARAM_set1_ip(param, packed, len(packed)) if verify else 1  # type: ignore[attr-defined]  # noqa: SLF001

@@ -29,7 +29,8 @@ from addons.engine import stock_addons
 from addons.engine.loop import WorkerLoop
 from addons.engine.master import LeanMaster
 from addons.forward.availability import Availability
-from addons.forward.forward import Forward, _Facts
+from addons.forward.forward import Forward
+from addons.forward.known import Known
 from addons.forward.leaf_cache import Leaf, LeafCache, LeafKey
 from addons.records.metrics import Metrics
 from addons.tls.refusal import Refusal
@@ -161,7 +162,7 @@ class MintWorker:
         """One client that asks for `host`; whether it got its certificate."""
         data = self._clients.arrived(host)
         client = data.context.client
-        self._forward._facts[client.id] = _Facts(verified=True)  # noqa: SLF001  # as its server's handshake would
+        self._forward._facts[client.id] = Known(verified=True)  # noqa: SLF001  # as its server's handshake would
         begin = time.perf_counter()
         if (waiting := self._forward.tls_start_client(data)) is not None:
             await waiting

@@ -56,13 +56,13 @@ class Ledger:
         return refused
 
     def _take(self, measure: Measure, family: Family, grown_s: float, refused: Counter[Why]) -> None:
-        cumulative = measure.kind != "gauge"
-        series = (self._counted if cumulative else self._shown).setdefault(family.name, {})
+        grows = measure.grows
+        series = (self._counted if grows else self._shown).setdefault(family.name, {})
         names, most = measure.samples(family.name), measure.most * grown_s
         for sample, labels, value in family.samples:
             key = sample, tuple(labels.items())
             before = series.get(key)
-            if before is not None and cumulative and before <= value <= before + most:
+            if before is not None and grows and before <= value <= before + most:
                 series[key] = value  # a worker with hundreds of sites has thousands of these
                 continue
             why = _fault(measure, names, sample, labels)
@@ -75,9 +75,10 @@ class Ledger:
                 series[key] = value
 
     def add_to(self, totals: Totals, *, gone: bool = False) -> None:
-        """What it has reported; of a worker that is `gone` what it counted: its gauges end with it."""
+        """What it has reported; of a worker that is `gone` what it counted: gauges end with it, unless kept."""
         for name, series in (self._counted if gone else self._counted | self._shown).items():
-            totals.add_sums(name, MEASURES[name].kind, MEASURES[name].help, series)
+            measure = MEASURES[name]
+            totals.add_sums(name, measure.kind, measure.help, series, greatest=measure.greatest)
 
     def fold(self, gone: Ledger) -> None:
         """Add what a worker that is gone has counted. This ledger stays bounded, however many of them there were."""
@@ -88,7 +89,7 @@ class Ledger:
                 key = sample, labels
                 if key not in kept and len(kept) >= RETIRED_SERIES * measure.series:
                     key = sample, tuple((label, said if label == "le" else OTHER) for label, said in labels)
-                kept[key] = kept.get(key, 0.0) + value
+                kept[key] = max(kept.get(key, 0.0), value) if measure.greatest else kept.get(key, 0.0) + value
 
 
 def _fault(measure: Measure, names: tuple[str, ...], sample: str, labels: dict[str, str]) -> Why | None:
@@ -102,9 +103,9 @@ def _excess(measure: Measure, series: Series, key: SampleKey, value: float, most
         return "absurd"
     if key not in series and len(series) >= measure.series * (_SAMPLES if measure.kind == "histogram" else 1):
         return "too many"
+    if measure.grows and value < series.get(key, 0.0):
+        return "backwards"
     if measure.kind == "gauge":
         return "absurd" if value > measure.most else None
     before = series.get(key, 0.0)
-    if value < before:
-        return "backwards"
     return "absurd" if value > before + most else None

@@ -121,7 +121,7 @@ class Reloading:
                 self._group.outage_grace_s = new.outage_grace_s
                 return []
             case "for_workers":
-                return ["[[inbound]] changed: each worker takes it over with its next report, within seconds"]
+                return ["what workers read has changed: each takes it over with its next report, within seconds"]
             case _:
                 raise NotImplementedError(f"SignerSettings.{name} is to be taken over at a reload, and nothing does it")
         return [f"[hsm] now: {now}"]

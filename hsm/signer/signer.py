@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Mapping
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from hsm.certificates.issuer import load_issuer, refuse_unfit, spkis_of
 from hsm.errors import HsmitmError, MisconfiguredError, TryLaterError
@@ -96,6 +96,10 @@ class Signer:
         self._reloading = Reloading(
             settings, reread, cas, self.group, self._members, self.inbound, self._staples, self._allowance
         )
+        self._reload_failed = Gauge(
+            "hsmitm_config_reload_failed", "1 where the last reload found a wrong file, and changed nothing",
+            registry=registry,
+        )  # fmt: skip
         self._admins: dict[AdminChannel, int] = {}
         self._admission: Admission[AdminChannel] = Admission(settings.run)
         self._endpoints: list[Endpoint] = []
@@ -245,7 +249,13 @@ class Signer:
 
     async def reload(self) -> list[str]:
         """`Reloading.reload`: what can change is taken over, the rest is named. In lines, what was done."""
-        return await self._reloading.reload()
+        try:
+            lines = await self._reloading.reload()
+        except MisconfiguredError:
+            self._reload_failed.set(1)
+            raise
+        self._reload_failed.set(0)
+        return lines
 
     def totals(self) -> telemetry.Totals:
         """Counters of the signer, of all workers, and of workers that are gone."""

@@ -26,6 +26,7 @@ class Measure(Struct, frozen=True):
     """One metric. For each label: the values that it may have.
 
     `series` is how many sets of values one worker may have, `most` what a gauge may say, or a counter grow in a second.
+    Of several workers' values the sum is shown, or the `greatest`; a gauge that is `kept` outlives its worker.
     """
 
     kind: Kind
@@ -33,6 +34,13 @@ class Measure(Struct, frozen=True):
     labels: Mapping[str, Values] = {}
     series: int = 64
     most: float = 1e6
+    greatest: bool = False
+    kept: bool = False
+
+    @property
+    def grows(self) -> bool:
+        """Whether it never goes back."""
+        return self.kind != "gauge" or self.kept
 
     def samples(self, name: str) -> tuple[str, ...]:
         """The names of its samples, as in Prometheus' text format."""
@@ -67,6 +75,10 @@ def _one_of(*values: str) -> frozenset[str]:
 
 
 _SITES = 3 * 1024
+_LEGS = _one_of("client", "server")
+_RULES = 8 * 1024
+_TIME = 1e10
+"""Seconds since the epoch, some centuries."""
 
 MEASURES: dict[str, Measure] = {
     "hsmitm_connections": Measure("counter", "Client connections accepted"),
@@ -97,8 +109,42 @@ MEASURES: dict[str, Measure] = {
         "counter", "Clients that got an alert before or instead of a handshake", {"reason": _PLAIN}
     ),
     "hsmitm_inbound_steps": Measure("gauge", "Handshake steps that run or wait for a thread"),
+    "hsmitm_policy_version": Measure("gauge", "Workers with this version of the policy", {"version": _PLAIN}),
+    "hsmitm_policy_reload_failed": Measure("gauge", "Workers that go on with an older policy than they were to read"),
+    "hsmitm_policy_decisions": Measure(
+        "counter", "Decisions on connections and plain requests, by rule and action",
+        {"rule": _PLAIN, "action": _one_of("decrypt", "bypass", "block")}, series=_RULES,
+    ),
+    "hsmitm_policy_last_hit_timestamp_seconds": Measure(
+        "gauge", "When a rule decided last, in seconds since the epoch",
+        {"rule": _PLAIN}, series=_RULES, most=_TIME, greatest=True, kept=True,
+    ),
+    "hsmitm_policy_expires_timestamp_seconds": Measure(
+        "gauge", "When a rule, or an accepted certificate, ends",
+        {"kind": _one_of("rule", "accept"), "name": _HOST}, series=_RULES, most=_TIME, greatest=True,
+    ),
+    "hsmitm_certificate_questions": Measure(
+        "counter", "Questions to those whom servers' certificates name",
+        {"of": _one_of("status", "issuer"), "result": _one_of("answered", "silent", "not-asked")},
+    ),
     "hsmitm_log_lines_dropped": Measure("counter", "Log lines that nobody read in time"),
     "hsmitm_log_lines_held_back": Measure("counter", "Log lines of a kind that were too many"),
+    "hsmitm_decryption_records_written": Measure("counter", "Records of the decryption log that were written"),
+    "hsmitm_decryption_records_dropped": Measure(
+        "counter", "Records that no room was left for, or the disk did not take"
+    ),
+    "hsmitm_decryption_records_withheld": Measure("counter", "Records that a rule's log does without"),
+    "hsmitm_tls_versions": Measure(
+        "counter", "Connections that ended, by the TLS version of a leg", {"leg": _LEGS, "version": _PLAIN}
+    ),
+    "hsmitm_tls_groups": Measure(
+        "counter", "Connections that ended, by the group of a leg's key exchange", {"leg": _LEGS, "group": _PLAIN}
+    ),
+    "hsmitm_tls_failures": Measure("counter", "Connections that failed, by class", {"side": _LEGS, "class": _PLAIN}),
+    "hsmitm_bytes": Measure(
+        "counter", "Bytes on the wire of connections that ended, from a leg's peer and to it",
+        {"leg": _LEGS, "direction": _one_of("in", "out")}, most=1e12,
+    ),
     "hsmitm_reports_missed": Measure("counter", "Reports that the signer did not take"),
 }  # fmt: skip
 """By name, as prometheus_client has it: a counter's without `_total`."""

@@ -41,11 +41,15 @@ class Totals:
                 key = (name, tuple(sorted(labels.items())))
                 values[key] = values.get(key, 0.0) + value
 
-    def add_sums(self, name: str, kind: str, text: str, sums: Mapping[SampleKey, float]) -> None:
-        """Add to the family `name`, whose labels stand in the same order each time."""
+    def add_sums(
+        self, name: str, kind: str, text: str, sums: Mapping[SampleKey, float], *, greatest: bool = False
+    ) -> None:
+        """Add to the family `name`, whose labels stand in the same order each time; of each sample there is the sum, or
+        the `greatest` value."""
         _, _, values = self._families.setdefault(name, (kind, text, {}))
         for key, value in sums.items():
-            values[key] = values.get(key, 0.0) + value
+            before = values.get(key, 0.0)
+            values[key] = max(before, value) if greatest else before + value
 
     def value(self, sample: str, **labels: str) -> float:
         """The sum of the samples of this name whose labels include `labels`."""

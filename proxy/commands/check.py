@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from addons.edge.http2 import nghttp2
 from addons.engine import stock_addons
+from addons.upstream import own
 from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import Issuer, load_issuer, refuse_unfit, spkis_of
 from hsm.errors import MisconfiguredError
@@ -33,6 +34,7 @@ from proxy import listening
 from proxy.commands.check_cage import check_cage
 from proxy.commands.check_pace import check_pace, check_times
 from proxy.commands.check_pages import check_pages
+from proxy.commands.check_policy import check_policy
 from proxy.commands.check_schemes import check_schemes
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
@@ -53,6 +55,7 @@ async def check(path: Path, say: Say) -> bool:
         return False
     logs.configure("error", "check")
     findings.ok(f"{config.path}: every field is known and in range")
+    check_policy(config, findings)
     _check_places(config, findings)
     check_cage(config, findings)
     await _check_mitmproxy(config, findings)
@@ -92,6 +95,7 @@ async def _check_mitmproxy(config: Config, findings: Findings) -> None:
     try:
         suites = config.file.proxy.tls_suites
         master = Master(options.Options(), event_loop=asyncio.get_running_loop())
+        own.check(config.file.upstream.own(config.base))
         master.addons.add(*stock_addons.choose([UpstreamTls(suites)], section.options, scripts=False, upstream=True))
         stock_addons.set_options(master, section.options)
         master.options.update(mode=[config.file.proxy.mode])

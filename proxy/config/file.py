@@ -29,7 +29,15 @@ from proxy.config import messages
 from proxy.config.forward import AuthoritySection, ForwardSection, written
 from proxy.config.hsm import HsmSection, user_type_number
 from proxy.config.inbound import InboundSection
-from proxy.config.operation import LimitsSection, LogSection, MitmproxySection, ProxySection, RunSection, StatusSection
+from proxy.config.operation import (
+    DecryptionLogSection,
+    LimitsSection,
+    LogSection,
+    MitmproxySection,
+    ProxySection,
+    RunSection,
+    StatusSection,
+)
 from proxy.config.pages import PagesSection
 from proxy.config.policy import PolicySection, UpstreamSection, taken
 from proxy.config.section import Address, Section, named
@@ -53,6 +61,9 @@ class File(Section, frozen=True):
     policy: Annotated[PolicySection, _POLICY] = field(default_factory=PolicySection)
     profiles: Annotated[dict[str, Profile], _POLICY] = field(default_factory=dict)
     upstream: Annotated[UpstreamSection, _POLICY] = field(default_factory=UpstreamSection)
+    decryption_log: Annotated[DecryptionLogSection, AtStart("[decryption_log]")] = field(
+        default_factory=DecryptionLogSection
+    )
 
     def __post_init__(self) -> None:
         if self.forward is None and not self.inbound:
@@ -153,6 +164,11 @@ class Config(Struct, frozen=True):
         """Roots that upstream servers are verified with; None for Mozilla's (certifi)."""
         given = self.file.proxy.upstream_ca
         return self.base / given if given else None
+
+    @property
+    def decryption_log(self) -> Path | None:
+        """The file of the decryption log, where it has one."""
+        return self.file.decryption_log.path(self.base)
 
     @property
     def secret_variables(self) -> frozenset[str]:

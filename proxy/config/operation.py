@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
@@ -132,6 +133,20 @@ class MitmproxySection(Section, frozen=True):
         if self.stream is not None:
             return Streamed.parse(self.stream)
         return by_default(scripts=bool(self.scripts), options=self.options)
+
+
+class DecryptionLogSection(Section, frozen=True):
+    """[decryption_log]: where the record of each connection goes: a file, "stdout", or nowhere if empty."""
+
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        if "\0" in self.file or self.file.endswith("/"):
+            raise ValueError(f"file: '{self.file}' is no path of a file")
+
+    def path(self, base: Path) -> Path | None:
+        """The file, where there is one; relative paths start from `base`."""
+        return base / self.file if self.file not in ("", "stdout") else None
 
 
 class LogSection(Section, frozen=True):

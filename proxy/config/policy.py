@@ -7,11 +7,13 @@ what is wrong in it is said then.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from msgspec import structs
 
 from addons.policy.rules import Compiled, compiled
-from addons.policy.settings import Accept, Policy, Profile, Rule
+from addons.policy.settings import Accept, ClientCertificate, Policy, Profile, Rule
+from addons.upstream.settings import Own
 from proxy.config.section import Address, Section
 
 
@@ -20,9 +22,17 @@ class PolicySection(Policy, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class UpstreamSection(Section, frozen=True):
-    """[upstream]: sites whose broken certificate is accepted."""
+    """[upstream]: sites whose broken certificate is accepted, and certificates of ours for servers that ask for one."""
 
     accept: tuple[Accept, ...] = ()
+    client_certificates: tuple[ClientCertificate, ...] = ()
+
+    def own(self, base: Path) -> dict[str, Own]:
+        """Certificates of ours, by name. Paths start from `base`."""
+        return {
+            one.name: Own(base / one.certificate, base / (one.key or one.certificate))
+            for one in self.client_certificates
+        }
 
 
 def taken(
@@ -32,9 +42,27 @@ def taken(
 
     Raises ValueError: the rule, the field, what is wrong, what would be right.
     """
+    _check_presented(profiles, upstream)
     known = {str(Address.parse(one)) for one in listeners}
     rules = tuple(_placed(number, rule, known) for number, rule in enumerate(policy.rules))
-    return compiled(structs.replace(policy, rules=rules), profiles, upstream.accept)
+    return compiled(structs.replace(policy, rules=rules), profiles, upstream.accept, upstream.client_certificates)
+
+
+def _check_presented(profiles: Mapping[str, Profile], upstream: UpstreamSection) -> None:
+    """Raises ValueError: a name twice, or one that is none."""
+    there = [one.name for one in upstream.client_certificates]
+    for number, name in enumerate(there):
+        if name in there[:number]:
+            raise ValueError(
+                f"upstream.client_certificates[{number}] '{name}': name: another has it; each needs its own"
+            )
+    for profile, said in profiles.items():
+        kind, _, name = said.client_certificate.partition(":")
+        if kind == "present" and name not in there:
+            raise ValueError(
+                f"profiles.{profile}.client_certificate: no [[upstream.client_certificates]] has the name '{name}'; "
+                f"there are {', '.join(sorted(there)) or 'none'}"
+            )
 
 
 def _placed(number: int, rule: Rule, known: Collection[str]) -> Rule:

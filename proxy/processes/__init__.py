@@ -17,9 +17,11 @@ limits       descriptors and core files
 notify       what systemd is told: ready, alive, stopping
 signer       the signer's process: the service of `hsm.signer`, its signals, and alone its status page
 status_page  the status page's process: it meets monitors and asks the signer; no PIN, no PKCS#11
+outgoing     what a worker has that connects to others
 worker       a worker's process: mitmproxy with our addons; no PIN, no PKCS#11
 logs         how log lines look, in each of them; what is told and counted of those that are left out
 log_rates    how many lines of one kind a second are written
 log_writer   lines on their way out: a thread that alone waits for whoever reads them
+record_file  records of the decryption log on their way to a file; opened anew, never waited for
 mint_records  the record of a leaf is written before the leaf is answered
 """

@@ -1,8 +1,8 @@
 """Files that the configuration names for workers, opened by the supervisor for a worker that may not open them itself.
 
-One message is a path, its answer a descriptor, open for reading. What may be asked for is what hsmitm.toml names for
-workers at that moment, so that a reload and a renewed certificate work, and nothing that leads to a key, whatever a
-link points to.
+One message is a path, its answer a descriptor, open for reading; or LOG, for the decryption log, to append to. What may
+be asked for is what hsmitm.toml names for workers at that moment, so that a reload and a renewed certificate work, and
+nothing that leads to a key, whatever a link points to.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from hsm.errors import HsmitmError
 from proxy.config.file import load
 from proxy.processes import reach
-from proxy.processes.line import GIVEN, LONGEST, REFUSED
+from proxy.processes.line import GIVEN, LOG, LONGEST, REFUSED
+from proxy.processes.record_file import FOR_APPENDING, MODE
 
 logger = logging.getLogger("hsmitm.supervisor")
 
@@ -34,6 +35,7 @@ class Desk:
         self._seen: tuple[int, int, int] | None = None
         self._named: frozenset[Path] = frozenset()
         self._hidden: frozenset[Path] = frozenset()
+        self._log_file: Path | None = None
         self._lines: set[socket.socket] = set()
         self._silent_until = 0.0
 
@@ -71,7 +73,7 @@ class Desk:
         if not asked:  # the process has ended
             self._end(ours)
             return
-        descriptor = self._opened(Path(os.fsdecode(asked)))
+        descriptor = self._log() if asked == LOG else self._opened(Path(os.fsdecode(asked)))
         try:
             if descriptor is None:
                 ours.send(REFUSED)
@@ -89,10 +91,11 @@ class Desk:
         seen = (found.st_mtime_ns, found.st_size, found.st_ino)
         if seen == self._seen:
             return
-        self._seen, self._named = seen, frozenset()
+        self._seen, self._named, self._log_file = seen, frozenset(), None
         config = load(self._config)
         self._named = frozenset(reach.named(config))
         self._hidden = frozenset(Path(os.path.realpath(one)) for one in reach.secrets(config))
+        self._log_file = config.decryption_log
 
     def _opened(self, path: Path) -> int | None:
         try:
@@ -103,6 +106,22 @@ class Desk:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError, HsmitmError):
             return None
+        return self._judged(descriptor, path)
+
+    def _log(self) -> int | None:
+        """The decryption log, to append to: made where it is not there, never emptied."""
+        try:
+            self._look()
+            if self._log_file is None:
+                self._tell("refused to open a decryption log for a worker: hsmitm.toml names none")
+                return None
+            descriptor = os.open(self._log_file, FOR_APPENDING, MODE)
+        except (OSError, HsmitmError) as error:
+            self._tell(f"decryption_log.file: {error}")
+            return None
+        return self._judged(descriptor, self._log_file)
+
+    def _judged(self, descriptor: int, path: Path) -> int | None:
         real = Path(os.path.realpath(f"/proc/self/fd/{descriptor}"))
         if not stat.S_ISREG(os.fstat(descriptor).st_mode) or self._hidden & {real, *real.parents}:
             self._tell(f"refused to open {path} for a worker: it is no file for it")

@@ -1,15 +1,19 @@
 """A worker's end of the line on which its supervisor opens files for it (`proxy.processes.files`).
 
-One message is a path, its answer a descriptor. It is waited for: what asks reads a certificate or the configuration.
+One message is a path, or LOG, its answer a descriptor. It is waited for: what asks reads a certificate or the
+configuration.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 GIVEN, REFUSED = b"+", b"-"
+LOG = b"\0"
+"""No path: the decryption log is meant, wherever it is."""
 LONGEST = 4096
 _WAIT_S = 3.0
 
@@ -20,12 +24,21 @@ class Line:
     def __init__(self, descriptor: int) -> None:
         self._line = socket.socket(fileno=descriptor)
         self._line.settimeout(_WAIT_S)
+        self._turn = threading.Lock()  # an answer goes to whoever has asked
 
     def ask(self, path: Path) -> int | None:
         """For `hsm.reading.use`: a descriptor of the file, None where it is refused or nobody answers."""
+        return self._asked(os.fsencode(path))
+
+    def ask_for_log(self) -> int | None:
+        """A descriptor of the decryption log, open for appending; None as `ask`."""
+        return self._asked(LOG)
+
+    def _asked(self, message: bytes) -> int | None:
         try:
-            self._line.send(os.fsencode(path))
-            answer, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
+            with self._turn:
+                self._line.send(message)
+                answer, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
         except OSError:
             self.close()
             return None

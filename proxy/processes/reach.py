@@ -77,6 +77,8 @@ def named(config: Config) -> list[Path]:
     """The files that hsmitm.toml names for workers, and itself."""
     found = [config.path] + ([config.upstream_ca] if config.upstream_ca else [])
     found += [config.base / one for one in (config.file.pages.template,) if one is not None]
+    for own in config.file.upstream.own(config.base).values():
+        found += [own.certificate, own.key]
     for listener in config.file.inbound:
         for site in listener.sites:
             more = [*site.certificates, site.upstream_ca, site.upstream_certificate, site.client_ca]

@@ -90,12 +90,14 @@ class Supervisor:
             before = now
 
     def _reload(self) -> None:
-        """SIGHUP: the signer reads the configuration again, and tells the workers if there is anything for them."""
+        """SIGHUP: the signer reads the configuration again, and tells the workers if there is anything for them. They
+        open the decryption log anew."""
         signers = [one for one in self._children if one.name == "signer"]
-        for one in signers:
-            one.send(signal.SIGHUP)
+        for one in self._children:
+            if one.name == "signer" or one.name.startswith("worker"):
+                one.send(signal.SIGHUP)
         if not signers:
-            logger.info("reload: nothing to do here; send SIGHUP to the signer")
+            logger.info("reload: the decryption log is opened anew; for all else send SIGHUP to the signer")
 
     async def _reserve(self, reservations: ExitStack) -> _Addresses:
         """Our addresses. Orphans of a killed supervisor are told to leave, and waited for."""

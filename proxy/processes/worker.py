@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
-import functools
 import logging
 import os
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +23,12 @@ from mitmproxy.master import Master
 from prometheus_client import Counter
 
 from addons import seam
-from addons.edge.connecting.connecting import Connecting
-from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.errands import Errands
 from addons.edge.connecting.proxyserver import Proxyserver
-from addons.edge.connecting.resolver import Resolver
-from addons.edge.connecting.this_machine import is_local, listeners
 from addons.edge.listeners.listeners import Listeners
 from addons.edge.listeners.next_layer import NextLayer
+from addons.edge.proving.probe import Probe
+from addons.edge.proving.proof import Proof
+from addons.edge.proving.trial import shake
 from addons.edge.refusal import Refusals
 from addons.edge.websocket import Turns
 from addons.engine import stock_addons
@@ -43,26 +40,27 @@ from addons.forward.forward import Forward
 from addons.forward.new_names import NewNames
 from addons.pages.pages import Pages
 from addons.policy.addon import PolicyAddon
+from addons.policy.notices import Notices
+from addons.policy.over_time import PolicyOverTime
+from addons.policy.rules import Compiled
 from addons.records.connection_log import ConnectionLog
-from addons.records.connections import Connections
 from addons.records.metrics import Metrics
-from addons.revocation.check import Check
-from addons.revocation.lists import Lists
-from addons.revocation.servers import Servers
-from addons.revocation.status import Status
 from addons.tls.handshake_timeout import HandshakeTimeout
-from addons.upstream.chains import Chains
-from addons.upstream.issuers import Issuers
+from addons.upstream import own
 from addons.upstream.tls import UpstreamTls
 from hsm import reading
 from hsm.errors import HsmitmError, MisconfiguredError
 from hsm.wire import telemetry
 from hsm.wire.client import SignerClient
 from hsm.wire.worker import Report, Reported
+from proxy.config import messages
 from proxy.config.section import Address
-from proxy.config.worker import WorkerConfig, load
-from proxy.processes import limits, logs, supervised
+from proxy.config.worker import WorkerConfig, load, policy_in
+from proxy.config.worker import listeners as sites_in
+from proxy.processes import limits, logs, record_file, supervised
 from proxy.processes.line import Line
+from proxy.processes.outgoing import Outgoing
+from proxy.processes.record_file import RecordFile
 
 if TYPE_CHECKING:
     from addons.inbound.over_time import InboundSites
@@ -71,6 +69,7 @@ logger = logging.getLogger("hsmitm.worker")
 
 _REPORT_EVERY_S = 1.0
 _DRAIN_POLL_S = 0.05
+_FLUSH_S = 1.0
 _STREAM_FROM = "64k"
 """Smaller bodies go on whole, with a known length."""
 
@@ -78,19 +77,34 @@ _STREAM_FROM = "64k"
 class Worker:
     """One worker: started once, drained once."""
 
-    def __init__(self, config: WorkerConfig, index: int, listen: Address | None, inbound: list[Address]) -> None:
-        """The addresses are the configuration's, with the ports that the supervisor reserved."""
+    def __init__(
+        self,
+        config: WorkerConfig,
+        index: int,
+        listen: Address | None,
+        inbound: list[Address],
+        records: RecordFile | None = None,
+    ) -> None:
+        """The addresses are the configuration's, with the ports that the supervisor reserved. `records` is where the
+        decryption log goes; None where there is none."""
         self._config = config
         self._index = index
         self._listen = listen
         self._inbound = inbound
         self._started = time.time()
+        self._records = records
         self._metrics = Metrics()
         logs.count_in(self._metrics.registry)
         self._listeners = Listeners(config.limits, self._metrics.registry)
         self._availability = Availability()
         self._signer = SignerClient(config.signer)
         self._sites: InboundSites | None = None
+        self._policy = PolicyAddon(
+            config.policy, self._metrics.registry,
+            away=lambda: self._availability.away(self._signer, config.proxy.mint_timeout_s),
+        )  # fmt: skip
+        self._notices = Notices()
+        self._policies = PolicyOverTime(self._policy, self._read_policy, self._metrics.registry)
         self.leave = asyncio.Event()
 
     async def serve(self, ready_fd: int | None) -> None:
@@ -102,7 +116,7 @@ class Worker:
                 config = self._config
                 self._sites = await InboundSites.start(
                     config.inbound, config.handshakes, self._signer, self._metrics.registry,
-                    reread=lambda: load(config.path).inbound,
+                    reread=lambda: sites_in(config.path),
                 )  # fmt: skip
             master = self._master()
             running = asyncio.create_task(master.run())
@@ -119,6 +133,13 @@ class Worker:
                 await self._sites.close()
             master.shutdown()
             await running
+            if self._records is not None:
+                self._records.flush(_FLUSH_S)
+
+    def reopen(self) -> None:
+        """SIGHUP: files of logs were rotated. A reload is the signer's; it tells us what we need to know."""
+        if self._records is not None:
+            self._records.reopen()
 
     def _master(self) -> Master:
         section, mitmproxy = self._config.proxy, self._config.mitmproxy
@@ -157,21 +178,22 @@ class Worker:
 
     def _addons(self) -> list[object]:
         section, limits, cache_entries = self._config.proxy, self._config.limits, self._config.cache_entries
+        own.check(self._config.certificates)
         refusals = Refusals(self._metrics.registry)
         ours: list[object] = [
-            Connections(),
+            record_file.connections(self._records, self._metrics.registry, self._index),
             self._metrics,
             ConnectionLog(),
             refusals,
             Turns(),
             self._listeners,
-            *self._going_out(refusals),
-            PolicyAddon(),
+            *self._outgoing(refusals),
+            self._policy,
             Pages(self._config.pages.contact, self._config.pages.html(self._config.base)),
         ]
         if self._sites is not None:
             ours.append(self._sites.addon)
-        ours.append(UpstreamTls(section.tls_suites))
+        ours.append(UpstreamTls(section.tls_suites, self._config.base))
         if cache_entries is not None:
             ours.append(
                 Forward(
@@ -186,22 +208,11 @@ class Worker:
             )
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
-    def _going_out(self, refusals: Refusals) -> list[object]:
-        """What connects to servers, and to those whom servers' certificates name."""
-        section, limits = self._config.proxy, self._config.limits
-        ours = [self._listen, *self._inbound, self._config.status_listen]
-        places = listeners((one.host, one.port) for one in ours if one)
-        try:
-            destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
-        except OSError as error:
-            raise MisconfiguredError(f"an address to listen on has no address: {error}") from error
-        resolver = Resolver(per_client=limits.lookups_per_client, lookup_s=limits.lookup_s)
-        errands = Errands(resolver, destinations)
-        responders, clock = Servers(errands.connect), functools.partial(dt.datetime.now, dt.UTC)
-        status = Status(Check(responders, Lists(responders, clock), clock), clock)
-        directory = self._config.mitmproxy.options.get("ssl_verify_upstream_trusted_confdir")
-        chains = Chains(Issuers(Servers(errands.connect)), _for_openssl(self._config.upstream_ca), directory)
-        return [Connecting(resolver, destinations, refusals), status, chains]
+    def _outgoing(self, refusals: Refusals) -> list[object]:
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals, self._metrics.registry)
+        probe = Probe(shake, self._listeners.cut, self._config.proxy.connect_timeout_s, self._metrics.registry)
+        self._policy.prove = Proof(made.resolver.addresses, probe).prove
+        return [*made.addons, probe]
 
     def _modes(self) -> list[str]:
         modes = [f"{self._config.proxy.mode}@{_place(self._listen)}"] if self._listen else []
@@ -209,6 +220,12 @@ class Worker:
             kind = "inboundtransparent" if listener.transparent else "inbound"
             modes.append(f"{kind}:{number}@{_place(address)}")
         return modes
+
+    async def _read_policy(self) -> Compiled:
+        """The policy as the file has it now; compiled beside the traffic."""
+        path = self._config.path
+        own.forget()  # what was renewed is read again
+        return await asyncio.to_thread(policy_in, messages.read(path), path)
 
     async def _wait_until_listening(self, running: asyncio.Task[None], proxyserver: Proxyserver) -> None:
         while not proxyserver.is_running:
@@ -237,6 +254,9 @@ class Worker:
                 reply = await self._signer.call(report, _REPORT_EVERY_S)
                 assert isinstance(reply, Reported)
                 self._availability.hear(reply)
+                await self._policies.hear(reply)
+                if self._index == 1:  # for all of them
+                    self._notices.look(self._policy.policy, datetime.now(UTC))
                 if self._sites is not None:
                     await self._sites.hear(reply)
             except HsmitmError:
@@ -263,13 +283,15 @@ def _place(address: Address) -> str:
     return f"{address.host}:{address.port}"
 
 
-async def _serve(config: WorkerConfig, arguments: argparse.Namespace) -> None:
+async def _serve(config: WorkerConfig, arguments: argparse.Namespace, line: Line | None) -> None:
     listen = Address.parse(arguments.listen) if arguments.listen else None
-    worker = Worker(config, arguments.index, listen, [Address.parse(one) for one in arguments.inbound])
+    inbound = [Address.parse(one) for one in arguments.inbound]
+    records = record_file.of(config.decryption_log, config.base, line)
+    worker = Worker(config, arguments.index, listen, inbound, records)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.leave.set)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload is the signer's; it tells us what we need to know
+    loop.add_signal_handler(signal.SIGHUP, worker.reopen)
     if arguments.supervised:
         await supervised.begin(arguments.ready_fd)
     await worker.serve(arguments.ready_fd)
@@ -286,15 +308,16 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--files-fd", type=int)
     arguments = parser.parse_args()
-    if arguments.files_fd is not None:
-        reading.use(Line(arguments.files_fd).ask)
+    line = Line(arguments.files_fd) if arguments.files_fd is not None else None
+    if line is not None:
+        reading.use(line.ask)
     try:
         config = load(arguments.config)
         logs.configure(config.log.level, f"worker-{arguments.index}")
         limits.raise_descriptors()
         loop = WorkerLoop(config.proxy.connect_timeout_s)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(_serve(config, arguments))
+            runner.run(_serve(config, arguments, line))
     except MisconfiguredError as error:
         logger.error("%s", error)  # noqa: TRY400  # an operator's sentence, no traceback
         return supervised.EX_CONFIG

@@ -154,7 +154,8 @@ def test_second_connection_needs_no_signature(system: System, origin: OriginThre
 
 @pytest.mark.parametrize("fault", ["another CA", "another name"])
 def test_unverified_server_never_gets_a_trusted_leaf(system: System, origin_ca: OriginCA, fault: str) -> None:
-    """A server that does not verify: refused by a client that trusts our CA; who looks anyway reads why, with 502."""
+    """A server that does not verify: refused by a client that trusts our CA; who accepts the other CA's leaf gets
+    through, and the log says what is wrong."""
     ca = OriginCA() if fault == "another CA" else origin_ca
     with OriginThread(ca, names=("right.test",)) as origin:
         if fault == "another name":
@@ -163,10 +164,10 @@ def test_unverified_server_never_gets_a_trusted_leaf(system: System, origin_ca: 
         strict = system.curl(url)
         assert strict.exit == 60, strict
         careless = system.curl(url, "--insecure")
-    assert careless.status == 502
-    assert "Certificate verify failed" in careless.body
+    assert careless.ok, careless
     assert "hsmitm forward untrust CA" in careless.trace
-    line = re.compile(r"server wrong\.test .*Certificate verify failed")
+    why = "issued by a CA that is not trusted" if fault == "another CA" else "is for other names"
+    line = re.compile(rf"wrong\.test did not prove who it is: .*{why}")
     wait_until(lambda: line.search(system.log), "a line about it")
 
 

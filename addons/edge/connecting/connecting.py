@@ -1,5 +1,8 @@
 """Connections to servers on behalf of clients: look the name up, judge each address, connect to one that was judged.
 
+Whoever decides by addresses before there is a connection, as the policy does, asks for them here (`addresses`): the
+connection then goes to those, and nobody looks again.
+
 Where it sits: mitmproxy's handler calls `asyncio.open_connection(host, port)` in the middle of a method that does much
 else, and the loop is asked. So the handler says beforehand on whose behalf (`addons.engine.loop.CONNECT`), and the
 worker's loop asks `Connecting` instead of resolving by itself. A copy of the handler's method would have to follow each
@@ -20,15 +23,19 @@ from typing import Any, Literal
 from mitmproxy import connection, ctx
 from mitmproxy.proxy import mode_specs
 
-from addons.edge.account import account
+from addons.account import account
 from addons.edge.answers import Sentence
 from addons.edge.connecting import racing
 from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
+from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, spelt
 from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.engine.loop import Create
 from addons.records.connections import facts_of
 
+_JUDGED = "_hsmitm_judged"
+"""The attribute of mitmproxy's object for a client with the addresses that were judged for it."""
+_MOST_JUDGED = 64
+"""Hosts; who asks for more is judged anew before each."""
 _OPERATOR = "operator"
 """The account of names that the operator has written."""
 
@@ -74,17 +81,11 @@ class Connecting:
         Raises OSError with a sentence.
         """
         chosen = not self._is_stated(client, stated, host, port)
-        try:
-            found = await self._resolver.addresses(host, account(client.peername[0]) if chosen else _OPERATOR)
-        except TooManyLookupsError as error:
-            self._refuse(client, "too-many-lookups", host[:253])
-            raise RefusedError(Sentence("too-many-lookups", f"{host} was not looked up: {error}")) from None
-        except OSError as error:
-            facts_of(client).fail("dns-failed", "server", str(error))
-            raise NoConnectionError(Sentence("dns-failed", str(error))) from error
-        facts = facts_of(client)
-        facts.addresses = tuple(one[1][0] for one in found)
-        permitted = self._permitted(client, found, host, port) if chosen else found
+        permitted = _judged(client).get((host, port)) if chosen else None
+        if permitted is None:
+            permitted = await self._found(client, host, port, chosen=chosen)
+        elif isinstance(permitted, OSError):
+            raise permitted.with_traceback(None)
         if local is not None:
             family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
             permitted = [one for one in permitted if one[0] == family]
@@ -94,15 +95,56 @@ class Connecting:
             made = await _connected(permitted, port, local, create)
         except TimeoutError as error:
             self._resolver.forget(host)
-            facts.fail("too-slow", "server", str(error))
+            facts_of(client).fail("too-slow", "server", str(error))
             raise NoConnectionError(Sentence("too-slow", str(error))) from error
         except OSError as error:
             self._resolver.forget(host)
-            facts.fail("connect-failed", "server", str(error))
+            facts_of(client).fail("connect-failed", "server", str(error))
             raise NoConnectionError(Sentence("connect-failed", str(error))) from error
         if preface:
             made[0].write(preface)
         return made
+
+    async def addresses(
+        self, client: connection.Client, stated: connection.Address | None, host: str, port: int
+    ) -> tuple[str, ...]:
+        """The addresses of `host` that a connection to `port` for `client` will go to, looked up now. `stated` as in
+        `connect`. None, where it has none or may have none: connecting says why."""
+        chosen = not self._is_stated(client, stated, host, port)
+        found: Sequence[Found] | OSError
+        try:
+            found = await self._found(client, host, port, chosen=chosen)
+        except OSError as error:
+            found = error
+        if chosen:
+            judged = _judged(client)
+            judged.pop((host, port), None)
+            judged[host, port] = found
+            while len(judged) > _MOST_JUDGED:
+                del judged[next(iter(judged))]
+        return () if isinstance(found, OSError) else tuple(str(one[1][0]) for one in found)
+
+    @staticmethod
+    def look_again(client: connection.Client) -> None:
+        """What `client` asks for now has nothing to do with what it has asked for before."""
+        _judged(client).clear()
+
+    async def _found(self, client: connection.Client, host: str, port: int, *, chosen: bool) -> Sequence[Found]:
+        """What `host` is looked up to be, less what the client may not reach. Raises OSError with a sentence."""
+        try:
+            found = await self._resolver.addresses(host, account(client.peername[0]) if chosen else _OPERATOR)
+        except TooManyLookupsError as error:
+            self._refuse(client, "too-many-lookups", host[:253])
+            raise RefusedError(Sentence("too-many-lookups", f"{host} was not looked up: {error}")) from None
+        except OSError as error:
+            facts_of(client).fail("dns-failed", "server", str(error))
+            raise NoConnectionError(Sentence("dns-failed", str(error))) from error
+        permitted = self._permitted(client, found, host, port) if chosen else found
+        if not isinstance(client.proxy_mode, mode_specs.UpstreamMode):  # there it is the other proxy that was looked up
+            facts = facts_of(client)
+            facts.addresses = tuple(str(one[1][0]) for one in permitted)
+            facts.destination = facts.addresses[0]
+        return permitted
 
     @staticmethod
     def _is_stated(client: connection.Client, stated: connection.Address | None, host: str, port: int) -> bool:
@@ -140,7 +182,7 @@ class Connecting:
 
         For what another proxy will connect to: there the name is looked up, and here it is not.
         """
-        for address in _spelt(host):
+        for address in spelt(host):
             if entry := self._destinations.denied_by(address, port):
                 return self.refused(client, host, port, entry, str(address))
         return None
@@ -167,20 +209,10 @@ async def _connected(permitted: Sequence[Found], port: int, local: tuple[Any, ..
         raise
 
 
-def _spelt(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The address that `host` spells, also as inet_aton(3) reads numbers, and in digits of other scripts, as IDNA reads
-    them; none for a name."""
-    try:
-        return [ipaddress.ip_address(host)]
-    except ValueError:
-        pass
-    try:
-        name = ascii_name(host).removesuffix(".")
-        if name[:1].isdigit() and not any(one.isspace() for one in name):
-            return [ipaddress.IPv4Address(socket.inet_aton(name))]
-    except OSError:
-        pass
-    return []
+def _judged(client: connection.Client) -> dict[tuple[str, int], Sequence[Found] | OSError]:
+    """By host and port, the newest last. It is gone with the client."""
+    found: dict[tuple[str, int], Sequence[Found] | OSError] = client.__dict__.setdefault(_JUDGED, {})
+    return found
 
 
 def current() -> Connecting | None:

@@ -11,12 +11,12 @@ from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.http._events import ErrorCode, ResponseProtocolError
 
 from addons.edge import answers
-from addons.edge.again import Again
 from addons.edge.answers import Sentence
 from addons.edge.connecting.connecting import current
+from addons.edge.connecting.judged import Judged
 
 
-class EdgeStream(Again):
+class EdgeStream(Judged):
     """Stands in for HttpStream."""
 
     _answered_by_script = False

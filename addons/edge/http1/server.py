@@ -67,9 +67,9 @@ class Http1Server(Lingering):
     # from the client
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        return self._woken() if isinstance(event, events.Wakeup) else super()._handle_event(event)
+        return self._turn() if isinstance(event, events.Wakeup) else super()._handle_event(event)
 
-    def _woken(self) -> layer.CommandGenerator[None]:
+    def _turn(self) -> layer.CommandGenerator[None]:
         if self.phase is Phase.WAITING and self.request is None:
             self._in_turn = 0
             yield from self._take_turn()
@@ -151,8 +151,7 @@ class Http1Server(Lingering):
         kind = self.kind(fault)
         if not self._answering:
             page: Kind = "oversized-head" if kind == "oversized-head" else "malformed-request"
-            told = answers.of_kind(self.context.client, self._came, page, str(fault))
-            yield commands.SendData(self.conn, answers.as_http1(told))
+            yield answers.sent(self.conn, answers.of_kind(self.context.client, self._came, page, str(fault)))
         if fault.which != "malformed":
             yield from self.linger()
         else:
@@ -178,14 +177,12 @@ class Http1Server(Lingering):
         if isinstance(event, ResponseHeaders):
             yield from self._send_head(event)
         elif isinstance(event, ResponseData):
-            raw = event.data if self.phase is Phase.PIPE else self._outgoing.data(event.data)
-            if raw:
+            if raw := event.data if self.phase is Phase.PIPE else self._outgoing.data(event.data):
                 yield commands.SendData(self.conn, raw)
         elif isinstance(event, ResponseTrailers):
             self._outgoing.trailers(list(event.trailers.fields))
         elif isinstance(event, ResponseEndOfMessage):
-            raw = self._outgoing.end()
-            if raw:
+            if raw := self._outgoing.end():
                 yield commands.SendData(self.conn, raw)
             yield from self.mark_done(response=True)
         elif isinstance(event, ResponseProtocolError):
@@ -208,8 +205,7 @@ class Http1Server(Lingering):
                 self.request, event.response, end_stream=event.end_stream, last=Leaving.begun
             )
         except FaultError as fault:
-            page = answers.of_kind(self.context.client, self._came, "malformed-response")
-            yield commands.SendData(self.conn, answers.as_http1(page))
+            yield answers.sent(self.conn, answers.of_kind(self.context.client, self._came, "malformed-response"))
             yield from self.over()
             yield self.refused("malformed-response", str(fault))
             return
@@ -224,7 +220,7 @@ class Http1Server(Lingering):
         told = self.response_done
         if not self._answering and (page := answers.of_error(self.context.client, self._came, event)):
             told = True
-            yield commands.SendData(self.conn, answers.as_http1(page))
+            yield answers.sent(self.conn, page)
         if told and self.phase is Phase.BODY and self._body is not None:
             yield from self.linger()
         else:
@@ -247,8 +243,8 @@ class Http1Server(Lingering):
             elif self.response_done and (self._enough or self._outgoing.length < -1):
                 yield from self._stop_request()
             return
-        assert self.request is not None
-        assert self.response is not None
+        assert self.request
+        assert self.response
         if self._too_far_ahead:
             yield from self.over()
         elif is_pipe(self.request, self.response):

@@ -6,5 +6,7 @@ handler     the handler of a connection: its door, its back-pressure, its turns
 hello       a ClientHello, read once and bounded, or found within a stream; no I/O
 client_tls  TLS with a client, from its ClientHello on
 next_layer  what a client speaks, decided on enough bytes; closed where it is neither TLS nor HTTP
+bypass      TLS that is not opened: what is left of its layer
+relay       two sockets that pass on to each other what they get, outside of all layers
 tunnel      a stream that is passed all the same, watched for TLS that begins later
 """

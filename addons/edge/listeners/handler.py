@@ -7,17 +7,20 @@ connection is still to come, little is read of what comes meanwhile: mitmproxy's
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from mitmproxy import ctx
 from mitmproxy.connection import Connection, ConnectionState
 from mitmproxy.proxy import commands, events, server_hooks
-from mitmproxy.proxy.server import TimeoutWatchdog
+from mitmproxy.proxy.server import ConnectionIO, TimeoutWatchdog
 
+from addons.edge.listeners.bypass import HandOver
 from addons.edge.listeners.listeners import Listeners
+from addons.edge.listeners.relay import Relay
 from addons.engine.master import LeanConnectionHandler
 from addons.records.connections import Connections, facts_of
 
@@ -63,6 +66,14 @@ class EdgeHandler(LeanConnectionHandler):
         self._unwritten = 0
         self._facts = facts_of(self.client)
         self._last_written = 0.0
+        self._relay: Relay | None = None
+        self._relayed = 0
+
+    def log(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:
+        """As mitmproxy's, which says in this way that a layer has failed, and in no other."""
+        if exc_info:
+            self._facts.fail("internal", "client", message)
+        super().log(message, level, exc_info)
 
     async def handle_client(self) -> None:
         """As mitmproxy's, for who may come in."""
@@ -142,12 +153,50 @@ class EdgeHandler(LeanConnectionHandler):
         if any(getattr(io.reader, "_buffer", None) for io in self.transports.values()):
             await asyncio.sleep(0)
 
+    # what leaves the layers
+
+    async def wakeup(self, request: commands.RequestWakeup) -> None:
+        """As mitmproxy's; some wait for the end of what is not theirs to read."""
+        if isinstance(request, HandOver):
+            await self._hand_over(request)
+        await super().wakeup(request)
+
+    async def _hand_over(self, request: HandOver) -> None:
+        """Take two sockets out of the layers' hands as soon as nothing of theirs is on its way there; their tasks go on
+        waiting for a word, and get that of the end."""
+        patience = 3
+        while (ends := self._quiet(request)) is None:
+            await asyncio.sleep(0 if patience > 0 else _LOOK_AGAIN_S)
+            patience -= 1
+        if not ends:
+            return
+        facts = facts_of(self.client)
+        self._relay = Relay(ends[0], ends[1], (facts.client_leg, facts.server_leg))
+        self._relay.begin(client_ended=_has_ended(request.client), server_ended=_has_ended(request.server))
+        await self._relay.over()
+
+    def _quiet(self, request: HandOver) -> list[asyncio.Transport] | None:
+        """The two transports, where neither has anything that was not read, dealt with and sent; none where one of them
+        is gone; None where that is still to come. Meanwhile nothing more is read."""
+        sides = request.client, request.server
+        ios = [self.transports.get(one) for one in sides]
+        ends = [cast(asyncio.Transport, getattr(io.writer, "transport", None)) for io in ios if io is not None]
+        if len(ends) < len(sides) or any(one is None or one.is_closing() for one in ends):
+            return []
+        for one in ends:
+            one.pause_reading()
+        waits = all(_waits(one, io) for one, io in zip(sides, ios, strict=True))
+        return ends if waits and not any(one.get_write_buffer_size() for one in ends) else None
+
     # what `Listeners` asks
 
     @property
     def last_activity(self) -> float:
         """When something was read or written; now, while a hook thinks about it."""
         watchdog = self.timeout_watchdog
+        if self._relay is not None and self._relay.passed != self._relayed:  # as far as whoever asks can see
+            self._relayed = self._relay.passed
+            watchdog.register_activity()
         return time.monotonic() if watchdog.blocker else max(watchdog.last_activity, self.last_written)
 
     @property
@@ -175,3 +224,13 @@ class EdgeHandler(LeanConnectionHandler):
         elif io is not None and io.writer is not None:
             self.client.state = ConnectionState.CLOSED
             io.writer.close()
+
+
+def _has_ended(peer: Connection) -> bool:
+    return not peer.state & ConnectionState.CAN_READ
+
+
+def _waits(peer: Connection, io: ConnectionIO | None) -> bool:
+    """Whether the task of a connection waits for bytes, with none in hand, or has told of their end."""
+    waiter = getattr(getattr(io, "reader", None), "_waiter", None)
+    return _has_ended(peer) or (waiter is not None and not waiter.done())

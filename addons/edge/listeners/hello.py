@@ -11,6 +11,8 @@ from typing import Literal
 
 from mitmproxy.tls import ClientHello
 
+from addons.tls.read_hello import ReadHello, TwiceError
+
 HANDSHAKE = 22
 """RFC 8446 section 5.1: the content type of records that carry a handshake."""
 _MAJOR, _NEWEST_MINOR = 3, 3
@@ -20,12 +22,12 @@ _MAX_RECORD = 16384
 _MOST_OF_A_PREFIX = 6
 """Bytes of a handshake message that tell a ClientHello from all else: its type, its length, its version."""
 _SSL2_PREFIX = 11
-_ALPN = 16
+_SERVER_NAME, _ALPN = 0, 16
 """RFC 7301 section 3.1: neither the list nor a name in it is empty."""
 _CANDIDATE = re.compile(rb"\x16\x03.[\x00-\x40].\x01|\x16(?:\x03(?:.(?:[\x00-\x40].?)?)?)?\Z", re.DOTALL)
 """Where a ClientHello could begin: a record's header with the message's type, or as much of it as stands at the end."""
 
-UNEXPECTED_MESSAGE, RECORD_OVERFLOW, DECODE_ERROR = 10, 22, 50
+UNEXPECTED_MESSAGE, RECORD_OVERFLOW, ILLEGAL_PARAMETER, DECODE_ERROR = 10, 22, 47, 50
 """RFC 8446 section 6."""
 _NO_HELLO = "the client does not begin with a ClientHello"
 
@@ -100,17 +102,24 @@ class HelloReader:
         return parsed(bytes(message[4 : size + 4]))
 
 
-def parsed(body: bytes) -> ClientHello:
+def parsed(body: bytes) -> ReadHello:
     """A ClientHello's body (RFC 8446 section 4.1.2). Raises HelloError."""
     try:
-        hello = ClientHello(body)
-        _ = hello.sni
-        offered = hello.alpn_protocols
-    except Exception as error:  # whatever the parser comes to: it is the client's doing
-        raise HelloError("malformed-hello", DECODE_ERROR, "a ClientHello that cannot be parsed") from error
-    if not all(offered) or (not offered and any(kind == _ALPN for kind, _ in hello.extensions)):
+        hello = ReadHello(body)
+    except ValueError as error:
+        said = ILLEGAL_PARAMETER if isinstance(error, TwiceError) else DECODE_ERROR
+        raise HelloError("malformed-hello", said, f"a ClientHello that cannot be parsed: {error}") from error
+    offered = hello.alpn_protocols
+    if not all(offered) or (not offered and _ALPN in hello.by_kind):
         raise HelloError("malformed-hello", DECODE_ERROR, "a ClientHello with an empty list, or name, of ALPN")
     return hello
+
+
+def names_one(hello: ClientHello) -> bool:
+    """Whether a ClientHello names one host in one way, or none: with a second name, a second list of them, or one that
+    cannot be read (RFC 6066 section 3, RFC 8446 section 4.2) its server may take it for another than we do."""
+    lists = sum(kind == _SERVER_NAME for kind, _ in hello.extensions)
+    return lists == 0 or (lists == 1 and hello.sni is not None)
 
 
 def normal(data: bytes) -> bytes:

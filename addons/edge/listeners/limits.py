@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
-from addons.edge.account import account
+from addons.account import account
 from addons.edge.settings import Bounds
 
 Refused = Literal["too-many-connections", "too-many-of-client", "too-many-handshakes"]

@@ -124,6 +124,11 @@ class Listeners:
         for occupant in list(self._occupants.values()):
             await occupant.handler.leave()
 
+    def cut(self, client: connection.Client, why: str) -> None:
+        """End a client's connection."""
+        if (occupant := self._occupants.get(client.id)) is not None:
+            occupant.handler.cut(why)
+
     def begin_handshake(self, client: connection.Client) -> bool:
         """A client's TLS begins; False where it has too many of them: then it is cut."""
         occupant = self._occupants.get(client.id)
@@ -238,8 +243,14 @@ class Listeners:
             occupant.hello = None
             occupant.handler.unopened = data.ignore_connection
         if data.ignore_connection:
-            self._end_handshake(data.context.client)
-            self._begin(data.context.client, data.context.client.id)
+            self.bypass_begun(data.context.client)
+
+    def bypass_begun(self, client: connection.Client) -> None:
+        """Its TLS is not opened: from here on it is a stream."""
+        if (occupant := self._occupants.get(client.id)) is not None:
+            occupant.handler.unopened = True
+        self._end_handshake(client)
+        self._begin(client, client.id)
 
     def tls_established_client(self, data: tls.TlsData) -> None:
         """Its first request comes now, or within the time for it."""

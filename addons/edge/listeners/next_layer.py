@@ -16,7 +16,7 @@ import re
 from mitmproxy import connection, ctx
 from mitmproxy.proxy import commands, context, events, layer, layers, tunnel
 from mitmproxy.proxy.layers import modes
-from mitmproxy.proxy.layers.http import HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.tls import HTTP_ALPNS
 from mitmproxy.utils import human
 from prometheus_client import CollectorRegistry, Counter
@@ -25,9 +25,11 @@ from addons.edge.exchanges import Exchanges
 from addons.edge.listeners.client_tls import ClientTls
 from addons.edge.listeners.hello import HANDSHAKE
 from addons.edge.listeners.tunnel import Tunnel
-from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
+from addons.edge.refusal import Class, EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds, NotTls
 from addons.engine.onlookers import looked_at
+from addons.policy import asked
+from addons.records.connections import facts_of
 from addons.upstream.layer import ServerTls
 
 logger = logging.getLogger("hsmitm.edge")
@@ -72,14 +74,14 @@ class NextLayer:
             return self._explicit(made, tls=begins_tls(data))
         if begins_tls(data, exactly=self._may_pass(made)):
             server_tls = ServerTls(made)
-            server_tls.child_layer = ClientTls(made, self._bounds, begun=_decrypted(made))
+            server_tls.child_layer = ClientTls(made, self._bounds, begun=asked.is_decrypted(made))
             return server_tls
         decided = self.plain(made, data, greeted=greeted)
         return decided or (Undecided(made, self) if self._may_pass(made) else None)
 
     def plain(self, made: context.Context, data: bytes, *, greeted: bool, late: bool = False) -> layer.Layer | None:
         """The layer of what is no TLS; None while more bytes must tell, unless it is `late`."""
-        alpn = made.client.alpn in HTTP_ALPNS and _decrypted(made)
+        alpn = made.client.alpn in HTTP_ALPNS and asked.is_decrypted(made)
         http = alpn or (False if greeted else looks_like_http(data))
         if http is None and not late:
             return None
@@ -88,7 +90,7 @@ class NextLayer:
     def _may_pass(self, made: context.Context) -> bool:
         address = made.server.address
         passes = bool(ctx.options.rawtcp) and self._not_tls.passes(address[:2] if address else None)
-        return passes or _decrypted(made)
+        return passes or asked.is_decrypted(made)
 
     def _explicit(self, made: context.Context, *, tls: bool) -> layer.Layer:
         """A client that knows the proxy: HTTP, with TLS around it or without. What is neither is told so in HTTP."""
@@ -104,7 +106,10 @@ class NextLayer:
         place = f"{address[0]}:{address[1]}" if address else "unknown"
         if not self._may_pass(made):
             return Closed(made, f"neither TLS nor HTTP to {place}")
-        if not _decrypted(made):
+        decision = facts_of(made.client).decision
+        if decision is not None and decision.acts == "block":
+            return Closed(made, f"{decision.reason} (neither TLS nor HTTP to {place})", "blocked-by-policy")
+        if not asked.is_decrypted(made):
             self._passed.inc()
             logger.info(
                 "client %s: neither TLS nor HTTP to %s, passed", human.format_address(made.client.peername), place
@@ -155,14 +160,14 @@ class Undecided(layer.Layer):
 class Closed(layer.Layer):
     """A client that gets no more than this."""
 
-    def __init__(self, made: context.Context, why: str) -> None:
+    def __init__(self, made: context.Context, why: str, kind: Class = "not-tls") -> None:
         super().__init__(made)
-        self._why = why
+        self._why, self._kind = why, kind
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if not isinstance(event, events.Start):
             return
-        yield EdgeRefusedHook(EdgeRefusal(self.context.client, "not-tls", self._why))
+        yield EdgeRefusedHook(EdgeRefusal(self.context.client, self._kind, self._why))
         for side in (self.context.server, self.context.client):
             if side.state is not connection.ConnectionState.CLOSED:
                 yield commands.CloseConnection(side)
@@ -202,14 +207,3 @@ def upgraded(made: context.Context) -> layer.Layer:
     master = getattr(ctx, "master", None)
     asked = master.addons.get(NextLayer.name) if master is not None else None
     return asked.upgraded(made) if isinstance(asked, NextLayer) else Tunnel(made, Bounds())
-
-
-def _decrypted(made: context.Context) -> bool:
-    """Whether TLS of ours with a leaf for the destination is around this: not that of a proxy reached over TLS."""
-    begins = 0
-    for number, one in enumerate(made.layers):
-        if isinstance(one, HttpStream) and one.flow.request.method == "CONNECT":
-            begins = number + 1
-    if not begins and isinstance(made.layers[0], _EXPLICIT):
-        return False
-    return any(isinstance(one, layers.ClientTLSLayer) for one in made.layers[begins:])

@@ -15,6 +15,7 @@ from addons.edge.websocket import Connection, Deflate, Websocket
 _PLACES: tuple[tuple[object, str], ...] = (
     (mode_servers, "ProxyConnectionHandler"),
     (modes, "Socks5Proxy"),
+    (modes, "TransparentProxy"),
     (_upstream_proxy, "HttpUpstreamProxy"),
     *((http, name) for name in ("tcp", "HttpStream", "Http1Server", "Http1Client", "Http2Server", "Http2Client")),
     (extensions, "PerMessageDeflate"),

@@ -9,14 +9,14 @@ from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.test import taddons
 
 
-def arrived(tctx: taddons.context, *, port: int = 25) -> context.Context:
+def arrived(tctx: taddons.context, *, port: int = 25, host: str = "mail.example") -> context.Context:
     """The context of a client whose server is connected to."""
     client = connection.Client(
         peername=("192.0.2.9", 1234), sockname=("192.0.2.1", 8080), timestamp_start=time.time(),
         state=connection.ConnectionState.OPEN,
     )  # fmt: skip
     made = context.Context(client, tctx.options)
-    made.server.address = ("mail.example", port)
+    made.server.address = (host, port)
     made.server.timestamp_start = time.time()
     made.server.state = connection.ConnectionState.OPEN
     return made

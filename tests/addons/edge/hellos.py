@@ -30,9 +30,10 @@ def _parts(message: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 
 def padded(size: int) -> bytes:
-    """A ClientHello message (no records) whose body has `size` bytes: empty extensions of an unknown type."""
+    """A ClientHello message (no records) whose body has `size` bytes: empty extensions of unknown types."""
     fixed = b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\x01" + b"\1\0"
-    extensions = b"\x55\x55\0\0" * ((size - len(fixed) - 2) // 4)
+    number = (size - len(fixed) - 2) // 4
+    extensions = b"".join((0x5000 + one).to_bytes(2) + b"\0\0" for one in range(number))
     body = fixed + (len(extensions) % 65536).to_bytes(2) + extensions
     return b"\x01" + len(body).to_bytes(3) + body
 

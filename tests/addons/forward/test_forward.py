@@ -31,8 +31,11 @@ from OpenSSL import SSL, crypto
 
 from addons.forward.availability import Availability
 from addons.forward.forward import Forward
+from addons.records.connections import facts_of
 from addons.records.metrics import Metrics
 from addons.tls.protocol import Suites
+from addons.upstream import judging
+from addons.upstream.connection import ServerConnection
 from addons.upstream.tls import UpstreamTls
 from hsm.certificates.issuer import Issuer
 from hsm.certificates.leaf import SERIAL_BITS
@@ -300,7 +303,7 @@ def _reach_server(
     data = tls.TlsData(arrived.server, arrived)
     world.upstream.tls_start_server(data)
     ours = data.ssl_conn
-    assert ours is not None
+    assert isinstance(ours, ServerConnection)
     for _ in range(10):
         try:
             ours.do_handshake()
@@ -310,11 +313,17 @@ def _reach_server(
                 server.do_handshake()
             ours.bio_write(server.bio_read(65535))
         except SSL.Error as error:
-            arrived.server.error = f"OpenSSL {error!r}"
+            arrived.server.error = judging.cut(ours, facts_of(arrived.client), "") if ours.cut else f"OpenSSL {error!r}"
             world.forward.tls_failed_server(data)
             return
         else:
             _connected(b"", origin[0])(arrived)
+            assert world.upstream.judge_server(data) is None
+            assert ours.judgement is not None
+            if ours.judgement.outcome == "block":
+                arrived.server.timestamp_tls_setup, arrived.server.error = None, ours.judgement.sentence
+                world.forward.tls_failed_server(data)
+                return
             world.forward.tls_established_server(data)
             return
     pytest.fail("the server's handshake does not end")
@@ -613,17 +622,18 @@ async def test_lazy_connections_wait_for_the_server_all_the_same(world: _World) 
     assert data.establish_server_tls_first
 
 
-async def test_a_server_that_was_vouched_for_cannot_be_exchanged(world: _World) -> None:
-    """With ssl_insecure a second connection to a server that the client was shown a trusted leaf for is verified."""
-    world.tctx.options.ssl_insecure = True
+@pytest.mark.parametrize("insecure", [False, True], ids=["verified", "ssl_insecure"])
+async def test_a_server_that_was_vouched_for_cannot_be_exchanged(world: _World, insecure: bool) -> None:
+    """A second connection to a server that the client was shown a trusted leaf for must be trusted as well, whatever
+    else the profile makes of such servers, or ssl_insecure."""
+    world.tctx.options.ssl_insecure = insecure
     arrived = await world.serve(_Client())
+    arrived.client.timestamp_tls_setup = time.time()
     again = context.Context(arrived.client, world.tctx.options)
     again.server.address = arrived.server.address
-    data = tls.TlsData(again.server, again)
-    world.upstream.tls_start_server(data)
-    world.forward.tls_start_server(data)
-    assert data.ssl_conn is not None
-    assert data.ssl_conn.get_verify_mode() == SSL.VERIFY_PEER
+    _reach_server(world, again, _origin(_ca("nobody's CA")))
+    assert not again.server.tls_established
+    assert "is not trusted here" in str(again.server.error)
 
 
 @pytest.mark.parametrize("highest", ["TLSv1_2", "TLSv1_3"])

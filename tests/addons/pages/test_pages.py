@@ -32,7 +32,7 @@ def _request(method: str = "GET", **headers: str) -> http.Request:
 def test_a_person_is_told_what_happened_and_whom_to_ask() -> None:
     """A blocked site's page has one sentence, the host, the rule, an id and a contact."""
     facts = _facts(decision=Decision("no-banks", "block"))
-    page = Pages("Help desk, 4711").response(facts, kind="blocked-by-policy", request=_request(accept=CHROME))
+    page = Pages("Help desk, 4711").page(facts, kind="blocked-by-policy", request=_request(accept=CHROME))
     assert page.status_code == 403
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.text is not None
@@ -43,7 +43,7 @@ def test_a_person_is_told_what_happened_and_whom_to_ask() -> None:
 
 def test_a_page_is_kept_by_nobody_and_runs_nothing() -> None:
     """A page is not stored, not taken for another type, and no script runs on it."""
-    page = Pages().response(_facts(), kind="connect-failed", request=_request(accept=CHROME))
+    page = Pages().page(_facts(), kind="connect-failed", request=_request(accept=CHROME))
     assert page.headers["cache-control"] == "no-store"
     assert page.headers["x-content-type-options"] == "nosniff"
     assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src")
@@ -69,7 +69,7 @@ def test_a_page_is_kept_by_nobody_and_runs_nothing() -> None:
 )
 def test_browsers_get_html_and_others_text(accept: str, html: bool) -> None:
     """Who names HTML among what it takes gets it, anybody else plain text with the same words."""
-    page = Pages().response(_facts(), kind="dns-failed", request=_request(accept=accept))
+    page = Pages().page(_facts(), kind="dns-failed", request=_request(accept=accept))
     assert page.headers["content-type"].startswith("text/html" if html else "text/plain")
     assert "bank.example was not found" in (page.text or "")
     assert html or (page.text or "").startswith("hsmitm: bank.example was not found")
@@ -77,8 +77,8 @@ def test_browsers_get_html_and_others_text(accept: str, html: bool) -> None:
 
 def test_head_gets_no_content() -> None:
     """HEAD has the head of the page that GET would have, and nothing behind it."""
-    whole = Pages().response(_facts(), kind="dns-failed", request=_request())
-    head = Pages().response(_facts(), kind="dns-failed", request=_request("HEAD"))
+    whole = Pages().page(_facts(), kind="dns-failed", request=_request())
+    head = Pages().page(_facts(), kind="dns-failed", request=_request("HEAD"))
     assert head.raw_content == b""
     assert head.headers["content-length"] == str(len(whole.raw_content or b""))
 
@@ -89,7 +89,7 @@ def test_head_gets_no_content() -> None:
 def test_a_grpc_client_gets_a_status_of_its_own(kind: str, status: str) -> None:
     """A gRPC client reads status, sentence and id where it looks for them, and no page."""
     request = _request("POST", content_type="application/grpc+proto", accept=CHROME)
-    page = Pages().response(_facts(), kind=kind, request=request)  # type: ignore[arg-type]
+    page = Pages().page(_facts(), kind=kind, request=request)  # type: ignore[arg-type]
     assert (page.status_code, page.raw_content) == (200, b"")
     assert page.headers["content-type"] == "application/grpc+proto"
     assert page.headers["grpc-status"] == status
@@ -102,7 +102,7 @@ def test_a_grpc_client_gets_a_status_of_its_own(kind: str, status: str) -> None:
 
 def test_too_many_names_says_when_to_come_again() -> None:
     """A client over its budget gets 429 with Retry-After."""
-    page = Pages().response(_facts(), kind="too-many-names", retry_after_s=1)
+    page = Pages().page(_facts(), kind="too-many-names", retry_after_s=1)
     assert (page.status_code, page.headers["retry-after"]) == (429, "1")
 
 
@@ -116,7 +116,7 @@ def test_no_page_says_what_the_hsm_said() -> None:
     facts.authority = SECRET
     requests = [None, _request(), _request(accept=CHROME), _request("POST", content_type="application/grpc")]
     for kind, request in itertools.product(KINDS, requests):
-        page = Pages().response(facts, kind=kind, request=request)
+        page = Pages().page(facts, kind=kind, request=request)
         everything = urllib.parse.unquote(page.text or "") + urllib.parse.unquote(str(page.headers.fields))
         for word in SECRET.split():
             assert word not in everything, (kind, word)
@@ -127,16 +127,16 @@ def test_our_own_sites_servers_stay_unnamed() -> None:
     facts = _facts(mode="inbound", host="", destination="10.20.30.40", sni="shop.example")
     request = http.Request.make("GET", "https://10.20.30.40/")
     request.headers.clear()
-    assert "10.20" not in (Pages().response(facts, kind="connect-failed", request=request).text or "")
+    assert "10.20" not in (Pages().page(facts, kind="connect-failed", request=request).text or "")
     facts.sni = ""
-    assert "10.20" not in (Pages().response(facts, kind="connect-failed").text or "")
+    assert "10.20" not in (Pages().page(facts, kind="connect-failed").text or "")
 
 
 @pytest.mark.parametrize("host", ["<b>x", "a b onclick=1", "x\r\nSet-Cookie: a=b", 'q"q', "ü" * 300, "a" * 5000])
 def test_a_host_is_never_markup(host: str) -> None:
     """A client that asks for a strange host gets no page, and no header, of its own making."""
     request = http.Request.make("GET", "http://x/", headers={"accept": CHROME})
-    page = Pages().response(_facts(host=host), kind="malformed-name", request=request)
+    page = Pages().page(_facts(host=host), kind="malformed-name", request=request)
     text = page.text or ""
     assert host not in text
     assert "onclick=1" not in text
@@ -149,7 +149,7 @@ def test_an_international_name_is_shown_as_certificates_have_it() -> None:
     request = http.Request.make("CONNECT", "https://xn--bcher-kva.example:443/", headers={})
     request.host, request.port, request.authority = "bücher.example", 443, "bücher.example:443"
     assert "xn--bcher-kva.example was not found" in (
-        Pages().response(_facts(), kind="dns-failed", request=request).text or ""
+        Pages().page(_facts(), kind="dns-failed", request=request).text or ""
     )
 
 
@@ -158,16 +158,16 @@ def test_every_kind_has_a_sentence_and_a_status() -> None:
     assert set(SAYINGS) == set(KINDS)
     for kind, saying in SAYINGS.items():
         assert 400 <= saying.status <= 599
-        assert Pages().response(_facts(), kind=kind).status_code == saying.status
+        assert Pages().page(_facts(), kind=kind).status_code == saying.status
 
 
 def test_an_own_template_has_its_values_escaped() -> None:
     """An operator's page shows the values, and a contact with markup in it shows as text."""
     own = Template("<p title='{{host}}'>{{ sentence }} {{id}} {{contact}}")
-    page = Pages("<i>a'b", own).response(_facts(), kind="dns-failed", request=_request(accept="text/html"))
+    page = Pages("<i>a'b", own).page(_facts(), kind="dns-failed", request=_request(accept="text/html"))
     assert "7f3a9c1e &lt;i&gt;a&#x27;b" in (page.text or "")
 
 
 def test_without_a_worker_there_are_pages_too() -> None:
     """A layer that runs alone has pages without a contact."""
-    assert "whoever runs this proxy" in (current().response(_facts(), kind="internal").text or "")
+    assert "whoever runs this proxy" in (current().page(_facts(), kind="internal").text or "")

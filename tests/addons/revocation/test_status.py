@@ -39,7 +39,7 @@ async def test_revoked(asking: Asking) -> None:
     url = asking.at("/ocsp", CA.respond(leaf, status=REVOKED))
     answer = await asking.of(leaf)
     assert answer.status == "revoked"
-    assert answer.words.startswith(f"the certificate is revoked since {NOW.year}-")
+    assert answer.words.startswith(f"its certificate is revoked since {NOW.year}-")
     assert answer.words.endswith(f", says the OCSP responder {url}")
 
 
@@ -86,6 +86,18 @@ async def test_a_bad_response_says_nothing(asking: Asking, kind: str) -> None:
     assert "the OCSP responder http://" in answer.words
 
 
+async def test_a_bad_staple_is_no_reason_to_ask_again(asking: Asking) -> None:
+    """A server that staples nonsense, and of whose certificate nobody knows, costs one question in five minutes, not
+    one for each connection; a good staple counts at once."""
+    leaf = CA.leaf(asking.at("/ocsp", CA.respond(CA.leaf())))
+    for _ in range(5):
+        assert (await asking.of(leaf, b"nonsense")).status == "unknown"
+        await until(lambda: not asking.status._asked, "nobody is asked any more")
+    assert asking.questions == ["/ocsp"]
+    assert (await asking.of(leaf, CA.respond(leaf))).status == "good"
+    assert asking.questions == ["/ocsp"]
+
+
 async def test_a_thousand_connections_ask_once(asking: Asking) -> None:
     """However many clients open connections to one server at a time, its responder gets one question."""
     leaf = CA.leaf(asking.at("/ocsp", b""))
@@ -106,7 +118,10 @@ async def test_nobody_waits_for_long(asking: Asking) -> None:
 
     asking.at("/ocsp", late)
     answer = await asking.of(leaf, within_s=0.05)
-    assert (answer.status, answer.words) == ("timeout", "whether it is revoked was not known within 0.05 s")
+    assert (answer.status, answer.words) == (
+        "timeout",
+        "whether its certificate is revoked was not known within 0.05 s",
+    )
     go.set()
     assert (await asking.of(leaf)).status == "revoked"
     assert asking.questions == ["/ocsp"]
@@ -193,7 +208,7 @@ async def test_intermediates_are_asked_about_too(asking: Asking) -> None:
     asking.at("/root.crl", CA.list_revoked(between.serial_number))
     answer = await asking.of(leaf, inner.respond(leaf), above=[between])
     assert answer.status == "revoked"
-    assert answer.words.startswith("its CA CN=inner CA: the certificate is revoked since")
+    assert answer.words.startswith("the certificate of its CA CN=inner CA is revoked since")
 
 
 async def test_a_list_is_asked_where_there_is_no_responder(asking: Asking) -> None:
@@ -248,7 +263,9 @@ async def test_urls_that_are_not_followed(asking: Asking, url: str) -> None:
         leaf = CA.leaf(url)
     except ValueError:
         return  # no certificate can carry it
-    assert (await asking.of(leaf)).words == "it names neither an OCSP responder nor a CRL with http"
+    assert (await asking.of(leaf)).words == (
+        "whether its certificate is revoked is not known: it names neither an OCSP responder nor a CRL with http"
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from mitmproxy.proxy.server import ConnectionIO
 from mitmproxy.test import taddons
 from mitmproxy.tls import ClientHello
 
+from addons.edge.listeners.bypass import BypassBegunHook
 from addons.tls.handshake_timeout import HandshakeTimeout
 from tests.addons.forward.arrivals import arrival
 from tests.waiting import until
@@ -125,6 +126,15 @@ async def test_a_client_that_a_script_lets_through_is_not_watched() -> None:
     hello = ClientHello(b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0")
     passed = tls.ClientHelloData(watched.context, hello, ignore_connection=True)
     await watched.tctx.master.addons.trigger_event(TlsClienthelloHook(passed))
+    assert watched.addon._timers == {}
+    await watched.end()
+
+
+async def test_a_bypassed_client_is_not_watched() -> None:
+    """Nor is a handshake that the policy passes by: it would be cut in the middle of its stream."""
+    watched = _Watched()
+    watched.client_begins()
+    await watched.tctx.master.addons.trigger_event(BypassBegunHook(watched.client))
     assert watched.addon._timers == {}
     await watched.end()
 

@@ -90,7 +90,7 @@ async def test_servers_are_offered_a_group_that_outlasts_quantum_computers() -> 
     server = SSL.Connection(served())
     _shake(server, data.ssl_conn)
     assert data.ssl_conn.get_group_name() == "X25519MLKEM768"
-    assert asked.server.cipher_list == []
+    assert not asked.server.cipher_list
 
 
 @pytest.mark.parametrize(

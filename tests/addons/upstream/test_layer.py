@@ -14,13 +14,16 @@ from mitmproxy.test import taddons
 from OpenSSL import SSL
 
 from addons.edge.refusal import EdgeRefusedHook
+from addons.policy.settings import Profile
 from addons.records.metrics import failure_class
 from addons.tls.protocol import suites as parsed
 from addons.upstream.layer import ServerTls
 from addons.upstream.tls import UpstreamTls
 from tests.addons.edge.driver import Driver, arrived
+from tests.addons.policy.demanding import demanding
 from tests.addons.tls.ends import HOST, Listening, accepting, certificate, served, spoilt, step
 
+WITHOUT = Profile(client_certificate="without")
 _BOTH = pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 
 
@@ -36,14 +39,16 @@ class _Proxy(Driver):
     """Our layer, opposite `server`."""
 
     def __init__(
-        self, settings: SSL.Context, *, trusts: int = 9, name: str = HOST, suites: str = "modern", **options: str
-    ) -> None:
+        self, settings: SSL.Context, *, trusts: int = 9, name: str = HOST, suites: str = "modern",
+        profile: Profile = WITHOUT, **options: str,
+    ) -> None:  # fmt: skip
         self.server = accepting(settings)
         tctx = taddons.context(UpstreamTls(parsed(suites)))
         tctx.options.update(**options)
         if trusts:
             tctx.options.update(ssl_verify_upstream_trusted_ca=str(Path(f"{trusts}.pem").absolute()))
         self.context = arrived(tctx, port=443)
+        demanding(self.context.client, profile)
         self.context.server.sni = name
         tls_layer = ServerTls(self.context)
         tls_layer.child_layer = self.inside = Listening(self.context)

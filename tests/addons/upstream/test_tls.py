@@ -122,3 +122,12 @@ async def test_ciphers_that_do_not_exist_are_refused(tctx: taddons.context, opti
     with pytest.raises(OptionsError, match=f"'{option}' names no cipher that OpenSSL knows: ROT13"):
         tctx.options.update(**{option: "ROT13"})
     tctx.options.update(**{option: "ECDHE-RSA-AES128-GCM-SHA256"})
+
+
+@pytest.mark.parametrize("option", ["tls_version_client_min", "tls_version_server_min", "tls_version_server_max"])
+async def test_an_option_of_versions_is_no_error(
+    tctx: taddons.context, option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An OpenSSL that has no SSL 3.0 any more does not keep a worker with such an option from starting."""
+    tctx.options.update(**{option: "TLS1_3"})
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]

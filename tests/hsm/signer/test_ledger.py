@@ -155,3 +155,17 @@ def test_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ledger.take([Family("hsmitm_waits", "gauge", "", samples)], 0) == {}
     assert [one.kind for one in shown(ledger, gone=True)] == ["histogram"]
     assert values(ledger) == {"hsmitm_waits_bucket +Inf": 2, "hsmitm_waits_count": 2, "hsmitm_waits_sum": 0.5}
+
+
+def test_the_last_of_all_workers_counts() -> None:
+    """When a rule decided last is the newest that any worker has told, those that are gone among them."""
+    name, totals, retired = "hsmitm_policy_last_hit_timestamp_seconds", Totals(), Ledger(0.0)
+    for at in (1.7e9, 1.6e9):
+        ledger = Ledger(0.0)
+        assert ledger.take([Family(name, "gauge", "", [(name, {"rule": "games"}, at)])], 0) == {}
+        assert ledger.take([Family(name, "gauge", "", [(name, {"rule": "games"}, at - 1)])], 1) == {"backwards": 1}
+        retired.fold(ledger)
+        ledger.add_to(totals)
+    assert totals.value(name, rule="games") == 1.7e9
+    assert values(retired, gone=True) == {f"{name} games": 1.7e9}
+    assert ledger.take([Family(name, "gauge", "", [(name, {"rule": "games"}, 1e300)])], 1) == {"absurd": 1}

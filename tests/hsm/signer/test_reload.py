@@ -220,7 +220,7 @@ async def test_what_is_not_the_signers_is_told_of(signer: Signer, configuration:
     configuration.change(at_start={"[log]": "debug"}, for_workers="a site")
     later = "[log] changed, and takes effect when hsmitm is started again"
     assert await signer.reload() == [
-        "[[inbound]] changed: each worker takes it over with its next report, within seconds",
+        "what workers read has changed: each takes it over with its next report, within seconds",
         later,
     ]
     assert await signer.reload() == [later]
@@ -240,11 +240,15 @@ async def test_a_configuration_that_is_wrong(
     def wrong() -> SignerSettings:
         raise MisconfiguredError("hsmitm.toml: hsm.members: two members have the same name")
 
-    monkeypatch.setattr(signer._reloading, "_reread", wrong)
-    with pytest.raises(MisconfiguredError, match="two members have the same name"):
-        await signer.reload()
+    with monkeypatch.context() as patched:
+        patched.setattr(signer._reloading, "_reread", wrong)
+        with pytest.raises(MisconfiguredError, match="two members have the same name"):
+            await signer.reload()
+    assert signer.registry.get_sample_value("hsmitm_config_reload_failed") == 1
     assert (names(signer), signer._reloading.settings) == (["m1", "m2"], before)
     assert verifies(signer.group, await sign(signer.group, "trust"), "trust")
+    await signer.reload()
+    assert signer.registry.get_sample_value("hsmitm_config_reload_failed") == 0
 
 
 async def test_a_pin_that_nobody_can_type(signer: Signer, configuration: Configuration, store: Store) -> None:

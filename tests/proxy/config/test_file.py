@@ -21,7 +21,7 @@ from proxy.commands.init.text import text
 from proxy.commands.init.wanted import Wanted
 from proxy.config.file import Config, File, load
 from proxy.config.forward import ForwardSection
-from proxy.config.operation import ProxySection, RunSection, StatusSection
+from proxy.config.operation import DecryptionLogSection, ProxySection, RunSection, StatusSection
 from proxy.config.section import Address
 from tests.proxy.config.made_keys import made_keys
 
@@ -560,10 +560,12 @@ def _initialised(label: str = "hsmitm", **more: object) -> str:
 
 
 def test_what_init_writes_can_be_read(read: Callable[[str], Config]) -> None:
-    """A fresh hsmitm.toml is valid, and says of every setting what holds without it too."""
+    """A fresh hsmitm.toml is valid, and says of every setting what holds without it too, but for the decryption log:
+    that is off in a file of before."""
     config = read(_initialised())
     forward = ForwardSection(trust=config.file.forward.trust, untrust=config.file.forward.untrust)
-    blank = File(hsm=config.file.hsm, forward=forward)
+    written = DecryptionLogSection(file="decryption.jsonl")
+    blank = File(hsm=config.file.hsm, forward=forward, decryption_log=written)
     assert config.file == blank
     assert config.members()[0].selector == Selector(label="hsmitm")
     assert config.members()[0].environment == {"SOFTHSM2_CONF": "/srv/hsmitm/softhsm2.conf"}

@@ -29,6 +29,10 @@ key = "pkcs11:token=t;object=b;type=private"
 upstream_ca = "roots.pem"
 [pages]
 template = "page.html"
+[[upstream.client_certificates]]
+name = "us"
+certificate = "us.pem"
+key = "us.key"
 [mitmproxy]
 scripts = ["{script}"]
 """
@@ -45,6 +49,8 @@ def configured(tmp_path: Path) -> Callable[[str], Config]:
         "tokens/t/key",
         "roots.pem",
         "page.html",
+        "us.pem",
+        "us.key",
         "a.py",
         "sibling.py",
         "notes.txt",
@@ -78,7 +84,7 @@ def test_nothing_that_leads_to_a_key_is_given(configured: Callable[[str], Config
 def test_what_the_configuration_names_is_given(configured: Callable[[str], Config]) -> None:
     """The file itself, roots, scripts, and beside a script what it can import; of a directory for scripts all."""
     config = configured("a.py")
-    for name in ("hsmitm.toml", "roots.pem", "page.html", "a.py", "sibling.py"):
+    for name in ("hsmitm.toml", "roots.pem", "page.html", "us.pem", "us.key", "a.py", "sibling.py"):
         assert _within(config, name), name
     assert not _within(config, "notes.txt")
     assert not _within(config, "scripts/b.py")

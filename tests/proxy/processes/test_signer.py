@@ -194,6 +194,7 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "pages.contact": ("[pages]", "the help desk"),
         "pages.template": ("[pages]", "page.html"),
         "log.level": ("[log]", "debug"),
+        "decryption_log.file": ("[decryption_log]", "stdout"),
     } | {f"limits.{one.name}": ("[limits]", one.default * 2 or 1) for one in structs.fields(Bounds)}
 
 
@@ -253,6 +254,6 @@ async def test_a_listener_is_added(configuration: Config) -> None:
         await all_up(signer)
         assert await signer.reload() == [
             "inbound site b.example added, with the key of blog.example",
-            "[[inbound]] changed: each worker takes it over with its next report, within seconds",
+            "what workers read has changed: each takes it over with its next report, within seconds",
             f"[[inbound]] listen or transparent changed, and {LATER}",
         ]

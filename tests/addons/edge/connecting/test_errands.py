@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from addons.edge.connecting.destinations import DENIED, Destinations, Listener
-from addons.edge.connecting.errands import DeniedError, Errands
+from addons.edge.connecting.errands import DeniedError, Errands, Parent
 from addons.edge.connecting.resolver import Found, Resolver
 
 
@@ -78,3 +78,32 @@ async def test_nobody_there() -> None:
         port = server.getsockname()[1]
     with pytest.raises(OSError, match=f"127.0.0.1:{port}: Connection refused"):
         await errands(()).connect("127.0.0.1", port)
+
+
+# behind another proxy
+
+
+def through(port: int, *, tls: bool = False) -> Errands:
+    """Errands that all go to the proxy at `port` of 127.0.0.1, which is denied to others."""
+    parent = Parent("127.0.0.1", port, tls=tls)
+    return Errands(Resolver(per_client=4, lookup_s=5), Destinations(DENIED), parent)
+
+
+async def test_behind_a_proxy_that_is_connected_to(port: int) -> None:
+    """Where all goes through another proxy, that one is connected to; names are its to look up."""
+    made = await through(port).connect("ca.example", 80)
+    assert made.getpeername() == ("127.0.0.1", port)
+    made.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f.1", "::1", "169.254.169.254"])
+async def test_behind_a_proxy_denied_addresses_are_denied(port: int, host: str) -> None:
+    """What is spelled as a denied address is not asked for there either."""
+    with pytest.raises(DeniedError, match="of deny_destinations"):
+        await through(port).connect(host, 80)
+
+
+async def test_a_proxy_behind_tls_is_not_asked(port: int) -> None:
+    """Through a proxy that is spoken to over TLS nobody is asked, and that is said."""
+    with pytest.raises(DeniedError, match=r"ca\.example is behind a proxy that is spoken to over TLS"):
+        await through(port, tls=True).connect("ca.example", 80)

@@ -212,6 +212,17 @@ async def test_a_connection_that_a_script_lets_through_is_a_stream(world: _World
     assert time.monotonic() > 0
 
 
+async def test_a_bypassed_connection_is_a_stream(world: _World) -> None:
+    """So has TLS that the policy passes by."""
+    handler = world.client()
+    world.listeners.hello_begun(handler.client)
+    world.listeners.bypass_begun(handler.client)
+    handler.last_activity = world.now
+    assert handler.unopened
+    world.later(_IDLE_S + 10)
+    assert not handler.ended
+
+
 async def test_a_worker_without_descriptors_says_so(world: _World, caplog: pytest.LogCaptureFixture) -> None:
     """Where the last descriptor is gone the log has a line, and the worker is not ready; both until there is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

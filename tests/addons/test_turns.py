@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from addons.edge.turns import LineFullError, Turns
+from addons.turns import LineFullError, Turns
 
 
 async def _wait(turns: Turns, client: str, number: int) -> list[asyncio.Task[None]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from addons.edge.account import account
+from addons.account import account
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,27 @@
-"""addons/upstream/chains.py: servers that forgot an intermediate, and CAs that keep it on a web server of loopback."""
+"""addons/upstream/issuers.py: servers that forgot an intermediate, and CAs that keep it on a web server of loopback."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.errands import Errands
+from addons.edge.connecting.errands import OUTSIDE, Errands
 from addons.edge.connecting.resolver import Resolver
 from addons.revocation.servers import Servers
-from addons.upstream import issuers
-from addons.upstream.chains import Chains, Completed
-from addons.upstream.issuers import Issuers
+from addons.upstream import issuers, repeated
+from addons.upstream.issuers import Certificates, Issuers
+from addons.upstream.repeated import Roots
 from tests.addons.revocation.asking import NOT_FOUND, errands
 from tests.addons.revocation.ocsp_responder import (
-    HOUR,
-    NOW,
     Authority,
     Responder,
     der,
@@ -34,9 +30,7 @@ from tests.addons.revocation.ocsp_responder import (
     responding,
 )
 from tests.addons.revocation.stapled import CA
-
-NAME = "shop.example.com"
-NAMES = x509.SubjectAlternativeName([x509.DNSName(NAME)])
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -50,12 +44,13 @@ def web() -> Iterator[Responder]:
 class Pki:
     """A root, CAs below it in a row, and a server of the last; each names where the certificate above it is."""
 
-    def __init__(self, web: Responder, directory: Path, *, depth: int = 1, **leaf: object) -> None:
+    def __init__(self, web: Responder, directory: Path, *, depth: int = 1) -> None:
         self.web = web
         self.places: dict[str, bytes] = {}
         web.answer = self._answer
         (directory / "roots.pem").write_bytes(CA.certificate.public_bytes(Encoding.PEM))
-        self.chains = self.towards(str(directory / "roots.pem"))
+        self.roots = Roots(file=str(directory / "roots.pem"))
+        self.issuers = Issuers(Servers(errands()))
         above, self.between = CA, list[x509.Certificate]()
         for number in range(depth):
             below = Authority(private_key(f"inner {number}"), f"inner CA {number}")
@@ -67,7 +62,7 @@ class Pki:
             self.between.insert(0, below.certificate)
             above = below
         self.last = above
-        self.server = above.leaf(issuers=[self.url(f"/{depth - 1}.crt")], **{"extensions": [NAMES]} | leaf)
+        self.server = above.leaf(issuers=[self.url(f"/{depth - 1}.crt")])
 
     def url(self, path: str) -> str:
         """Of a place of the web server."""
@@ -77,17 +72,19 @@ class Pki:
         body = self.places.get(http.path)
         (NOT_FOUND if body is None else respond_with(body))(http)
 
-    @staticmethod
-    def towards(roots: str) -> Chains:
-        """What a worker has, with these roots."""
-        return Chains(Issuers(Servers(errands().connect)), roots)
+    def above(self, *sent: x509.Certificate, near: str = "127.0.0.1") -> Certificates | Awaitable[Certificates]:
+        """What is found above the last of `sent`, a server's chain."""
+        enough = functools.partial(repeated.leads, sent, roots=self.roots)
+        return self.issuers.above(sent, near, enough)
 
-    async def completed(
-        self, sent: Sequence[x509.Certificate], name: str = NAME, near: str = "127.0.0.1"
-    ) -> Completed | None:
-        """What becomes of what a server has sent."""
-        found = self.chains.completed([der(one) for one in sent], name, near)
-        return found if found is None or isinstance(found, Completed) else await found
+    async def found(self, *sent: x509.Certificate, near: str = "127.0.0.1") -> Certificates:
+        """The same, when it is there."""
+        above = self.above(*sent, near=near)
+        return above if isinstance(above, tuple) else await above
+
+    async def verifies(self, *sent: x509.Certificate) -> bool:
+        """Whether the chain leads to the root, with what is found."""
+        return repeated.leads(sent, await self.found(*sent), self.roots)
 
     @property
     def asked(self) -> list[str]:
@@ -96,53 +93,58 @@ class Pki:
 
 
 async def test_a_forgotten_intermediate(web: Responder, tmp_path: Path) -> None:
-    """A server that sends its own certificate alone is verified with the intermediate that this one names; the next
-    connection finds it at hand."""
+    """A server that sends its own certificate alone is verified with the intermediate that this one names; the root is
+    not fetched, and the next connection finds all at hand."""
     pki = Pki(web, tmp_path)
-    found = await pki.completed([pki.server])
-    assert found is not None
-    assert found.verification.code == 0
-    assert found.certificates == tuple(map(der, (pki.server, *pki.between, CA.certificate)))
-    assert pki.asked == ["/0.crt"]
-    assert isinstance(pki.chains.completed([der(pki.server)], NAME, "127.0.0.1"), Completed)
+    assert await pki.found(pki.server) == tuple(pki.between)
+    assert repeated.leads([pki.server], pki.between, pki.roots)
+    assert pki.above(pki.server) == tuple(pki.between)
     assert pki.asked == ["/0.crt"]
 
 
 async def test_several_are_missing(web: Responder, tmp_path: Path) -> None:
-    """Several in a row are fetched one after the other, those that the server has sent are not."""
+    """Several in a row are fetched one after the other; not those that the server has sent, in whatever order."""
     pki = Pki(web, tmp_path, depth=3)
-    found = await pki.completed([pki.server, pki.between[1]])
-    assert found is not None
-    assert found.verification.code == 0
-    assert pki.asked == ["/2.crt", "/0.crt"]
+    assert await pki.found(pki.server) == tuple(pki.between)
+    assert pki.asked == ["/2.crt", "/1.crt", "/0.crt"]
+    pki.issuers = Issuers(Servers(errands()))
+    pki.web.asked.clear()
+    assert await pki.found(pki.server, CA.leaf(), pki.between[1], pki.between[0]) == tuple(pki.between[2:])
+    assert pki.asked == ["/0.crt"]
 
 
 async def test_not_more_than_four_are_fetched(web: Responder, tmp_path: Path) -> None:
     """A chain that never ends is left after four."""
     pki = Pki(web, tmp_path, depth=7)
-    assert await pki.completed([pki.server]) is None
+    assert not await pki.verifies(pki.server)
     assert len(pki.asked) == 4
 
 
 async def test_bundles_and_pem(web: Responder, tmp_path: Path) -> None:
     """The issuer's certificate may come in a PKCS #7 bundle, as RFC 5280 allows, or in PEM, as some have it."""
+    pki = Pki(web, tmp_path)
     for encoded in (
-        pkcs7.serialize_certificates([CA.certificate, *Pki(web, tmp_path).between], Encoding.DER),
-        Pki(web, tmp_path).between[0].public_bytes(Encoding.PEM),
+        pkcs7.serialize_certificates([CA.certificate, *pki.between], Encoding.DER),
+        pki.between[0].public_bytes(Encoding.PEM),
     ):
-        pki = Pki(web, tmp_path)
-        # The same name and key as those in the bundle.
+        pki.issuers = Issuers(Servers(errands()))
         pki.places["/0.crt"] = encoded
-        found = await pki.completed([pki.server])
-        assert found is not None
-        assert found.verification.code == 0
+        assert await pki.found(pki.server) == tuple(pki.between)
+
+
+async def test_a_second_place_steps_in(web: Responder, tmp_path: Path) -> None:
+    """Where the first place that the certificate names has nothing, the second one is asked."""
+    pki = Pki(web, tmp_path)
+    server = pki.last.leaf(issuers=[pki.url("/gone.crt"), pki.url("/0.crt"), pki.url("/third.crt")])
+    assert await pki.verifies(server)
+    assert pki.asked == ["/gone.crt", "/0.crt"]
 
 
 async def test_a_thousand_connections_fetch_once(web: Responder, tmp_path: Path) -> None:
     """However many clients meet such a server at a time, its CA is asked once."""
     pki = Pki(web, tmp_path)
-    found = await asyncio.gather(*(pki.completed([pki.server]) for _ in range(1000)))
-    assert all(one is not None and one.verification.code == 0 for one in found)
+    found = await asyncio.gather(*(pki.found(pki.server) for _ in range(1000)))
+    assert set(found) == {tuple(pki.between)}
     assert pki.asked == ["/0.crt"]
 
 
@@ -150,10 +152,13 @@ async def test_a_thousand_connections_fetch_once(web: Responder, tmp_path: Path)
 
 
 async def test_a_root_that_is_fetched_is_no_root(web: Responder, tmp_path: Path) -> None:
-    """A stranger's server that names its own root gets nothing by it."""
+    """A stranger's server that names its own root gets nothing by it, and nobody asks for more."""
     pki, stranger = Pki(web, tmp_path), Authority(private_key("stranger"), "stranger")
     pki.places["/root.crt"] = der(stranger.certificate)
-    assert await pki.completed([stranger.leaf(issuers=[pki.url("/root.crt")], extensions=[NAMES])]) is None
+    server = stranger.leaf(issuers=[pki.url("/root.crt")])
+    more = await pki.found(server)
+    said, _ = repeated.complaints([], [server], more, pki.roots)
+    assert [one.code for one in said] == [19]  # X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
     assert pki.asked == ["/root.crt"]
 
 
@@ -161,37 +166,15 @@ async def test_a_namesake_is_no_issuer(web: Responder, tmp_path: Path) -> None:
     """A certificate of the right name with another key is not taken for the issuer's."""
     pki, namesake = Pki(web, tmp_path), Authority(private_key("namesake"), "inner CA 0")
     pki.places["/0.crt"] = der(namesake.certificate)
-    assert await pki.completed([pki.server]) is None
+    assert await pki.found(pki.server) == ()
 
 
 async def test_a_server_with_its_own_root(web: Responder, tmp_path: Path) -> None:
     """A self-signed certificate lacks nothing: nobody is asked, whatever it names."""
     pki = Pki(web, tmp_path)
     own = Authority(private_key("own"), "own")
-    self_signed = own.leaf(name="own", key=own.key, issuers=[pki.url("/0.crt")])
-    assert await pki.completed([self_signed]) is None
+    assert pki.above(own.leaf(name="own", key=own.key, issuers=[pki.url("/0.crt")])) == ()
     assert pki.asked == []
-
-
-@pytest.mark.parametrize(
-    ("leaf", "name", "code"),
-    [
-        ({}, "other.example.com", 62),
-        ({}, "192.0.2.7", 64),
-        ({"extensions": [x509.SubjectAlternativeName([x509.IPAddress(ip_address("192.0.2.7"))])]}, "192.0.2.7", 0),
-        ({"start": NOW - 48 * HOUR, "end": NOW - 24 * HOUR}, NAME, 10),
-        ({"extensions": [NAMES, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])]}, NAME, 26),
-    ],
-)
-async def test_other_faults_stay(web: Responder, tmp_path: Path, leaf: dict[str, Any], name: str, code: int) -> None:
-    """A chain that was completed is verified as any other: name, time and purpose (X509_V_ERR_* of x509_vfy.h)."""
-    pki = Pki(web, tmp_path, **leaf)
-    found = await pki.completed([pki.server], name)
-    assert found is not None
-    assert found.verification.code == code
-    again = await pki.completed([pki.server], NAME)  # one question's name is not the next one's
-    assert again is not None
-    assert again.verification.code == (0 if not leaf else 62 if "192.0.2.7" in name else code)
 
 
 # hostile places
@@ -205,7 +188,7 @@ async def test_certificates_that_name_each_other(web: Responder, tmp_path: Path)
     by_two = two.leaf(name="one", key=one.key, issuers=[pki.url("/two")], extensions=ca)
     by_one = one.leaf(name="two", key=two.key, issuers=[pki.url("/one")], extensions=ca)
     pki.places |= {"/one": der(by_two), "/two": der(by_one)}
-    assert await pki.completed([one.leaf(issuers=[pki.url("/one")], extensions=[NAMES])]) is None
+    assert not await pki.verifies(one.leaf(issuers=[pki.url("/one")]))
     assert pki.asked == ["/one", "/two"]
 
 
@@ -237,8 +220,8 @@ async def test_places_that_have_no_certificate(
     """Whatever comes instead of a certificate is left soon, and for a minute nobody asks there again."""
     pki = Pki(web, tmp_path)
     web.answer = answer
-    assert await pki.completed([pki.server]) is None
-    assert pki.chains.completed([der(pki.server)], NAME, "127.0.0.1") is None
+    assert await pki.found(pki.server) == ()
+    assert pki.above(pki.server) == ()
     assert pki.asked == ["/0.crt"]
 
 
@@ -248,7 +231,7 @@ async def test_a_place_that_says_nothing(web: Responder, tmp_path: Path, monkeyp
     pki, stop = Pki(web, tmp_path), threading.Event()
     web.answer = lambda _http: stop.wait(10) and None
     try:
-        assert await asyncio.wait_for(pki.completed([pki.server]), 5) is None
+        assert await asyncio.wait_for(pki.found(pki.server), 5) == ()
     finally:
         stop.set()
 
@@ -257,18 +240,30 @@ async def test_a_certificate_that_leads_inside(web: Responder, tmp_path: Path) -
     """A server out in the world has us ask no machine of ours, and a later one that is inside may."""
     pki = Pki(web, tmp_path)
     denying = Errands(Resolver(per_client=16, lookup_s=5), Destinations(()))
-    pki.chains = Chains(Issuers(Servers(denying.connect)), str(tmp_path / "roots.pem"))
-    assert await pki.completed([pki.server], near="8.8.8.8") is None
+    pki.issuers = Issuers(Servers(denying))
+    for near in ("8.8.8.8", OUTSIDE):
+        assert await pki.found(pki.server, near=near) == ()
     assert pki.asked == []
-    assert await pki.completed([pki.server], near="10.0.0.9") is not None
+    assert await pki.found(pki.server, near="10.0.0.9") == tuple(pki.between)
 
 
-async def test_what_a_server_sends_may_be_anything(web: Responder, tmp_path: Path) -> None:
-    """Nothing, no certificates, and ten of the same name and many keys end in no answer, soon."""
+async def test_what_is_remembered_is_bounded(web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the places that strangers' certificates name the last ones are remembered."""
+    monkeypatch.setattr(issuers, "_PLACES", 5)
     pki = Pki(web, tmp_path)
-    assert pki.chains.completed([], NAME, "127.0.0.1") is None
-    assert pki.chains.completed([b"none"], NAME, "127.0.0.1") is None
-    same = [Authority(private_key(f"same {number}"), "inner CA 0").certificate for number in range(20)]
-    found = await pki.completed([pki.server, *same])
-    assert found is not None  # the right one, which was fetched
-    assert found.verification.code == 0
+    for number in range(8):
+        assert await pki.found(pki.last.leaf(issuers=[pki.url(f"/gone-{number}")])) == ()
+    assert len(pki.issuers._known) == 5
+
+
+async def test_more_places_than_can_be_asked(web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too many places are asked already, there is nothing at one more, at once."""
+    monkeypatch.setattr(issuers, "_IN_PROGRESS", 2)
+    pki, go = Pki(web, tmp_path), threading.Event()
+    web.answer = lambda _http: go.wait(10) and None
+    servers = [pki.last.leaf(issuers=[pki.url(f"/{number}")]) for number in range(3)]
+    waiting = [asyncio.create_task(pki.found(one)) for one in servers[:2]]
+    await until(lambda: len(pki.asked) == 2, "two are asked")
+    assert pki.above(servers[2]) == ()
+    go.set()
+    assert await asyncio.gather(*waiting) == [(), ()]

@@ -1,0 +1,109 @@
+"""Two sockets that pass on to each other what they get, outside of mitmproxy's layers: the event loop hands the bytes
+of one transport to the other, and nobody between them looks at any.
+
+Measured against splice(2) through a pipe: a GB costs 0.11 s of CPU like this and 0.13 to 0.15 s there, whatever the
+size of the pipe, for each of its many small moves is two calls from Python. uvloop reads 250 KB at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import cast
+
+from addons.records.facts import Leg
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER for no time at all: the kernel sends RST (socket(7))."""
+
+
+class _Side(asyncio.Protocol):
+    """One of the two: what it gets goes to `other`."""
+
+    other: _Side
+
+    def __init__(self, transport: asyncio.Transport, leg: Leg, over: asyncio.Future[None]) -> None:
+        self.transport = transport
+        self.before = transport.get_protocol()
+        self.ended = False
+        self.lost = False
+        self.error: Exception | None = None
+        self._leg = leg
+        self._over = over
+
+    def data_received(self, data: bytes) -> None:
+        size, other = len(data), self.other
+        self._leg.bytes_in += size
+        other._leg.bytes_out += size  # noqa: SLF001  # the same class
+        other.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self.other.ended and not self.other.transport.is_closing():
+            self.other.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        """The other hears of it, and may go on in its own direction."""
+        self.ended = True
+        if self.other.ended:
+            self.transport.close()
+            self.other.transport.close()
+        elif not self.other.transport.is_closing():
+            self.other.transport.write_eof()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost, self.error = True, exc
+        if not self.other.lost:
+            self.other.close(exc)
+        elif not self._over.done():
+            self._over.set_result(None)
+
+    def close(self, error: Exception | None) -> None:
+        """Once everything has gone; or, after an error, in a way that tells the peer that this was not all."""
+        if error is None:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            raw = cast(socket.socket, self.transport.get_extra_info("socket"))
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+
+
+class Relay:
+    """A client's connection and its server's, from now to their end."""
+
+    def __init__(self, client: asyncio.Transport, server: asyncio.Transport, legs: tuple[Leg, Leg]) -> None:
+        """Nothing of either is in a buffer. What passes is counted in `legs`, the client's and the server's."""
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sides = _Side(client, legs[0], self._over), _Side(server, legs[1], self._over)
+        self._sides[0].other, self._sides[1].other = self._sides[1], self._sides[0]
+        self._legs = legs
+
+    def begin(self, *, client_ended: bool, server_ended: bool) -> None:
+        """Take over both transports; who has `ended` its direction already sends no more."""
+        for side in self._sides:
+            side.transport.pause_reading()
+            side.transport.set_protocol(side)
+        for side, ended in zip(self._sides, (client_ended, server_ended), strict=True):
+            if ended:
+                side.eof_received()
+            elif not side.transport.is_closing():
+                side.transport.resume_reading()
+
+    @property
+    def passed(self) -> int:
+        """Bytes that have come, of both."""
+        return self._legs[0].bytes_in + self._legs[1].bytes_in
+
+    async def over(self) -> None:
+        """Wait until both have come to their end, and let those know who had them before. Where nobody waits any
+        longer, both are cut."""
+        try:
+            await self._over
+        finally:
+            for side in self._sides:
+                side.transport.abort()
+                side.before.connection_lost(side.error)

@@ -1,0 +1,37 @@
+"""What a profile demands of the client itself: that its ClientHello is for the host it has asked for, and in the open.
+
+The rule is decided by then; this can only make a block of it. Pure.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from addons.policy import domains, networks
+from addons.policy.settings import Profile
+from addons.records.facts import Decision, ErrorClass, Facts
+
+
+def demanded(facts: Facts, decision: Decision, profile: Profile) -> Decision:
+    """`decision`, or the block that the profile makes of it now that the ClientHello is known."""
+    if decision.action == "block" or not facts.hello:
+        return decision
+    if profile.sni_mismatch == "block" and differs(facts):
+        why = f"the client asked for {facts.host}, and its SNI is {facts.sni}; sni_mismatch is block"
+        return _blocked(decision, why, "sni-mismatch")
+    if profile.ech == "block" and facts.ech and decision.action == "decrypt":
+        return _blocked(decision, "the client offers Encrypted Client Hello, and ech is block", "blocked-by-policy")
+    return decision
+
+
+def differs(facts: Facts) -> bool:
+    """Whether the client asked the proxy for one name, and says another in its ClientHello. Who asked for an address
+    has named nobody."""
+    host = facts.host.strip("[]")
+    if not host or not facts.sni or facts.mode in ("transparent", "inbound") or networks.number(host) is not None:
+        return False
+    return domains.met(host) != domains.met(facts.sni)
+
+
+def _blocked(decision: Decision, why: str, kind: ErrorClass) -> Decision:
+    return replace(decision, action="block", reason=f"{why} (profile '{decision.profile}')", error=kind)

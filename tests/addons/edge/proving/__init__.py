@@ -1,0 +1,1 @@
+"""What a server proves that nobody inspects."""
