@@ -64,8 +64,8 @@ def ask_for(made: SSL.Connection, host: str, *, verify: bool = True) -> None:
     try:
         packed = ipaddress.ip_address(host).packed
     except ValueError:
-        made.set_tlsext_host_name(host.encode("idna"))
-        given = host.encode("idna")
+        given = host.removesuffix(".").encode("idna")  # RFC 6066 section 3: without the dot at the end
+        made.set_tlsext_host_name(given)
         ok = SSL._lib.X509_VERIFY_PARAM_set1_host(param, given, len(given)) if verify else 1  # type: ignore[attr-defined]  # noqa: SLF001
     else:
         ok = SSL._lib.X509_VERIFY_PARAM_set1_ip(param, packed, len(packed)) if verify else 1  # type: ignore[attr-defined]  # noqa: SLF001

@@ -123,6 +123,10 @@ MEASURES: dict[str, Measure] = {
         "gauge", "When a rule, or an accepted certificate, ends",
         {"kind": _one_of("rule", "accept"), "name": _HOST}, series=_RULES, most=_TIME, greatest=True,
     ),
+    "hsmitm_certificate_questions": Measure(
+        "counter", "Questions to those whom servers' certificates name",
+        {"of": _one_of("status", "issuer"), "result": _one_of("answered", "silent", "not-asked")},
+    ),
     "hsmitm_log_lines_dropped": Measure("counter", "Log lines that nobody read in time"),
     "hsmitm_log_lines_held_back": Measure("counter", "Log lines of a kind that were too many"),
     "hsmitm_decryption_records_written": Measure("counter", "Records of the decryption log that were written"),

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from addons.edge.connecting.resolver import Found
 from addons.policy.rules import Compiled, compiled
-from addons.policy.settings import Policy, Probe, Rule, To
+from addons.policy.settings import Policy, Profile, Rule, To
 from tests.addons.edge.hellos import built, hello
 from tests.addons.edge.listeners.far import TIME_S, exactly
 from tests.addons.edge.listeners.passing import Passing
@@ -24,7 +25,7 @@ from tests.waiting import wait_until
 
 BANK, EVIL, OTHER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 """Where the bank is, where it is not, and where it is as well without our resolver knowing."""
-_NAMES = {"bank.test": BANK, "evil.test": EVIL, "www.bank.test": EVIL}
+_NAMES = {"bank.test": BANK} | dict.fromkeys(("evil.test", "127.2", "2130706434", "0x7f000002"), EVIL)
 
 
 def _lookup(name: str) -> tuple[Found, ...]:
@@ -34,8 +35,15 @@ def _lookup(name: str) -> tuple[Found, ...]:
     return ((2, (_NAMES[name], 0)),)
 
 
-def _policy(probe: Probe = "before") -> Compiled:
-    return compiled(Policy(probe=probe, rules=(Rule(name="bank", action="bypass", to=To(domains=("bank.test",))),)))
+_BANK = Rule(name="bank", action="bypass", to=To(domains=("bank.test",)), profile="lax")
+POLICIES = {
+    "strict": compiled(Policy(rules=(replace(_BANK, profile="default"),))),
+    # Nothing but the choice of the rule itself keeps a forged name out here.
+    "lax": compiled(Policy(probe="off", rules=(_BANK,)), {"lax": Profile(sni_mismatch="decrypt")}),
+    "lax, probed": compiled(
+        Policy(rules=(_BANK,)), {"lax": Profile(sni_mismatch="decrypt", name_mismatch="allow", untrusted="allow")}
+    ),
+}
 
 
 class Scene(NamedTuple):
@@ -135,9 +143,12 @@ WAYS: dict[str, tuple[str, Reach]] = {
 
 @contextmanager
 def _proxy(scene: Scene, mode: str, to: str, policy: Compiled | None = None) -> Iterator[Passing]:
-    policy = policy or _policy()
     with Passing(
-        policy, mode=mode, to=(to, scene.port), lookup=_lookup, ssl_verify_upstream_trusted_ca=str(scene.roots)
+        policy or POLICIES["strict"],
+        mode=mode,
+        to=(to, scene.port),
+        lookup=_lookup,
+        ssl_verify_upstream_trusted_ca=str(scene.roots),
     ) as proxy:
         yield proxy
 
@@ -152,15 +163,16 @@ def _answered(client: socket.socket, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("shape", HELLOS)
-@pytest.mark.parametrize("host", ["evil.test", EVIL, "[::ffff:127.0.0.2]", "127.2", "2130706434", "0x7f000002"])
-@pytest.mark.parametrize("way", WAYS)
-def test_a_forged_name_is_not_passed(scene: Scene, way: str, host: str, shape: str) -> None:
+@pytest.mark.parametrize(("way", "host"), [
+    *(("CONNECT", one) for one in ("evil.test", EVIL, "[::ffff:127.0.0.2]", "127.2", "2130706434", "0x7f000002")),
+    *(("SOCKS5", one) for one in ("evil.test", EVIL, "127.2", "2130706434")), ("redirected", EVIL),
+])  # fmt: skip
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_forged_name_is_not_passed(scene: Scene, way: str, host: str, shape: str, policy: str) -> None:
     """Not a byte of what the client says reaches a server that is not the bank as the client said it."""
     mode, reach = WAYS[way]
-    if way == "redirected" and host != EVIL:
-        pytest.skip("the network knows no names")
     before = len(scene.evil.hellos)
-    with _proxy(scene, mode, EVIL) as proxy:
+    with _proxy(scene, mode, EVIL, POLICIES[policy]) as proxy:
         client = reach(proxy, host, scene.port)
         if client is not None:
             with client:
@@ -190,3 +202,18 @@ def test_an_honest_one_passes(scene: Scene, way: str, host: str, shape: str) -> 
         wait_until(lambda: proxy.facts, "its record is written")
         assert proxy.facts[-1].event == "bypassed"
     assert HELLOS[shape] in bank.hellos[before:]
+
+
+@pytest.mark.parametrize("shape", [one for one in HELLOS if one.startswith("two ")])
+@pytest.mark.parametrize("host", ["bank.test", BANK])
+def test_a_hello_of_two_names_is_not_passed(scene: Scene, host: str, shape: str) -> None:
+    """Not even to the bank: whoever else lives there may be the one that is meant."""
+    before = len(scene.bank.hellos)
+    with _proxy(scene, "regular", BANK) as proxy:
+        client = _connected(proxy, host, scene.port)
+        assert client is not None
+        with client:
+            _answered(client, HELLOS[shape])
+        wait_until(lambda: proxy.facts, "its record is written")
+        assert proxy.facts[-1].event != "bypassed"
+    assert HELLOS[shape] not in scene.bank.hellos[before:]

@@ -15,7 +15,7 @@ from mitmproxy.tls import ClientHello, ClientHelloData
 from mitmproxy.utils import human
 
 from addons.edge.listeners.bypass import pass_by
-from addons.edge.listeners.hello import HelloError, HelloReader, normal
+from addons.edge.listeners.hello import ILLEGAL_PARAMETER, HelloError, HelloReader, names_one, normal
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.edge.settings import Bounds
 from addons.policy import asked
@@ -84,7 +84,7 @@ class ClientTls(LingeringTls, Goodbye, layers.ClientTLSLayer):
         if decision is not None and decision.acts == "block":
             return (yield from self._block(decision))
         if decision is not None and decision.acts == "bypass":
-            return (yield from pass_by(self, data, probed=not self._begun))
+            return (yield from self._pass_by(hello, data))
         greeted = ClientHelloData(self.context, hello)
         yield TlsClienthelloHook(greeted)
         if greeted.ignore_connection:
@@ -107,6 +107,17 @@ class ClientTls(LingeringTls, Goodbye, layers.ClientTLSLayer):
         if not self.conn.connected:
             return False, "connection closed early"
         return (yield from super().receive_handshake_data(normal(data)))
+
+    def _pass_by(self, hello: ClientHello, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
+        """Not opened; a hello that its server may read in another way than we do is refused."""
+        if names_one(hello):
+            return (yield from pass_by(self, data, probed=not self._begun))
+        why = "a ClientHello that names its host in more than one way"
+        facts_of(self.context.client).fail("malformed-hello", "client", why, "illegal_parameter")
+        yield EdgeRefusedHook(EdgeRefusal(self.context.client, "malformed-hello", why))
+        yield commands.SendData(self.conn, alert(ILLEGAL_PARAMETER))
+        self._refused = True
+        return False, why
 
     def _block(self, decision: Decision) -> layer.CommandGenerator[tuple[bool, str | None]]:
         yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))

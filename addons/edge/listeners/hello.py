@@ -22,7 +22,7 @@ _MAX_RECORD = 16384
 _MOST_OF_A_PREFIX = 6
 """Bytes of a handshake message that tell a ClientHello from all else: its type, its length, its version."""
 _SSL2_PREFIX = 11
-_ALPN = 16
+_SERVER_NAME, _ALPN = 0, 16
 """RFC 7301 section 3.1: neither the list nor a name in it is empty."""
 _CANDIDATE = re.compile(rb"\x16\x03.[\x00-\x40].\x01|\x16(?:\x03(?:.(?:[\x00-\x40].?)?)?)?\Z", re.DOTALL)
 """Where a ClientHello could begin: a record's header with the message's type, or as much of it as stands at the end."""
@@ -113,6 +113,12 @@ def parsed(body: bytes) -> ReadHello:
     if not all(offered) or (not offered and _ALPN in hello.by_kind):
         raise HelloError("malformed-hello", DECODE_ERROR, "a ClientHello with an empty list, or name, of ALPN")
     return hello
+
+
+def names_one(hello: ClientHello) -> bool:
+    """Whether a ClientHello names one host in one way, or none: with a second name, or one that cannot be read (RFC
+    6066 section 3) its server may take it for another than we do. A second list of names is malformed."""
+    return hello.sni is not None or all(kind != _SERVER_NAME for kind, _ in hello.extensions)
 
 
 def normal(data: bytes) -> bytes:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from addons.account import account
 from addons.edge.listeners.bypass import Probing
-from addons.policy import networks
+from addons.policy import domains
 from addons.records.connections import facts_of
 from addons.records.facts import CertificateFacts, ErrorClass, Facts, Verification
 from addons.turns import LineFullError, Turns
@@ -106,14 +106,15 @@ class Probe:
         """Whether the server at `address` and the port of `facts` has a certificate for their SNI."""
         if facts.policy is None or facts.policy.probe == "off":
             return False
-        return (await self.find(client, _question(facts, address, facts.port, facts.sni, named=True))).proved
+        name = domains.met(facts.sni).text
+        return (await self.find(client, _question(facts, address, facts.port, name, named=True))).proved
 
     @staticmethod
     def question(facts: Facts, server: connection.Server) -> Question:
         """What is to be asked of the server that a client is connected to, or will be by another proxy."""
         host, port = server.address[:2] if server.address else ("", 0)
         address = server.peername[0] if server.peername and facts.mode != "upstream" else host
-        named = facts.sni or (host if networks.number(host) is None else "")
+        named = domains.met(facts.sni).text or domains.met(host).text
         return _question(facts, address, port, named or address, named=bool(named))
 
     async def find(self, client: connection.Client, question: Question) -> Finding:

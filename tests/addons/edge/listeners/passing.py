@@ -62,9 +62,9 @@ class Chosen:
     def __init__(self, choose: Choose = bypass) -> None:
         self._choose = choose
 
-    def policy_decide(self, deciding: Deciding) -> None:
+    def policy_decide(self, data: Deciding) -> None:
         """The decision is needed."""
-        facts = facts_of(deciding.client)
+        facts = facts_of(data.client)
         if facts.hello:
             facts.decision = self._choose(facts)
 

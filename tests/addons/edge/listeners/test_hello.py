@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from addons.edge.listeners.hello import HelloError, HelloReader, HelloWatch, normal
-from tests.addons.edge.hellos import hello, padded, records
+from addons.edge.listeners.hello import HelloError, HelloReader, HelloWatch, names_one, normal
+from tests.addons.edge.hellos import built, hello, padded, records
 
 _BYTES, _RECORDS = 65536, 64
 VERSIONS = [b"\3\0", b"\3\1", b"\3\3", b"\3\4", b"\3\xff", b"\4\0", b"\2\0", b"\xff\xff"]
@@ -141,3 +141,19 @@ def test_a_stream_of_anything_passes_whole() -> None:
         for i in range(0, len(data), 4096):
             passed += watch.feed(data[i : i + 4096])
         assert passed + watch.release() == data
+
+
+@pytest.mark.parametrize(
+    ("names", "clear"),
+    [
+        ([], True),
+        ([b"\0\x0c\0\0\x09bank.test"], True),
+        ([b"\0\x18\0\0\x09bank.test\0\0\x09evil.test"], False),
+        ([b"\0\x0c\0\0\x09bank:test"], False),
+    ],
+)
+def test_a_hello_names_its_host_in_one_way(names: list[bytes], clear: bool) -> None:
+    """A second name, or one that cannot be read, may be what a server goes by; a second list is refused before."""
+    read = HelloReader(65536, 64).feed(built(b"\x13\x01", *((0, one) for one in names)))
+    assert read is not None
+    assert names_one(read) is clear
