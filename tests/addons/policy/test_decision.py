@@ -183,19 +183,12 @@ def test_addresses_are_waited_for() -> None:
 
 def test_what_is_not_settled_is_decided_by_what_is_known() -> None:
     """While a rule waits for something, the next one that matches says what happens if that never comes."""
-    found = policy(
-        BY_NETWORK.format(action="block")
-        + """
-[[rules]]
-name = "named"
-action = "decrypt"
-to = { domains = ["lab.example"] }
-[[rules]]
-name = "print"
-action = "block"
-client = { alpn = ["h2"] }
-"""
+    early = (
+        '[[rules]]\nname = "early"\naction = "block"\nclient = { alpn = ["h3"] }\nto = { domains = [".lab.example"] }'
     )
+    named = '[[rules]]\nname = "named"\naction = "decrypt"\nto = { domains = ["lab.example"] }'
+    late = '[[rules]]\nname = "print"\naction = "block"\nclient = { alpn = ["h2"] }'
+    found = policy("\n".join((early, BY_NETWORK.format(action="block"), named, late)))
     said = decide(facts("lab.example"), found)
     assert (said.rule, said.settled, said.missing) == ("named", False, ("hello", "addresses"))
     said = decide(facts("www.example"), found)
