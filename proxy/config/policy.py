@@ -80,6 +80,6 @@ def _placed(number: int, rule: Rule, known: Collection[str]) -> Rule:
         found = str(Address.parse(rule.listener))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    if found not in known:
+    if known and found not in known:  # a draft of a policy may have no listener
         raise ValueError(f"{where}: nobody listens on {rule.listener}; there are {', '.join(sorted(known))}")
     return structs.replace(rule, listener=found)
