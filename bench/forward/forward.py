@@ -28,7 +28,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from bench.forward import figures, http2, peers
-from bench.forward.figures import HSMITM, ORIGIN, TWO_WORKERS
+from bench.forward.figures import BARE, HSMITM, ORIGIN, RULES, TWO_WORKERS
 from bench.forward.system import ForwardSystem
 from bench.report.report import Progress, Report
 from bench.report.versions import installed
@@ -47,6 +47,7 @@ IDLE = "idle"
 PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body", *http2.IN_FLIGHT)
 _SITS_OUT: dict[str, tuple[Phase, ...]] = {
     TWO_WORKERS: ("cold", "body", *http2.IN_FLIGHT),
+    **dict.fromkeys((RULES, BARE), ("cold", "kept", "body", *http2.IN_FLIGHT)),
     ORIGIN: ("cold",),
     "squid": tuple(http2.IN_FLIGHT),
     "sslsplit": tuple(http2.IN_FLIGHT),
@@ -55,7 +56,8 @@ _COLD_PER_S = 600
 """Hosts made for each second of a cold turn; a server that is quicker has its turn end early."""
 _WARM_UP_S = 1.0
 
-_NEVER_IDLE = (ORIGIN, TWO_WORKERS)
+_NEVER_IDLE = (ORIGIN, TWO_WORKERS, RULES, BARE)
+_RULES = 1000
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -151,12 +153,19 @@ class _Rig(Struct, frozen=True):
                 Nghttpd(directory / "http2", ca, body_bytes=int(plan.body_mb * 1e6))
             )
         servers = [Server(ORIGIN, Route(origin.address, origin.port, str(roots), connect=False), lambda: origin.pids)]
-        wanted = {name: workers for name, workers in ((HSMITM, 1), (TWO_WORKERS, 2)) if plan.needs(name)}
+        wanted = {
+            name: (workers, rules)
+            for name, workers, rules in ((HSMITM, 1, 0), (TWO_WORKERS, 2, 0), (RULES, 1, _RULES), (BARE, 1, 0))
+            if plan.needs(name)
+        }
         progress(f"starting {', '.join(wanted)}", 0.0)
         systems = [
-            ForwardSystem(directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed)
-            for name, workers in wanted.items()
-        ]
+            ForwardSystem(
+                directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed,
+                rules=rules, log=name != BARE,
+            )
+            for name, (workers, rules) in wanted.items()
+        ]  # fmt: skip
         await asyncio.gather(*(stack.enter_async_context(one) for one in systems))
         for name, system in zip(wanted, systems, strict=True):
             (module,) = system.modules.values()

@@ -32,7 +32,7 @@ def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
     figures, rows = result["figures"], {(row["phase"], row["server"]): row for row in result["rows"]}
     assert figures["failed_requests"] == 0
     measured = {server for _, server in rows}
-    assert measured >= {"hsmitm", "hsmitm-2", "hsmitm-before", "mitmdump", "no proxy"}
+    assert measured >= {"hsmitm", "hsmitm-2", "hsmitm-rules", "hsmitm-bare", "hsmitm-before", "mitmdump", "no proxy"}
     assert set(result["detail"]["missing"]) == set(peers.PEERS) - measured, "a peer was dropped without a word"
     for phase in PHASES:
         assert {(phase, "hsmitm"), (phase, "hsmitm-before"), (phase, "mitmdump")} <= set(rows)
@@ -50,8 +50,9 @@ def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
         assert figures[f"{name}_over_mitmdump"] > 0
         assert figures[f"{name}_over_before"] > 0
     assert figures["two_workers_over_one"] > 0
-    assert len(result["detail"]["targets"]) == 13, "five, and what another version is held against"
-    assert sum(note.startswith("target ") for note in result["notes"]) == 13
+    assert figures["policy_cpu_over_without"] > 0
+    assert len(result["detail"]["targets"]) == 14, "six, and what another version is held against"
+    assert sum(note.startswith("target ") for note in result["notes"]) == 14
     assert all(result["detail"]["versions"][name] for name in measured & set(peers.PEERS))
     assert "CPU per new connection" in (tmp_path / "f.svg").read_text()
 
@@ -140,6 +141,10 @@ def made_up(two_s: float) -> tuple[list[Row], list[Idle]]:
         ]
     for phase in ("warm", "kept"):
         turns += [turn("hsmitm-2", phase, 3000, {"worker 1": 0.6 * two_s, "worker 2": 0.4 * two_s})]
+    turns += [
+        turn("hsmitm-rules", "warm", 1000, {"worker 1": 5.15}),
+        turn("hsmitm-bare", "warm", 1000, {"worker 1": 5.0}),
+    ]
     turns += [turn("no proxy", phase, 9000, {"": 5.0}) for phase in ("warm", "kept", "body")]
     idle = [Idle(name, 100, Memory(1000, 2000), Memory(1000 + 100 * kb, 9999), 0, [])
             for name, kb in (("hsmitm", 60), ("mitmdump", 100))]  # fmt: skip
@@ -155,6 +160,7 @@ def test_figures() -> None:
     assert found["keepalive_rate_over_mitmdump"] == pytest.approx(2.0)
     assert found["idle_memory_over_mitmdump"] == pytest.approx(0.6)
     assert found["two_workers_over_one"] == pytest.approx(1.5)
+    assert found["policy_cpu_over_without"] == pytest.approx(1.03)
     assert found["two_workers_over_one_by_cpu"] == pytest.approx(4.0 / 2.4), "the busier worker is the limit"
 
 
@@ -165,7 +171,7 @@ def test_two_workers_judged(monkeypatch: pytest.MonkeyPatch, two_s: float, judge
     rows, idle = made_up(two_s)
     targets = {one.figure: one for one in forward_figures.targets(forward_figures.figures(rows, idle), rows)}
     assert judged in targets
-    assert len(targets) == 5
+    assert len(targets) == 6
     assert targets["warm_cpu_over_mitmdump"].met
     assert targets["keepalive_rate_over_mitmdump"].sentence() == (
         "target met: keepalive_rate_over_mitmdump 2, at least 1.8"
