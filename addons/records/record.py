@@ -128,6 +128,7 @@ class Upstream(_Part):
 
     tls: Tls | None = None
     bytes: Directions | None = None
+    pq_downgrade: bool = False
 
 
 class Client(_Part):
