@@ -14,13 +14,14 @@ In a checkout alone:
 
     rig      what measurements are made with: a module that fails on command, whole systems, origins, peers, load
     forward  hsmitm and every peer that is installed take turns under connections, requests and large bodies
+    bypass   connections that are passed by: hsmitm beside squid that splices and mitmdump that ignores
     inbound  hsmitm, nginx with the PKCS#11 engine and nginx with key files take turns under new connections
     soak     members fail at random, or are killed again and again, and come back
     edge     attacks on a running hsmitm, each beside a client that does nothing wrong
     fuzz     spoiled handshakes of real clients against a worker with sites
 
 Who imports whom: report nobody of bench, rig only report; sign report, mint report and sign, plan all three; forward,
-inbound, soak, fuzz and edge only rig and report, never each other. No room imports the files of this one but
+bypass, inbound, soak, fuzz and edge only rig and report, never each other. No room imports the files of this one but
 `checkout`:
 
     commands           hsmitm bench ...: those that are installed

@@ -167,6 +167,26 @@ def forward(
     measured(lambda progress: forwarding.forward(plan, progress), json, plot)
 
 
+def bypass(
+    *,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each server's turn.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Turns of each server in each phase.")] = 3,
+    clients: Annotated[int, typer.Option(min=1, max=1024, help="Clients at a time.")] = 16,
+    hosts: Annotated[int, typer.Option(min=1, max=1000, help="Hosts that are visited.")] = 16,
+    body_mb: Annotated[float, typer.Option(min=0.1, max=10000, help="Megabytes of the large body.")] = 500,
+    seed: SeedOption = 1,
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Connections that a policy bypasses, and what each GB of them costs, against squid's splice and mitmdump's
+    ignored hosts."""
+    checkout.require("bypass")
+    from bench.bypass import bypass as passing  # noqa: PLC0415  # commands load what they need
+
+    plan = passing.Plan(seconds=seconds, rounds=rounds, seed=seed, clients=clients, hosts=hosts, body_mb=body_mb)
+    measured(lambda progress: passing.bypass(plan, progress), json, plot)
+
+
 def inbound_fuzz(
     *,
     number: Annotated[int, typer.Option(min=1, help="Cases.")] = 100_000,
@@ -214,5 +234,5 @@ def edge(
 
 def add_to(app: typer.Typer) -> None:
     """Let `app` have them."""
-    for command in (failover, restarts, inbound, forward, inbound_fuzz, edge):
+    for command in (failover, restarts, inbound, forward, bypass, inbound_fuzz, edge):
         app.command(rich_help_panel=_PANEL)(command)

@@ -42,6 +42,7 @@ BENCH_MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"report", "sign", "mint"},
     "rig": {"report"},
     "forward": {"report", "rig"},
+    "bypass": {"report", "rig"},
     "inbound": {"report", "rig"},
     "soak": {"report", "rig"},
     "fuzz": {"report", "rig"},

@@ -86,8 +86,9 @@ class Connections:
 
     name = "connections"
 
-    def __init__(self, *ended: Callable[[Facts], None]) -> None:
-        """Each of `ended` is called once for each connection, with all that is known of it at its end."""
+    def __init__(self, *ended: Callable[[Facts], None], begun: Callable[[], None] = lambda: None) -> None:
+        """`begun` is called when a connection begins, each of `ended` when it is over, with all that is known of it."""
+        self._begun = begun
         self.told = ended
         self._open: dict[str, connection.Client] = {}
         self._sequence = 0
@@ -116,6 +117,7 @@ class Connections:
 
     def _count(self, client: connection.Client) -> None:
         self._sequence += 1
+        self._begun()
         facts_of(client).sequence = self._sequence
 
     def _end(self, client: connection.Client) -> None:

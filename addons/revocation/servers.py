@@ -77,7 +77,8 @@ class Servers:
 
         Raises NoAnswerError, NotAskedError, or ValueError with what was wrong with the answer.
         """
-        name = urlsplit(wanted.url).netloc
+        url = urlsplit(wanted.url)
+        name = f"{url.hostname}:{url.port or 80}"
         account = near or name  # whoever is near can name servers without end
         try:
             if self._is_silent(name):

@@ -133,6 +133,7 @@ MEASURES: dict[str, Measure] = {
     "hsmitm_decryption_records_dropped": Measure(
         "counter", "Records that no room was left for, or the disk did not take"
     ),
+    "hsmitm_decryption_records_lost": Measure("counter", "Connections that ended with a worker that was killed"),
     "hsmitm_decryption_records_withheld": Measure("counter", "Records that a rule's log does without"),
     "hsmitm_tls_versions": Measure(
         "counter", "Connections that ended, by the TLS version of a leg", {"leg": _LEGS, "version": _PLAIN}

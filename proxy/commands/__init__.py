@@ -17,6 +17,7 @@ or work on files and partitions while nothing runs.
     hsm            `hsmitm hsm ...` and `hsmitm reload`
     policy         `hsmitm policy ...`: what the policy does, did, and would do
     upstream       `hsmitm upstream ...`: servers, and what is wrong with their certificates
+    resolving      where a host is, and whether clients are kept away from there
     tables         what the signer reports, on a terminal
     options        what several commands share: options, asking the signer, printing for programs
 """

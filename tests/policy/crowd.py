@@ -75,7 +75,7 @@ def expected(visit: Visit, config: WorkerConfig, port: int, listener: str = "") 
         host=visit.host, port=port, at=dt.datetime.now(dt.UTC), client=visit.client, sni=visit.sni, listener=listener,
         plain=visit.plain, proved=True,
     )  # fmt: skip
-    found = answer(facts_of(question, config), config.policy)
+    found = answer(facts_of(question, config), config)
     return found.rule, found.action
 
 
@@ -153,4 +153,7 @@ def landed(log: Path, all_: Sequence[Visit], proxy: tuple[str, int], port: int, 
 def _decisions(log: Path) -> Iterator[tuple[tuple[str, int], Landed]]:
     for line in log.read_text().splitlines() if log.exists() else []:
         one: Any = json.loads(line)
-        yield (one["source"]["ip"], one["source"]["port"]), (one["hsmitm"]["rule"], one["hsmitm"]["action"])
+        yield (
+            (one["source"]["ip"], one["source"]["port"]),
+            (one["hsmitm"].get("rule", ""), one["hsmitm"].get("action", "")),
+        )

@@ -19,7 +19,7 @@ from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.resolver import Found, Resolver, spelt
 
 _ACCOUNT = "certificates"
-"""That of the names that certificates have: no client's."""
+"""That of the names that certificates have: no client's. Servers whose certificates nobody verified have one each."""
 
 
 OUTSIDE = "outside"
@@ -57,7 +57,7 @@ class Errands:
         """
         if self.parent is not None:
             return await self._through(self.parent, host, port)
-        found = await self._resolver.addresses(host, _ACCOUNT)
+        found = await self._resolver.addresses(host, f"{_ACCOUNT} {near}")
         permitted, entry = self._permitted(found, port, near)
         if not permitted:
             raise DeniedError(f"{', '.join(str(one[1][0]) for one in found[:4])} is denied by {entry}")

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 
-from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.this_machine import is_local, listeners
 from addons.policy import times
 from addons.policy.settings import Accept
 from proxy.commands.explain.report import Missed, PolicyPart, Question
 from proxy.commands.policy import question as policy_question
 from proxy.commands.policy.answer import Answer, answer
-from proxy.config.section import Address
+from proxy.commands.resolving import denied, resolved
 from proxy.config.worker import WorkerConfig
 
 
 def policy(config: WorkerConfig, asked: Question, at: dt.datetime) -> PolicyPart:
     """What becomes of a connection at `at`, of a client that tells the truth about where it wants to go."""
-    addresses: tuple[str, ...] = (asked.host,)
-    problem = ""
-    if not policy_question.is_address(asked.host):
-        addresses, problem = policy_question.looked_up(asked.host)
+    addresses, problem = resolved(asked.host)
     wanted = policy_question.Question(
         host=asked.host, port=asked.port, at=at, client=asked.client, user=asked.user, alpn=("h2", "http/1.1"),
         addresses=addresses, proved=True,
     )  # fmt: skip
-    found = answer(policy_question.facts_of(wanted, config), config.policy)
+    found = answer(policy_question.facts_of(wanted, config), config)
     return PolicyPart(
         action=found.action,
         rule=found.rule,
@@ -36,7 +30,7 @@ def policy(config: WorkerConfig, asked: Question, at: dt.datetime) -> PolicyPart
         missed=tuple(Missed(one.rule, one.field, one.why) for one in found.missed),
         exclusions=tuple(_exclusions(config, asked, found, at)),
         addresses=addresses,
-        denied=_denied(config, addresses, asked.port),
+        denied=denied(config, addresses, asked.port),
         problem=problem,
     )
 
@@ -57,13 +51,3 @@ def _accepted(accept: Accept, at: dt.datetime) -> str:
     if times.is_over(accept.expires, at):
         return f"its certificate was accepted until {day}, and is refused since ({accept.reason})"
     return f"its certificate is accepted by its key until {day} ({accept.reason})"
-
-
-def _denied(config: WorkerConfig, addresses: tuple[str, ...], port: int) -> str:
-    """The entry of deny_destinations that keeps clients away from all of the addresses; "" where nothing does."""
-    section = config.proxy
-    ours = [Address.parse(section.listen), config.status_listen]
-    places = listeners((one.host, one.port) for one in ours if one)
-    destinations = Destinations(section.deny_destinations, section.allow_destinations, tuple(places), is_local)
-    entries = [destinations.denied_by(ipaddress.ip_address(one.partition("%")[0]), port) for one in addresses]
-    return entries[-1] or "" if entries and all(entries) else ""

@@ -63,7 +63,7 @@ def asked(
         plain=plain,
         proved=proved,
     )
-    found = answer.answer(facts_of(question, loaded), loaded.policy)
+    found = answer.answer(facts_of(question, loaded), loaded)
     _say(found, answer.lines(found), as_json=as_json)
 
 

@@ -181,6 +181,29 @@ def test_addresses_are_waited_for() -> None:
     assert decide(facts("lab.example", mode="upstream", destination="10.1.1.1"), block).missing == ("addresses",)
 
 
+def test_what_is_not_settled_is_decided_by_what_is_known() -> None:
+    """While a rule waits for something, the next one that matches says what happens if that never comes."""
+    found = policy(
+        BY_NETWORK.format(action="block")
+        + """
+[[rules]]
+name = "named"
+action = "decrypt"
+to = { domains = ["lab.example"] }
+[[rules]]
+name = "print"
+action = "block"
+client = { alpn = ["h2"] }
+"""
+    )
+    said = decide(facts("lab.example"), found)
+    assert (said.rule, said.settled, said.missing) == ("named", False, ("hello", "addresses"))
+    said = decide(facts("www.example"), found)
+    assert (said.rule, said.settled, said.missing) == ("default", False, ("hello", "addresses"))
+    said = decide(facts("", mode="transparent", destination="192.0.2.1"), found)
+    assert (said.rule, said.settled, said.missing) == ("default", False, ("hello",))
+
+
 def test_the_first_rule_that_matches_decides() -> None:
     """Order is the operator's."""
     found = policy("""

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.errands import OUTSIDE, Errands
 from addons.edge.connecting.resolver import Resolver
+from addons.revocation import named
 from addons.revocation.servers import Servers
 from addons.upstream import issuers, repeated
 from addons.upstream.issuers import Certificates, Issuers
@@ -225,6 +228,28 @@ async def test_places_that_have_no_certificate(
     assert pki.asked == ["/0.crt"]
 
 
+_BUNDLE = pkcs7.serialize_certificates([CA.certificate], Encoding.DER)
+_REAL = [der(CA.certificate), CA.certificate.public_bytes(Encoding.PEM), _BUNDLE]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # cryptography's, of what is odd and no more
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([*_REAL, b""]), st.binary(max_size=40),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=5),
+)  # fmt: skip
+def test_whatever_comes_is_certificates_or_none(real: bytes, more: bytes, changes: list[tuple[int, int]]) -> None:
+    """Noise, and certificates with some bytes changed, are read or are none; what they name is a URL or nothing."""
+    data = bytearray(real + more)
+    for at, value in changes:
+        if data:
+            data[at % len(data)] = value
+    for one in issuers.certificates(bytes(data)):
+        for found in (named.issuers(one), named.responders(one), named.lists(one)):
+            assert all(url.startswith("http://") for url in found)
+        assert named.is_never_revoked(one) in (True, False)
+
+
 async def test_a_place_that_says_nothing(web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that takes its time is left, and the client of the connection is not kept for long."""
     monkeypatch.setattr(issuers, "_FETCH_S", 0.1)
@@ -256,14 +281,20 @@ async def test_what_is_remembered_is_bounded(web: Responder, tmp_path: Path, mon
     assert len(pki.issuers._known) == 5
 
 
-async def test_more_places_than_can_be_asked(web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where too many places are asked already, there is nothing at one more, at once."""
-    monkeypatch.setattr(issuers, "_IN_PROGRESS", 2)
+@pytest.mark.parametrize(("bound", "other"), [("_IN_PROGRESS", "10.0.0.9"), ("_OF_SERVER", "127.0.0.1")])
+async def test_more_places_than_can_be_asked(
+    web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, other: str
+) -> None:
+    """Where too many places are asked already, for all or for this server, there is nothing at one more, at once."""
+    monkeypatch.setattr(issuers, bound, 2)
     pki, go = Pki(web, tmp_path), threading.Event()
     web.answer = lambda _http: go.wait(10) and None
     servers = [pki.last.leaf(issuers=[pki.url(f"/{number}")]) for number in range(3)]
     waiting = [asyncio.create_task(pki.found(one)) for one in servers[:2]]
     await until(lambda: len(pki.asked) == 2, "two are asked")
-    assert pki.above(servers[2]) == ()
+    assert pki.above(servers[2], near=other) == ()
+    if bound == "_OF_SERVER":
+        waiting.append(asyncio.create_task(pki.found(servers[2], near="10.0.0.9")))
+        await until(lambda: len(pki.asked) == 3, "another server's is asked")
     go.set()
-    assert await asyncio.gather(*waiting) == [(), ()]
+    assert set(await asyncio.gather(*waiting)) == {()}

@@ -14,6 +14,7 @@ from mitmproxy import connection
 from mitmproxy.proxy import commands, events, mode_specs
 from mitmproxy.proxy.layers.tls import TlsEstablishedServerHook, TlsFailedServerHook
 from mitmproxy.test import taddons
+from msgspec import structs
 from OpenSSL import SSL
 
 from addons.edge.connecting.errands import OUTSIDE
@@ -24,7 +25,7 @@ from addons.records.connections import facts_of
 from addons.revocation.answers import Answer, Status
 from addons.upstream.connection import ServerConnection
 from addons.upstream.issuers import Certificates
-from addons.upstream.judge import Judgement
+from addons.upstream.judge import GOOD, Judgement
 from addons.upstream.judging import show
 from addons.upstream.layer import JudgeServerHook, ServerTls
 from addons.upstream.tls import UpstreamTls
@@ -294,10 +295,24 @@ async def test_nobody_is_asked_for_what_the_profile_does_not_want(roots: Path) -
     ("said", "outcome"), [("good", "trust"), ("revoked", "block"), ("unknown", "trust"), ("timeout", "trust")]
 )
 async def test_a_revoked_server_is_blocked(roots: Path, said: Status, outcome: str, waits: bool) -> None:
-    """By the built-in profile; of what nothing is known is allowed."""
+    """By the built-in profile; of what nothing is known is allowed, and as good as any."""
     judgement = await _judged(shown("", HOST), Profile(), roots, _Status(Answer(said, "so it is"), waits=waits))
     assert judgement.outcome == outcome
-    assert judgement.sentence.endswith("so it is" if said == "revoked" else "")
+    assert judgement == GOOD if outcome == "trust" else judgement.sentence.endswith("so it is")
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [("expired", True), ("wrong name", True), ("untrusted", False), ("self-signed", False), ("wrong EKU", False)],
+)
+async def test_a_server_with_another_fault_may_be_revoked_besides(roots: Path, fault: str, asked: bool) -> None:
+    """A profile that allows the other fault does not allow that; who is vouched for by nobody is not asked about."""
+    status = _Status(Answer("revoked", "it is revoked"), waits=False)
+    profile = structs.replace(all_of("allow"), revoked="block")
+    judgement = await _judged(shown(fault, HOST), profile, roots, status)
+    assert judgement.outcome == ("block" if asked else "trust")
+    assert judgement.kind != "server-revoked" or asked
+    assert bool(status.asked) is asked
 
 
 # what a server wants of us, and what it knows

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -70,6 +72,26 @@ async def test_who_is_outside_names_nobody_inside(port: int) -> None:
         (await errands((), f"127.0.0.1:{port}").connect("127.0.0.1", port, near)).close()
         with pytest.raises(DeniedError):
             await errands((), f"127.0.0.1:{port + 1}").connect("127.0.0.1", port, near)
+
+
+async def test_strangers_do_not_take_the_look_ups_of_others(port: int) -> None:
+    """A server whose certificates name many places that no name server answers for takes its own look-ups: what CAs
+    have said, and what other servers say, is looked up as ever."""
+    go = threading.Event()
+
+    def lookup(name: str) -> tuple[Found, ...]:
+        assert not name.startswith("slow") or go.wait(10)
+        return ((socket.AF_INET, ("127.0.0.1", 0)),)
+
+    made = Errands(Resolver(per_client=4, lookup_s=5, lookup=lookup), Destinations(()))
+    slow = [asyncio.create_task(made.connect(f"slow-{number}.test", port, "10.0.0.1")) for number in range(30)]
+    await asyncio.sleep(0)
+    for near in ("", "10.0.0.2"):
+        (await asyncio.wait_for(made.connect(f"ca-{near}.test", port, near), 5)).close()
+    go.set()
+    for one in await asyncio.gather(*slow, return_exceptions=True):
+        if isinstance(one, socket.socket):
+            one.close()
 
 
 async def test_nobody_there() -> None:

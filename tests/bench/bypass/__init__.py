@@ -1,0 +1,1 @@
+"""The measurement of connections that are passed by."""
