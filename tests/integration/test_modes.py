@@ -41,8 +41,8 @@ def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, sys
 
 
 def test_a_parent_proxy_that_never_answers(softhsm_module: str, tmp_path: Path) -> None:
-    """The client is told within the time for connecting, the log which proxy it is, and `listen = "*:port"` is where it finds us, by IPv4 and
-    IPv6."""
+    """The client is told within the time for connecting, the log which proxy it is, and `listen = "*:port"` is where
+    clients find us, by IPv4 and IPv6."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         parent = f"127.0.0.1:{silent.getsockname()[1]}"
         outer = System.make(
