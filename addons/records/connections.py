@@ -152,11 +152,6 @@ class Connections:
         if flow.error is None and flow.server_conn.timestamp_tcp_setup is not None:
             facts_of(flow.client_conn).served = True
 
-    def error(self, flow: http.HTTPFlow) -> None:
-        """No answer came of a request. A client that has gone has not waited for it."""
-        if flow.error is not None and flow.client_conn.state & connection.ConnectionState.CAN_WRITE:
-            facts_of(flow.client_conn).fail("connect-failed", "server", flow.error.msg)
-
     def tcp_start(self, flow: tcp.TCPFlow) -> None:
         """A stream that is no HTTP, in the clear unless TLS is around it."""
         facts = facts_of(flow.client_conn)
