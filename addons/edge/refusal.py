@@ -67,6 +67,7 @@ ERRORS: dict[Class, tuple[ErrorClass, Side]] = {
     "too-many-names": ("no-resources", "client"),
     "too-many-lookups": ("no-resources", "client"),
     "blocked-destination": ("blocked-destination", "server"),
+    "blocked-by-policy": ("blocked-by-policy", "client"),
     "broken-tls": ("client-closed", "client"),
     "no-common-signature": ("no-common-cipher", "client"),
     "server-unproven": ("connect-failed", "server"),

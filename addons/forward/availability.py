@@ -50,6 +50,14 @@ class Availability:
             says = "the rule's hsm_unavailable" if wanted else "hsm.unavailable"
             raise UnavailableError(f"no member of the HSM is in service, and {says} is 'fail'")
 
+    def check(self, wanted: OnOutage | None, *, cached: bool) -> None:
+        """Raise UnavailableError where no leaf must be presented now, one from the cache or one that the signer might
+        make after a while; `wanted` as in `check_cached`."""
+        if cached:
+            self.check_cached(wanted)
+        elif wanted is not None and not self._told.in_service:
+            raise UnavailableError(f"no member of the HSM is in service, and the rule's hsm_unavailable is '{wanted}'")
+
     async def away(self, signer: SignerClient, timeout_s: float) -> bool:
         """Whether no member serves: what was told, and where that is good the signer's own word now."""
         if not self._told.in_service or not signer.connected:

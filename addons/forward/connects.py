@@ -57,19 +57,19 @@ class Connects:
             logger.info("CONNECT to a name that no certificate can carry: %s", error)
             flow.response = _page(flow, "malformed-name", str(error))
             return None
-        if not any(cache.covers(host) for cache in self._caches):
-            if self._new_names is not None and not self._new_names.connect(flow.client_conn, host):
-                self._new_names.refuse(flow.client_conn, host)
-                flow.response = _page(flow, "too-many-names", retry_after_s=_RETRY_S)
-                return None
-            # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
-            well = self._availability.in_service and self._signer.connected
-            return None if well else self._await_signer(flow, host)
+        cached = any(cache.covers(host) for cache in self._caches)
+        if not cached and self._new_names is not None and not self._new_names.connect(flow.client_conn, host):
+            self._new_names.refuse(flow.client_conn, host)
+            flow.response = _page(flow, "too-many-names", retry_after_s=_RETRY_S)
+            return None
         try:
-            self._availability.check_cached(on_outage_of(facts))
+            self._availability.check(on_outage_of(facts), cached=cached)
         except HsmitmError as error:
             _refuse(flow, host, error)
-        return None
+            return None
+        # While all is well the mint itself is the question: to ask before it would be a round trip for nothing.
+        well = self._availability.in_service and self._signer.connected
+        return None if cached or well else self._await_signer(flow, host)
 
     async def _await_signer(self, flow: http.HTTPFlow, host: str) -> None:
         try:

@@ -151,8 +151,7 @@ class Forward:
         try:
             host, key = self._wanted(data.context, facts)
             private, cache = self._keys.known(key.kind), self._caches[key.authority]
-            if key in cache:
-                self._availability.check_cached(on_outage_of(facts_of(data.context.client)))
+            self._availability.check(on_outage_of(facts_of(data.context.client)), cached=key in cache)
             if private is None or (found := cache.take(key)) is None:
                 return self._start_client(data, host, key)
             data.ssl_conn = self._connection(found, private, key, data)

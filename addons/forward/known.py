@@ -8,9 +8,13 @@ from OpenSSL import SSL
 
 from addons.edge.answers import Sentence
 from addons.forward.leaf_keys import LeafKind
+from addons.records.connections import facts_of
 from addons.tls import client_hello
 from addons.upstream.connection import ServerConnection
 from addons.upstream.judge import Judgement
+
+_BROKEN = ("connect-failed", "not-tls")
+"""Classes of whatever is no TLS server: what matters of it to a client is that it did not prove who it is."""
 
 
 class Known(Struct):
@@ -42,7 +46,12 @@ class Known(Struct):
         # mitmproxy's page for the client has this text and no other.
         proof = "" if self.answered else ", which must prove who it is"
         error, text = data.conn.error, f"no TLS with {data.context.server.sni}{proof}: {data.conn.error}"
-        data.conn.error = error.within(text) if isinstance(error, Sentence) else text
+        failure = facts_of(data.context.client).failure
+        if isinstance(error, Sentence):
+            text = error.within(text)
+        elif not self.answered and (failure is None or failure.kind in _BROKEN):
+            text = Sentence("server-unproven", text)
+        data.conn.error = text
 
 
 def _judgement(data: tls.TlsData) -> Judgement | None:

@@ -88,7 +88,7 @@ SAYINGS: dict[Kind, Saying] = {
     "oversized-head": Saying(431, "this request's head is too large"),
     "oversized-request": Saying(413, "this request is too large to be passed on"),
     "not-supported": Saying(501, "this proxy does not do what is asked of it"),
-    "not-tls": Saying(502, "what is spoken with {host} is neither TLS nor HTTP, and it is not let through"),
+    "not-tls": Saying(502, "{host} does not speak TLS, and what is neither TLS nor HTTP is not let through"),
     "malformed-hello": Saying(400, "the TLS connection to {host} does not begin as one does"),
     "oversized-hello": Saying(400, "the TLS connection to {host} begins with too large a message"),
     "client-distrusts-ca": Saying(502, "the client does not trust the authority that this proxy signs with"),

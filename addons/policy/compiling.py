@@ -28,7 +28,7 @@ from addons.records.facts import Missing
 
 RESERVED = ("default", "no_sni")
 """What the log calls a decision that is no rule's."""
-_JA4 = re.compile(r"[tqd][0-9s][0-9a-z]{8}_[0-9a-f]{12}_[0-9a-f]{12}")
+_JA4 = re.compile(r"[tqd][0-9s][0-9][di][0-9]{4}[0-9A-Za-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}")
 
 
 def named[**P, T](field: str, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -63,6 +63,10 @@ class CompiledRule:
         rule, to = self.rule, self.rule.to
         if rule.name in RESERVED:
             raise ValueError(f"name: '{rule.name}' is what the log calls a decision of no rule; choose another name")
+        for field, listed in {"from.users": rule.from_.users, "from.groups": rule.from_.groups,
+                              "client.alpn": rule.client.alpn}.items():  # fmt: skip
+            if "" in listed:  # that is what is known of somebody of whom nothing is known
+                raise ValueError(f"{field}: an empty name; leave the list empty where everybody is meant")
         for one in rule.client.ja4:
             if not _JA4.fullmatch(one):
                 raise ValueError(
@@ -121,7 +125,7 @@ class CompiledRule:
         """Whether it waits for what is among `missing` already, and need not be asked."""
         if self.by_name:
             return case.name is None and "hello" in missing
-        return self.by_destination and case.addresses is None and "addresses" in missing
+        return self.by_destination and "addresses" in missing
 
 
 def _week(when: When) -> Week:

@@ -74,6 +74,7 @@ class Source(Criterion):
 
     def __init__(self, within: Networks, without: Networks) -> None:
         self.within, self.without = within, without
+        self.field = "from.networks" if within else "from.except_networks"
 
     def holds(self, case: Case) -> Verdict:
         """Whether the client's address is in one, and not an exception."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 from addons.policy.settings import Suffix
 from hsm import names
 
-_LONGEST = 1024
+_LONGEST = 256
 """Characters of a name that is remembered: clients choose them."""
 
 

@@ -16,6 +16,8 @@ from addons.addresses import Address, Network, faces
 Number = tuple[int, int]
 """An address: the version of IP, and its bits."""
 
+_LONGEST = 64
+"""Characters of what is remembered as an address or none: clients choose them. A scope has 15 at most (IFNAMSIZ)."""
 _BITS = {4: 32, 6: 128}
 
 
@@ -38,9 +40,13 @@ def _wrong(text: str, error: ValueError) -> str:
     return f"'{text}' has bits set behind its prefix; write {meant}, or the address alone"
 
 
-@functools.lru_cache(8192)
 def number(text: str) -> Number | None:
     """An address as it is met, its scope left out. None for what is none."""
+    return _number(text) if len(text) <= _LONGEST else None
+
+
+@functools.lru_cache(8192)
+def _number(text: str) -> Number | None:
     found = _address(text)
     return (found.version, int(found)) if found else None
 

@@ -86,8 +86,9 @@ class Connections:
 
     name = "connections"
 
-    def __init__(self, *ended: Callable[[Facts], None]) -> None:
-        """Each of `ended` is called once for each connection, with all that is known of it at its end."""
+    def __init__(self, *ended: Callable[[Facts], None], begun: Callable[[], None] = lambda: None) -> None:
+        """`begun` is called when a connection begins, each of `ended` when it is over, with all that is known of it."""
+        self._begun = begun
         self.told = ended
         self._open: dict[str, connection.Client] = {}
         self._sequence = 0
@@ -116,6 +117,7 @@ class Connections:
 
     def _count(self, client: connection.Client) -> None:
         self._sequence += 1
+        self._begun()
         facts_of(client).sequence = self._sequence
 
     def _end(self, client: connection.Client) -> None:
@@ -202,8 +204,9 @@ _BLOCKED = frozenset(("blocked-by-policy", "blocked-destination", "sni-mismatch"
 
 def conclude(facts: Facts) -> None:
     """The connection is over: what became of it in the end. A failure has a reason, whatever was said."""
-    if facts.decision is not None and facts.decision.acts == "block":
-        facts.fail("blocked-by-policy", "client", facts.decision.reason)
+    decision = facts.decision
+    if decision is not None and decision.acts == "block":
+        facts.fail(decision.error or "blocked-by-policy", "client", decision.reason)
         facts.event = "blocked"
     elif facts.failure is not None and not facts.served:
         facts.event = "blocked" if facts.failure.kind in _BLOCKED else "failed"

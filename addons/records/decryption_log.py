@@ -16,9 +16,10 @@ from addons.records.translation import to_record
 class DecryptionLog:
     """What `Connections` tells of each connection that has ended."""
 
-    def __init__(self, put: Callable[[bytes], None], worker: int) -> None:
-        """`put` takes a line and never waits; `worker` is this worker's number."""
-        self._put = put
+    def __init__(self, put: Callable[[bytes], None], worker: int, withhold: Callable[[], None] = lambda: None) -> None:
+        """`put` takes a line and never waits; `worker` is this worker's number; `withhold` is told of a connection that
+        has no record."""
+        self._put, self._withhold = put, withhold
         self._worker = worker
         self.withheld = 0
         """Records that a rule's `log` does without."""
@@ -30,3 +31,4 @@ class DecryptionLog:
             self._put(record.line(to_record(facts, time.time(), worker=self._worker)))
         else:
             self.withheld += 1
+            self._withhold()

@@ -27,6 +27,8 @@ from addons.revocation.ocsp import utc
 _CLOCKS_DIFFER = dt.timedelta(minutes=5)
 _HASHES = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
 _SEQUENCE, _INTEGER, _TIMES = 0x30, 0x02, (b"\x17\x0d", b"\x18\x0f")
+_BESIDE = 64 << 10
+"""Bytes of a list without its entries: names and extensions, which are read before anybody knows whose they are."""
 _SLICE = 1 << 20
 """So much is searched at a time: the interpreter's lock is held for it."""
 
@@ -36,14 +38,18 @@ class CrlError(ValueError):
 
 
 class _Cut(Struct, frozen=True):
-    """A list in its parts, as they came: `signed` all that the signature is over, `head` and `tail` what stands in it
-    before and behind the entries, `behind` the algorithm and the signature."""
+    """A list in its parts, as they came: `head` and `tail` stand before and behind the entries, `behind` has the
+    algorithm and the signature."""
 
-    signed: bytes
     head: bytes
     entries: bytes
     tail: bytes
     behind: bytes
+
+    @property
+    def beside(self) -> int:
+        """Bytes of all but the entries."""
+        return len(self.head) + len(self.tail) + len(self.behind)
 
     def list_of(self, entries: bytes) -> x509.CertificateRevocationList:
         """The same list with these entries alone."""
@@ -64,7 +70,7 @@ class Crl:
     @property
     def size(self) -> int:
         """Bytes that it takes."""
-        return len(self._cut.entries)
+        return self._cut.beside + len(self._cut.entries)
 
     def revoked(self, serial: int, points: Sequence[str], *, ca: bool) -> dt.datetime | None:
         """Since when the certificate with this serial number is revoked; None: it is not. `points` are the names that
@@ -84,12 +90,14 @@ class Crl:
 def read(data: bytes, issuer: x509.Certificate, now: dt.datetime) -> Crl:
     """The list `data` (DER) of `issuer`. Raises CrlError with what is wrong with it."""
     try:
-        cut = _cut(data)
+        signed, cut = _cut(data)
+        if cut.beside > _BESIDE:
+            raise CrlError(f"the CRL has more than {_BESIDE >> 10} KiB beside its entries")
         parsed = cut.list_of(b"")
         _check_issuer(parsed, issuer)
         _check_extensions(parsed)
         until = _until(parsed, now)
-        _check_signature(cut, parsed, issuer)
+        _check_signature(signed, cut, parsed, issuer)
         return Crl(cut, parsed, until)
     except CrlError:
         raise
@@ -97,8 +105,8 @@ def read(data: bytes, issuer: x509.Certificate, now: dt.datetime) -> Crl:
         raise CrlError(f"the CRL cannot be read: {error!r:.200}") from error
 
 
-def _cut(data: bytes) -> _Cut:
-    """RFC 5280 section 5.1: SEQUENCE { tbsCertList, signatureAlgorithm, signatureValue }."""
+def _cut(data: bytes) -> tuple[memoryview, _Cut]:
+    """What the signature is over, and the parts (RFC 5280 section 5.1)."""
     tag, begin, end = _element(data, 0)
     if tag != _SEQUENCE or end != len(data):
         _no_list()
@@ -118,7 +126,8 @@ def _cut(data: bytes) -> _Cut:
     if at != last or last > end:
         _no_list()
     before, inside, after = entries
-    return _Cut(data[begin:last], data[first:before], data[inside:after], data[after:last], data[last:end])
+    signed = memoryview(data)[begin:last]
+    return signed, _Cut(data[first:before], data[inside:after], data[after:last], data[last:end])
 
 
 def _element(data: bytes, at: int) -> tuple[int, int, int]:
@@ -202,7 +211,9 @@ def _until(parsed: x509.CertificateRevocationList, now: dt.datetime) -> dt.datet
     return parsed.next_update_utc
 
 
-def _check_signature(cut: _Cut, parsed: x509.CertificateRevocationList, issuer: x509.Certificate) -> None:
+def _check_signature(
+    signed: memoryview, cut: _Cut, parsed: x509.CertificateRevocationList, issuer: x509.Certificate
+) -> None:
     digest, key = parsed.signature_hash_algorithm, issuer.public_key()
     algorithm = _HASHES.get(digest.name if digest else "")
     if algorithm is None:
@@ -210,7 +221,7 @@ def _check_signature(cut: _Cut, parsed: x509.CertificateRevocationList, issuer: 
         raise CrlError(f"the CRL is signed with {name}; SHA-256, SHA-384 and SHA-512 are accepted")
     if not _is_same_algorithm(cut):
         raise CrlError("the CRL names two algorithms for its signature")
-    hashed, how = hashlib.new(algorithm.name, cut.signed).digest(), parsed.signature_algorithm_parameters
+    hashed, how = hashlib.new(algorithm.name, signed).digest(), parsed.signature_algorithm_parameters
     try:
         match key, how:
             case rsa.RSAPublicKey(), padding.PKCS1v15() | padding.PSS():

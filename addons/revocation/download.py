@@ -45,12 +45,15 @@ class _AnswerError(Exception):
     """What kind of answer came, said of who gave it."""
 
 
-async def download(wanted: Wanted, connect: Connect) -> bytes:
-    """The answer's body. Raises NoAnswerError, or ValueError with what was wrong with the answer."""
+async def download(wanted: Wanted, connect: Connect, parent: str | None = None) -> bytes:
+    """The answer's body. Raises NoAnswerError, or ValueError with what was wrong with the answer.
+
+    `parent`: what is connected to is a proxy, which wants to hear this (Proxy-Authorization), or nothing if empty.
+    """
     name = f"{wanted.who} {wanted.url}"
     try:
         async with asyncio.timeout(wanted.within_s):
-            return await _exchange(wanted, connect)
+            return await _exchange(wanted, connect, parent)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error) or f"no answer within {wanted.within_s:g} s"
         raise NoAnswerError(f"{name} cannot be asked: {why}") from error
@@ -60,12 +63,16 @@ async def download(wanted: Wanted, connect: Connect) -> bytes:
         raise ValueError(f"{name} {error}") from error
 
 
-async def _exchange(wanted: Wanted, connect: Connect) -> bytes:
+async def _exchange(wanted: Wanted, connect: Connect, parent: str | None) -> bytes:
     url = urlsplit(wanted.url)
     reader, writer = await connect(url)
     try:
         http = h11.Connection(h11.CLIENT)
-        for event in (_request(wanted, url), *([h11.Data(wanted.body)] if wanted.body else []), h11.EndOfMessage()):
+        for event in (
+            _request(wanted, url, parent),
+            *([h11.Data(wanted.body)] if wanted.body else []),
+            h11.EndOfMessage(),
+        ):
             writer.write(http.send(event) or b"")
         await writer.drain()
         return await _answer(http, reader, wanted.most)
@@ -73,16 +80,21 @@ async def _exchange(wanted: Wanted, connect: Connect) -> bytes:
         writer.transport.abort()  # a TLS goodbye may take longer than all the rest
 
 
-def _request(wanted: Wanted, url: SplitResult) -> h11.Request:
+def _request(wanted: Wanted, url: SplitResult, parent: str | None) -> h11.Request:
+    host = url.netloc.rpartition("@")[2]
     headers = [
-        ("host", url.netloc.rpartition("@")[2]),
+        ("host", host),
         ("user-agent", "hsmitm"),
         ("accept", wanted.accept),
         ("connection", "close"),
     ]
     if wanted.body is not None:
         headers += [("content-type", wanted.kind), ("content-length", str(len(wanted.body)))]
+    if parent:
+        headers.append(("proxy-authorization", parent))
     target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    if parent is not None:
+        target = f"{url.scheme}://{host}{target}"  # RFC 9112 section 3.2.2
     return h11.Request(method="GET" if wanted.body is None else "POST", target=target, headers=headers)
 
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter
 
-from addons.edge.connecting.errands import DeniedError
+from addons.edge.connecting.errands import DeniedError, Errands
 from addons.revocation.download import NoAnswerError, Streams, Wanted, download
 from addons.turns import LineFullError, Turns
 
 logger = logging.getLogger("hsmitm.revocation")
-
-Socket = Callable[[str, int, str], Awaitable[socket.socket]]
-"""A connection to a host and port that a certificate of the server at an address ("" for any) names. Raises OSError."""
 
 _PER_SERVER, _PLACES, _LINE = 4, 64, 64
 """Questions in progress, of one server and of all, and how many wait for one server."""
@@ -28,6 +26,26 @@ _FORGIVEN = 3
 at most for so long. A network without a way out must not cost each new connection the wait."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0
 _REMEMBERED = 1024
+
+
+Result = Literal["answered", "silent", "not-asked"]
+"""What became of a question: an answer of whatever kind, none, or nobody was asked: the server is left alone for now,
+has too many questions to answer, or may not be asked."""
+Count = Callable[[Result], object]
+
+
+class Questions:
+    """The counter of what is asked for certificates' sake."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._asked = Counter(
+            "hsmitm_certificate_questions", "Questions to those whom servers' certificates name",
+            ("of", "result"), registry=registry,
+        )  # fmt: skip
+
+    def of(self, kind: Literal["status", "issuer"]) -> Count:
+        """What counts those of that kind."""
+        return lambda result: self._asked.labels(kind, result).inc()
 
 
 class NotAskedError(ValueError):
@@ -44,8 +62,12 @@ class _Standing(Struct):
 class Servers:
     """Those of one worker."""
 
-    def __init__(self, connect: Socket, clock: Callable[[], float] = time.monotonic) -> None:
-        self._connect = connect
+    def __init__(
+        self, errands: Errands, count: Count = lambda _: None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`count` hears of each question what became of it."""
+        self._errands = errands
+        self._count = count
         self._clock = clock
         self._turns = Turns(_PER_SERVER, _PLACES, _LINE)
         self._failing: OrderedDict[str, _Standing] = OrderedDict()
@@ -55,31 +77,53 @@ class Servers:
 
         Raises NoAnswerError, NotAskedError, or ValueError with what was wrong with the answer.
         """
-        name = urlsplit(wanted.url).netloc
-        if self._is_silent(name):
-            raise NoAnswerError(f"{wanted.who} {wanted.url} is left alone for now: it did not answer")
+        url = urlsplit(wanted.url)
+        name = f"{url.hostname}:{url.port or 80}"
         account = near or name  # whoever is near can name servers without end
+        self._check(wanted, name)
         try:
             await self._turns.take(account)
         except LineFullError:
+            self._count("not-asked")
             raise NoAnswerError(f"{wanted.who} {wanted.url} has too many questions to answer") from None
         try:
-            answer = await download(wanted, lambda url: self._streams(wanted, url, near))
-        except NoAnswerError:
-            self._failed(name)
-            raise
+            self._check(wanted, name)  # others may have asked in vain while we waited
+            return await self._asked(wanted, name, near)
         finally:
             self._turns.give_back(account)
-        self._failing.pop(name, None)
-        return answer
 
-    def _is_silent(self, name: str) -> bool:
+    def _check(self, wanted: Wanted, name: str) -> None:
         standing = self._failing.get(name)
-        return standing is not None and self._clock() < standing.until
+        if standing is not None and self._clock() < standing.until:
+            self._count("not-asked")
+            raise NoAnswerError(f"{wanted.who} {wanted.url} is left alone for now: it did not answer")
+
+    async def _asked(self, wanted: Wanted, name: str, near: str) -> bytes:
+        parent = self._errands.parent
+        result: Result = "answered"
+        try:
+            return await download(
+                wanted, lambda url: self._streams(wanted, url, near), parent.authorization if parent else None
+            )
+        except NoAnswerError:
+            result = "silent"
+            raise
+        except NotAskedError:
+            result = "not-asked"
+            raise
+        finally:
+            self._over(name, result)
+
+    def _over(self, name: str, result: Result) -> None:
+        self._count(result)
+        if result == "silent":
+            self._failed(name)
+        elif result == "answered":
+            self._failing.pop(name, None)
 
     async def _streams(self, wanted: Wanted, url: SplitResult, near: str) -> Streams:
         try:
-            connected = await self._connect(url.hostname or "", url.port or 80, near)
+            connected = await self._errands.connect(url.hostname or "", url.port or 80, near)
         except DeniedError as error:
             raise NotAskedError(f"{wanted.who} {wanted.url} is not asked: {error}") from None
         return await asyncio.open_connection(sock=connected)

@@ -74,7 +74,7 @@ class Goodbye(TLSLayer):
         yield from self.event_to_child(events.ConnectionClosed(self.conn))
 
     def end_broken(self) -> layer.CommandGenerator[None]:
-        """What becomes of a connection that is broken: it is closed."""
+        """Close the connection that is broken: a server's at once."""
         yield commands.CloseConnection(self.conn)
 
     def on_broken(self, why: str) -> layer.CommandGenerator[None]:

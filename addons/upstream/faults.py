@@ -62,6 +62,8 @@ _FAULTS: dict[int, Fault] = {
     WEAK_DIGEST: "weak_key",
 }
 """X509_V_ERR_* of OpenSSL's x509_vfy.h. What is not here means that nobody who is trusted vouches for the server."""
+BESIDE_THE_CHAIN = frozenset({NOT_YET_VALID, EXPIRED, 62, 64, WEAK_LEAF, WEAK_CA, WEAK_DIGEST})
+"""Complaints about a chain whose signatures lead to a trusted root."""
 _CONSTRAINED = "the CA that issued its certificate may not issue any for this name (name constraints)"
 _CLAUSES = {
     EXPIRED: "{whose} has expired{ends}",

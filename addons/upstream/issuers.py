@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
@@ -34,7 +35,8 @@ _FETCH_S, _WITHIN_S = 3.0, 5.0
 _KEPT_S, _FAILED_S = 86400.0, 60.0
 _PLACES = 1024
 """So many places are remembered."""
-_IN_PROGRESS = 64
+_IN_PROGRESS, _OF_SERVER = 256, 8
+"""So many places are asked at a time, and so many that certificates of one server name."""
 
 Certificates = tuple[x509.Certificate, ...]
 Climb = Generator[Awaitable[Certificates], Certificates, Certificates]
@@ -108,7 +110,8 @@ class Issuers:
         key = (url, near)
         task = self._fetched.get(key)
         if task is None:
-            if len(self._fetched) >= _IN_PROGRESS:
+            of_server = sum(place == near for _, place in self._fetched)
+            if len(self._fetched) >= _IN_PROGRESS or of_server >= _OF_SERVER:
                 return ()
             task = asyncio.get_running_loop().create_task(self._fetch(url, near), context=contextvars.Context())
             if task.done():
@@ -140,9 +143,13 @@ def certificates(data: bytes) -> Certificates:
     have them. None where it is neither."""
     if data.lstrip().startswith(b"-----BEGIN CERTIFICATE"):
         return _read(lambda: x509.load_pem_x509_certificates(data))
-    return _read(lambda: [x509.load_der_x509_certificate(data)]) or _read(
-        lambda: pkcs7.load_der_pkcs7_certificates(data)
-    )
+    return _read(lambda: [x509.load_der_x509_certificate(data)]) or _read(lambda: _bundle(data))
+
+
+def _bundle(data: bytes) -> list[x509.Certificate]:
+    with warnings.catch_warnings():  # of bundles in BER, which RFC 5280 allows
+        warnings.simplefilter("ignore", UserWarning)
+        return pkcs7.load_der_pkcs7_certificates(data)
 
 
 def _top(sent: Sequence[x509.Certificate]) -> x509.Certificate:

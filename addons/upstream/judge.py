@@ -42,6 +42,8 @@ _STATUS: dict[Status, tuple[Verification, Fault]] = {
     "unknown": (Verification(0, 0, "revocation status unknown"), "status_unknown"),
     "timeout": (Verification(0, 0, "revocation status not told in time"), "status_timeout"),
 }
+_NOT_TOLD = {"status_unknown", "status_timeout"}
+"""Faults of a CA, and of no certificate that could be accepted."""
 _SAID: dict[str, Outcome] = {"allow": "trust", "untrusted": "untrust", "block": "block"}
 _RANK = {fault: rank for rank, fault in enumerate(KINDS)}
 
@@ -83,7 +85,8 @@ def judge(
     found = sorted(_found(verification, certificates, profile, status), key=lambda one: _RANK[one.fault])
     if not found:
         return GOOD
-    if accepts and all(one.fault != "revoked" for one in found):
+    faults = {one.fault for one in found}
+    if accepts and "revoked" not in faults and faults - _NOT_TOLD:
         return _accepted(accepts, certificates, at, found, host)
     worst = max(found, key=lambda one: ORDER[consequence(one.fault, profile)])
     first = [worst, *(one for one in found if one is not worst)]
@@ -95,6 +98,11 @@ def consequence(fault: Fault, profile: Profile) -> Outcome:
     """What the profile makes of one fault. A chain that could not be completed is one that is not trusted."""
     said = getattr(profile, fault)
     return _SAID[profile.untrusted if said == "fetch" else said]
+
+
+def may_stay_untold(status: Status, profile: Profile) -> bool:
+    """Whether this status is none to speak of: most private CAs tell none, and a profile that allows that means it."""
+    return status == "good" or (status != "revoked" and consequence(_STATUS[status][1], profile) == "trust")
 
 
 def possible(code: int, profile: Profile, *, incomplete: bool) -> Outcome:

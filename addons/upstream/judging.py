@@ -22,7 +22,7 @@ from msgspec import structs
 from addons.edge.answers import Sentence
 from addons.edge.connecting.errands import OUTSIDE
 from addons.modes import Modes
-from addons.policy.addon import policy_of
+from addons.policy.addon import exclude, policy_of
 from addons.policy.settings import Accept, Profile
 from addons.records.connections import facts_of
 from addons.records.facts import Facts
@@ -30,7 +30,7 @@ from addons.revocation.answers import Answer
 from addons.revocation.status import Status
 from addons.upstream import repeated
 from addons.upstream.connection import Demand, ServerConnection
-from addons.upstream.faults import KINDS, is_ca
+from addons.upstream.faults import BESIDE_THE_CHAIN, KINDS, is_ca
 from addons.upstream.issuers import Certificates, Issuers
 from addons.upstream.judge import (
     GOOD,
@@ -39,6 +39,7 @@ from addons.upstream.judge import (
     Outcome,
     alone,
     judge,
+    may_stay_untold,
 )
 from addons.upstream.repeated import Roots
 from hsm import names
@@ -85,6 +86,12 @@ def _same(one: str, other: str) -> bool:
     return one == other
 
 
+def is_vouched(data: tls.TlsData) -> bool:
+    """Whether the client was shown a trusted leaf for this very server: then it must prove itself each time."""
+    address, kind = data.context.client.__dict__.get(_SHOWN, (None, None))
+    return kind == "trust" and isinstance(data.conn, connection.Server) and data.conn.address == address
+
+
 def _most(made: context.Context, server: connection.Server) -> Outcome:
     """The worst that a connection to this server may be, for there to be a use for it."""
     client = made.client
@@ -126,11 +133,12 @@ class Judging:
         return self._asked(data, made)
 
     def _asked(self, data: tls.TlsData, made: ServerConnection) -> Awaitable[None] | None:
-        """Ask for the revocation status of what verified, and judge."""
+        """Ask for the revocation status of a chain that leads to a root, and judge: what has expired, or is for other
+        names, may be revoked besides."""
         assert made.demand is not None
         statuses: Status | None = ctx.master.addons.get("status")
         within_s = made.demand.profile.status_wait_s
-        if statuses is None or within_s is None or made.complaints:
+        if statuses is None or within_s is None or any(one.code not in BESIDE_THE_CHAIN for one in made.complaints):
             return self._judge(data, made, None)
         status = statuses.of(made.whole, made.staple, within_s)
         if isinstance(status, Answer):
@@ -144,6 +152,8 @@ class Judging:
     def _judge(data: tls.TlsData, made: ServerConnection, status: Answer | None) -> None:
         wanted = made.demand
         assert wanted is not None
+        if status is not None and may_stay_untold(status.status, wanted.profile):
+            status = None
         if _is_good(data, made, status):
             judgement = GOOD
         else:
@@ -163,23 +173,10 @@ def _is_good(data: tls.TlsData, made: ServerConnection, status: Answer | None) -
     own security level, which is the profile's."""
     wanted = made.demand
     assert wanted is not None
-    if (
-        made.complaints
-        or not _is_passed(status, wanted.profile)
-        or not wanted.strict
-        or wanted.profile.min_rsa > _OF_OPENSSL
-    ):
+    if made.complaints or status is not None or not wanted.strict or wanted.profile.min_rsa > _OF_OPENSSL:
         return False
     listed = data.conn.certificate_list
     return bool(listed) and (not is_ca(leaf := listed[0].to_cryptography()) or leaf.issuer == leaf.subject)
-
-
-def _is_passed(status: Answer | None, profile: Profile) -> bool:
-    """Whether there is nothing to say of a certificate's status: it is good, or the profile does not mind. Many
-    certificates name nobody who would know it."""
-    if status is None or status.status == "good":
-        return True
-    return {"unknown": profile.status_unknown, "timeout": profile.status_timeout}.get(status.status) == "allow"
 
 
 def _place(server: connection.Connection) -> str:
@@ -210,6 +207,7 @@ def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement
     proved = judgement.outcome == "trust"
     refused = wanted.profile.client_certificate in ("block", "bypass")
     if made.certificate_wanted and refused and made.get_certificate() is None:
+        note_wish(data.context, data.conn, wanted.profile)
         return Judgement("block", "server-wants-client-certificate", wishes(wanted.host), proved)
     facts = facts_of(data.context.client)
     if not _HYBRID.isdisjoint(facts.groups) and not _is_hybrid(made):
@@ -218,6 +216,12 @@ def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement
             sentence = f"{wanted.host} knows no key exchange that is safe from quantum computers, as the client's is"
             return Judgement("block", "no-common-group", sentence, proved)
     return judgement
+
+
+def note_wish(made: context.Context, server: connection.Connection, profile: Profile) -> None:
+    """The client's own server wants a client certificate: the profile may have it passed by from now on."""
+    if server is made.server and profile.client_certificate == "bypass":
+        exclude(made.client)
 
 
 def wishes(host: str) -> str:

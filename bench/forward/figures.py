@@ -14,6 +14,8 @@ from bench.rig.server import Idle, Phase, Row
 
 HSMITM, TWO_WORKERS, ORIGIN = "hsmitm", "hsmitm-2", "no proxy"
 """What is measured beside the peers: the third has the load generator talk to the origin itself."""
+RULES, BARE = "hsmitm-rules", "hsmitm-bare"
+"""With a thousand rules and the decryption log; and with neither. hsmitm itself is as init writes it: with the log."""
 _STOCK, _SQUID = "mitmdump", "squid"
 _ALL_CORES = 0.85
 """Of all cores: where more was used, nothing was left for a second worker."""
@@ -21,6 +23,8 @@ _ALL_CORES = 0.85
 _AT_MOST = {"warm_cpu_over_mitmdump": 0.5, "cold_cpu_over_mitmdump": 1.0, "idle_memory_over_mitmdump": 1.0}
 _AT_LEAST = {"keepalive_rate_over_mitmdump": 1.8}
 _TWO_OVER_ONE = 1.7
+_POLICY = "policy_cpu_over_without"
+_POLICY_AT_MOST = 1.03
 
 _Value = Callable[[Row], float]
 
@@ -156,6 +160,9 @@ def _generator(rows: list[Row], at: dict[tuple[Phase, str], Row]) -> dict[str, f
             "two_workers_over_one": _ratio(two.per_s, one.per_s),
             "two_workers_over_one_by_cpu": _ratio(one.busiest_ms, two.busiest_ms),
         }
+    ruled, bare = at.get(("warm", RULES)), at.get(("warm", BARE))
+    if ruled and bare:
+        found[_POLICY] = _ratio(ruled.cpu_ms, bare.cpu_ms)
     nulls: dict[str, Phase] = {"connections_per_s": "warm", "requests_per_s": "kept", "body_mb_per_s": "body",
                                "h2_requests_per_s": "h2-16", "h2_body_mb_per_s": "h2-down"}  # fmt: skip
     return found | {
@@ -179,6 +186,8 @@ def targets(found: dict[str, float], rows: list[Row]) -> list[Target]:
         full = busy > _ALL_CORES * len(os.sched_getaffinity(0))
         name = "two_workers_over_one_by_cpu" if full else "two_workers_over_one"
         bounds.append(Target(name, "at least", _TWO_OVER_ONE, found[name]))
+    if _POLICY in found:
+        bounds.append(Target(_POLICY, "at most", _POLICY_AT_MOST, found[_POLICY]))
     before = {name: bound for name, bound in _BEFORE_AT_MOST.items() if name in found}
     return bounds + [Target(name, "at most", bound, found[name]) for name, bound in before.items()]
 
@@ -200,7 +209,7 @@ def charts(rows: list[Row], idle: list[Idle]) -> list[Chart]:
     """CPU per new connection, requests, memory: a bar for each server."""
 
     def series(name: str, phase: Phase, value: str) -> Series:
-        found = [row for row in rows if row.phase == phase and row.server not in (TWO_WORKERS, ORIGIN)]
+        found = [row for row in rows if row.phase == phase and row.server not in (TWO_WORKERS, RULES, BARE, ORIGIN)]
         return Series(name, [row.server for row in found], [getattr(row, value) for row in found])
 
     cpu = [series("known host", "warm", "cpu_ms"), series("new host", "cold", "cpu_ms")]

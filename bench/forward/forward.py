@@ -15,6 +15,7 @@ h2-down, h2-up
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import os
 import random
@@ -27,7 +28,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from bench.forward import figures, http2, peers
-from bench.forward.figures import HSMITM, ORIGIN, TWO_WORKERS
+from bench.forward.figures import BARE, HSMITM, ORIGIN, RULES, TWO_WORKERS
 from bench.forward.system import ForwardSystem
 from bench.report.report import Progress, Report
 from bench.report.versions import installed
@@ -46,6 +47,7 @@ IDLE = "idle"
 PHASES: tuple[Phase, ...] = ("warm", "cold", "kept", "body", *http2.IN_FLIGHT)
 _SITS_OUT: dict[str, tuple[Phase, ...]] = {
     TWO_WORKERS: ("cold", "body", *http2.IN_FLIGHT),
+    **dict.fromkeys((RULES, BARE), ("cold", "kept", "body", *http2.IN_FLIGHT)),
     ORIGIN: ("cold",),
     "squid": tuple(http2.IN_FLIGHT),
     "sslsplit": tuple(http2.IN_FLIGHT),
@@ -54,7 +56,8 @@ _COLD_PER_S = 600
 """Hosts made for each second of a cold turn; a server that is quicker has its turn end early."""
 _WARM_UP_S = 1.0
 
-_NEVER_IDLE = (ORIGIN, TWO_WORKERS)
+_NEVER_IDLE = (ORIGIN, TWO_WORKERS, RULES, BARE)
+_RULES = 1000
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -150,23 +153,30 @@ class _Rig(Struct, frozen=True):
                 Nghttpd(directory / "http2", ca, body_bytes=int(plan.body_mb * 1e6))
             )
         servers = [Server(ORIGIN, Route(origin.address, origin.port, str(roots), connect=False), lambda: origin.pids)]
-        for name, workers in ((HSMITM, 1), (TWO_WORKERS, 2)):
-            if not plan.needs(name):
-                continue
-            progress(f"starting {name}", 0.0)
-            system = ForwardSystem(
-                directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed
-            )  # fmt: skip
-            await stack.enter_async_context(system)
+        wanted = {
+            name: (workers, rules)
+            for name, workers, rules in ((HSMITM, 1, 0), (TWO_WORKERS, 2, 0), (RULES, 1, _RULES), (BARE, 1, 0))
+            if plan.needs(name)
+        }
+        progress(f"starting {', '.join(wanted)}", 0.0)
+        systems = [
+            ForwardSystem(
+                directory / name, roots=roots, workers=workers, sessions=plan.sessions, seed=plan.seed,
+                rules=rules, log=name != BARE,
+            )
+            for name, (workers, rules) in wanted.items()
+        ]  # fmt: skip
+        await asyncio.gather(*(stack.enter_async_context(one) for one in systems))
+        for name, system in zip(wanted, systems, strict=True):
             (module,) = system.modules.values()
             module.latency(plan.hsm_latency_ms)
             route = Route(system.proxy, origin.port, str(system.ca))
             servers.append(Server(name, route, _pids(system), module=module, roles=await system.roles()))
         setting = peers.Setting(directory, origin.port, origin.hosts, roots, resolving(directory), plan.before)
         programs, missing = peers.found(setting, plan.needs)
-        for program in programs:
-            progress(f"starting {program.name}", 0.0)
-            peer = await stack.enter_async_context(Peer(program))
+        progress(f"starting {', '.join(one.name for one in programs)}", 0.0)
+        started = await asyncio.gather(*(stack.enter_async_context(Peer(one)) for one in programs))
+        for program, peer in zip(programs, started, strict=True):
             route = Route(program.address, origin.port, str(program.ca), program.connect)
             servers.append(Server(program.name, route, _pids(peer)))
         missing |= {"HTTP/2": without_http2} if without_http2 else {}
@@ -197,7 +207,7 @@ class _Measuring:
         found = []
         for one in self._rig.servers:
             self._tell(f"idle connections, {one.name}")
-            jobs = self._jobs(one, "warm", 0, seconds=_WARM_UP_S)
+            jobs = self._jobs(one, "warm", 0, seconds=min(_WARM_UP_S, self._plan.seconds))
             warming = await one.turn("warm", [Generator(job) for job in jobs], self._rig.origin.pids)
             self.failed += warming.failed
             self.errors += warming.errors

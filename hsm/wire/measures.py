@@ -123,12 +123,21 @@ MEASURES: dict[str, Measure] = {
         "gauge", "When a rule, or an accepted certificate, ends",
         {"kind": _one_of("rule", "accept"), "name": _HOST}, series=_RULES, most=_TIME, greatest=True,
     ),
+    "hsmitm_probes": Measure(
+        "counter", "Servers asked for their certificate before, or beside, a bypass, by what was found",
+        {"result": _one_of("good", "refused", "unreached")},
+    ),
+    "hsmitm_certificate_questions": Measure(
+        "counter", "Questions to those whom servers' certificates name",
+        {"of": _one_of("status", "issuer"), "result": _one_of("answered", "silent", "not-asked")},
+    ),
     "hsmitm_log_lines_dropped": Measure("counter", "Log lines that nobody read in time"),
     "hsmitm_log_lines_held_back": Measure("counter", "Log lines of a kind that were too many"),
     "hsmitm_decryption_records_written": Measure("counter", "Records of the decryption log that were written"),
     "hsmitm_decryption_records_dropped": Measure(
         "counter", "Records that no room was left for, or the disk did not take"
     ),
+    "hsmitm_decryption_records_lost": Measure("counter", "Connections that ended with a worker that was killed"),
     "hsmitm_decryption_records_withheld": Measure("counter", "Records that a rule's log does without"),
     "hsmitm_tls_versions": Measure(
         "counter", "Connections that ended, by the TLS version of a leg", {"leg": _LEGS, "version": _PLAIN}

@@ -23,5 +23,6 @@ logs         how log lines look, in each of them; what is told and counted of th
 log_rates    how many lines of one kind a second are written
 log_writer   lines on their way out: a thread that alone waits for whoever reads them
 record_file  records of the decryption log on their way to a file; opened anew, never waited for
+tally        how many connections a worker began, and of how many there is a record; it outlasts the worker
 mint_records  the record of a leaf is written before the leaf is answered
 """

@@ -84,7 +84,7 @@ class Child:
             os.set_blocking(reading, False)
             argv, descriptors = ["--supervised", "--ready-fd", str(writing)], [writing]
             if self._desk is not None:
-                line = lent.enter_context(self._desk.line())
+                line = lent.enter_context(self._desk.line(self.name))
                 argv += ["--files-fd", str(line.fileno())]
                 descriptors.append(line.fileno())
             self.process = await asyncio.create_subprocess_exec(

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from hsm.errors import HsmitmError
 from proxy.config.file import load
-from proxy.processes import reach
-from proxy.processes.line import GIVEN, LOG, LONGEST, REFUSED
+from proxy.processes import reach, tally
+from proxy.processes.line import GIVEN, LOG, LONGEST, REFUSED, TALLY
 from proxy.processes.record_file import FOR_APPENDING, MODE
 
 logger = logging.getLogger("hsmitm.supervisor")
@@ -36,21 +36,26 @@ class Desk:
         self._named: frozenset[Path] = frozenset()
         self._hidden: frozenset[Path] = frozenset()
         self._log_file: Path | None = None
-        self._lines: set[socket.socket] = set()
+        self._lines: dict[socket.socket, str] = {}
+        self._tallies: dict[str, int] = {}
         self._silent_until = 0.0
 
-    def line(self) -> socket.socket:
-        """The end of a new line, for one process. It is served until that process ends."""
+    def line(self, name: str) -> socket.socket:
+        """The end of a new line, for one process. It is served until that process ends; the next one of its name finds
+        the tally that it has left."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         asyncio.get_running_loop().add_reader(ours, self._answer, ours)
-        self._lines.add(ours)
+        self._lines[ours] = name
         return theirs
 
     def close(self) -> None:
         """End every line."""
         for ours in list(self._lines):
             self._end(ours)
+        for descriptor in self._tallies.values():
+            os.close(descriptor)
+        self._tallies.clear()
 
     def _tell(self, text: str) -> None:
         """One line in a while: a worker that is taken over may ask without end."""
@@ -59,7 +64,7 @@ class Desk:
             logger.warning("%s", text)
 
     def _end(self, ours: socket.socket) -> None:
-        self._lines.discard(ours)
+        self._lines.pop(ours, None)
         asyncio.get_running_loop().remove_reader(ours)
         ours.close()
 
@@ -73,7 +78,12 @@ class Desk:
         if not asked:  # the process has ended
             self._end(ours)
             return
-        descriptor = self._log() if asked == LOG else self._opened(Path(os.fsdecode(asked)))
+        if asked == LOG:
+            descriptor = self._log()
+        elif asked == TALLY:
+            descriptor = self._tally(self._lines[ours])
+        else:
+            descriptor = self._opened(Path(os.fsdecode(asked)))
         try:
             if descriptor is None:
                 ours.send(REFUSED)
@@ -84,6 +94,11 @@ class Desk:
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+
+    def _tally(self, name: str) -> int:
+        if name not in self._tallies:
+            self._tallies[name] = tally.make(name)
+        return os.dup(self._tallies[name])
 
     def _look(self) -> None:
         """What the configuration names now. One that is wrong names nothing. Raises OSError, HsmitmError."""

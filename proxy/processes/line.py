@@ -1,6 +1,6 @@
 """A worker's end of the line on which its supervisor opens files for it (`proxy.processes.files`).
 
-One message is a path, or LOG, its answer a descriptor. It is waited for: what asks reads a certificate or the
+One message is a path, LOG or TALLY, its answer a descriptor. It is waited for: what asks reads a certificate or the
 configuration.
 """
 
@@ -12,8 +12,8 @@ import threading
 from pathlib import Path
 
 GIVEN, REFUSED = b"+", b"-"
-LOG = b"\0"
-"""No path: the decryption log is meant, wherever it is."""
+LOG, TALLY = b"\0log", b"\0tally"
+"""No paths: the decryption log is meant, wherever it is; and the memory of the worker's own tally."""
 LONGEST = 4096
 _WAIT_S = 3.0
 
@@ -33,6 +33,10 @@ class Line:
     def ask_for_log(self) -> int | None:
         """A descriptor of the decryption log, open for appending; None as `ask`."""
         return self._asked(LOG)
+
+    def ask_for_tally(self) -> int | None:
+        """A descriptor of the memory in which this worker's place is counted (`tally`); None as `ask`."""
+        return self._asked(TALLY)
 
     def _asked(self, message: bytes) -> int | None:
         try:

@@ -31,6 +31,7 @@ from addons.records.decryption_log import DecryptionLog
 from addons.records.traffic import Traffic
 from proxy.config.operation import DecryptionLogSection
 from proxy.processes.line import Line
+from proxy.processes.tally import Tally
 
 logger = logging.getLogger("hsmitm.records")
 
@@ -59,12 +60,14 @@ def opened(path: Path) -> int | None:
 
 
 class RecordFile:
-    """`written` and `dropped` count records."""
+    """`written` counts records, and `tally` keeps what becomes of them beyond this worker's life."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, tally: Tally | None = None) -> None:
         self.written = 0
-        self.dropped = 0
+        self.tally = tally or Tally(None)
         self._opened = opened
+        self._overflowed = 0  # on the loop
+        self._failed = 0  # in the thread
         self._waiting: deque[bytes] = deque()
         self._news = threading.Condition()
         self._hurry = threading.Event()
@@ -80,11 +83,17 @@ class RecordFile:
         self._thread = threading.Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
+    @property
+    def dropped(self) -> int:
+        """Records that found no room, or that the disk did not take."""
+        return self._overflowed + self._failed
+
     def put(self, line: bytes) -> None:
         """Write a record, soon; or drop it."""
         if len(self._waiting) >= MAX_WAITING:
-            self.dropped += 1
+            self._overflowed += 1
             self._problem = "whoever writes them does not keep up"
+            self.tally.withhold()
             return
         self._waiting.append(line)
         if self._idle:
@@ -167,7 +176,8 @@ class RecordFile:
         if written < len(lines):
             self._problem = self._problem or os.strerror(28)
         self.written += written
-        self.dropped += len(lines) - written
+        self._failed += len(lines) - written
+        self.tally.settle(len(lines))
 
     def _tell(self) -> None:
         if self.dropped > self._told and time.monotonic() >= self._silent_until:
@@ -208,12 +218,15 @@ def _passed(descriptor: int, data: bytes) -> None:
 
 def of(section: DecryptionLogSection, base: Path, line: Line | None) -> RecordFile | None:
     """Where a worker's records go; `line` is to its supervisor, which opens the file. None: nowhere."""
-    if section.file == "stdout":
-        return RecordFile(lambda: os.dup(1))
+    if not section.file:
+        return None
+    tally = Tally(line.ask_for_tally() if line is not None else None)
+    if tally.lost:
+        logger.warning("%d connections ended with the worker before this one: there is no record of them", tally.lost)
     path = section.path(base)
     if path is None:
-        return None
-    return RecordFile(line.ask_for_log if line is not None else functools.partial(opened, path))
+        return RecordFile(lambda: os.dup(1), tally)
+    return RecordFile(line.ask_for_log if line is not None else functools.partial(opened, path), tally)
 
 
 def connections(file: RecordFile | None, registry: CollectorRegistry, worker: int) -> Connections:
@@ -222,9 +235,9 @@ def connections(file: RecordFile | None, registry: CollectorRegistry, worker: in
     registry.register(traffic)
     if file is None:
         return Connections(traffic.ended)
-    log = DecryptionLog(file.put, worker)
+    log = DecryptionLog(file.put, worker, file.tally.withhold)
     registry.register(_Counters(file, log))
-    return Connections(traffic.ended, log.ended)
+    return Connections(traffic.ended, log.ended, begun=file.tally.begin)
 
 
 class _Counters(Collector):
@@ -239,6 +252,7 @@ class _Counters(Collector):
         for name, text, value in (
             ("written", "Records of the decryption log that were written", self._file.written),
             ("dropped", "Records that no room was left for, or the disk did not take", self._file.dropped),
+            ("lost", "Connections that ended with a worker that was killed", self._file.tally.lost),
             ("withheld", "Records that a rule's log does without", self._log.withheld),
         ):
             yield CounterMetricFamily(f"hsmitm_decryption_records_{name}", text, value=value)

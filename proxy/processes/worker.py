@@ -209,7 +209,7 @@ class Worker:
         return [*ours, HandshakeTimeout(section.client_handshake_timeout_s, section.connect_timeout_s)]
 
     def _outgoing(self, refusals: Refusals) -> list[object]:
-        made = Outgoing(self._config, [self._listen, *self._inbound], refusals)
+        made = Outgoing(self._config, [self._listen, *self._inbound], refusals, self._metrics.registry)
         probe = Probe(shake, self._listeners.cut, self._config.proxy.connect_timeout_s, self._metrics.registry)
         self._policy.prove = Proof(made.resolver.addresses, probe).prove
         return [*made.addons, probe]

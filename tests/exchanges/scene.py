@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,9 @@ from tests.integration.two_cas import with_rsa_ca
 FORWARD = ["explicit", "socks5", "transparent"]
 WAYS = [*FORWARD, "inbound"]
 _MODES = {"explicit": "regular", "across": "regular", "scripted": "regular"}
-_SPARES = 5
+_SPARES = 6
+BOTH = "both.test"
+"""A name with two addresses of this machine: ::1 comes first."""
 Serve = Callable[[socket.socket], object]
 _ACROSS = """
 def tls_clienthello(data):
@@ -55,9 +57,9 @@ class Scene:
         """What runs, by its way."""
         self._directory, self._stack = directory, stack
         self._spares = [free_port() for _ in range(_SPARES)]
-        self._next_spare = itertools.cycle(self._spares[1:])
-        self.lasting = self._spares[0]
-        """A port to which every way leads, for a server of more than one test."""
+        self.lasting, self.both, *others = self._spares
+        """Ports to which every way leads: for a server of more than one test, and one that our site knows as BOTH."""
+        self._next_spare = itertools.cycle(others)
         self._made: dict[str, tuple[Way, Path]] = {}
 
     def through(self, way: str) -> tuple[Way, Path]:
@@ -100,8 +102,9 @@ class Scene:
         )
         site.generate(site="p256")
         for port in [*self.servers.ports.values(), *self._spares]:
+            host = BOTH if port == self.both else HOST
             site.listener()
-            site.site(HOST, keys=["site"], upstream=f"https://{HOST}:{port}")
+            site.site(HOST, keys=["site"], upstream=f"https://{host}:{port}", upstream_name=HOST)
         return site
 
     def _start(self, way: str, system: System) -> None:
@@ -113,9 +116,9 @@ class Scene:
     # For tests with servers of their own.
 
     @contextmanager
-    def serving(self, serve: Serve) -> Iterator[int]:
+    def serving(self, serve: Serve, port: int = 0) -> Iterator[int]:
         """A server at a port to which every way leads; `serve` has each connection, in a thread of its own."""
-        port = next(self._next_spare)
+        port = port or next(self._next_spare)
         listener = self.place.call(lambda: socket.create_server(("127.0.0.1", port)))
 
         def one(connection: socket.socket) -> None:
@@ -157,9 +160,12 @@ class Scene:
         return context.wrap_socket(self.open(way, port), server_hostname=HOST)
 
     @contextmanager
-    def relayed(self, way: str, port: int) -> Iterator[int]:
-        """A port of this machine for programs that know nothing of ways: what they say goes to `port` by this one."""
+    def relayed(self, way: str, port: int, name: str = HOST) -> Iterator[int]:
+        """A port of this machine for programs that know nothing of ways: what they say goes to `port` by this one, of
+        a server that a proxy is asked for by `name`."""
         through = self.through(way)[0]
+        if isinstance(through, Explicit | Socks):
+            through = replace(through, name=name)
 
         async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with closing(writer), suppress(ConnectionError):
@@ -172,13 +178,14 @@ class Scene:
         yield listener.getsockname()[1]
         self.place.call(server.close)
 
-    def curl(self, way: str, port: int, *options: str, path: str = "/", trust: Path | None = None) -> Answer:
-        """A request by the real client to the server at `port`."""
-        with self.relayed(way, port) as relay:
+    def curl(self, way: str, port: int, *options: str, path: str = "/", name: str = HOST) -> Answer:
+        """A request by the real client to the server at `port`, which it knows by `name`; our site has one."""
+        host = HOST if way == "inbound" else name
+        with self.relayed(way, port, name) as relay:
             done = subprocess.run(
                 ["curl", "--silent", "--show-error", "--max-time", "20", "--noproxy", "*", "--cacert",
-                 str(trust or self.through(way)[1]), "--connect-to", f"::127.0.0.1:{relay}", "--write-out",
-                 "\n%{http_code} %{time_total}", *options, f"https://{HOST}:{port}{path}"],
+                 str(self.through(way)[1]), "--connect-to", f"::127.0.0.1:{relay}", "--write-out",
+                 "\n%{http_code} %{time_total}", *options, f"https://{host}:{port}{path}"],
                 capture_output=True, text=True, errors="replace", timeout=30, check=False,
             )  # fmt: skip
         body, _, numbers = done.stdout.rpartition("\n")

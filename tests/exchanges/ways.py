@@ -129,11 +129,13 @@ class Explicit:
     """A client that knows the proxy, and says CONNECT."""
 
     proxy: int
+    name: str = HOST
+    """That it asks for."""
 
     async def connect(self, port: int) -> socket.socket:
         """As Way says it."""
         made = await _connected(self.proxy)
-        place = f"{HOST}:{port}"
+        place = f"{self.name}:{port}"
         await _said(made, f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode(), b"\r\n\r\n")
         return made
 
@@ -143,12 +145,13 @@ class Socks:
     """A client of SOCKS5 (RFC 1928)."""
 
     proxy: int
+    name: str = HOST
 
     async def connect(self, port: int) -> socket.socket:
         """As Way says it."""
         made = await _connected(self.proxy)
         await _said(made, b"\x05\x01\x00", b"\x05\x00")
-        name = HOST.encode()
+        name = self.name.encode()
         asked = b"\x05\x01\x00\x03" + bytes([len(name)]) + name + struct.pack(">H", port)
         await _said(made, asked, b"\x05\x00\x00\x01" + bytes(6))
         return made
@@ -179,7 +182,11 @@ async def _connected(port: int, mark: int = 0) -> socket.socket:
     if mark:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
+    try:
+        await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
+    except OSError:
+        made.close()
+        raise
     return made
 
 

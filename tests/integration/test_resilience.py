@@ -16,6 +16,7 @@ import pytest
 from bench.rig.port import free_port
 from hsm.wire.run_directory import ADMIN_SOCKET, WORKER_SOCKET
 from proxy.demo.origin import OriginCA
+from tests.integration.decryption_records import Records
 from tests.integration.harness import HSMITM, OriginThread, System, alive, hsmitm, killed_at_end
 from tests.waiting import wait_until
 
@@ -133,7 +134,7 @@ def test_halves_start_in_any_order(
 ) -> None:
     """`hsmitm proxy` before `hsmitm signer`: new hosts get a 502 that says why; with the signer there they are served,
     without it known hosts go on, and nothing is restarted by hand."""
-    system = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1")
+    system = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", mint_timeout_s="2.0")
     proxy_half = start_half(system, "proxy")
     halves = [proxy_half]
     try:
@@ -159,6 +160,14 @@ def test_halves_start_in_any_order(
         halves.append(start_half(system, "signer"))
         wait_until(lambda: system.try_status() is not None, "the signer serves again")
         assert system.curl(f"https://new.test:{origin.port}/", proxy=proxy).ok
+        records = Records(system.directory / "decryption.jsonl")
+        known = records.where(lambda one: one["destination"].get("address") == "known.test")
+        assert [one["event"]["action"] for one in known] == ["decrypted"] * 2
+        early = records.where(lambda one: one["destination"].get("address") == "early.test")
+        assert [one["hsmitm"]["error"]["class"] for one in early] == ["hsm-unavailable"] * 2
+        records.path.rename(records.path.with_suffix(".1"))
+        proxy_half.send_signal(signal.SIGHUP)
+        wait_until(records.path.exists, "the proxy's half opens the log anew")
         proxy_half.terminate()
         assert proxy_half.wait(15) == 0
     finally:

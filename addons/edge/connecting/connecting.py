@@ -27,7 +27,7 @@ from addons.account import account
 from addons.edge.answers import Sentence
 from addons.edge.connecting import racing
 from addons.edge.connecting.destinations import Destinations
-from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, ascii_name
+from addons.edge.connecting.resolver import Found, Resolver, TooManyLookupsError, spelt
 from addons.edge.refusal import EdgeRefusal, Refusals
 from addons.engine.loop import Create
 from addons.records.connections import facts_of
@@ -182,7 +182,7 @@ class Connecting:
 
         For what another proxy will connect to: there the name is looked up, and here it is not.
         """
-        for address in _spelt(host):
+        for address in spelt(host):
             if entry := self._destinations.denied_by(address, port):
                 return self.refused(client, host, port, entry, str(address))
         return None
@@ -213,22 +213,6 @@ def _judged(client: connection.Client) -> dict[tuple[str, int], Sequence[Found] 
     """By host and port, the newest last. It is gone with the client."""
     found: dict[tuple[str, int], Sequence[Found] | OSError] = client.__dict__.setdefault(_JUDGED, {})
     return found
-
-
-def _spelt(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The address that `host` spells, also as inet_aton(3) reads numbers, and in digits of other scripts, as IDNA reads
-    them; none for a name."""
-    try:
-        return [ipaddress.ip_address(host)]
-    except ValueError:
-        pass
-    try:
-        name = ascii_name(host).removesuffix(".")
-        if name[:1].isdigit() and not any(one.isspace() for one in name):
-            return [ipaddress.IPv4Address(socket.inet_aton(name))]
-    except OSError:
-        pass
-    return []
 
 
 def current() -> Connecting | None:

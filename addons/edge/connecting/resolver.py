@@ -249,3 +249,19 @@ def ascii_name(host: str) -> str:
     if not name or len(name.removesuffix(".")) > _LONGEST or "\0" in name:
         raise OSError(f"{name[:_LONGEST]!r} is no host name: 1 to {_LONGEST} characters are possible (RFC 1035)")
     return name
+
+
+def spelt(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The address that `host` spells, also as inet_aton(3) reads numbers, and in digits of other scripts, as IDNA reads
+    them; none for a name."""
+    try:
+        return [ipaddress.ip_address(host)]
+    except ValueError:
+        pass
+    try:
+        name = ascii_name(host).removesuffix(".")
+        if name[:1].isdigit() and not any(one.isspace() for one in name):
+            return [ipaddress.IPv4Address(socket.inet_aton(name))]
+    except OSError:
+        pass
+    return []

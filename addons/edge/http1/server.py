@@ -215,10 +215,8 @@ class Http1Server(Lingering):
         yield commands.SendData(self.conn, raw)
 
     def _send_error(self, event: ResponseProtocolError) -> layer.CommandGenerator[None]:
-        if not self.conn.state & connection.ConnectionState.CAN_WRITE:
-            if self.phase is Phase.PIPE and self.conn.state is not connection.ConnectionState.CLOSED:
-                yield commands.CloseConnection(self.conn)  # what is within has ended its direction before
-            return
+        if not self.conn.state & connection.ConnectionState.CAN_WRITE and self.phase is not Phase.PIPE:
+            return  # within a pipe it may be that our direction alone was ended
         told = self.response_done
         if not self._answering and (page := answers.of_error(self.context.client, self._came, event)):
             told = True

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from logging import DEBUG
 from typing import ClassVar
 
-from mitmproxy import http
+from mitmproxy import connection, http
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
@@ -228,7 +228,8 @@ class Http2Connection(Paced):
     _closing: ClassVar[type[commands.CloseConnection]] = commands.CloseConnection
 
     def _close(self, message: str) -> layer.CommandGenerator[None]:
-        yield self._closing(self.conn)
+        here = self.conn.state is connection.ConnectionState.OPEN
+        yield self._closing(self.conn) if here else commands.CloseConnection(self.conn)
         self._handle_event = self.done  # type: ignore[assignment,method-assign]  # as mitmproxy's layers change their state
         told, self._told = self._told, set()
         for stream_id in sorted(told):

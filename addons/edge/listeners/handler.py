@@ -7,6 +7,7 @@ connection is still to come, little is read of what comes meanwhile: mitmproxy's
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,12 @@ class EdgeHandler(LeanConnectionHandler):
         self._last_written = 0.0
         self._relay: Relay | None = None
         self._relayed = 0
+
+    def log(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:
+        """As mitmproxy's, which says in this way that a layer has failed, and in no other."""
+        if exc_info:
+            self._facts.fail("internal", "client", message)
+        super().log(message, level, exc_info)
 
     async def handle_client(self) -> None:
         """As mitmproxy's, for who may come in."""

@@ -116,10 +116,9 @@ def parsed(body: bytes) -> ReadHello:
 
 
 def names_one(hello: ClientHello) -> bool:
-    """Whether a ClientHello names one host in one way, or none: with a second name, a second list of them, or one that
-    cannot be read (RFC 6066 section 3, RFC 8446 section 4.2) its server may take it for another than we do."""
-    lists = sum(kind == _SERVER_NAME for kind, _ in hello.extensions)
-    return lists == 0 or (lists == 1 and hello.sni is not None)
+    """Whether a ClientHello names one host in one way, or none: with a second name, or one that cannot be read (RFC
+    6066 section 3) its server may take it for another than we do. A second list of names is malformed."""
+    return hello.sni is not None or all(kind != _SERVER_NAME for kind, _ in hello.extensions)
 
 
 def normal(data: bytes) -> bytes:

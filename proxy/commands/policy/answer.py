@@ -10,7 +10,8 @@ from addons.policy.decision import Miss, explained
 from addons.policy.demands import demanded
 from addons.policy.rules import Compiled
 from addons.records.facts import Decision, Facts
-from proxy.commands.policy.question import looked_up
+from proxy.commands.resolving import denied, resolved
+from proxy.config.worker import WorkerConfig
 
 _ACTS = {
     "decrypt": "inspected: the client sees a certificate of this proxy's CA",
@@ -40,14 +41,15 @@ class Answer(Struct, frozen=True, kw_only=True):
     policy_version: str
     if_proved: dict[str, str] | None = None
     problem: str = ""
+    denied: str = ""
 
 
-def answer(facts: Facts, policy: Compiled) -> Answer:
+def answer(facts: Facts, config: WorkerConfig) -> Answer:
     """The decision on these facts. The host's addresses are looked up where a rule asks for them."""
-    problem = ""
+    problem, policy = "", config.policy
     decision, misses = explained(facts, policy)
     if "addresses" in decision.missing and facts.addresses is None:
-        facts.addresses, problem = looked_up(facts.host or facts.sni)
+        facts.addresses, problem = resolved(facts.host or facts.sni)
         decision, misses = explained(facts, policy)
     proved = None
     if "proof" in decision.missing:
@@ -73,6 +75,7 @@ def answer(facts: Facts, policy: Compiled) -> Answer:
         policy_version=policy.version,
         if_proved=proved,
         problem=problem,
+        denied=denied(config, facts.addresses or (), facts.port) if facts.mode != "inbound" else "",
     )
 
 
@@ -101,5 +104,7 @@ def lines(found: Answer) -> Iterator[str]:
         yield f"addresses: {', '.join(found.addresses)}"
     if found.problem:
         yield found.problem
+    if found.denied and found.acts != "block":
+        yield f"blocked all the same: its address is denied by '{found.denied}' of [proxy] deny_destinations"
     for one in found.missed:
         yield f"not by '{one.rule}': {one.field}: {one.why}"

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
-import queue
-import threading
 
 from msgspec import Struct
 
-from addons.edge.connecting.resolver import system_lookup
 from addons.records.facts import Facts, Mode
 from hsm import names
 from hsm.errors import MisconfiguredError
+from proxy.commands.resolving import is_address
 from proxy.config.section import Address
 from proxy.config.worker import WorkerConfig
 
-LOOKUP_S = 5.0
-"""So long a name server may take."""
 _MODES: dict[str, Mode] = {"transparent": "transparent", "socks5": "socks5", "regular": "explicit"}
 
 
@@ -96,29 +91,3 @@ def _listener(question: Question, config: WorkerConfig) -> str:
     if found not in known:
         raise MisconfiguredError(f"--listener: nobody listens on {found}; there are {', '.join(known)}")
     return found
-
-
-def is_address(text: str) -> bool:
-    """Whether it is an IP address."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def looked_up(host: str) -> tuple[tuple[str, ...], str]:
-    """What this machine's resolver says, and why it says nothing. On a thread: getaddrinfo(3) knows no time limit."""
-    answer: queue.SimpleQueue[tuple[tuple[str, ...], str]] = queue.SimpleQueue()
-
-    def look() -> None:
-        try:
-            answer.put((tuple(str(one[1][0]) for one in system_lookup(host)), ""))
-        except (OSError, UnicodeError) as error:
-            answer.put(((), f"{host} has no address: {getattr(error, 'strerror', None) or error}"))
-
-    threading.Thread(target=look, daemon=True).start()
-    try:
-        return answer.get(timeout=LOOKUP_S)
-    except queue.Empty:
-        return (), f"no name server has answered for {host} within {LOOKUP_S:g} s"

@@ -33,6 +33,8 @@ _ONE_STREAM = "a message that is malformed ends its stream, not its connection (
 _LINGERS = "a client that is still sending has a moment to read its answer before it is closed (RFC 9112 section 9.6)"
 _FRAMED = "a request of HTTP/2 or 3 whose length is not known goes on in chunks: unframed it is the next request"
 
+_HALVES = "each direction of a tunnel ends by itself: theirs closes both"
+
 DIFFER: dict[str, str] = {
     **{
         f"test_http.py::test_request_streaming[{how}-{coding}-{why}]": _LINGERS
@@ -41,6 +43,7 @@ DIFFER: dict[str, str] = {
         for why in ("body_size=0", "body_size=3", "addon")
     },
     "test_http.py::test_body_size_limit[chunked-request]": _LINGERS,
+    "test_http.py::test_http_proxy_tcp": _HALVES,
     "test_http.py::test_request_smuggling": _OWN_WORDS,
     "test_http.py::test_request_smuggling_whitespace": _OWN_WORDS,
     "test_http.py::test_request_smuggling_te_te": _OWN_WORDS,

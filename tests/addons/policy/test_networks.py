@@ -37,7 +37,7 @@ def test_networks_of_mapped_addresses() -> None:
     assert str(network("10.1.2.3")) == "10.1.2.3/32"
 
 
-@pytest.mark.parametrize("text", ["", "name", "10.0.0", "0x0a.1", "10.0.0.1:443", "2130706433"])
+@pytest.mark.parametrize("text", ["", "name", "10.0.0", "0x0a.1", "10.0.0.1:443", "2130706433", "1" * 65])
 def test_what_is_no_address(text: str) -> None:
     """What only a resolver would take for an address is none here."""
     assert number(text) is None

@@ -66,6 +66,9 @@ BYPASS = '[[rules]]\nname = "one"\naction = "bypass"\n'
         ('to = { ports = [443] }\nwhen = { zone = "Mars/North" }', "when.zone: 'Mars/North' is no zone"),
         ('to = { ports = [443] }\nwhen = { zone = "../../etc/passwd" }', "when.zone: '../../etc/passwd' is no zone"),
         ('to = { ports = [443] }\nclient = { ja4 = ["abc"] }', "client.ja4: 'abc' is no JA4 fingerprint"),
+        ('from = { users = [""] }\nto = { ports = [443] }', "from.users: an empty name; leave the list empty"),
+        ('from = { groups = ["a", ""] }\nto = { ports = [443] }', "from.groups: an empty name"),
+        ('to = { ports = [443] }\nclient = { alpn = [""] }', "client.alpn: an empty name"),
         ('to = { ports = [443] }\nprofile = "careful"', "profile: there is no profile 'careful'; there are default"),
     ],
 )

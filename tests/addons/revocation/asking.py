@@ -32,7 +32,7 @@ class Asking:
 
     def __init__(self, web: Responder, time: Time, *allowed: str) -> None:
         self.web, self.time = web, time
-        self.servers = Servers(errands(*allowed).connect, time.seconds)
+        self.servers = Servers(errands(*allowed), clock=time.seconds)
         self.lists = Lists(self.servers, time.clock)
         self.status = Status(Check(self.servers, self.lists, time.clock), time.clock)
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}

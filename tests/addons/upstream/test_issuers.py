@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from addons.edge.connecting.destinations import Destinations
 from addons.edge.connecting.errands import OUTSIDE, Errands
 from addons.edge.connecting.resolver import Resolver
+from addons.revocation import named
 from addons.revocation.servers import Servers
 from addons.upstream import issuers, repeated
 from addons.upstream.issuers import Certificates, Issuers
@@ -50,7 +53,7 @@ class Pki:
         web.answer = self._answer
         (directory / "roots.pem").write_bytes(CA.certificate.public_bytes(Encoding.PEM))
         self.roots = Roots(file=str(directory / "roots.pem"))
-        self.issuers = Issuers(Servers(errands().connect))
+        self.issuers = Issuers(Servers(errands()))
         above, self.between = CA, list[x509.Certificate]()
         for number in range(depth):
             below = Authority(private_key(f"inner {number}"), f"inner CA {number}")
@@ -107,7 +110,7 @@ async def test_several_are_missing(web: Responder, tmp_path: Path) -> None:
     pki = Pki(web, tmp_path, depth=3)
     assert await pki.found(pki.server) == tuple(pki.between)
     assert pki.asked == ["/2.crt", "/1.crt", "/0.crt"]
-    pki.issuers = Issuers(Servers(errands().connect))
+    pki.issuers = Issuers(Servers(errands()))
     pki.web.asked.clear()
     assert await pki.found(pki.server, CA.leaf(), pki.between[1], pki.between[0]) == tuple(pki.between[2:])
     assert pki.asked == ["/0.crt"]
@@ -127,7 +130,7 @@ async def test_bundles_and_pem(web: Responder, tmp_path: Path) -> None:
         pkcs7.serialize_certificates([CA.certificate, *pki.between], Encoding.DER),
         pki.between[0].public_bytes(Encoding.PEM),
     ):
-        pki.issuers = Issuers(Servers(errands().connect))
+        pki.issuers = Issuers(Servers(errands()))
         pki.places["/0.crt"] = encoded
         assert await pki.found(pki.server) == tuple(pki.between)
 
@@ -225,6 +228,28 @@ async def test_places_that_have_no_certificate(
     assert pki.asked == ["/0.crt"]
 
 
+_BUNDLE = pkcs7.serialize_certificates([CA.certificate], Encoding.DER)
+_REAL = [der(CA.certificate), CA.certificate.public_bytes(Encoding.PEM), _BUNDLE]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # cryptography's, of what is odd and no more
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([*_REAL, b""]), st.binary(max_size=40),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=5),
+)  # fmt: skip
+def test_whatever_comes_is_certificates_or_none(real: bytes, more: bytes, changes: list[tuple[int, int]]) -> None:
+    """Noise, and certificates with some bytes changed, are read or are none; what they name is a URL or nothing."""
+    data = bytearray(real + more)
+    for at, value in changes:
+        if data:
+            data[at % len(data)] = value
+    for one in issuers.certificates(bytes(data)):
+        for found in (named.issuers(one), named.responders(one), named.lists(one)):
+            assert all(url.startswith("http://") for url in found)
+        assert named.is_never_revoked(one) in (True, False)
+
+
 async def test_a_place_that_says_nothing(web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that takes its time is left, and the client of the connection is not kept for long."""
     monkeypatch.setattr(issuers, "_FETCH_S", 0.1)
@@ -240,7 +265,7 @@ async def test_a_certificate_that_leads_inside(web: Responder, tmp_path: Path) -
     """A server out in the world has us ask no machine of ours, and a later one that is inside may."""
     pki = Pki(web, tmp_path)
     denying = Errands(Resolver(per_client=16, lookup_s=5), Destinations(()))
-    pki.issuers = Issuers(Servers(denying.connect))
+    pki.issuers = Issuers(Servers(denying))
     for near in ("8.8.8.8", OUTSIDE):
         assert await pki.found(pki.server, near=near) == ()
     assert pki.asked == []
@@ -256,14 +281,20 @@ async def test_what_is_remembered_is_bounded(web: Responder, tmp_path: Path, mon
     assert len(pki.issuers._known) == 5
 
 
-async def test_more_places_than_can_be_asked(web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where too many places are asked already, there is nothing at one more, at once."""
-    monkeypatch.setattr(issuers, "_IN_PROGRESS", 2)
+@pytest.mark.parametrize(("bound", "other"), [("_IN_PROGRESS", "10.0.0.9"), ("_OF_SERVER", "127.0.0.1")])
+async def test_more_places_than_can_be_asked(
+    web: Responder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, other: str
+) -> None:
+    """Where too many places are asked already, for all or for this server, there is nothing at one more, at once."""
+    monkeypatch.setattr(issuers, bound, 2)
     pki, go = Pki(web, tmp_path), threading.Event()
     web.answer = lambda _http: go.wait(10) and None
     servers = [pki.last.leaf(issuers=[pki.url(f"/{number}")]) for number in range(3)]
     waiting = [asyncio.create_task(pki.found(one)) for one in servers[:2]]
     await until(lambda: len(pki.asked) == 2, "two are asked")
-    assert pki.above(servers[2]) == ()
+    assert pki.above(servers[2], near=other) == ()
+    if bound == "_OF_SERVER":
+        waiting.append(asyncio.create_task(pki.found(servers[2], near="10.0.0.9")))
+        await until(lambda: len(pki.asked) == 3, "another server's is asked")
     go.set()
-    assert await asyncio.gather(*waiting) == [(), ()]
+    assert set(await asyncio.gather(*waiting)) == {()}

@@ -211,6 +211,18 @@ def test_an_acceptance_ends_with_its_day(days: int, outcome: Outcome) -> None:
     assert (f"accepted that until {last}" in found.sentence) == (outcome == "block")
 
 
+@pytest.mark.parametrize("said", ["unknown", "timeout"])
+@pytest.mark.parametrize(("word", "outcome"), [("allow", "trust"), ("untrusted", "untrust"), ("block", "block")])
+def test_a_status_that_nobody_tells_is_the_profiles_matter(said: Status, word: str, outcome: Outcome) -> None:
+    """A site that was repaired, with another key or long after, is not refused for what its CA does not say: no
+    acceptance is about that."""
+    good = shown("", HOST)
+    long_ago = accepting(good, (NOW - dt.timedelta(days=9)).date())
+    for accepts in ([], [accepting(shown("self-signed", HOST))], [accepting(good)], [long_ago]):
+        told = Answer(said, "so it is")
+        assert judge([], good.chain, all_of(word), accepts, NOW, host=HOST, status=told).outcome == outcome
+
+
 def test_what_is_revoked_is_accepted_by_nobody() -> None:
     """A CA says that the key is in wrong hands: that key is what was pinned."""
     server = shown("", HOST)

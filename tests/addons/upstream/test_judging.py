@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from mitmproxy import connection
+from mitmproxy import connection, tls
 from mitmproxy.proxy import commands, events, mode_specs
 from mitmproxy.proxy.layers.tls import TlsEstablishedServerHook, TlsFailedServerHook
 from mitmproxy.test import taddons
+from msgspec import structs
 from OpenSSL import SSL
 
 from addons.edge.connecting.errands import OUTSIDE
@@ -24,7 +25,7 @@ from addons.records.connections import facts_of
 from addons.revocation.answers import Answer, Status
 from addons.upstream.connection import ServerConnection
 from addons.upstream.issuers import Certificates
-from addons.upstream.judge import Judgement
+from addons.upstream.judge import GOOD, Judgement
 from addons.upstream.judging import show
 from addons.upstream.layer import JudgeServerHook, ServerTls
 from addons.upstream.tls import UpstreamTls
@@ -294,10 +295,24 @@ async def test_nobody_is_asked_for_what_the_profile_does_not_want(roots: Path) -
     ("said", "outcome"), [("good", "trust"), ("revoked", "block"), ("unknown", "trust"), ("timeout", "trust")]
 )
 async def test_a_revoked_server_is_blocked(roots: Path, said: Status, outcome: str, waits: bool) -> None:
-    """By the built-in profile; of what nothing is known is allowed."""
+    """By the built-in profile; of what nothing is known is allowed, and as good as any."""
     judgement = await _judged(shown("", HOST), Profile(), roots, _Status(Answer(said, "so it is"), waits=waits))
     assert judgement.outcome == outcome
-    assert judgement.sentence.endswith("so it is" if said == "revoked" else "")
+    assert judgement == GOOD if outcome == "trust" else judgement.sentence.endswith("so it is")
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [("expired", True), ("wrong name", True), ("untrusted", False), ("self-signed", False), ("wrong EKU", False)],
+)
+async def test_a_server_with_another_fault_may_be_revoked_besides(roots: Path, fault: str, asked: bool) -> None:
+    """A profile that allows the other fault does not allow that; who is vouched for by nobody is not asked about."""
+    status = _Status(Answer("revoked", "it is revoked"), waits=False)
+    profile = structs.replace(all_of("allow"), revoked="block")
+    judgement = await _judged(shown(fault, HOST), profile, roots, status)
+    assert judgement.outcome == ("block" if asked else "trust")
+    assert judgement.kind != "server-revoked" or asked
+    assert bool(status.asked) is asked
 
 
 # what a server wants of us, and what it knows
@@ -381,3 +396,16 @@ async def test_an_option_holds_where_the_profile_says_nothing(roots: Path) -> No
         settings = SSL.Context(SSL.TLS_SERVER_METHOD)
         settings.set_max_proto_version(SSL.TLS1_2_VERSION)
         assert Proxy(shown("", HOST), Profile(), roots, settings=settings, **options).goes_on is (not options)
+
+
+@pytest.mark.parametrize("leaf", ["this:trust", "other:trust", "this:untrust"])
+async def test_a_scripts_connection_to_a_server_that_is_vouched_for_is_verified(leaf: str) -> None:
+    """A script may make the connection to a server as it likes, but not in the place of one that clients trust."""
+    tctx = taddons.context(upstream := UpstreamTls())
+    made = arrived(tctx, port=443)
+    of, _, kind = leaf.partition(":")
+    show(made.client, made.server.address if of == "this" else ("elsewhere.example", 443), kind)  # type: ignore[arg-type]
+    data = tls.TlsData(made.server, made, SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD)))
+    upstream.tls_start_server(data)
+    assert data.ssl_conn is not None
+    assert data.ssl_conn.get_verify_mode() == (SSL.VERIFY_PEER if leaf == "this:trust" else SSL.VERIFY_NONE)

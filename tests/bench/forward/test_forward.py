@@ -18,7 +18,7 @@ from bench.rig.server import Idle, Row, Turn
 from hsm.errors import MisconfiguredError
 from tests.bench.test_commands import bench
 
-QUICK = ("--seconds", "0.4", "--rounds", "1", "--clients", "4", "--hosts", "4", "--tunnels", "100", "--body-mb", "5")
+QUICK = ("--seconds", "0.2", "--rounds", "1", "--clients", "4", "--hosts", "4", "--tunnels", "100", "--body-mb", "5")
 
 
 def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
     figures, rows = result["figures"], {(row["phase"], row["server"]): row for row in result["rows"]}
     assert figures["failed_requests"] == 0
     measured = {server for _, server in rows}
-    assert measured >= {"hsmitm", "hsmitm-2", "hsmitm-before", "mitmdump", "no proxy"}
+    assert measured >= {"hsmitm", "hsmitm-2", "hsmitm-rules", "hsmitm-bare", "hsmitm-before", "mitmdump", "no proxy"}
     assert set(result["detail"]["missing"]) == set(peers.PEERS) - measured, "a peer was dropped without a word"
     for phase in PHASES:
         assert {(phase, "hsmitm"), (phase, "hsmitm-before"), (phase, "mitmdump")} <= set(rows)
@@ -50,8 +50,9 @@ def test_smoke(softhsm_module: str, tmp_path: Path) -> None:
         assert figures[f"{name}_over_mitmdump"] > 0
         assert figures[f"{name}_over_before"] > 0
     assert figures["two_workers_over_one"] > 0
-    assert len(result["detail"]["targets"]) == 13, "five, and what another version is held against"
-    assert sum(note.startswith("target ") for note in result["notes"]) == 13
+    assert figures["policy_cpu_over_without"] > 0
+    assert len(result["detail"]["targets"]) == 14, "six, and what another version is held against"
+    assert sum(note.startswith("target ") for note in result["notes"]) == 14
     assert all(result["detail"]["versions"][name] for name in measured & set(peers.PEERS))
     assert "CPU per new connection" in (tmp_path / "f.svg").read_text()
 
@@ -96,9 +97,9 @@ async def test_http2_alone(softhsm_module: str, plan: Plan) -> None:
 async def test_http2_missing(softhsm_module: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without nghttp2's programs the rest is measured, and the report says what to install for HTTP/2."""
     monkeypatch.setattr(h2load, "PROGRAMS", ("h2load", "no-such-nghttpd"))
-    report = await forward(structs.replace(plan, phases=("kept", "h2-16")), lambda _text, _share: None)
+    report = await forward(structs.replace(plan, phases=("body", "h2-16")), lambda _text, _share: None)
     assert report.errors == []
-    assert {row["phase"] for row in report.rows} == {"kept"}
+    assert {row["phase"] for row in report.rows} == {"body"}
     assert any("HTTP/2 was not measured" in note and "apt-get install nghttp2" in note for note in report.notes)
 
 
@@ -117,7 +118,7 @@ async def test_errors_are_counted(softhsm_module: str, plan: Plan, monkeypatch: 
         return structs.replace(prepare(setting, directory), ca=setting.roots)
 
     monkeypatch.setattr(peers, "PEERS", {"mitmdump": wrong})
-    report = await forward(plan, lambda _text, _share: None)
+    report = await forward(structs.replace(plan, phases=("body",)), lambda _text, _share: None)
     assert report.figures["failed_requests"] > 0
     assert any("mitmdump, warm: w" in error and "unable to get" in error for error in report.errors)
 
@@ -140,6 +141,10 @@ def made_up(two_s: float) -> tuple[list[Row], list[Idle]]:
         ]
     for phase in ("warm", "kept"):
         turns += [turn("hsmitm-2", phase, 3000, {"worker 1": 0.6 * two_s, "worker 2": 0.4 * two_s})]
+    turns += [
+        turn("hsmitm-rules", "warm", 1000, {"worker 1": 5.15}),
+        turn("hsmitm-bare", "warm", 1000, {"worker 1": 5.0}),
+    ]
     turns += [turn("no proxy", phase, 9000, {"": 5.0}) for phase in ("warm", "kept", "body")]
     idle = [Idle(name, 100, Memory(1000, 2000), Memory(1000 + 100 * kb, 9999), 0, [])
             for name, kb in (("hsmitm", 60), ("mitmdump", 100))]  # fmt: skip
@@ -155,6 +160,7 @@ def test_figures() -> None:
     assert found["keepalive_rate_over_mitmdump"] == pytest.approx(2.0)
     assert found["idle_memory_over_mitmdump"] == pytest.approx(0.6)
     assert found["two_workers_over_one"] == pytest.approx(1.5)
+    assert found["policy_cpu_over_without"] == pytest.approx(1.03)
     assert found["two_workers_over_one_by_cpu"] == pytest.approx(4.0 / 2.4), "the busier worker is the limit"
 
 
@@ -165,7 +171,7 @@ def test_two_workers_judged(monkeypatch: pytest.MonkeyPatch, two_s: float, judge
     rows, idle = made_up(two_s)
     targets = {one.figure: one for one in forward_figures.targets(forward_figures.figures(rows, idle), rows)}
     assert judged in targets
-    assert len(targets) == 5
+    assert len(targets) == 6
     assert targets["warm_cpu_over_mitmdump"].met
     assert targets["keepalive_rate_over_mitmdump"].sentence() == (
         "target met: keepalive_rate_over_mitmdump 2, at least 1.8"

@@ -13,6 +13,7 @@ from hsm import reading
 from proxy.config.file import Config
 from proxy.processes.files import Desk
 from proxy.processes.line import Line
+from proxy.processes.tally import Tally
 from tests.proxy.processes.test_reach import configured
 
 __all__ = ["configured"]
@@ -23,7 +24,7 @@ async def ask(configured: Callable[[str], Config]) -> AsyncIterator[Callable[[st
     """Ask as a worker does, for a file of the configuration's directory; its text, None where it is refused."""
     config = configured("a.py")
     desk = Desk(config.path)
-    line = Line(desk.line().detach())
+    line = Line(desk.line("worker 1").detach())
 
     async def answer(name: str) -> str | None:
         descriptor = await asyncio.to_thread(line.ask, config.base / name)
@@ -98,3 +99,44 @@ def test_a_library_reads_a_copy_of_what_we_may_not_open(tmp_path: Path) -> None:
             reading.contents(tmp_path / "other")
     finally:
         reading.use(None)
+
+
+async def test_the_decryption_log_is_opened_to_append_to(configured: Callable[[str], Config], tmp_path: Path) -> None:
+    """It is made where it is not there, not for everybody to read, and never emptied; a link in its place, to whatever,
+    and one that the configuration does not name, are refused."""
+    config = configured("a.py")
+    toml, log = config.path, config.base / "decryption.jsonl"
+    desk = Desk(config.path)
+    line = Line(desk.line("worker 1").detach())
+    assert await asyncio.to_thread(line.ask_for_log) is None
+    toml.write_text(toml.read_text() + '\n[decryption_log]\nfile = "decryption.jsonl"\n')
+    for text in (b"one\n", b"two\n"):
+        descriptor = await asyncio.to_thread(line.ask_for_log)
+        assert descriptor is not None
+        os.write(descriptor, text)
+        os.close(descriptor)
+    assert log.read_bytes() == b"one\ntwo\n"
+    assert log.stat().st_mode & 0o777 & ~0o640 == 0
+    (tmp_path / "other").write_text("other")
+    for make in (lambda: log.symlink_to(tmp_path / "other"), log.mkdir, lambda: os.mkfifo(log)):
+        log.rmdir() if log.is_dir() and not log.is_symlink() else log.unlink()
+        make()
+        assert await asyncio.to_thread(line.ask_for_log) is None
+    line.close()
+    desk.close()
+
+
+async def test_a_tally_is_a_places_own(configured: Callable[[str], Config]) -> None:
+    """The worker that is started in the place of another finds its numbers, and no other does."""
+    desk = Desk(configured("a.py").path)
+
+    async def lost(name: str, begun: int) -> int:
+        line = Line(desk.line(name).detach())
+        found = Tally(await asyncio.to_thread(line.ask_for_tally))
+        for _ in range(begun):
+            found.begin()
+        line.close()
+        return found.lost
+
+    assert [await lost("worker 1", 2), await lost("worker 2", 0), await lost("worker 1", 0)] == [0, 0, 2]
+    desk.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from addons.edge.connecting.destinations import DENIED, Destinations, Listener
-from addons.edge.connecting.errands import DeniedError, Errands
+from addons.edge.connecting.errands import DeniedError, Errands, Parent
 from addons.edge.connecting.resolver import Found, Resolver
 
 
@@ -72,9 +74,58 @@ async def test_who_is_outside_names_nobody_inside(port: int) -> None:
             await errands((), f"127.0.0.1:{port + 1}").connect("127.0.0.1", port, near)
 
 
+async def test_strangers_do_not_take_the_look_ups_of_others(port: int) -> None:
+    """A server whose certificates name many places that no name server answers for takes its own look-ups: what CAs
+    have said, and what other servers say, is looked up as ever."""
+    go = threading.Event()
+
+    def lookup(name: str) -> tuple[Found, ...]:
+        assert not name.startswith("slow") or go.wait(10)
+        return ((socket.AF_INET, ("127.0.0.1", 0)),)
+
+    made = Errands(Resolver(per_client=4, lookup_s=5, lookup=lookup), Destinations(()))
+    slow = [asyncio.create_task(made.connect(f"slow-{number}.test", port, "10.0.0.1")) for number in range(30)]
+    await asyncio.sleep(0)
+    for near in ("", "10.0.0.2"):
+        (await asyncio.wait_for(made.connect(f"ca-{near}.test", port, near), 5)).close()
+    go.set()
+    for one in await asyncio.gather(*slow, return_exceptions=True):
+        if isinstance(one, socket.socket):
+            one.close()
+
+
 async def test_nobody_there() -> None:
     """A connection that is refused says which address, and why."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(OSError, match=f"127.0.0.1:{port}: Connection refused"):
         await errands(()).connect("127.0.0.1", port)
+
+
+# behind another proxy
+
+
+def through(port: int, *, tls: bool = False) -> Errands:
+    """Errands that all go to the proxy at `port` of 127.0.0.1, which is denied to others."""
+    parent = Parent("127.0.0.1", port, tls=tls)
+    return Errands(Resolver(per_client=4, lookup_s=5), Destinations(DENIED), parent)
+
+
+async def test_behind_a_proxy_that_is_connected_to(port: int) -> None:
+    """Where all goes through another proxy, that one is connected to; names are its to look up."""
+    made = await through(port).connect("ca.example", 80)
+    assert made.getpeername() == ("127.0.0.1", port)
+    made.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f.1", "::1", "169.254.169.254"])
+async def test_behind_a_proxy_denied_addresses_are_denied(port: int, host: str) -> None:
+    """What is spelled as a denied address is not asked for there either."""
+    with pytest.raises(DeniedError, match="of deny_destinations"):
+        await through(port).connect(host, 80)
+
+
+async def test_a_proxy_behind_tls_is_not_asked(port: int) -> None:
+    """Through a proxy that is spoken to over TLS nobody is asked, and that is said."""
+    with pytest.raises(DeniedError, match=r"ca\.example is behind a proxy that is spoken to over TLS"):
+        await through(port, tls=True).connect("ca.example", 80)

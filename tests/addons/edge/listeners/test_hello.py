@@ -153,7 +153,7 @@ def test_a_stream_of_anything_passes_whole() -> None:
     ],
 )
 def test_a_hello_names_its_host_in_one_way(names: list[bytes], clear: bool) -> None:
-    """A second name, a second list of names, or one that cannot be read may be what a server goes by."""
+    """A second name, or one that cannot be read, may be what a server goes by; a second list is refused before."""
     read = HelloReader(65536, 64).feed(built(b"\x13\x01", *((0, one) for one in names)))
     assert read is not None
     assert names_one(read) is clear

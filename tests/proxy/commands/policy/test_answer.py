@@ -58,6 +58,16 @@ def test_a_host_is_looked_up_where_a_rule_asks_for_its_address(tmp_path: Path) -
     assert told("test", "--config", config, *HONEST)["addresses"] == []
 
 
+def test_a_destination_that_is_denied(tmp_path: Path) -> None:
+    """What the policy lets through, and the proxy does not connect to, is not said to be inspected without a word."""
+    config = str(written(tmp_path))
+    found = told("test", "--config", config, "--host", "169.254.169.254", "--port", "80", "--plain")
+    assert (found["action"], found["denied"]) == ("decrypt", "link-local")
+    assert "denied by 'link-local' of [proxy] deny_destinations" in said(
+        "test", "--config", config, "--host", "169.254.169.254"
+    )
+
+
 def test_a_host_that_has_no_address(tmp_path: Path) -> None:
     """A name that does not resolve is no error: the answer says so."""
     found = told("test", "--config", str(written(tmp_path)), "--host", "nosuch.invalid")
