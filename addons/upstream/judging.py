@@ -30,7 +30,7 @@ from addons.revocation.answers import Answer
 from addons.revocation.status import Status
 from addons.upstream import repeated
 from addons.upstream.connection import Demand, ServerConnection
-from addons.upstream.faults import BESIDE_THE_CHAIN, KINDS, is_ca
+from addons.upstream.faults import BESIDE_THE_CHAIN, KINDS, is_ca, is_root
 from addons.upstream.issuers import Certificates, Issuers
 from addons.upstream.judge import (
     GOOD,
@@ -176,7 +176,7 @@ def _is_good(data: tls.TlsData, made: ServerConnection, status: Answer | None) -
     if made.complaints or status is not None or not wanted.strict or wanted.profile.min_rsa > _OF_OPENSSL:
         return False
     listed = data.conn.certificate_list
-    return bool(listed) and (not is_ca(leaf := listed[0].to_cryptography()) or leaf.issuer == leaf.subject)
+    return bool(listed) and (not is_ca(leaf := listed[0].to_cryptography()) or is_root(leaf))
 
 
 def _place(server: connection.Connection) -> str:
