@@ -8,6 +8,7 @@ others text; HEAD gets no content, a gRPC client its own kind of answer.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import urllib.parse
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ from addons.pages.sentences import SAYINGS, Kind, said
 from addons.pages.template import BUILT_IN, Template
 from addons.records.facts import Facts
 from hsm import names
+
+logger = logging.getLogger("hsmitm.pages")
 
 ID = "Hsmitm-Id"
 """The header that has the connection's id."""
@@ -117,6 +120,7 @@ class Pages:
         }
         made = self._made(status, values, asker)
         made.headers[ID] = facts.id
+        _tell(facts, kind, status, shown)
         if retry_after_s is not None:
             made.headers["Retry-After"] = str(retry_after_s)
         return made
@@ -157,6 +161,15 @@ def current() -> Pages:
 
 
 _PLAIN = Pages()
+
+
+def _tell(facts: Facts, kind: Kind, status: int, host: str) -> None:
+    """Have the id in the log for people, too, with what the page does not say."""
+    failure = facts.failure
+    why = f": {failure.text[:_LONGEST_DETAIL]}" if failure is not None and failure.kind == kind else ""
+    client = facts.client_ip or "a client"
+    told = {"log_class": f"page-{kind}"}  # a flood of one kind hides none of another (`proxy.processes.log_rates`)
+    logger.info("page %s for %s about %s: %d, %s%s", facts.id, client, host or "-", status, kind, why, extra=told)
 
 
 def _for_grpc(status: int, values: dict[str, str], content_type: str) -> http.Response:

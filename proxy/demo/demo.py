@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
 import shutil
 import signal
 import socket
@@ -19,7 +17,6 @@ from pathlib import Path
 
 import certifi
 from cryptography import x509
-from msgspec import Struct
 from rich.console import Console
 
 from hsm.errors import HsmitmError, MisconfiguredError
@@ -33,14 +30,17 @@ from proxy.config import edit
 from proxy.config.file import Config, load
 from proxy.config.operation import ProxySection, StatusSection
 from proxy.config.section import Address
-from proxy.demo import cage
+from proxy.demo import cage, policy
 from proxy.demo.origin import Origin, OriginCA
+from proxy.demo.visit import visit
 
 _HOSTS = ("shop.demo.test", "api.demo.test")
 _READY_S = 30.0
 _WARM_UP, _AGAIN = 30, 4
 _ORIGINS = ("127.0.0.0/8",)
 """Where the demo's internet is; its port is another each time."""
+_ORIGIN_CA = "origin-ca.pem"
+"""Of the servers, for a client that is not inspected."""
 _SCRIPT_NAME = "demo_hosts.py"
 _SCRIPT = '''"""Sends the demo's host names to the demo's origin."""
 
@@ -49,17 +49,6 @@ def server_connect(data):
     if data.server.address[0].endswith(".demo.test"):
         data.server.address = ("127.0.0.1", data.server.address[1])
 '''
-
-
-class _Visit(Struct, frozen=True):
-    """What curl saw."""
-
-    url: str
-    status: str
-    version: str
-    text: str
-    subject: str
-    issuer: str
 
 
 async def demo(directory: Path, *, once: bool) -> bool:
@@ -100,6 +89,7 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
     if path.exists() and not (directory / _SCRIPT_NAME).exists():
         raise MisconfiguredError(f"{path} is not the demo's; choose another --dir")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / _ORIGIN_CA).write_text(origin_ca.pem)
     (directory / "roots.pem").write_text(origin_ca.pem + Path(certifi.where()).read_text())
     (directory / _SCRIPT_NAME).write_text(_SCRIPT)
     if not path.exists():
@@ -118,6 +108,7 @@ async def _prepare(directory: Path, origin_ca: OriginCA, console: Console) -> Co
         await initialise(wanted, console.print, lambda _: True)
     elif "allow_destinations = " not in (text := edit.read(path)):  # made by a version that let clients go anywhere
         edit.write(path, text.replace("\n[proxy]\n", f"\n[proxy]\nallow_destinations = {json.dumps(_ORIGINS)}\n", 1))
+    policy.add_to(path)
     return load(path)
 
 
@@ -176,10 +167,13 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
     console.rule("[bold]real requests through the proxy", align="left")
     visits = []
     for flag, host in (("--http1.1", _HOSTS[0]), ("--http2", _HOSTS[1]), ("--http1.1", "127.0.0.1")):
-        visit = await _curl(config, f"https://{host}:{origin.port}/", flag)
-        visits.append(visit)
-        console.print(f"{visit.url} -> HTTP/{visit.version} {visit.status}: {visit.text.strip()}")
-        console.print(f"    certificate {visit.subject}, signed by {visit.issuer}")
+        seen = await visit(config, f"https://{host}:{origin.port}/", flag, trusting=_ca(config))
+        visits.append(seen)
+        console.print(f"{seen.url} -> HTTP/{seen.version} {seen.status}: {seen.text.strip()}")
+        console.print(f"    certificate {seen.subject}, signed by {seen.issuer}")
+    if not any(one.status == "200" for one in visits):
+        console.print("[bold red]FAILED[/] no request was answered; the lines above say why")
+        return False
     issuer = x509.load_pem_x509_certificate(_ca(config).read_bytes())
     name = issuer.subject.rfc4514_string().removeprefix("CN=")
     claims += [
@@ -191,11 +185,11 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
     while made < _WARM_UP and (await _settled(config, base.counters["connections"] + made)).counters["minted"] < (
         base.counters["minted"] + 2 + config.workers
     ):  # each worker keeps its own leaves, and the kernel chooses the worker: until each has asked for this host once
-        await _curl(config, f"https://{_HOSTS[0]}:{origin.port}/", "--http1.1")
+        await visit(config, f"https://{_HOSTS[0]}:{origin.port}/", "--http1.1", trusting=_ca(config))
         made += 1
     first = await _settled(config, base.counters["connections"] + made)
     for _ in range(_AGAIN):
-        await _curl(config, f"https://{_HOSTS[0]}:{origin.port}/", "--http1.1")
+        await visit(config, f"https://{_HOSTS[0]}:{origin.port}/", "--http1.1", trusting=_ca(config))
     second = await _settled(config, base.counters["connections"] + made + _AGAIN)
     again = second.counters["signatures"] - first.counters["signatures"]
     hits = second.counters["cache_hits"] - first.counters["cache_hits"]
@@ -206,6 +200,7 @@ async def _prove(config: Config, origin: Origin, console: Console) -> bool:
         )
     )
     claims += [*_key_claims(second, config), await cage.kept(config, second)]
+    claims += await policy.prove(config, origin, _ca(config), config.base / _ORIGIN_CA, console)
     for member in second.members:
         assert member.partition is not None
         console.print(f"\nThe CA key is on partition '{member.partition.label}', serial number "
@@ -243,28 +238,6 @@ def _key_claims(report: StatusReport, config: Config) -> list[tuple[bool, str]]:
 def _ca(config: Config) -> Path:
     """What the demo's client trusts."""
     return config.base / config.file.authorities["trust"].certificate
-
-
-async def _curl(config: Config, url: str, flag: str) -> _Visit:
-    process = await asyncio.create_subprocess_exec(
-        "curl", "--silent", "--show-error", "--verbose", "--max-time", "20", flag,
-        "--proxy", f"http://{config.listen}", "--cacert", str(_ca(config)),
-        "--write-out", "\n%{http_code} %{http_version}", url,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
-    )  # fmt: skip
-    output, trace = await process.communicate()
-    text, _, numbers = output.decode().rpartition("\n")
-    status, _, version = numbers.partition(" ")
-    said = trace.decode(errors="replace")
-    if process.returncode:
-        text = said.strip().rpartition("\n")[2]
-    return _Visit(url, status, version, text, _found(r"subject: (.*)", said), _found(r"issuer: (.*)", said))
-
-
-def _found(pattern: str, text: str) -> str:
-    found = re.findall(pattern, text)
-    return found[-1] if found else "-"
 
 
 def _say_how_to_use(config: Config, origin: Origin, console: Console) -> None:

@@ -49,10 +49,15 @@ def explain(config: Path, asked: Question, log: Path | None = None) -> Report:
     with ThreadPoolExecutor(3) as at_once:  # a server, name servers and the signer may all take their time
         signer = at_once.submit(hsm, _status(config))
         history = at_once.submit(past, log or _log(settings), asked)
-        decided, decision = policy(settings, asked, at)
+        decided = policy(settings, asked, at)
         seen = ServerPart(problem=decided.problem)  # who is not found is not asked a second time
         if not decided.problem:
-            seen = server(settings, asked, settings.policy.profile(decision.profile), at)
+            seen = server(
+                settings,
+                asked,
+                settings.policy.profile(decided.profile if decided.mode == "enforce" else "default"),
+                at,
+            )
         return Report(
             question=asked,
             short=_short(asked, decided, seen, signer.result()),

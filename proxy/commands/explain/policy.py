@@ -5,69 +5,45 @@ from __future__ import annotations
 import datetime as dt
 
 from addons.policy import times
-from addons.policy.decision import explained
 from addons.policy.settings import Accept
-from addons.records.facts import Decision, Facts, Mode
 from proxy.commands.explain.report import Missed, PolicyPart, Question
-from proxy.commands.resolving import denied, is_address, resolved
-from proxy.config.section import Address
+from proxy.commands.policy import question as policy_question
+from proxy.commands.policy.answer import Answer, answer
+from proxy.commands.resolving import resolved
 from proxy.config.worker import WorkerConfig
 
-_MODES: dict[str, Mode] = {"transparent": "transparent", "socks5": "socks5", "regular": "explicit"}
 
-
-def policy(config: WorkerConfig, question: Question, at: dt.datetime) -> tuple[PolicyPart, Decision]:
+def policy(config: WorkerConfig, asked: Question, at: dt.datetime) -> PolicyPart:
     """What becomes of a connection at `at`, of a client that tells the truth about where it wants to go."""
-    addresses, problem = resolved(question.host)
-    facts = _facts(config, question, at, addresses)
-    decision, misses = explained(facts, config.policy)
-    part = PolicyPart(
-        action=decision.action,
-        rule=decision.rule,
-        profile=decision.profile,
-        reason=decision.reason,
-        mode=config.policy.mode,
-        missed=tuple(Missed(one.rule, one.field, one.why) for one in misses),
-        exclusions=tuple(_exclusions(config, question, decision, at)),
+    addresses, problem = resolved(asked.host)
+    wanted = policy_question.Question(
+        host=asked.host, port=asked.port, at=at, client=asked.client, user=asked.user, alpn=("h2", "http/1.1"),
+        addresses=addresses, proved=True,
+    )  # fmt: skip
+    found = answer(policy_question.facts_of(wanted, config), config)
+    return PolicyPart(
+        action=found.action,
+        rule=found.rule,
+        profile=found.profile,
+        reason=found.reason,
+        mode=found.mode,
+        missed=tuple(Missed(one.rule, one.field, one.why) for one in found.missed),
+        exclusions=tuple(_exclusions(config, asked, found, at)),
         addresses=addresses,
-        denied=denied(config, addresses, question.port),
+        denied=found.denied,
         problem=problem,
     )
-    return part, decision
 
 
-def _facts(config: WorkerConfig, question: Question, at: dt.datetime, addresses: tuple[str, ...]) -> Facts:
-    mode = _MODES.get(config.proxy.mode, "upstream")
-    literal = is_address(question.host)
-    return Facts(
-        id="explain",
-        began=at.timestamp(),
-        began_monotonic=0.0,
-        at=at,
-        listener=str(Address.parse(config.proxy.listen)),
-        mode=mode,
-        client_ip=question.client,
-        user=question.user,
-        host="" if mode == "transparent" else question.host,
-        port=question.port,
-        destination=addresses[0] if addresses else "",
-        addresses=addresses,
-        hello=True,
-        sni="" if literal else question.host,
-        sni_proved=not literal,
-        alpn=("h2", "http/1.1"),
-    )
-
-
-def _exclusions(config: WorkerConfig, question: Question, decision: Decision, at: dt.datetime) -> list[str]:
-    found = []
-    if decision.action == "bypass":
-        which = "the policy's default" if decision.rule == "default" else f"the rule {decision.rule}"
-        rule = config.policy.rule(decision.rule)
+def _exclusions(config: WorkerConfig, asked: Question, found: Answer, at: dt.datetime) -> list[str]:
+    told = []
+    if found.action == "bypass":
+        which = "the policy's default" if found.rule == "default" else f"the rule {found.rule}"
+        rule = config.policy.rule(found.rule)
         until = f" until {rule.expires.isoformat()}" if rule is not None and rule.expires else ""
-        found.append(f"{which} excludes it from inspection{until}")
-    found += [_accepted(one, at) for one in config.policy.accepts if one.host == question.host]
-    return found
+        told.append(f"{which} excludes it from inspection{until}")
+    told += [_accepted(one, at) for one in config.policy.accepts if one.host == asked.host]
+    return told
 
 
 def _accepted(accept: Accept, at: dt.datetime) -> str:
