@@ -206,7 +206,8 @@ def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement
     assert wanted is not None
     proved = judgement.outcome == "trust"
     refused = wanted.profile.client_certificate in ("block", "bypass")
-    if made.certificate_wanted and refused and made.get_certificate() is None:
+    ours = isinstance(data.context.client.proxy_mode, Modes)  # the server is, and may ask and do without
+    if made.certificate_wanted and refused and not ours and made.get_certificate() is None:
         note_wish(data.context, data.conn, wanted.profile)
         return Judgement("block", "server-wants-client-certificate", wishes(wanted.host), proved)
     facts = facts_of(data.context.client)

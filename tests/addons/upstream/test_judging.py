@@ -370,6 +370,11 @@ async def test_a_server_that_wants_a_certificate(roots: Path, wish: str, version
         assert made.judgement.proved  # type: ignore[union-attr]
 
 
+async def test_a_server_of_ours_may_ask_for_a_certificate(roots: Path) -> None:
+    """Our own sites' servers go on as ever where they ask, and do without."""
+    assert Proxy(shown("", HOST), Profile(), roots, settings=_wanting(), mode="inbound:0@127.0.0.1:1").goes_on
+
+
 @pytest.mark.parametrize("word", ["log", "block"])
 @pytest.mark.parametrize(("groups", "theirs"), [(_HYBRID, "P-256"), (_HYBRID, ""), ((29,), "P-256")])
 async def test_a_key_exchange_of_less_than_the_client_offered(
