@@ -7,6 +7,7 @@ over_time   another policy takes its place, as a whole
 asked       what layers ask of it
 demands     what a profile demands of the client's own hello; pure
 hits        how often each rule has decided, and which ends soon
+exclusions  servers that cannot be inspected, as was seen; no I/O
 settings    the policy as an operator writes it: types, defaults and bounds; no I/O
 compiling   one rule, from what was written to criteria
 criteria    what a rule demands: one class for each field, with why it does not hold

@@ -14,6 +14,7 @@ programs that speak no HTTP would get HTTP. An alert is the same for all, at onc
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from mitmproxy import connection, ctx, http
@@ -28,6 +29,7 @@ from addons.policy.case import Case
 from addons.policy.criteria import Honest
 from addons.policy.decision import decide
 from addons.policy.demands import demanded
+from addons.policy.exclusions import FOR_S, Exclusions
 from addons.policy.hits import Hits
 from addons.policy.rules import Compiled, compiled
 from addons.policy.settings import OnOutage, Policy, Profile
@@ -60,6 +62,7 @@ class PolicyAddon:
         self._hits = Hits(registry or CollectorRegistry())
         self.prove = prove
         self._away = away
+        self._exclusions = Exclusions()
         self.swap(policy or compiled(Policy()))
 
     def swap(self, policy: Compiled) -> None:
@@ -146,12 +149,32 @@ class PolicyAddon:
             if facts.decision.settled and facts.decision.acts == "block":
                 self._close(client, facts)
             return None
-        facts.decision = demanded(facts, facts.decision, policy_of(facts))
+        facts.decision = self._excluded(facts, demanded(facts, facts.decision, policy_of(facts)))
         passes = on_outage_of(facts) == "bypass" and facts.decision.action == "decrypt" and not facts.plain
         if passes and self._away is not None:
             return self._bypass_in_outage(client, facts, self._away())
         self._close(client, facts)
         return None
+
+    def _excluded(self, facts: Facts, decision: Decision) -> Decision:
+        """`decision`, or the bypass of a server that has asked for a client's certificate before."""
+        if decision.action != "decrypt" or facts.plain or policy_of(facts).client_certificate != "bypass":
+            return decision
+        if not self._exclusions.holds(facts, time.monotonic()):
+            return decision
+        why = f"rule '{decision.rule}' says decrypt, and the server asks clients for a certificate"
+        return replace(decision, action="bypass", reason=f"{why} (profile '{decision.profile}')")
+
+    def exclude(self, client: connection.Client) -> None:
+        """The client's server has asked for a certificate, and is passed by from its next connection on."""
+        facts = facts_of(client)
+        if self._exclusions.note(facts, time.monotonic()):
+            logger.info(
+                "client %s: %s asks for a client certificate, and is not inspected from its next connection on, for "
+                "%g h (profile '%s')",
+                human.format_address(client.peername), facts.name, FOR_S / 3600,
+                facts.decision.profile if facts.decision is not None else "default",
+            )  # fmt: skip
 
     async def _bypass_in_outage(self, client: connection.Client, facts: Facts, away: Awaitable[bool]) -> None:
         """The rule has it that this site is passed while no member serves; not whoever says that it is this site."""
@@ -225,6 +248,13 @@ def policy_of(facts: Facts) -> Profile:
         return _BUILT_IN
     decision = facts.decision
     return policy.profile(decision.profile if decision is not None and decision.enforced else "default")
+
+
+def exclude(client: connection.Client) -> None:
+    """As `PolicyAddon.exclude`, where a worker runs."""
+    addon = ctx.master.addons.get(asked.NAME)
+    if addon is not None:
+        addon.exclude(client)
 
 
 def on_outage_of(facts: Facts) -> OnOutage | None:

@@ -28,7 +28,7 @@ from addons.records.facts import Missing
 
 RESERVED = ("default", "no_sni")
 """What the log calls a decision that is no rule's."""
-_JA4 = re.compile(r"[tqd][0-9s][0-9a-z]{8}_[0-9a-f]{12}_[0-9a-f]{12}")
+_JA4 = re.compile(r"[tqd][0-9s][0-9][di][0-9]{4}[0-9A-Za-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}")
 
 
 def named[**P, T](field: str, make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -6,6 +6,7 @@ leaves the policy that is in force, is said once, and is tried again with the ne
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -30,6 +31,7 @@ class PolicyOverTime:
         self._reread = reread
         self._configuration: int | None = None
         self._complaint = ""
+        self._reminded: dt.date | None = None
         self._failed = Gauge(
             "hsmitm_policy_reload_failed", "Workers that go on with an older policy than they were to read",
             registry=registry,
@@ -39,6 +41,7 @@ class PolicyOverTime:
         """The signer answered a report. With the first answer the file is read, too: it may have been reloaded since
         the worker read it."""
         if told.of_configuration == self._configuration:
+            self._remind()
             return
         try:
             policy = await self._reread()
@@ -52,4 +55,14 @@ class PolicyOverTime:
         self._failed.set(0)
         if policy.version != self._addon.policy.version:
             self._addon.swap(policy)
+            self._reminded = None
             logger.info("policy %s is in force, with %d rules", policy.version, len(policy.rules))
+        self._remind()
+
+    def _remind(self) -> None:
+        """Once a day, and of each new policy: what has ended, ends soon, or hardly matches."""
+        now = dt.datetime.now(dt.UTC)
+        if self._reminded != now.date():
+            self._reminded = now.date()
+            for warning in self._addon.policy.warnings(now):
+                logger.warning("%s", warning)

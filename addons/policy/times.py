@@ -59,7 +59,10 @@ def zone(name: str) -> dt.tzinfo:
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"'{name}' is no zone that this machine knows; write one as 'Europe/Rome'") from None
+        raise ValueError(
+            f"'{name}' is no zone that this machine knows; write one as 'Europe/Rome', or install tzdata where that is "
+            "unknown, too"
+        ) from None
 
 
 def _days(text: str) -> list[int]:

@@ -51,12 +51,12 @@ class EventPart(_Part, kw_only=True):
     dataset: str = ""
 
 
-class Source(_Part):
+class Source(_Part, kw_only=True):
     """The client, and what came from it."""
 
     ip: str = ""
     port: int = 0
-    bytes: int = 0
+    bytes: int
 
 
 class User(_Part):
@@ -65,19 +65,19 @@ class User(_Part):
     name: str = ""
 
 
-class Destination(_Part):
+class Destination(_Part, kw_only=True):
     """The server, and what went to the client."""
 
     address: str = ""
     ip: str = ""
     port: int = 0
-    bytes: int = 0
+    bytes: int
 
 
-class Network(_Part):
+class Network(_Part, kw_only=True):
     """Both directions of the client's leg."""
 
-    bytes: int = 0
+    bytes: int
     transport: str = ""
 
 
@@ -128,6 +128,7 @@ class Upstream(_Part):
 
     tls: Tls | None = None
     bytes: Directions | None = None
+    pq_downgrade: bool = False
 
 
 class Client(_Part):
@@ -207,10 +208,10 @@ class Record(_Part, kw_only=True):
     timestamp: datetime.datetime = field(name="@timestamp")
     ecs: Ecs = field(default_factory=Ecs)
     event: EventPart
-    source: Source = field(default_factory=Source)
+    source: Source
     user: User | None = None
-    destination: Destination = field(default_factory=Destination)
-    network: Network = field(default_factory=Network)
+    destination: Destination
+    network: Network
     tls: Tls | None = None
     hsmitm: Ours
 
@@ -235,7 +236,11 @@ def _bounded(made: Record) -> bytes:
         if len(whole) < MAX_BYTES:
             return whole + b"\n"
     short = Ours(mode=made.hsmitm.mode, listener=made.hsmitm.listener[: _CUT[-1]], error=made.hsmitm.error)
-    bare = Record(timestamp=made.timestamp, ecs=made.ecs, event=made.event, source=made.source, hsmitm=short)
+    where = Destination(ip=made.destination.ip, port=made.destination.port, bytes=made.destination.bytes)
+    bare = Record(
+        timestamp=made.timestamp, ecs=made.ecs, event=made.event, source=made.source, destination=where,
+        network=made.network, hsmitm=short,
+    )  # fmt: skip
     return _encoder.encode(_cut(msgspec.to_builtins(bare, builtin_types=(datetime.datetime,)), _CUT[-1])) + b"\n"
 
 

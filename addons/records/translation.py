@@ -87,7 +87,11 @@ def _ours(facts: Facts, server: Leg, worker: int) -> Ours:
         policy_version=facts.policy_version,
         requests=facts.requests,
         client=Client(hello=True, alpn=facts.alpn, groups=facts.groups, ech=facts.ech) if facts.hello else None,
-        upstream=Upstream(tls=_tls(server, None), bytes=Directions(in_=server.bytes_in, out=server.bytes_out))
+        upstream=Upstream(
+            tls=_tls(server, None),
+            bytes=Directions(in_=server.bytes_in, out=server.bytes_out),
+            pq_downgrade=facts.pq_downgrade,
+        )
         if told
         else None,
         authority=facts.authority,
@@ -154,6 +158,7 @@ def to_facts(of: Record) -> Facts:
         alpn=client.alpn,
         groups=client.groups,
         ech=client.ech,
+        pq_downgrade=bool(ours.upstream and ours.upstream.pq_downgrade),
         decision=_decision(ours),
         policy_version=ours.policy_version,
         categories=ours.categories,

@@ -12,7 +12,7 @@ Loaded by workers, and in parts by `hsmitm check`. Who shows a response in hands
     check      the status of one certificate: what was stapled, its responder's word, its issuer's list
     named      what a certificate says about where more is to be learnt; no I/O
     crl        one CRL: whether it counts, and whether a certificate is in it; no I/O
-    lists      the CRLs that certificates name, fetched once and kept until they end
+    lists      the CRLs that certificates name, fetched once and kept while they count
     servers    whom certificates name, as servers that are asked: a few questions at a time
     download   one HTTP exchange, bounded in time, bytes and pieces
 """

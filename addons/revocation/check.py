@@ -12,14 +12,14 @@ from msgspec import structs
 from addons.revocation import named, ocsp, ocsp_http
 from addons.revocation.answers import Answer, Status
 from addons.revocation.download import NoAnswerError
-from addons.revocation.lists import Lists
+from addons.revocation.lists import RENEW, Lists
 from addons.revocation.named import STRANGE
 from addons.revocation.servers import Servers
 
 LONGEST_STAPLE = ocsp_http.MAX_BYTES
 _OCSP_S = 5.0
 """What a responder has for its answer; PAN-OS has the same."""
-_RENEW_S, _RENEW_STAPLED_S = 43200.0, 3600.0
+_RENEW_S, _RENEW_STAPLED_S = RENEW.total_seconds(), 3600.0
 """An answer may hold for a week. After so long its source is asked again while it still counts: half a day for what is
 fetched, an hour for what servers bring along anyway."""
 _UNKNOWN_S, _TIMEOUT_S = 300.0, 30.0

@@ -80,19 +80,23 @@ class Servers:
         url = urlsplit(wanted.url)
         name = f"{url.hostname}:{url.port or 80}"
         account = near or name  # whoever is near can name servers without end
+        self._check(wanted, name)
         try:
-            if self._is_silent(name):
-                raise NoAnswerError(f"{wanted.who} {wanted.url} is left alone for now: it did not answer")
             await self._turns.take(account)
-        except (NoAnswerError, LineFullError) as error:
+        except LineFullError:
             self._count("not-asked")
-            if isinstance(error, NoAnswerError):
-                raise
             raise NoAnswerError(f"{wanted.who} {wanted.url} has too many questions to answer") from None
         try:
+            self._check(wanted, name)  # others may have asked in vain while we waited
             return await self._asked(wanted, name, near)
         finally:
             self._turns.give_back(account)
+
+    def _check(self, wanted: Wanted, name: str) -> None:
+        standing = self._failing.get(name)
+        if standing is not None and self._clock() < standing.until:
+            self._count("not-asked")
+            raise NoAnswerError(f"{wanted.who} {wanted.url} is left alone for now: it did not answer")
 
     async def _asked(self, wanted: Wanted, name: str, near: str) -> bytes:
         parent = self._errands.parent
@@ -116,10 +120,6 @@ class Servers:
             self._failed(name)
         elif result == "answered":
             self._failing.pop(name, None)
-
-    def _is_silent(self, name: str) -> bool:
-        standing = self._failing.get(name)
-        return standing is not None and self._clock() < standing.until
 
     async def _streams(self, wanted: Wanted, url: SplitResult, near: str) -> Streams:
         try:

@@ -22,7 +22,7 @@ from msgspec import structs
 from addons.edge.answers import Sentence
 from addons.edge.connecting.errands import OUTSIDE
 from addons.modes import Modes
-from addons.policy.addon import policy_of
+from addons.policy.addon import exclude, policy_of
 from addons.policy.settings import Accept, Profile
 from addons.records.connections import facts_of
 from addons.records.facts import Facts
@@ -84,6 +84,12 @@ def _same(one: str, other: str) -> bool:
     with suppress(ValueError):
         return names.to_ascii(one) == names.to_ascii(other)
     return one == other
+
+
+def is_vouched(data: tls.TlsData) -> bool:
+    """Whether the client was shown a trusted leaf for this very server: then it must prove itself each time."""
+    address, kind = data.context.client.__dict__.get(_SHOWN, (None, None))
+    return kind == "trust" and isinstance(data.conn, connection.Server) and data.conn.address == address
 
 
 def _most(made: context.Context, server: connection.Server) -> Outcome:
@@ -201,6 +207,7 @@ def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement
     proved = judgement.outcome == "trust"
     refused = wanted.profile.client_certificate in ("block", "bypass")
     if made.certificate_wanted and refused and made.get_certificate() is None:
+        note_wish(data.context, data.conn, wanted.profile)
         return Judgement("block", "server-wants-client-certificate", wishes(wanted.host), proved)
     facts = facts_of(data.context.client)
     if not _HYBRID.isdisjoint(facts.groups) and not _is_hybrid(made):
@@ -209,6 +216,12 @@ def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement
             sentence = f"{wanted.host} knows no key exchange that is safe from quantum computers, as the client's is"
             return Judgement("block", "no-common-group", sentence, proved)
     return judgement
+
+
+def note_wish(made: context.Context, server: connection.Connection, profile: Profile) -> None:
+    """The client's own server wants a client certificate: the profile may have it passed by from now on."""
+    if server is made.server and profile.client_certificate == "bypass":
+        exclude(made.client)
 
 
 def wishes(host: str) -> str:

@@ -22,7 +22,7 @@ from addons.records import classes, legs
 from addons.records.connections import facts_of
 from addons.tls.goodbye import Goodbye
 from addons.upstream.connection import ServerConnection
-from addons.upstream.judging import cut, wishes
+from addons.upstream.judging import cut, note_wish, profile_of, wishes
 
 _ABOUT_CERTIFICATES = (
     "certificate required",
@@ -113,6 +113,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
             err = cut(made, facts, self.last_alert)
         elif self._about_certificates(err):
             err = self._wish()
+            note_wish(self.context, self.conn, profile_of(self.context.client))
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
         elif any(one in err or one in why for one in _NO_VERSION):
             err = (

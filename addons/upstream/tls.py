@@ -23,7 +23,7 @@ from addons.records.connections import facts_of
 from addons.tls.protocol import Suites, suites
 from addons.tls.suites import of_profile, towards_servers, unknown
 from addons.upstream.connection import ServerConnection
-from addons.upstream.judging import Judging, demand, profile_of
+from addons.upstream.judging import Judging, demand, is_vouched, profile_of
 from addons.upstream.own import Wanted, context
 from addons.upstream.repeated import Roots
 from addons.upstream.settings import Own
@@ -88,8 +88,10 @@ class UpstreamTls(tlsconfig.TlsConfig):
     def tls_start_server(self, tls_start: tls.TlsData) -> None:
         """As TlsConfig, and as the profile in force has it: versions, suites, our certificate. What OpenSSL has to say
         of the server's certificate is heard and judged (`judge_server`)."""
-        if tls_start.ssl_conn is not None:
-            return  # a script's, or our own sites'
+        if tls_start.ssl_conn is not None:  # a script's, or our own sites'
+            if is_vouched(tls_start):
+                tls_start.ssl_conn.set_verify(SSL.VERIFY_PEER)
+            return
         if tls_start.is_dtls:
             super().tls_start_server(tls_start)
             return

@@ -123,6 +123,10 @@ MEASURES: dict[str, Measure] = {
         "gauge", "When a rule, or an accepted certificate, ends",
         {"kind": _one_of("rule", "accept"), "name": _HOST}, series=_RULES, most=_TIME, greatest=True,
     ),
+    "hsmitm_probes": Measure(
+        "counter", "Servers asked for their certificate before, or beside, a bypass, by what was found",
+        {"result": _one_of("good", "refused", "unreached")},
+    ),
     "hsmitm_certificate_questions": Measure(
         "counter", "Questions to those whom servers' certificates name",
         {"of": _one_of("status", "issuer"), "result": _one_of("answered", "silent", "not-asked")},

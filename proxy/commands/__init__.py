@@ -10,6 +10,7 @@ or work on files and partitions while nothing runs.
     check_pages    its part about the own page that clients see
     check_pace     its part about times: what a signature takes, and whether who waits for it waits long enough
     check_cage     its part about workers as processes: what keeps them from the keys, how much they carry
+    check_records  its part about the decryption log
     check_policy   its part about the policy: how much there is of it, what ends
     pace           how long an HSM takes, measured, and the settings that fit it
     explain        `hsmitm explain HOST`: why a host does, or does not, work

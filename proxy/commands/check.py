@@ -6,6 +6,7 @@ It logs in once for each member, as `run` would: a wrong PIN found here is remem
 from __future__ import annotations
 
 import asyncio
+import datetime
 import datetime as dt
 import functools
 from pathlib import Path
@@ -35,6 +36,7 @@ from proxy.commands.check_cage import check_cage
 from proxy.commands.check_pace import check_pace, check_times
 from proxy.commands.check_pages import check_pages
 from proxy.commands.check_policy import check_policy
+from proxy.commands.check_records import check_records
 from proxy.commands.check_schemes import check_schemes
 from proxy.commands.check_sites import check_sites
 from proxy.commands.findings import EXPIRES_SOON_DAYS, Findings, Say
@@ -58,8 +60,11 @@ async def check(path: Path, say: Say) -> bool:
     check_policy(config, findings)
     _check_places(config, findings)
     check_cage(config, findings)
+    check_records(config, findings)
     await _check_mitmproxy(config, findings)
     check_pages(config, findings)
+    for warning in config.file.compiled().warnings(datetime.datetime.now(datetime.UTC)):
+        findings.warn(warning)
     await check_sites(config, findings)
     check_times(config, findings)
     await _check_hsm(config, findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from hsm.errors import TryLaterError
 from hsm.member.settings import MemberSettings
-from hsm.wire.admin import Info, InfoReport, Reload, Reply, Reset, Status, StatusReport, Told
+from hsm.wire.admin import CODEC, Info, InfoReport, Reload, Reply, Reset, Status, StatusReport, Told
 from proxy.commands.options import (
     CONFIG,
     STATUS_TIMEOUT_S,
@@ -130,8 +131,20 @@ def take_over(config: Path) -> None:
 
 
 def reload(config: ConfigOption = CONFIG) -> None:
-    """Read hsmitm.toml again: members, their sessions, retry counts and times change without dropping a connection."""
-    _say(ask(config, Reload(), _PATIENCE_S))
+    """Read hsmitm.toml again: members, times, our own sites and the policy change without dropping a connection."""
+    from hsm.wire import client  # noqa: PLC0415
+    from hsm.wire.run_directory import ADMIN_SOCKET  # noqa: PLC0415
+    from proxy.config import status as places  # noqa: PLC0415
+
+    # Not the whole file: what is wrong in it is the signer's to say, who remembers that a reload has failed.
+    signer = places.run_directory(config).socket(ADMIN_SOCKET)
+    try:
+        _say(asyncio.run(client.ask(signer, CODEC, Reload(), _PATIENCE_S)))
+    except TryLaterError:
+        from proxy.config.file import load  # noqa: PLC0415
+
+        load(config)  # nobody is there: a file that is wrong is the better news
+        raise
 
 
 def _say(told: Reply) -> None:

@@ -39,10 +39,8 @@ from proxy.config.operation import (
     StatusSection,
 )
 from proxy.config.pages import PagesSection
-from proxy.config.policy import PolicySection, UpstreamSection, taken
+from proxy.config.policy import TAKEN_OVER, PolicySection, UpstreamSection, taken
 from proxy.config.section import Address, Section, named
-
-_POLICY = AtReload("[policy], [profiles] or [[upstream.accept]]")
 
 
 class File(Section, frozen=True):
@@ -58,9 +56,9 @@ class File(Section, frozen=True):
     mitmproxy: Annotated[MitmproxySection, AtStart("[mitmproxy]")] = field(default_factory=MitmproxySection)
     pages: Annotated[PagesSection, AtStart("[pages]")] = field(default_factory=PagesSection)
     log: Annotated[LogSection, AtStart("[log]")] = field(default_factory=LogSection)
-    policy: Annotated[PolicySection, _POLICY] = field(default_factory=PolicySection)
-    profiles: Annotated[dict[str, Profile], _POLICY] = field(default_factory=dict)
-    upstream: Annotated[UpstreamSection, _POLICY] = field(default_factory=UpstreamSection)
+    policy: Annotated[PolicySection, TAKEN_OVER] = field(default_factory=PolicySection)
+    profiles: Annotated[dict[str, Profile], TAKEN_OVER] = field(default_factory=dict)
+    upstream: UpstreamSection = field(default_factory=UpstreamSection)
     decryption_log: Annotated[DecryptionLogSection, AtStart("[decryption_log]")] = field(
         default_factory=DecryptionLogSection
     )

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Annotated
 
 from msgspec import structs
 
 from addons.policy.rules import Compiled, compiled
 from addons.policy.settings import Accept, ClientCertificate, Policy, Profile, Rule
 from addons.upstream.settings import Own
+from hsm.effect import AtReload, AtStart
 from proxy.config.section import Address, Section
+
+TAKEN_OVER = AtReload("[policy], [profiles] or [[upstream.accept]]")
 
 
 class PolicySection(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,8 +28,10 @@ class PolicySection(Policy, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class UpstreamSection(Section, frozen=True):
     """[upstream]: sites whose broken certificate is accepted, and certificates of ours for servers that ask for one."""
 
-    accept: tuple[Accept, ...] = ()
-    client_certificates: tuple[ClientCertificate, ...] = ()
+    accept: Annotated[tuple[Accept, ...], TAKEN_OVER] = ()
+    client_certificates: Annotated[
+        tuple[ClientCertificate, ...], AtStart("[[upstream.client_certificates]]")
+    ] = ()  # files, which a worker that is locked in can no longer open
 
     def own(self, base: Path) -> dict[str, Own]:
         """Certificates of ours, by name. Paths start from `base`."""
@@ -74,6 +80,6 @@ def _placed(number: int, rule: Rule, known: Collection[str]) -> Rule:
         found = str(Address.parse(rule.listener))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    if found not in known:
+    if known and found not in known:  # a draft of a policy may have no listener
         raise ValueError(f"{where}: nobody listens on {rule.listener}; there are {', '.join(sorted(known))}")
     return structs.replace(rule, listener=found)

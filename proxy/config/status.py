@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from hsm.errors import MisconfiguredError
 from hsm.wire.run_directory import STATUS_SOCKET, RunDirectory
 from proxy.config import messages
 from proxy.config.operation import LogSection, RunSection, StatusSection
@@ -46,3 +47,13 @@ def load(path: Path) -> StatusConfig:
         run=RunDirectory(path.parent / part.run.directory, part.run.group),
         log=part.log,
     )
+
+
+def run_directory(path: Path) -> RunDirectory:
+    """Where the sockets are of whoever runs with `path`: as [run] has it, or where `hsmitm init` puts them while the
+    file cannot be read at all."""
+    path = path.absolute()
+    try:
+        return load(path).run
+    except MisconfiguredError:
+        return RunDirectory(path.parent / RunSection().directory)

@@ -30,7 +30,7 @@ def bench(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 
 def test_failover(softhsm_module: str, tmp_path: Path) -> None:
     """A short soak: members fail and come back under real connections, none of which fails, and the times are told."""
-    result = bench(tmp_path, "failover", "--seconds", "6", "--members", "2", "--seed", "7")
+    result = bench(tmp_path, "failover", "--seconds", "3", "--members", "2", "--seed", "7")
     figures = result["figures"]
     assert figures["requests"] > 100
     assert (figures["failed_requests"], figures["bad_signatures"]) == (0, 0)

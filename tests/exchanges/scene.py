@@ -179,12 +179,13 @@ class Scene:
         self.place.call(server.close)
 
     def curl(self, way: str, port: int, *options: str, path: str = "/", name: str = HOST) -> Answer:
-        """A request by the real client to the server at `port`."""
+        """A request by the real client to the server at `port`, which it knows by `name`; our site has one."""
+        host = HOST if way == "inbound" else name
         with self.relayed(way, port, name) as relay:
             done = subprocess.run(
                 ["curl", "--silent", "--show-error", "--max-time", "20", "--noproxy", "*", "--cacert",
                  str(self.through(way)[1]), "--connect-to", f"::127.0.0.1:{relay}", "--write-out",
-                 "\n%{http_code} %{time_total}", *options, f"https://{HOST}:{port}{path}"],
+                 "\n%{http_code} %{time_total}", *options, f"https://{host}:{port}{path}"],
                 capture_output=True, text=True, errors="replace", timeout=30, check=False,
             )  # fmt: skip
         body, _, numbers = done.stdout.rpartition("\n")

@@ -135,8 +135,8 @@ def test_a_connection_that_is_broken_ends_with_its_code(scene: Scene, way: str, 
 
 def _answer(scene: Scene, way: str, port: int) -> str:
     """What a client reads whose way begins with a word of its own, or who asks a site."""
-    if way == "inbound":
-        return scene.curl(way, port).body
+    if way != "explicit":
+        return scene.curl(way, port, "--insecure").body
     said = f"CONNECT {HOST}:{port} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode()
     with scene.open("direct", int(scene.systems[way].proxy.rpartition(":")[2])) as plain:
         plain.sendall(said)
@@ -151,15 +151,13 @@ def _answer(scene: Scene, way: str, port: int) -> str:
 def test_a_refused_connection_is_told_in_words(scene: Scene, way: str) -> None:
     """Nobody listens there: who reads an answer reads so, and the log says it, without a system's numbers."""
     port, through = scene.spare(), scene.through(way)[0]
-    if way in ("explicit", "inbound"):
+    if way != "socks5":
         said = _answer(scene, way, port)
-        assert f"{HOST} cannot be connected to" in said
+        assert "cannot be connected to" in said
         assert "Errno" not in said
-    elif way == "socks5":
+    else:
         with pytest.raises(ConnectionError, match=r"it ended with b'.x05.x04"):
             scene.place.run(through.connect(port))
-    else:
-        assert scene.curl(way, port).status == 0
     scene.systems[way].until_logged(f"127.0.0.1:{port}: Connection refused")
 
 

@@ -24,10 +24,14 @@ class Records:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def all(self) -> list[Told]:
-        """Those that are there now."""
+    def lines(self) -> list[bytes]:
+        """Those that are there now, as they are."""
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        found = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        return [line for line in lines if line.endswith(b"\n")]
+
+    def all(self) -> list[Told]:
+        """Those that are there now, read."""
+        found = [json.loads(line) for line in self.lines()]
         for one in found:
             _VALIDATOR.validate(one)
         return found

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from proxy.demo.origin import OriginCA
+from tests.integration.decryption_records import Records, Told
 from tests.integration.harness import OriginThread, System
 from tests.integration.test_forward import tunnel
 
@@ -27,6 +28,8 @@ def test_socks5(softhsm_module: str, origin_ca: OriginCA, origin: OriginThread, 
         address = system.proxy
         reply = system.curl(f"https://socks.test:{origin.port}/", "--proxy", f"socks5h://{address}")
     assert reply.ok, reply.errors
+    told = _record(tmp_path, "socks.test", "socks5", origin.port)
+    assert told["hsmitm"]["host"] == "socks.test"
 
 
 def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, system: System, tmp_path: Path) -> None:
@@ -38,6 +41,19 @@ def test_behind_an_upstream_proxy(softhsm_module: str, origin: OriginThread, sys
         reply = outer.curl(f"https://chained.test:{origin.port}/")
     assert reply.ok, reply.errors
     assert "hsmitm forward trust CA" in reply.trace
+    told = _record(tmp_path, "chained.test", "upstream", origin.port)
+    assert "hsmitm forward trust CA" in told["hsmitm"]["upstream"]["tls"]["server"]["issuer"]
+
+
+def _record(directory: Path, host: str, mode: str, port: int) -> Told:
+    """The only one of a client that wanted this host: an inspected connection, of that mode."""
+    told = Records(directory / "s" / "decryption.jsonl").of_host(host)
+    assert (told["event"]["action"], told["hsmitm"]["mode"]) == ("decrypted", mode)
+    assert (told["destination"]["ip"], told["destination"]["port"]) == ("127.0.0.1", port)
+    assert told["tls"]["curve"]
+    assert told["tls"]["server"]["subject"]
+    assert told["hsmitm"]["upstream"]["tls"]["version"] == "1.3"
+    return told
 
 
 def test_a_parent_proxy_that_never_answers(softhsm_module: str, tmp_path: Path) -> None:
@@ -140,6 +156,11 @@ def test_transparent(softhsm_module: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "says hello" in line]
     assert [line.split(":")[0] for line in lines] == ["0 redirected.test", "0 127.0.0.1"], done.stdout
+    for host in ("redirected.test", "127.0.0.1"):
+        told = Records(tmp_path / "s" / "decryption.jsonl").of_host(host)
+        assert (told["event"]["action"], told["hsmitm"]["mode"]) == ("decrypted", "transparent")
+        assert "host" not in told["hsmitm"]
+        assert told["destination"]["ip"] == "127.0.0.1"
 
 
 INBOUND = """
@@ -190,6 +211,15 @@ def test_transparent_inbound(softhsm_module: str, tmp_path: Path) -> None:
     assert served.startswith("0 shop.test:"), done.stdout
     assert "says hello over TLS" in served
     assert "unrecognized name" in refused
+    records = Records(tmp_path / "s" / "decryption.jsonl")
+    told = records.of_host("shop.test")
+    assert (told["event"]["action"], told["hsmitm"]["mode"]) == ("decrypted", "inbound")
+    assert told["tls"]["server"]["hash"]["sha256"]
+    assert told["tls"]["curve"]
+    assert told["hsmitm"]["upstream"]["tls"]["version"] == "1.3"
+    assert told["hsmitm"]["hsm"]["member"] == "softhsm1"
+    error = records.of_host("other.test")["hsmitm"]["error"]
+    assert (error["class"], error["alert"]) == ("host-mismatch", "unrecognized_name")
 
 
 DENIED = """

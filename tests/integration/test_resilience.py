@@ -134,7 +134,7 @@ def test_halves_start_in_any_order(
 ) -> None:
     """`hsmitm proxy` before `hsmitm signer`: new hosts get a 502 that says why; with the signer there they are served,
     without it known hosts go on, and nothing is restarted by hand."""
-    system = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1")
+    system = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", mint_timeout_s="2.0")
     proxy_half = start_half(system, "proxy")
     halves = [proxy_half]
     try:

@@ -110,7 +110,7 @@ class Front:
             suppress(OSError),
             connection,
             self._tls.wrap_socket(connection, server_side=True) as tls,
-            socket.create_connection(("127.0.0.1", self._behind[tls.selected_alpn_protocol() or ""])) as plain,
+            socket.create_connection(("127.0.0.1", self._behind[tls.selected_alpn_protocol() or "http/1.1"])) as plain,
         ):
             while True:
                 ready = [tls] if tls.pending() else select.select([tls, plain], [], [], 20)[0]
@@ -162,8 +162,8 @@ def _by_name(name: str) -> Shown:
 
 
 @contextmanager
-def serving() -> Iterator[Servers]:
-    """All of them, on an event loop of their own."""
+def serving(shows: Callable[[str], Shown] = _by_name) -> Iterator[Servers]:
+    """All of them, with an event loop of their own."""
     kinds: dict[str, Callable[[ssl.SSLContext], None]] = {"": lambda _: None, OLD: _old, WEAK: _weak, WANTING: _wanting}
     loop, made = asyncio.new_event_loop(), Servers()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -173,7 +173,7 @@ def serving() -> Iterator[Servers]:
         asyncio.run_coroutine_threadsafe(behind.__aenter__(), loop).result(20)
     ports = {alpn: one.port for alpn, one in plain.items()}
     for fault, adjust in kinds.items():
-        made.fronts[fault] = Front(ports, _by_name, adjust)
+        made.fronts[fault] = Front(ports, shows, adjust)
     try:
         yield made
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from hsm import names
 from hsm.errors import MisconfiguredError
 from hsm.wire.admin import Status, StatusReport
 from proxy.commands.explain.hsm import hsm
-from proxy.commands.explain.past import past
+from proxy.commands.explain.past import of_page, past
 from proxy.commands.explain.policy import policy
 from proxy.commands.explain.report import HsmPart, PolicyPart, Question, Report, ServerPart
 from proxy.commands.explain.server import server
@@ -41,9 +42,20 @@ def question(host: str, port: int | None, client: str, user: str) -> Question:
     return Question(found, port or _HTTPS, client, user)
 
 
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+"""What stands on a page: a UUID (RFC 9562 section 4)."""
+
+
+def asked_about(config: Path, said: str, port: int | None, client: str, user: str, log: Path | None) -> Question:
+    """What is asked about where `said` is a host, or the id on a page: then it is that connection. `log` is another
+    decryption log than the configured one. Raises MisconfiguredError."""
+    if not _ID.fullmatch(said.strip()):
+        return question(said, port, client, user)
+    return of_page(log or _log(load(config)), said.strip().lower())
+
+
 def explain(config: Path, asked: Question, log: Path | None = None) -> Report:
-    """Find out all of it. `log` is another decryption log than the configured one. Raises MisconfiguredError for a
-    configuration that cannot be read."""
+    """Find out all of it. Raises MisconfiguredError for a configuration that cannot be read."""
     settings = load(config)
     at = dt.datetime.now(dt.UTC)
     with ThreadPoolExecutor(3) as at_once:  # a server, name servers and the signer may all take their time

@@ -127,5 +127,5 @@ def _say(report: object, lines: Iterable[str], *, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        for line in lines:
-            typer.echo(line)
+        for line in lines:  # what a client said is shown, and does nothing to the terminal
+            typer.echo("".join(one if one.isprintable() else "?" for one in line))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from typing import Any
 
 import pytest
@@ -183,19 +184,12 @@ def test_addresses_are_waited_for() -> None:
 
 def test_what_is_not_settled_is_decided_by_what_is_known() -> None:
     """While a rule waits for something, the next one that matches says what happens if that never comes."""
-    found = policy(
-        BY_NETWORK.format(action="block")
-        + """
-[[rules]]
-name = "named"
-action = "decrypt"
-to = { domains = ["lab.example"] }
-[[rules]]
-name = "print"
-action = "block"
-client = { alpn = ["h2"] }
-"""
+    early = (
+        '[[rules]]\nname = "early"\naction = "block"\nclient = { alpn = ["h3"] }\nto = { domains = [".lab.example"] }'
     )
+    named = '[[rules]]\nname = "named"\naction = "decrypt"\nto = { domains = ["lab.example"] }'
+    late = '[[rules]]\nname = "print"\naction = "block"\nclient = { alpn = ["h2"] }'
+    found = policy("\n".join((early, BY_NETWORK.format(action="block"), named, late)))
     said = decide(facts("lab.example"), found)
     assert (said.rule, said.settled, said.missing) == ("named", False, ("hello", "addresses"))
     said = decide(facts("www.example"), found)
@@ -348,6 +342,38 @@ def test_what_waits_is_explained() -> None:
     """A rule of which something is not known yet says what."""
     _, misses = explained(facts("www.bank.example"), BANK)
     assert [(one.rule, one.field, one.waits) for one in misses] == [("bank", "sni", True)]
+
+
+@pytest.mark.alone
+def test_a_thousand_rules_cost_a_connection_little() -> None:
+    """With a thousand rules of every kind a decision takes a small part of 0.2 ms, at CONNECT and when all is known."""
+    rules = "".join(
+        f'[[rules]]\nname = "r{n}"\naction = "{("bypass", "block", "decrypt")[n % 3]}"\n'
+        + (
+            f'to = {{ domains = [".site{n}.example", "host{n}.test"], ports = [443] }}\n',
+            f'to = {{ networks = ["10.{n // 256}.{n % 256}.0/24"] }}\n',
+            f'from = {{ networks = ["172.{16 + n // 256}.{n % 256}.0/24"] }}\nto = {{ everything = true }}\n',
+            f'from = {{ users = ["u{n}"] }}\nto = {{ everything = true }}\n',
+            f'to = {{ domains = [".site{n}.example"] }}\nwhen = {{ days = "mon-fri", zone = "Europe/Rome" }}\n',
+        )[n % 5]
+        for n in range(1000)
+    )
+    found = policy(rules)
+    asked = [
+        one
+        for n in range(5000)
+        for one in (
+            greeted(f"www.site{n % 2000}.example", addresses=("192.0.2.1",)),
+            facts(f"www.site{n % 2000}.example"),
+            facts("203.0.113.7"),
+        )
+    ]
+    took = []
+    for one in asked:
+        begun = time.perf_counter()
+        decide(one, found)
+        took.append(time.perf_counter() - begun)
+    assert sorted(took)[len(took) * 99 // 100] < 0.0002
 
 
 @settings(max_examples=300, deadline=None)

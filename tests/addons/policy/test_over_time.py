@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 from prometheus_client import CollectorRegistry
 
 from addons.policy.addon import PolicyAddon
 from addons.policy.over_time import PolicyOverTime
-from addons.policy.rules import Compiled
+from addons.policy.rules import Compiled, compiled
+from addons.policy.settings import Accept, Policy
 from hsm.errors import MisconfiguredError
 from hsm.wire.worker import Reported
 from tests.addons.policy.policies import policy, rule
@@ -85,3 +88,13 @@ async def test_a_wrong_file_leaves_the_old_policy(caplog: pytest.LogCaptureFixtu
     await worker.hear(2)
     assert worker.addon.policy is second
     assert worker.sample("hsmitm_policy_reload_failed") == 0
+
+
+async def test_what_ends_soon_is_said_once_a_day(caplog: pytest.LogCaptureFixture) -> None:
+    """An accepted certificate that ends within 30 days: the log says so at the start, and not with each report."""
+    ends = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=10)
+    accepted = Accept(host="nas.test", spki_sha256="0" * 64, reason="CHG-1", expires=ends)
+    worker = _Worker(compiled(Policy(), accepts=[accepted]))
+    for configuration in (1, 1, 2, 2):
+        await worker.hear(configuration)
+    assert caplog.text.count(f"upstream.accept[0] 'nas.test': expires: it ends with {ends.isoformat()}") == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from addons.policy.rules import compiled
-from addons.policy.settings import Policy, Profile
+from addons.policy.settings import Fault, Policy, Profile
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,23 @@ def test_a_profile_has_a_name_like_a_rule() -> None:
     """A profile's name is one word, for log and commands."""
     with pytest.raises(ValueError, match=r"^profiles: 'a b': a name has letters"):
         compiled(Policy(), {"a b": Profile()})
+
+
+@pytest.mark.parametrize(
+    ("revoked", "unknown", "timeout", "waits"),
+    [
+        ("block", "allow", "allow", 1.0),  # the built-in profile
+        ("untrusted", "allow", "allow", 1.0),
+        ("allow", "allow", "allow", None),
+        ("allow", "untrusted", "allow", 5.0),
+        ("block", "block", "allow", 5.0),
+        ("block", "allow", "block", 5.0),
+    ],
+)
+def test_how_long_a_connection_waits_for_a_status(
+    revoked: Fault, unknown: Fault, timeout: Fault, waits: float | None
+) -> None:
+    """Nobody waits where nothing depends on it, and for long only where the lack of an answer counts."""
+    profile = Profile(revoked=revoked, status_unknown=unknown, status_timeout=timeout)
+    assert profile.status_wait_s == waits
+    assert Profile().status_wait_s == 1.0

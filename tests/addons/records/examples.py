@@ -43,6 +43,7 @@ def decrypted() -> Facts:
         alpn=("h2", "http/1.1"),
         groups=(4588, 29, 23),
         ech=True,
+        pq_downgrade=True,
         decision=Decision("everything-else", "decrypt", "careful", "no rule before it matched"),
         policy_version="3",
         categories=("shopping",),

@@ -15,18 +15,35 @@ from tests.addons.revocation.stapled import CA
 from tests.waiting import until
 
 
-async def test_a_list_is_kept_until_it_ends(asking: Asking) -> None:
-    """A list serves all certificates that name it until its time is over."""
-    url = asking.at("/ca.crl", CA.list_revoked(1))
+async def test_a_list_is_kept(asking: Asking) -> None:
+    """A list serves all certificates that name it for half a day; then a newer one is fetched, once."""
+    url = asking.at("/ca.crl", CA.list_revoked(1, next_update=NOW + 240 * HOUR))
     found = await asyncio.gather(*(asking.lists.find(url, CA.certificate) for _ in range(100)))
     assert len(set(map(id, found))) == 1
-    asking.time.now += 23 * HOUR
+    asking.time.now += 11 * HOUR
     assert await asking.lists.find(url, CA.certificate) is found[0]
     assert asking.questions == ["/ca.crl"]
-    asking.time.now += 1 * HOUR
-    asking.at("/ca.crl", CA.list_revoked(1, 2, this_update=NOW + 23 * HOUR, next_update=NOW + 48 * HOUR))
-    assert (await asking.lists.find(url, CA.certificate)).revoked(2, [], ca=False) is not None
+    asking.time.now += 2 * HOUR
+    asking.at("/ca.crl", CA.list_revoked(1, 2, this_update=NOW + 12 * HOUR, next_update=NOW + 240 * HOUR))
+    found = await asyncio.gather(*(asking.lists.find(url, CA.certificate) for _ in range(100)))
+    assert found[0].revoked(2, [], ca=False) is not None
     assert asking.questions == ["/ca.crl"] * 2
+
+
+@pytest.mark.parametrize("instead", [b"", CA.list_revoked(this_update=NOW - 2 * HOUR, next_update=NOW + 72 * HOUR)])
+async def test_a_list_is_used_until_it_ends(asking: Asking, instead: bytes) -> None:
+    """Where there is no newer one, or somebody shows an older one again, the list counts until its time is over."""
+    url = asking.at("/ca.crl", CA.list_revoked(1, next_update=NOW + 24 * HOUR))
+    first = await asking.lists.find(url, CA.certificate)
+    asking.time.now += 13 * HOUR
+    asking.at("/ca.crl", instead)
+    for _ in range(5):
+        assert await asking.lists.find(url, CA.certificate) is first
+    assert asking.questions == ["/ca.crl"] * 2
+    asking.time.now += 12 * HOUR
+    asking.at("/ca.crl", b"")
+    with pytest.raises(ValueError, match="no CRL in DER"):
+        await asking.lists.find(url, CA.certificate)
 
 
 async def test_a_list_that_is_no_good_is_not_fetched_again_and_again(asking: Asking) -> None:

@@ -106,6 +106,19 @@ async def test_four_questions_at_a_time(responder: Responder, near: str) -> None
     assert most[0] == 4
 
 
+async def test_who_waited_for_a_turn_does_not_try_in_vain(responder: Responder) -> None:
+    """Questions that wait for a server which then does not answer are not tried one after the other."""
+    stop = threading.Event()
+    responder.answer = lambda _http: stop.wait(10) and None
+    asked = Servers(errands())
+    slow = Wanted("the OCSP responder", responder.url, 65536, 0.3, "*/*")
+    said = await asyncio.gather(*(asked.ask(slow) for _ in range(40)), return_exceptions=True)
+    stop.set()
+    assert all(isinstance(one, NoAnswerError) for one in said)
+    assert len(responder.asked) <= 8
+    assert sum("left alone" in str(one) for one in said) >= 32
+
+
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many servers that do not answer the last ones are remembered."""
     monkeypatch.setattr(servers, "_REMEMBERED", 5)

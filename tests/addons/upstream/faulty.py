@@ -55,6 +55,10 @@ class CA:
             builder = builder.add_extension(names, critical=True)
         return builder.sign(above.key, hashes.SHA256())
 
+    def itself(self, host: str) -> Shown:
+        """A self-signed certificate for `host`, of its own key."""
+        return self.issue(host, key=self.key)
+
     @property
     def pem(self) -> bytes:
         """Its certificate."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from mitmproxy import connection
+from mitmproxy import connection, tls
 from mitmproxy.proxy import commands, events, mode_specs
 from mitmproxy.proxy.layers.tls import TlsEstablishedServerHook, TlsFailedServerHook
 from mitmproxy.test import taddons
@@ -396,3 +396,16 @@ async def test_an_option_holds_where_the_profile_says_nothing(roots: Path) -> No
         settings = SSL.Context(SSL.TLS_SERVER_METHOD)
         settings.set_max_proto_version(SSL.TLS1_2_VERSION)
         assert Proxy(shown("", HOST), Profile(), roots, settings=settings, **options).goes_on is (not options)
+
+
+@pytest.mark.parametrize("leaf", ["this:trust", "other:trust", "this:untrust"])
+async def test_a_scripts_connection_to_a_server_that_is_vouched_for_is_verified(leaf: str) -> None:
+    """A script may make the connection to a server as it likes, but not in the place of one that clients trust."""
+    tctx = taddons.context(upstream := UpstreamTls())
+    made = arrived(tctx, port=443)
+    of, _, kind = leaf.partition(":")
+    show(made.client, made.server.address if of == "this" else ("elsewhere.example", 443), kind)  # type: ignore[arg-type]
+    data = tls.TlsData(made.server, made, SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD)))
+    upstream.tls_start_server(data)
+    assert data.ssl_conn is not None
+    assert data.ssl_conn.get_verify_mode() == (SSL.VERIFY_PEER if leaf == "this:trust" else SSL.VERIFY_NONE)

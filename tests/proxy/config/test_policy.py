@@ -85,3 +85,10 @@ def test_listeners_are_compared_as_addresses(tmp_path: Path, listen: str, rule: 
         EXAMPLE.replace('listen = "127.0.0.1:3128"', f'listen = "{listen}"') + RULE + f'listener = "{rule}"'
     )
     assert worker.load(path).policy.rules[0].rule.listener in (":3128", "[::1]:3128")
+
+
+def test_a_draft_may_be_a_policy_alone(tmp_path: Path) -> None:
+    """Whoever tries a policy out writes that and nothing else; rules about listeners are taken as they are."""
+    path = tmp_path / "draft.toml"
+    path.write_text(RULE + 'listener = "127.0.0.1:8443"')
+    assert worker.load(path).policy.rules[0].rule.listener == "127.0.0.1:8443"

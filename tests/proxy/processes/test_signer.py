@@ -15,7 +15,7 @@ import pytest
 from msgspec import structs
 
 from addons.edge.settings import Bounds
-from addons.policy.settings import Accept, Profile, Rule
+from addons.policy.settings import Accept, ClientCertificate, Profile, Rule
 from hsm.secrets.settings import PinSource
 from hsm.signer.signer import Signer
 from proxy.config.file import Config, File
@@ -33,6 +33,7 @@ OTHERWISE: dict[str, Any] = {
     "client_certificate": "without", "sni_mismatch": "decrypt", "host_mismatch": "allow",
 }  # fmt: skip
 """Values of a profile that are not the default, where "block" is that or is none."""
+OWN = ("upstream.client_certificates", (ClientCertificate(name="ours", certificate="ours.pem"),))
 PINNED = Accept(host="nas.example", spki_sha256="0" * 64, reason="test", expires=datetime.date(2099, 1, 1))
 
 
@@ -188,6 +189,7 @@ def at_start() -> dict[str, tuple[str, Any]]:
         "run.worker_paths": (run, ["flows"]),
         "run.worker_environment": (run, ["MINE"]),
         "run.hang_timeout_s": (run, 0.0),
+        "upstream.client_certificates": ("[[upstream.client_certificates]]", OWN),
         "mitmproxy.scripts": ("[mitmproxy]", ["script.py"]),
         "mitmproxy.options": ("[mitmproxy]", {"http2": False}),
         "mitmproxy.stream": ("[mitmproxy]", []),

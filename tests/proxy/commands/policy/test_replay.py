@@ -143,6 +143,16 @@ def test_a_certificate_in_the_log_proves_an_sni(tmp_path: Path) -> None:
     assert found["open"] == 1
 
 
+def test_what_a_client_said_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+    """A host with control characters is shown, and that is all."""
+    asked = greeted("evil\x1b[2J.example")
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(decided(asked, load(written(tmp_path, "")).policy))
+    text = said("replay", "--log", str(log), "--config", str(written(tmp_path, '[policy]\ndefault = "block"')))
+    assert "evil?[2J.example" in text
+    assert "\x1b" not in text
+
+
 def test_what_is_no_record(log: Path, tmp_path: Path) -> None:
     """A line that was cut, and clients that asked for nothing, are counted and passed over."""
     bare = record.line(to_record(examples.bare(), 1_790_000_001.0, worker=1))
