@@ -102,9 +102,13 @@ def _short(asked: Question, decided: PolicyPart, seen: ServerPart, signer: HsmPa
         (acts == "block", f"blocked: {decided.reason}"),
         (decided.problem, f"not reached: {decided.problem}"),
         (seen.problem, f"not reached from here: {seen.problem}"),
-        (seen.outcome == "block", f"refused for its certificate, which its owner has to mend: {wrong}"),
+        (
+            seen.outcome == "block" and not seen.note,
+            f"refused for its certificate, which its owner has to mend: {wrong}",
+        ),
         (acts == "bypass", f"passed on unread: {decided.reason}"),
         (signer.running and not signer.in_service, "not inspected now: no member of the HSM is in service"),
+        (seen.note, f"inspected, if its chain can be completed: {wrong}"),
         (seen.outcome == "untrust", f"inspected, and clients are warned of its certificate: {wrong}"),
         (True, "inspected, and nothing is wrong with it from here"),
     )
