@@ -179,8 +179,8 @@ def test_the_template_without_comment_signs_is_a_configuration() -> None:
 
 
 def test_the_blocks_of_readme_are_configurations() -> None:
-    """README's first block is a configuration, also with the rules or the inbound block behind it; the group's is one of
-    [hsm], and that of return codes belongs to its member."""
+    """README's first block is a configuration, also with the rules or the inbound block behind it; the group's is one
+    of [hsm], and that of return codes belongs to its member."""
     first, rules, inbound, group, codes = _BLOCKS
     assert _parsed(first).file.forward
     assert [one.name for one in _parsed(first + rules).file.policy.rules] == ["banks", "nas"]
