@@ -5,9 +5,11 @@ The rule is decided by then; this can only make a block of it. Pure.
 
 from __future__ import annotations
 
+from msgspec import structs
 from msgspec.structs import replace
 
 from addons.policy import domains, networks
+from addons.policy.decision import decide
 from addons.policy.settings import Profile
 from addons.records.facts import Decision, ErrorClass, Facts
 
@@ -22,6 +24,17 @@ def demanded(facts: Facts, decision: Decision, profile: Profile) -> Decision:
     if profile.ech == "block" and facts.ech and decision.action == "decrypt":
         return _blocked(decision, "the client offers Encrypted Client Hello, and ech is block", "blocked-by-policy")
     return decision
+
+
+def elsewhere(facts: Facts, name: str) -> Decision | None:
+    """What would become of a connection like this one to the host `name`, for a request that names it in this one; None
+    where that is what this one is for. What would have to be proved first is no yes."""
+    policy = facts.policy
+    if policy is None or domains.met(name) == domains.met(facts.sni or facts.host or facts.destination):
+        return None
+    by_name = facts.host and networks.number(facts.host.strip("[]")) is None
+    other = structs.replace(facts, host=name if by_name else facts.host, sni=name)
+    return decide(other, policy)
 
 
 def differs(facts: Facts) -> bool:

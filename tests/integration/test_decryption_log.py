@@ -173,16 +173,20 @@ def test_a_rotated_file_is_left_by_every_worker(running: System, origin: OriginT
 def test_records_on_standard_output(
     softhsm_module: str, origin_ca: OriginCA, origin: OriginThread, tmp_path: Path
 ) -> None:
-    """`file = "stdout"`: each line of it is a record, and a worker that was started again writes there, too."""
+    """`file = "stdout"`: each line of it is a record. A worker that was started again writes there, too, and one that
+    ends tells of the connections that it cuts."""
     system = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", decryption_log__file='"stdout"')
     with system:
         assert system.curl(f"https://first.test:{origin.port}/").ok
+        wait_until(lambda: "first.test" in _written(system), "it writes")
         (worker,) = system.worker_pids()
         os.kill(worker, signal.SIGKILL)
         wait_until(lambda: system.worker_pids() - {worker}, "another worker serves", 20)
         wait_until(lambda: system.curl(f"https://second.test:{origin.port}/").ok, "it serves", 20)
         wait_until(lambda: "second.test" in _written(system), "it writes")
-    assert {"first.test", "second.test"} <= _written(system)
+        with tunnel(system, "held.test", origin.port):
+            assert system.stop() == 0
+    assert {"first.test", "second.test", "held.test"} <= _written(system)
 
 
 def _written(system: System) -> set[str]:

@@ -19,6 +19,7 @@ from addons.pages import pages
 from addons.pages.sentences import Kind
 from addons.policy import asked
 from addons.policy.addon import policy_of
+from addons.policy.demands import elsewhere
 from addons.records.connections import facts_of
 from hsm import names
 
@@ -50,6 +51,16 @@ class Judged(Again):
         if facts.decided and facts.decision is not None and facts.decision.acts == "block":
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", facts.decision.reason))
 
+    def handle_connect_regular(self) -> layer.CommandGenerator[None]:
+        """As Again. Where everything but a name that is still to come is blocked, nobody is connected to before that
+        is known: with a default of "block" a CONNECT to any address would else be a way to knock at it."""
+        decision = facts_of(self.context.client).decision
+        if self.flow.response is None and decision is not None and decision.acts == "block":
+            self.child_layer = layer.NextLayer(self.context)
+            yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
+        else:
+            yield from super().handle_connect_regular()  # type: ignore[no-untyped-call]
+
     def _turn_away(self, request: http.Request, kind: Kind) -> layer.CommandGenerator[None]:
         self.client_state = self.server_state = self.state_errored
         client = self.context.client
@@ -63,17 +74,28 @@ class Judged(Again):
 
 
 def _stranger(made: context.Context, request: http.Request) -> str:
-    """What a request names that the leaf of its connection does not vouch for, in words; "" where there is no such
-    thing, or the profile has it that it does not matter."""
+    """What a request names that does not belong on its connection, in words; "" where there is no such thing.
+
+    That is what the leaf does not vouch for, unless the profile has it that it does not matter; and of what it does
+    vouch for, as for all names of a shared certificate, whatever the policy would not decrypt: asked for on a
+    connection of its own, that gets what it has to get.
+    """
     facts = facts_of(made.client)
-    known = facts.leaf_names
-    if not known or not made.server.tls_established or policy_of(facts).host_mismatch == "allow":
+    if not asked.is_there() or not (known := facts.leaf_names or ((facts.sni,) if facts.mode == "inbound" else ())):
         return ""
+    strict = policy_of(facts).host_mismatch == "block" and made.server.tls_established and facts.mode != "inbound"
     for one in authority.claims(request):
+        if facts.sni and one.partition(":")[0] == facts.sni:
+            continue
         try:
             named = authority.host(one)
         except ValueError as error:
-            return str(error)
-        if not any(names.covers(name, named) for name in known):
+            if strict:
+                return str(error)
+            continue
+        if strict and not any(names.covers(name, named) for name in known):
             return f"{one[:80]!r} on a connection for {known[0]}"
+        other = elsewhere(facts, named)
+        if other is not None and (other.acts != "decrypt" or not other.settled):
+            return f"{one[:80]!r} on a connection for {known[0]}: {other.reason}"
     return ""

@@ -1,5 +1,5 @@
-"""Redirected traffic: what the policy has settled by its destination alone is not connected to, and who wanted to go
-where no connection leads is told so.
+"""Redirected traffic: what is blocked by its destination, for all that is known yet, is not connected to, and who
+wanted to go where no connection leads is told so.
 
 Nothing was said yet, so there is nothing to answer: the client is heard, and then gets its alert, or its page.
 """
@@ -26,7 +26,7 @@ class Redirected(modes.TransparentProxy):
     def finish_start(self) -> layer.CommandGenerator[str | None]:
         """As TransparentProxy, for who may go there, and is connected there."""
         decision = yield from asked.at_destination(self.context)
-        if decision is None or not decision.settled or decision.acts != "block":
+        if decision is None or decision.acts != "block":
             error = yield from super().finish_start()
             if error is None:
                 return None

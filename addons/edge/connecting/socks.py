@@ -3,7 +3,7 @@ unreachable" to all. What the policy has settled by the destination alone is not
 
 from __future__ import annotations
 
-from mitmproxy.proxy import commands, layer
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import modes
 
 from addons.edge.answers import Sentence
@@ -24,8 +24,12 @@ class Socks5(modes.Socks5Proxy):
     def finish_start(self) -> layer.CommandGenerator[str | None]:
         """As Socks5Proxy, for who may go there."""
         decision = yield from asked.at_destination(self.context)
-        if decision is None or not decision.settled or decision.acts != "block":
+        if decision is None or decision.acts != "block":
             return (yield from super().finish_start())
+        if not decision.settled:  # a name may still change it, and until then nobody is connected to
+            self._handle_event = self.child_layer.handle_event
+            yield from self.child_layer.handle_event(events.Start())
+            return None
         yield EdgeRefusedHook(EdgeRefusal(self.context.client, "blocked-by-policy", decision.reason))
         self._blocked = True
         self._handle_event = self.done

@@ -45,7 +45,7 @@ class EdgeStream(Judged):
     def handle_connect_regular(self) -> layer.CommandGenerator[None]:
         """As HttpStream, with an eye on whether a script has answered."""
         self._answered_by_script = self.flow.response is not None
-        yield from super().handle_connect_regular()  # type: ignore[no-untyped-call]  # mitmproxy's, unannotated
+        yield from super().handle_connect_regular()
 
     def handle_connect_finish(self) -> layer.CommandGenerator[None]:
         """As HttpStream, with our page where it has made one."""

@@ -103,8 +103,9 @@ class Probe:
         return None
 
     async def proved(self, client: connection.Client, facts: Facts, address: str) -> bool:
-        """Whether the server at `address` and the port of `facts` has a certificate for their SNI."""
-        if facts.policy is None or facts.policy.probe == "off":
+        """Whether the server at `address` and the port of `facts` has a certificate for their SNI. For a policy that
+        only warns nobody is asked: no byte is another one for it."""
+        if facts.policy is None or facts.policy.probe == "off" or facts.policy.mode == "warn":
             return False
         name = domains.met(facts.sni).text
         return (await self.find(client, _question(facts, address, facts.port, name, named=True))).proved

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from mitmproxy import connection
+from mitmproxy import connection, tls
 from mitmproxy.proxy import commands, context, events, layer, mode_specs
 from mitmproxy.test import taddons
 from prometheus_client import CollectorRegistry
@@ -26,6 +26,13 @@ from tests.addons.edge.hellos import hello
 from tests.addons.policy.policies import policy, rule, within
 
 DENIED, GRANTED, UNREACHABLE = b"\x05\x02", b"\x05\x00", b"\x05\x04"
+
+
+class _ServerFirst:
+    """As in a worker: the server's handshake comes before the client's."""
+
+    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+        data.establish_server_tls_first = True
 
 
 class _Connected(Driver):
@@ -66,7 +73,9 @@ class _Connected(Driver):
 def _made(rules: Compiled, mode: str, *, passing: bool = False) -> tuple[taddons.context, context.Context]:
     not_tls = NotTls.parse(passed=passing, listed=[])
     seam.put_in(Bounds())
-    tctx = taddons.context(Proxyserver(), PolicyAddon(rules), NextLayer(Bounds(), not_tls, CollectorRegistry()))
+    tctx = taddons.context(
+        Proxyserver(), PolicyAddon(rules), _ServerFirst(), NextLayer(Bounds(), not_tls, CollectorRegistry())
+    )
     client = connection.Client(
         peername=("192.0.2.1", 1234), sockname=("192.0.2.2", 1080), timestamp_start=1.0,
         state=connection.ConnectionState.OPEN, proxy_mode=mode_specs.ProxyMode.parse(mode),
@@ -125,6 +134,21 @@ async def test_socks_by_address_waits_for_the_hello() -> None:
     allowed = _socks(policy(rule("games", "block", "games.test")), "192.0.2.7")
     allowed.says(hello("other.test"))
     assert "blocked-by-policy" not in allowed.kinds
+
+
+async def test_with_a_default_of_block_nobody_is_connected_to_before_the_name_is_known() -> None:
+    """An agent in a sandbox cannot knock at addresses: its ClientHello comes first, and what it names decides."""
+    rules = policy(rule("ours", "decrypt", "ours.test"), default="block")
+    for begin, greeted in ((_socks, GRANTED), (_redirected, b"")):
+        asked = begin(rules, "192.0.2.7")
+        assert asked.opened == []
+        assert asked.heard[2:4] == greeted
+        asked.says(hello("other.test"))
+        assert asked.opened == []
+        assert asked.heard[-7:] == bytes((21, 3, 3, 0, 2, 2, 49))
+        allowed = begin(rules, "192.0.2.7")
+        allowed.says(hello("ours.test"))
+        assert allowed.opened == [("192.0.2.7", 443)]
 
 
 async def test_redirected_traffic_that_is_blocked_is_not_connected_to() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Literal
 
 import pytest
 from mitmproxy import ctx
@@ -13,7 +14,7 @@ from mitmproxy.test import taddons
 
 from addons.policy.addon import PolicyAddon
 from addons.policy.rules import Compiled
-from addons.policy.settings import Profile
+from addons.policy.settings import Profile, Rule
 from addons.records.connections import facts_of
 from addons.records.facts import Facts
 from tests.addons.edge.talk import Talk
@@ -40,12 +41,18 @@ class _Asked(Talk):
 
     def _answer(self, hook: commands.StartHook) -> None:
         handler = getattr(self.policy, hook.name, None)
-        if handler is not None:
-            assert handler(*hook.args()) is None, "it had to wait for nothing"
+        waiting = handler(*hook.args()) if handler is not None else None
+        if waiting is not None:  # for addresses, which nobody looks up here
+            with pytest.raises(StopIteration):
+                waiting.send(None)
 
     @property
     def facts(self) -> Facts:
         return facts_of(self.context.client)
+
+    def opened(self) -> list[bool]:
+        """Of the servers that were connected to."""
+        return [True] if self._server.timestamp_start is not None else []
 
 
 def _get(url: str, host: str = "") -> bytes:
@@ -164,6 +171,32 @@ async def test_a_host_that_the_leaf_does_not_vouch_for_is_421(tctx: taddons.cont
     assert talk.facts.failure.kind == "host-mismatch"
 
 
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("action", ["block", "bypass"])
+async def test_a_shared_certificate_is_no_way_around_a_rule(
+    tctx: taddons.context, action: Literal["block", "bypass"], lenient: bool
+) -> None:
+    """A connection for one name of a wildcard serves its others, but not one that is blocked, or not to be read: that
+    is 421, and gets what it has to get on a connection of its own."""
+    profiles = {"default": Profile(host_mismatch="allow" if lenient else "block")}
+    talk = _decrypted(tctx, policy(rule("games", action, "games.wild.test"), profiles=profiles), "*.wild.test")
+    talk.facts.host = talk.facts.sni = "a.wild.test"
+    talk.client(_get("/", "games.wild.test"))
+    assert talk.status == "421"
+    assert talk.to_server == b""
+    talk.client(_get("/", "b.wild.test"))
+    assert talk.to_server.startswith(b"GET / ")
+
+
+async def test_a_connect_does_not_knock(tctx: taddons.context) -> None:
+    """With a default of block a CONNECT to an address is answered, and nobody is connected to."""
+    rules = policy(rule("ours", "decrypt", "ours.test"), default="block")
+    talk = _Asked(tctx, rules).client(b"CONNECT 192.0.2.7:443 HTTP/1.1\r\nHost: 192.0.2.7:443\r\n\r\n")
+    assert talk.status == "200"
+    assert talk.context.server.timestamp_start is None
+    assert _Asked.opened(talk) == []
+
+
 async def test_a_profile_may_allow_other_hosts(tctx: taddons.context) -> None:
     """host_mismatch = "allow" is for those who front one host by another on purpose."""
     lenient = policy(profiles={"default": Profile(host_mismatch="allow")})
@@ -180,3 +213,27 @@ async def test_a_policy_that_warns_lets_requests_pass(tctx: taddons.context) -> 
     assert talk.facts.decision is not None
     assert (talk.facts.decision.rule, talk.facts.decision.action) == ("games", "block")
     assert talk.kinds == []
+
+
+def _said(tctx: taddons.context, rules: Compiled, mode: str, *pieces: bytes) -> tuple[bytes, bytes, list[str]]:
+    """All that a client and a server get of an exchange, and what was closed."""
+    http_mode = HTTPMode.regular if mode == "regular" else HTTPMode.transparent
+    talk = _Asked(tctx, rules, http_mode, mode=mode)
+    for piece in pieces:
+        talk.client(piece)
+        talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    return talk.to_client, talk.to_server, talk.closed
+
+
+@pytest.mark.parametrize("mode", ["regular", "socks5", "transparent"])
+@pytest.mark.parametrize("blocked", [rule("all", "block", ".games.test"), within("all", "block", "0.0.0.0/0")])
+async def test_a_policy_that_warns_changes_no_byte(mode: str, blocked: Rule) -> None:
+    """With rules that would block everything, both sides get what they get without any."""
+    site = "http://games.test" if mode == "regular" else ""
+    pieces = (_get(f"{site}/", "games.test"), _get(f"{site}/next", "games.test"))
+    said = []
+    for rules in (policy(), policy(blocked, default="block", no_sni="block", mode="warn")):
+        with taddons.context() as tctx:
+            said.append(_said(tctx, rules, mode, *pieces))
+    assert said[0] == said[1]
+    assert b"ok" in said[0][0]

@@ -146,6 +146,14 @@ async def test_off_asks_nobody() -> None:
     assert not world.asked
 
 
+async def test_a_policy_that_only_warns_asks_nobody() -> None:
+    """What it would have done is told as far as that is known without a byte to any server."""
+    world, client = _World(), _client()
+    facts_of(client).policy = compiled(Policy(mode="warn"))
+    assert not await world.probe.proved(client, facts_of(client), "192.0.2.80")
+    assert not world.asked
+
+
 async def test_a_server_that_says_nothing() -> None:
     """It has its time, and no more; and it is soon asked again."""
     world = _World(at_once=False, within_s=0.05)
