@@ -176,6 +176,8 @@ class Connections:
         """The client's handshake is complete."""
         facts = facts_of(data.context.client)
         legs.note(facts.client_leg, data.conn, data.ssl_conn)
+        if facts.client_leg.resumed:
+            facts.client_leg.certificate = None  # a client that comes back is shown none
         if not outermost(data.context):
             facts.event, facts.plain = "decrypted", False
 
