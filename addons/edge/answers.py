@@ -64,10 +64,11 @@ def kind(text: str, code: ErrorCode, facts: Facts) -> Kind:
         return text.kind
     if code in (ErrorCode.CONNECT_FAILED, ErrorCode.GENERIC_SERVER_ERROR):
         # A client that asks a proxy for one host after the other has one set of facts, and here it is one host.
-        if facts.failure is not None and facts.failure.side == "server" and not facts.plain:
-            return facts.failure.kind
-        if text.startswith("no TLS with "):
+        known = facts.failure.kind if facts.failure and facts.failure.side == "server" and not facts.plain else None
+        if text.startswith("no TLS with ") and known in (None, "connect-failed"):
             return "server-unproven"
+        if known is not None:
+            return known
     return _KINDS.get(code, "internal")
 
 
@@ -76,7 +77,8 @@ def of_error(client: connection.Client, came: Came | None, event: ResponseProtoc
     if event.code.http_status_code() is None:
         return None
     facts = facts_of(client)
-    return pages.current().page(facts, kind=kind(event.message, event.code, facts), request=_asker(came))
+    found = kind(event.message, event.code, facts)
+    return pages.current().page(facts, kind=found, request=_asker(came), why=event.message)
 
 
 def of_kind(client: connection.Client, came: Came | None, kind: Kind, detail: str = "") -> http.Response:

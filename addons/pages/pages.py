@@ -8,6 +8,7 @@ others text; HEAD gets no content, a gRPC client its own kind of answer.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import urllib.parse
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ from addons.pages.sentences import SAYINGS, Kind, said
 from addons.pages.template import BUILT_IN, Template
 from addons.records.facts import Facts
 from hsm import names
+
+logger = logging.getLogger("hsmitm.pages")
 
 ID = "Hsmitm-Id"
 """The header that has the connection's id."""
@@ -95,13 +98,14 @@ class Pages:
         host: str = "",
         status: int | None = None,
         detail: str = "",
+        why: str = "",
         retry_after_s: int | None = None,
     ) -> http.Response:
         """The answer to `request`, None where it could not be read.
 
         `host` is what the page is about, where that is not what the client asked for; `status` is another than the
         kind's; `retry_after_s` goes into Retry-After (RFC 9110 section 10.2.3). `detail` is shown with requests that
-        the client itself has made badly (`sentences.EXPLAINED`), and nowhere else.
+        the client itself has made badly (`sentences.EXPLAINED`), and nowhere else; `why` is for the log alone.
         """
         status = status or SAYINGS[kind].status
         asker = Asker.of(request) if isinstance(request, http.Request) else request or NOBODY
@@ -117,6 +121,7 @@ class Pages:
         }
         made = self._made(status, values, asker)
         made.headers[ID] = facts.id
+        _tell(facts, kind, status, shown, why)
         if retry_after_s is not None:
             made.headers["Retry-After"] = str(retry_after_s)
         return made
@@ -157,6 +162,17 @@ def current() -> Pages:
 
 
 _PLAIN = Pages()
+
+
+def _tell(facts: Facts, kind: Kind, status: int, host: str, why: str) -> None:
+    """Have the id in the log for people, too, with what the page does not say."""
+    failure = facts.failure
+    if not why and failure is not None and failure.kind == kind:
+        why = failure.text
+    more = f": {why[:_LONGEST_DETAIL]}" if why else ""
+    client = facts.client_ip or "a client"
+    told = {"log_class": f"page-{kind}"}  # a flood of one kind hides none of another (`proxy.processes.log_rates`)
+    logger.info("page %s for %s about %s: %d, %s%s", facts.id, client, host or "-", status, kind, more, extra=told)
 
 
 def _for_grpc(status: int, values: dict[str, str], content_type: str) -> http.Response:

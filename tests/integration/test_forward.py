@@ -213,10 +213,10 @@ def test_upstream_that_speaks_no_tls(system: System) -> None:
 
 
 def test_upstream_that_never_answers(system: System) -> None:
-    """A server that accepts and stays silent: a 502 after the configured time, and a line that names it."""
+    """A server that accepts and stays silent: a 504 after the configured time, and a line that names it."""
     with listener(None) as port:
         reply = system.curl(f"https://silent.test:{port}/", trust=system.directory / "forward-untrust.pem")
-    assert reply.status == 502, reply
+    assert reply.status == 504, reply
     system.until_logged("did not complete its TLS handshake in 2 s")
 
 

@@ -8,5 +8,6 @@ client_tls  TLS with a client, from its ClientHello on
 next_layer  what a client speaks, decided on enough bytes; closed where it is neither TLS nor HTTP
 bypass      TLS that is not opened: what is left of its layer
 relay       two sockets that pass on to each other what they get, outside of all layers
+splicing    a direction of a stream that carries much, left to the kernel
 tunnel      a stream that is passed all the same, watched for TLS that begins later
 """

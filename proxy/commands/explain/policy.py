@@ -9,7 +9,7 @@ from addons.policy.settings import Accept
 from proxy.commands.explain.report import Missed, PolicyPart, Question
 from proxy.commands.policy import question as policy_question
 from proxy.commands.policy.answer import Answer, answer
-from proxy.commands.resolving import denied, resolved
+from proxy.commands.resolving import resolved
 from proxy.config.worker import WorkerConfig
 
 
@@ -30,7 +30,7 @@ def policy(config: WorkerConfig, asked: Question, at: dt.datetime) -> PolicyPart
         missed=tuple(Missed(one.rule, one.field, one.why) for one in found.missed),
         exclusions=tuple(_exclusions(config, asked, found, at)),
         addresses=addresses,
-        denied=denied(config, addresses, asked.port),
+        denied=found.denied,
         problem=problem,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import urllib.parse
 
 import pytest
@@ -39,6 +40,19 @@ def test_a_person_is_told_what_happened_and_whom_to_ask() -> None:
     for part in ("bank.example is blocked by the policy", "no-banks", "7f3a9c1e", "Help desk, 4711", "403 Forbidden"):
         assert part in page.text, part
     assert page.headers[ID] == "7f3a9c1e"
+
+
+def test_the_log_for_people_has_the_id_and_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """Who is told an id on the telephone finds it in the log, with what the page did not say."""
+    facts = _facts(client_ip="192.0.2.1")
+    facts.fail("connect-failed", "server", "10.1.2.3 refuses connections")
+    with caplog.at_level(logging.INFO, "hsmitm.pages"):
+        Pages().page(facts, kind="connect-failed")
+        Pages().page(facts, kind="malformed-response")
+    assert caplog.messages == [
+        "page 7f3a9c1e for 192.0.2.1 about bank.example: 502, connect-failed: 10.1.2.3 refuses connections",
+        "page 7f3a9c1e for 192.0.2.1 about bank.example: 502, malformed-response",
+    ]
 
 
 def test_a_page_is_kept_by_nobody_and_runs_nothing() -> None:

@@ -72,9 +72,10 @@ def through(proxy: Passing, far: Far) -> Iterator[tuple[socket.socket, socket.so
 
 
 class Sending:
-    """A thread that sends so many bytes and then ends this direction."""
+    """A thread that sends so many bytes, and then ends this direction if it `ends`."""
 
-    def __init__(self, one: socket.socket, seed: bytes, size: int) -> None:
+    def __init__(self, one: socket.socket, seed: bytes, size: int, *, ends: bool = True) -> None:
+        self._ends = ends
         self._one, self._block, self._size = one, hashlib.shake_256(seed).digest(1 << 20), size
         self._sum = hashlib.sha256()
         self._error: OSError | None = None
@@ -94,7 +95,8 @@ class Sending:
             self._one.sendall(piece)
             self._sum.update(piece)
             left -= len(piece)
-        self._one.shutdown(socket.SHUT_WR)
+        if self._ends:
+            self._one.shutdown(socket.SHUT_WR)
 
     def digest(self) -> bytes:
         """Of all that was sent, once it was."""
