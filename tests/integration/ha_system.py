@@ -124,7 +124,8 @@ class HaSystem(System):
         try:
             for name in self.hsms:
                 with suppress(ProcessLookupError):
-                    os.kill(self.pid(name), signal.SIGKILL)
+                    if pid := self.pid(name):  # 0 would be ourselves, and all our processes
+                        os.kill(pid, signal.SIGKILL)
             wait_until(lambda: set(self.states().values()) <= {"down", "starting"}, "no member is in service")
             yield
         finally:

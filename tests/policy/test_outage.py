@@ -105,7 +105,8 @@ def test_each_rule_has_its_say(world: World) -> None:
         begun = time.monotonic()
         assert [world.visit(f"new.{site}.test") for site in ("cached", "fails")] == [PAGE, PAGE]
         assert time.monotonic() - begun < 3, "no rule of them waits for 4 s, as hsm.unavailable has it"
-        assert world.visit("evil.test", sni="known.passes.test") == ALERT, "a forged name is not passed"
+        assert world.visit("evil.test", sni="known.passes.test") == PAGE, "a forged name is not passed"
+        assert world.visit("known.passes.test", sni="evil.test") == ALERT, "nor is what is asked for under one"
     passed = world.last("new.passes.test")
     assert (passed["event"]["action"], passed["hsmitm"]["rule"]) == ("bypassed", "passes")
     assert "hsm_unavailable is bypass" in passed["hsmitm"]["reason"]
