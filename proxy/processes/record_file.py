@@ -70,7 +70,7 @@ class RecordFile:
         self._failed = 0  # in the thread
         self._waiting: deque[bytes] = deque()
         self._news = threading.Condition()
-        self._hurry = threading.Event()
+        self._hurry = False
         self._idle = False
         self._busy = True
         self._reopen = False
@@ -107,7 +107,7 @@ class RecordFile:
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is written or dropped, at most so long; whether it is."""
         until = time.monotonic() + timeout_s
-        self._hurry.set()
+        self._hurry = True
         with self._news:
             self._news.notify_all()
             while self._waiting or self._busy:
@@ -137,7 +137,8 @@ class RecordFile:
             while batch := self._batch():
                 self._write(batch)
             self._tell()
-            self._hurry.wait(_PAUSE_S)
+            if not self._hurry:
+                time.sleep(_PAUSE_S)
 
     def _open(self) -> None:
         """What cannot be opened leaves the one of before in its place."""
@@ -193,12 +194,11 @@ def appended(descriptor: int, lines: list[bytes]) -> int:
     data = b"".join(lines)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        before = os.fstat(descriptor).st_size
         taken = os.write(descriptor, data)
         if taken == len(data):
             return len(lines)
         whole = data.rfind(b"\n", 0, taken) + 1
-        os.ftruncate(descriptor, before + whole)
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - taken + whole)
         return data.count(b"\n", 0, whole)
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
