@@ -138,7 +138,7 @@ def proxy(config: ConfigOption = CONFIG) -> None:
 
 @app.command()
 def status_page(config: ConfigOption = CONFIG) -> None:
-    """Run the status page alone, where [status] user says that it is another user's."""
+    """Run the status page alone, where `user` of the table status says that it is another user's."""
     from proxy.processes import status_page as serving  # noqa: PLC0415
 
     serving.alone(config)
@@ -179,7 +179,7 @@ def check(config: ConfigOption = CONFIG) -> None:
 
 @app.command()
 def explain(
-    host: Annotated[str, typer.Argument(help="A host, as users say it: a name, an address, or a URL.")],
+    host: Annotated[str, typer.Argument(help="A name, an address, a URL, or the id on a page.", metavar="HOST|ID")],
     client: Annotated[str, typer.Option("--from", help="The client's address.", metavar="ADDRESS")] = "",
     port: Annotated[int | None, typer.Option(help="The server's port.", show_default="443")] = None,
     user: Annotated[str, typer.Option(help="The user's name.")] = "",
@@ -191,7 +191,7 @@ def explain(
     from proxy.commands.explain import explain as explaining  # noqa: PLC0415
     from proxy.commands.explain import screen  # noqa: PLC0415
 
-    report = explaining.explain(config, explaining.question(host, port, client, user), log)
+    report = explaining.explain(config, explaining.asked_about(config, host, port, client, user, log), log)
     if as_json:
         print_json(report)
     else:

@@ -35,16 +35,25 @@ class Hits:
             "hsmitm_policy_version", "Workers with this version of the policy", ("version",), registry=registry
         )
         self._names: set[str] = set()
+        self._counted: dict[tuple[str, str], tuple[Counter, Gauge]] = {}
 
     def count(self, decision: Decision) -> None:
         """One decision that holds."""
+        counted = self._counted.get((decision.rule, decision.action))
+        if counted is None:
+            counted = self._begin(decision)
+        counted[0].inc()
+        counted[1].set(time.time())
+
+    def _begin(self, decision: Decision) -> tuple[Counter, Gauge]:
         rule = decision.rule
-        if rule not in self._names:
-            if len(self._names) >= _MOST:
-                rule = _OTHER
-            self._names.add(rule)
-        self._decisions.labels(rule, decision.action).inc()
-        self._last.labels(rule).set(time.time())
+        if rule not in self._names and len(self._names) >= _MOST:
+            rule = _OTHER  # whose samples are kept, and not who they are of
+            return self._decisions.labels(rule, decision.action), self._last.labels(rule)
+        self._names.add(rule)
+        counted = self._decisions.labels(rule, decision.action), self._last.labels(rule)
+        self._counted[rule, decision.action] = counted
+        return counted
 
     def show(self, policy: Compiled) -> None:
         """The ends of what is in force; a rule that has none has no sample."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 from collections.abc import Callable
 from typing import Any, cast
@@ -48,7 +47,12 @@ def verification(session: object) -> Verification | None:
 
 def shown(session: object) -> x509.Certificate | None:
     """The certificate of a peer whose handshake was not completed, as far as OpenSSL has kept it."""
-    return session.get_peer_certificate(as_cryptography=True) if isinstance(session, SSL.Connection) else None
+    if not isinstance(session, SSL.Connection):
+        return None
+    try:
+        return session.get_peer_certificate(as_cryptography=True)
+    except (ValueError, x509.InvalidVersion):
+        return None
 
 
 def words(code: int) -> str:
@@ -73,18 +77,21 @@ def certificate(seen: x509.Certificate) -> CertificateFacts:
     if found is None:
         while len(_known) >= _MOST_CERTIFICATES:
             del _known[next(iter(_known))]
-        found = _known[digest] = CertificateFacts(
-            _name(seen.subject), _name(seen.issuer), _time(seen.not_valid_after_utc), digest.hex()
-        )
+        subject, issuer = _read(lambda: _named(seen.subject)), _read(lambda: _named(seen.issuer))
+        found = _known[digest] = CertificateFacts(subject, issuer, _read(lambda: _end(seen)), digest.hex())
     return found
 
 
-def _name(name: x509.Name) -> str:
+def _read(part: Callable[[], str]) -> str:
     try:
-        return name.rfc4514_string()
-    except ValueError:  # what no text can hold: it is a stranger's
+        return part()
+    except ValueError:  # what cannot be read, or no text can hold: it is a stranger's
         return ""
 
 
-def _time(moment: datetime.datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _named(name: x509.Name) -> str:
+    return name.rfc4514_string()
+
+
+def _end(seen: x509.Certificate) -> str:
+    return seen.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -16,6 +16,7 @@ from OpenSSL import SSL, crypto
 
 from addons.policy.settings import Accept, Profile
 from addons.records.facts import Verification
+from addons.revocation.named import STRANGE
 from addons.tls.pieces import PiecewiseConnection
 from addons.upstream.faults import NO_ISSUER, is_incomplete
 from addons.upstream.judge import ORDER, Judgement, Outcome, possible
@@ -99,7 +100,7 @@ def _read(chain: Sequence[crypto.X509] | None) -> list[x509.Certificate]:
     for one in chain or ():
         try:
             found.append(one.to_cryptography())
-        except ValueError:
+        except STRANGE:
             break
     return found
 
@@ -124,5 +125,5 @@ def _current(found: object) -> x509.Certificate | None:
         return None
     try:
         return crypto.X509._from_raw_x509_ptr(pointer).to_cryptography()  # noqa: SLF001  # as pyOpenSSL's own callbacks
-    except ValueError:
+    except STRANGE:
         return None

@@ -1,21 +1,23 @@
 """What can be wrong with a server's certificate: OpenSSL's complaints, as the faults that a profile names. No I/O.
 
 What OpenSSL does not mind, or only at some security levels, is looked for here: keys below the profile's size, MD5 and
-SHA-1, a leaf that is a CA. It gets the code that OpenSSL has for it.
+SHA-1, a leaf that is a CA. It gets the code that OpenSSL has for it. What OpenSSL has read and we cannot is nothing of
+that kind, and what it has said of it stands.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from addons.records.facts import ErrorClass, Verification
+from addons.revocation.named import STRANGE
 
 _REMEMBERED = 512
 """Servers' certificates: each new connection shows one again."""
@@ -99,8 +101,9 @@ def clause(said: Verification, certificates: Sequence[x509.Certificate], *, inco
     ends = begins = ""
     if said.depth < len(certificates):
         one = certificates[said.depth]
-        ends = f" ({one.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
-        begins = f" (but from {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC)"
+        with suppress(*STRANGE):
+            ends = f" ({one.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
+            begins = f" (but from {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC)"
     whose = "its certificate" if said.depth == 0 else f"a certificate above its own (number {said.depth})"
     pattern = _CLAUSES.get(said.code, "{whose} does not verify ({words})")
     return pattern.format(whose=whose, words=said.words, ends=ends, begins=begins)
@@ -113,7 +116,7 @@ def is_incomplete(certificates: Sequence[x509.Certificate]) -> bool:
         return False
     try:
         named = certificates[-1].extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+    except (x509.ExtensionNotFound, *STRANGE):
         return False
     return any(one.access_method == AuthorityInformationAccessOID.CA_ISSUERS for one in named)
 
@@ -122,14 +125,14 @@ def own_complaints(certificates: Sequence[x509.Certificate], min_rsa: int) -> It
     """What OpenSSL may not mind: a leaf that is a CA, RSA below `min_rsa` bits, MD5 and SHA-1 in signatures but a
     root's. Most self-signed certificates say that they are a CA's: that is no fault of its own."""
     for depth, one in enumerate(certificates):
-        is_root = one.issuer == one.subject
-        if depth == 0 and not is_root and is_ca(one):
+        root = is_root(one)
+        if depth == 0 and not root and is_ca(one):
             yield Verification(INVALID_NON_CA, 0, "invalid non-CA certificate (has CA markings)")
         if (bits := rsa_bits(one)) is not None and bits < min_rsa:
             yield Verification(
                 WEAK_CA if depth else WEAK_LEAF, depth, f"RSA of {bits} bits, where {min_rsa} are wanted"
             )
-        if not is_root and (digest := _digest(one)) in _OLD_DIGESTS:
+        if not root and (digest := _digest(one)) in _OLD_DIGESTS:
             yield Verification(WEAK_DIGEST, depth, f"made with {digest.upper()}")
 
 
@@ -145,7 +148,7 @@ def is_ca(certificate: x509.Certificate) -> bool:
     """Whether it says that it is a CA's (RFC 5280 section 4.2.1.9). Without the extension it does not."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+    except (x509.ExtensionNotFound, *STRANGE):
         return False
 
 
@@ -153,14 +156,22 @@ def rsa_bits(certificate: x509.Certificate) -> int | None:
     """The size of its key; None for what is not RSA, or is not known to us."""
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except STRANGE:
         return None
     return key.key_size if isinstance(key, rsa.RSAPublicKey) else None
+
+
+def is_root(certificate: x509.Certificate) -> bool:
+    """Whether its issuer has its own name."""
+    try:
+        return certificate.issuer == certificate.subject
+    except STRANGE:
+        return False
 
 
 def _digest(certificate: x509.Certificate) -> str:
     try:
         algorithm = certificate.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm):
+    except STRANGE:
         return ""
     return algorithm.name if algorithm is not None else ""

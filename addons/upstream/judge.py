@@ -20,6 +20,7 @@ from addons.policy import times
 from addons.policy.settings import Accept, Profile
 from addons.records.facts import ErrorClass, Verification
 from addons.revocation.answers import Answer, Status
+from addons.revocation.named import STRANGE
 from addons.upstream.faults import (
     KINDS,
     NO_ISSUER,
@@ -122,8 +123,12 @@ def alone(host: str, said: Verification, *, incomplete: bool) -> tuple[ErrorClas
 
 
 def spki_sha256(certificate: x509.Certificate) -> str:
-    """SHA-256 of its SubjectPublicKeyInfo in hex: what `[[upstream.accept]]` names a key by (RFC 7469 section 2.4)."""
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    """SHA-256 of its SubjectPublicKeyInfo in hex: what `[[upstream.accept]]` names a key by (RFC 7469 section 2.4);
+    empty for a key that cannot be read, which nobody can accept."""
+    try:
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except STRANGE:
+        return ""
     return hashlib.sha256(spki).hexdigest()
 
 

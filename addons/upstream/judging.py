@@ -30,7 +30,7 @@ from addons.revocation.answers import Answer
 from addons.revocation.status import Status
 from addons.upstream import repeated
 from addons.upstream.connection import Demand, ServerConnection
-from addons.upstream.faults import BESIDE_THE_CHAIN, KINDS, is_ca
+from addons.upstream.faults import BESIDE_THE_CHAIN, KINDS, is_ca, is_root
 from addons.upstream.issuers import Certificates, Issuers
 from addons.upstream.judge import (
     GOOD,
@@ -176,7 +176,7 @@ def _is_good(data: tls.TlsData, made: ServerConnection, status: Answer | None) -
     if made.complaints or status is not None or not wanted.strict or wanted.profile.min_rsa > _OF_OPENSSL:
         return False
     listed = data.conn.certificate_list
-    return bool(listed) and (not is_ca(leaf := listed[0].to_cryptography()) or leaf.issuer == leaf.subject)
+    return bool(listed) and (not is_ca(leaf := listed[0].to_cryptography()) or is_root(leaf))
 
 
 def _place(server: connection.Connection) -> str:
@@ -206,7 +206,8 @@ def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement
     assert wanted is not None
     proved = judgement.outcome == "trust"
     refused = wanted.profile.client_certificate in ("block", "bypass")
-    if made.certificate_wanted and refused and made.get_certificate() is None:
+    ours = isinstance(data.context.client.proxy_mode, Modes)  # the server is, and may ask and do without
+    if made.certificate_wanted and refused and not ours and made.get_certificate() is None:
         note_wish(data.context, data.conn, wanted.profile)
         return Judgement("block", "server-wants-client-certificate", wishes(wanted.host), proved)
     facts = facts_of(data.context.client)

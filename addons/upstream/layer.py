@@ -20,6 +20,8 @@ from addons.edge.answers import Sentence
 from addons.edge.refusal import EdgeRefusal, EdgeRefusedHook
 from addons.records import classes, legs
 from addons.records.connections import facts_of
+from addons.records.facts import ErrorClass
+from addons.revocation.named import STRANGE
 from addons.tls.goodbye import Goodbye
 from addons.upstream.connection import ServerConnection
 from addons.upstream.judging import cut, note_wish, profile_of, wishes
@@ -65,6 +67,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
 
     _asked = False
     _answered = False
+    _refused: ErrorClass | None = None
 
     def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
         """As `Goodbye`; between the handshake and its use the server is judged. One that is refused hears goodbye
@@ -77,6 +80,10 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
             except StopIteration as done:
                 result: tuple[bool, str | None] = done.value
                 return result
+            except STRANGE as error:  # mitmproxy reads all that was sent, also what OpenSSL has no use for
+                yield from self._part()
+                self._refused = "server-untrusted"
+                return False, Sentence("server-untrusted", f"{self._name} shows what is no certificate: {error}")
             if isinstance(command, TlsEstablishedServerHook) and (refused := (yield from self._judged(command.data))):
                 steps.close()
                 yield from self._part()
@@ -106,9 +113,13 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
         """As ServerTLSLayer, with words for a server that wants a client certificate: TLS 1.2 says it here."""
         made, facts = self.tls, facts_of(self.context.client)
         why = self.broken or err
+        if self._refused is not None:
+            facts.fail(self._refused, "server", err)
         if isinstance(made, ServerConnection) and made.judgement is not None:
             if made.judgement.kind == "server-wants-client-certificate":
                 yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
+        elif self._refused is not None:
+            pass
         elif isinstance(made, ServerConnection) and made.cut:
             err = cut(made, facts, self.last_alert)
         elif self._about_certificates(err):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hsm import names
-from hsm.errors import MisconfiguredError
+from hsm.errors import MisconfiguredError, TryLaterError
 from proxy.commands.options import CONFIG, ConfigOption, JsonOption, print_json
 
 app = typer.Typer(help="Servers: what is wrong with their certificates.", no_args_is_help=True)
@@ -46,6 +46,8 @@ def pin(
     leaf = seen.chain[0]
     expires = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=days)
     key = spki_sha256(leaf)
+    if not key:
+        raise TryLaterError(f"{host}:{port} shows a certificate whose key cannot be read")
     if as_json:
         print_json(
             {

@@ -76,7 +76,8 @@ def _said(installed: Path, code: str, cwd: Path) -> Any:
 def test_what_is_in_it(wheel: Path) -> None:
     """Whoever installs hsmitm gets no module that makes HSMs fail, no fuzzer, no rig, no tests, and all the rest."""
     names = [Path(one) for one in zipfile.ZipFile(wheel).namelist()]
-    assert {one.suffix for one in names if one.parts[0] in ("hsm", "addons", "proxy", "bench")} == {".py", ".template"}
+    kinds = {one.suffix for one in names if one.parts[0] in ("hsm", "addons", "proxy", "bench")}
+    assert kinds == {".py", ".template", ".json"}
     assert {one.parts[0] for one in names if ".dist-info" not in one.parts[0]} == {"hsm", "addons", "proxy", "bench"}
     assert {one.parts[1] for one in names if one.parts[0] == "bench" and len(one.parts) > 2} == INSTALLED_ROOMS
     ours = {one for name in ("hsm", "addons", "proxy", "bench") for one in (CHECKOUT / name).rglob("*.py")}
@@ -85,6 +86,7 @@ def test_what_is_in_it(wheel: Path) -> None:
         one for one in ours if one.parts[0] == "bench" and one.parts[1] in CHECKOUT_ROOMS
     }
     assert Path("proxy/config/hsmitm.toml.template") in names
+    assert Path("addons/records/decryption_log.schema.json") in names
 
 
 def test_it_is_not_the_checkout_that_runs(installed: Path, tmp_path: Path) -> None:

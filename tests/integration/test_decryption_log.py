@@ -95,6 +95,26 @@ def _echo(server: socket.socket) -> None:
             connection.sendall(data)
 
 
+def test_a_resumed_session(running: System, origin: OriginThread, records: Records) -> None:
+    """A client that comes back resumes, and its record says so: it was shown no certificate."""
+    context = ssl.create_default_context(cafile=str(running.ca))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    session, port, resumed = None, 0, False
+    for _ in range(12):  # there are two workers
+        with (
+            tunnel(running, "resumed.test", origin.port) as connection,
+            context.wrap_socket(connection, server_hostname="resumed.test", session=session) as tls,
+        ):
+            resumed, port = bool(tls.session_reused), tls.getsockname()[1]
+            session = session or tls.session
+        if resumed:
+            break
+    assert resumed
+    told = records.of(port)
+    assert told["tls"]["resumed"] is True
+    assert "server" not in told["tls"]
+
+
 def test_a_plain_request(running: System, records: Records) -> None:
     """HTTP without TLS is inspected as it is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -173,16 +193,20 @@ def test_a_rotated_file_is_left_by_every_worker(running: System, origin: OriginT
 def test_records_on_standard_output(
     softhsm_module: str, origin_ca: OriginCA, origin: OriginThread, tmp_path: Path
 ) -> None:
-    """`file = "stdout"`: each line of it is a record, and a worker that was started again writes there, too."""
+    """`file = "stdout"`: each line of it is a record. A worker that was started again writes there, too, and one that
+    ends tells of the connections that it cuts."""
     system = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", decryption_log__file='"stdout"')
     with system:
         assert system.curl(f"https://first.test:{origin.port}/").ok
+        wait_until(lambda: "first.test" in _written(system), "it writes")
         (worker,) = system.worker_pids()
         os.kill(worker, signal.SIGKILL)
         wait_until(lambda: system.worker_pids() - {worker}, "another worker serves", 20)
         wait_until(lambda: system.curl(f"https://second.test:{origin.port}/").ok, "it serves", 20)
         wait_until(lambda: "second.test" in _written(system), "it writes")
-    assert {"first.test", "second.test"} <= _written(system)
+        with tunnel(system, "held.test", origin.port):
+            assert system.stop() == 0
+    assert {"first.test", "second.test", "held.test"} <= _written(system)
 
 
 def _written(system: System) -> set[str]:

@@ -10,8 +10,9 @@ import ssl
 import tempfile
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -33,6 +34,8 @@ OLD, WEAK, WANTING = "TLS 1.0 only", "no modern suite", "wants a certificate"
 ALL = (*FAULTS, OLD, WEAK, WANTING)
 OURS = NOBODY.issue("us.example", usage=ExtendedKeyUsageOID.CLIENT_AUTH)
 """What the server that wants a certificate accepts."""
+_QUIET_S = 0.1
+"""So long nothing comes any more behind an answer."""
 
 
 def slug(fault: str) -> str:
@@ -63,7 +66,7 @@ class Front:
     """TLS in front of it, of a blocking socket: asyncio's own ends a handshake that fails without its alert.
 
     It shows to each name what `shows` says, with the rest as `adjust` has it. `reached` are the names of which anything
-    was asked.
+    was asked. A name that begins with "once" answers once on each connection.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Front:
         self._tls = self._made("any.test")
         self._tls.sni_callback = self._choose
         self.reached: set[str] = set()
+        self.open: Counter[str] = Counter()
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -107,13 +111,17 @@ class Front:
     def _pass_on(self, connection: socket.socket) -> None:
         connection.settimeout(20)
         with (
+            ExitStack() as stack,
             suppress(OSError),
             connection,
             self._tls.wrap_socket(connection, server_side=True) as tls,
             socket.create_connection(("127.0.0.1", self._behind[tls.selected_alpn_protocol() or "http/1.1"])) as plain,
         ):
+            patience, name = 20.0, getattr(tls, "shown_to", "")
+            self.open[name] += 1
+            stack.callback(self.open.subtract, [name])
             while True:
-                ready = [tls] if tls.pending() else select.select([tls, plain], [], [], 20)[0]
+                ready = [tls] if tls.pending() else select.select([tls, plain], [], [], patience)[0]
                 if not ready:
                     return
                 for one, other in ((tls, plain), (plain, tls)):
@@ -122,8 +130,10 @@ class Front:
                         if not data:
                             return
                         if one is tls:
-                            self.reached.add(getattr(tls, "shown_to", ""))
+                            self.reached.add(name)
                         other.sendall(data)
+                        if one is plain and name.startswith("once"):
+                            patience = _QUIET_S
 
 
 def _old(context: ssl.SSLContext) -> None:

@@ -123,7 +123,7 @@ def said(visit: Visit, mode: str, config: WorkerConfig) -> tuple[str, str]:
         addresses=() if mode == "upstream" else (visit.address,),
         proved=visit.address != "127.0.0.3" if _by_sni(visit, mode) else None,
     )  # fmt: skip
-    found = answer(facts_of(question, config), config.policy)
+    found = answer(facts_of(question, config), config)
     return found.rule, found.action
 
 

@@ -5,6 +5,7 @@ servers that are passed by from their second connection on, since they ask for a
 from __future__ import annotations
 
 import datetime as dt
+import http.client
 import json
 import re
 import ssl
@@ -46,7 +47,7 @@ class _World:
 
     def shows(self, host: str) -> Shown:
         """What the server of that name shows; another key, where it was exchanged."""
-        if host.endswith(".wants.test"):
+        if host.endswith(".wants.test") or (host.startswith("once") and host not in self.exchanged):
             return shown("", host)
         key = None if host in self.exchanged else _KEYS.get(host)
         return CA(host, key=key or ec.generate_private_key(ec.SECP256R1())).itself(host)
@@ -153,3 +154,24 @@ def test_a_server_that_asks_for_a_certificate_is_passed_by_from_then_on(world: _
     assert "hsmitm" not in _met(world, host, port).issuer.rfc4514_string()
     assert "hsmitm" in _met(world, "b.wants.test", port).issuer.rfc4514_string()
     assert "hsmitm" in _met(world, host, world.port).issuer.rfc4514_string()
+
+
+@pytest.mark.parametrize("becomes", ["another", "the same"])
+def test_a_later_connection_to_the_server_is_judged_as_the_first(world: _World, becomes: str) -> None:
+    """The client was shown a trusted leaf, and asks again on its connection: whoever answers then must be trusted, too,
+    and is asked for nothing if not."""
+    host = f"once-{becomes[:3]}.test"
+    context = ssl.create_default_context(cafile=str(world.system.ca))
+    with tunnel(world.system, host, world.port) as plain, context.wrap_socket(plain, server_hostname=host) as tls:
+        client = http.client.HTTPConnection(host)
+        client.sock = tls
+        statuses = []
+        for path in ("/first", "/second"):
+            client.request("GET", path)
+            answer = client.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+            if becomes == "another":
+                world.exchanged.add(host)
+            wait_until(lambda: world.servers.fronts[""].open[host] == 0, "the server has closed its connection")
+    assert statuses == [200, 502 if becomes == "another" else 200]

@@ -155,6 +155,7 @@ def test_a_help_desk_is_told_of_a_blocked_site(running: tuple[System, OriginThre
     assert "blocked: blocked-by-policy" in text
     assert [one["id"] for one in found["past"]["connections"]] == [_id(reply.trace)]
     assert max(map(len, text.splitlines())) <= 80
+    assert _explained(system, _id(reply.trace))[1]["question"] == found["question"] | {"port": 80}
 
 
 def test_a_help_desk_is_told_of_a_site_that_works(running: tuple[System, OriginThread]) -> None:

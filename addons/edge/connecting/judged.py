@@ -85,6 +85,8 @@ def _stranger(made: context.Context, request: http.Request) -> str:
         return ""
     strict = policy_of(facts).host_mismatch == "block" and made.server.tls_established and facts.mode != "inbound"
     for one in authority.claims(request):
+        if facts.sni and one.partition(":")[0] == facts.sni:
+            continue
         try:
             named = authority.host(one)
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from hsm import names
 from hsm.errors import MisconfiguredError
 from hsm.wire.admin import Status, StatusReport
 from proxy.commands.explain.hsm import hsm
-from proxy.commands.explain.past import past
+from proxy.commands.explain.past import of_page, past
 from proxy.commands.explain.policy import policy
 from proxy.commands.explain.report import HsmPart, PolicyPart, Question, Report, ServerPart
 from proxy.commands.explain.server import server
@@ -41,9 +42,20 @@ def question(host: str, port: int | None, client: str, user: str) -> Question:
     return Question(found, port or _HTTPS, client, user)
 
 
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+"""What stands on a page: a UUID (RFC 9562 section 4)."""
+
+
+def asked_about(config: Path, said: str, port: int | None, client: str, user: str, log: Path | None) -> Question:
+    """What is asked about where `said` is a host, or the id on a page: then it is that connection. `log` is another
+    decryption log than the configured one. Raises MisconfiguredError."""
+    if not _ID.fullmatch(said.strip()):
+        return question(said, port, client, user)
+    return of_page(log or _log(load(config)), said.strip().lower())
+
+
 def explain(config: Path, asked: Question, log: Path | None = None) -> Report:
-    """Find out all of it. `log` is another decryption log than the configured one. Raises MisconfiguredError for a
-    configuration that cannot be read."""
+    """Find out all of it. Raises MisconfiguredError for a configuration that cannot be read."""
     settings = load(config)
     at = dt.datetime.now(dt.UTC)
     with ThreadPoolExecutor(3) as at_once:  # a server, name servers and the signer may all take their time
@@ -90,9 +102,13 @@ def _short(asked: Question, decided: PolicyPart, seen: ServerPart, signer: HsmPa
         (acts == "block", f"blocked: {decided.reason}"),
         (decided.problem, f"not reached: {decided.problem}"),
         (seen.problem, f"not reached from here: {seen.problem}"),
-        (seen.outcome == "block", f"refused for its certificate, which its owner has to mend: {wrong}"),
+        (
+            seen.outcome == "block" and not seen.note,
+            f"refused for its certificate, which its owner has to mend: {wrong}",
+        ),
         (acts == "bypass", f"passed on unread: {decided.reason}"),
         (signer.running and not signer.in_service, "not inspected now: no member of the HSM is in service"),
+        (seen.note, f"inspected, if its chain can be completed: {wrong}"),
         (seen.outcome == "untrust", f"inspected, and clients are warned of its certificate: {wrong}"),
         (True, "inspected, and nothing is wrong with it from here"),
     )

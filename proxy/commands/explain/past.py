@@ -14,6 +14,7 @@ import msgspec
 
 from addons.records import record
 from addons.records.record import Record
+from hsm.errors import MisconfiguredError
 from proxy.commands.explain.report import Connection, PastPart, Question
 
 _BLOCK = 1 << 20
@@ -34,6 +35,27 @@ def past(log: Path | None, question: Question) -> PastPart:
         return PastPart(str(log), problem=f"there is no decryption log at {log} yet")
     except OSError as error:
         return PastPart(str(log), problem=f"the decryption log {log} cannot be read: {error.strerror}")
+
+
+def of_page(log: Path | None, id_: str) -> Question:
+    """What the connection was about whose client was shown a page with this id.
+
+    Raises MisconfiguredError where the log does not have it.
+    """
+    if log is None:
+        raise MisconfiguredError("no decryption log is kept in a file ([decryption_log] file), so no id can be found")
+    try:
+        with log.open("rb") as file:
+            for line in lines(file, MOST_BYTES):
+                if id_.encode() in line and (made := _record(line)) is not None and made.event.id == id_:
+                    host = made.destination.address or made.destination.ip
+                    user = made.user.name if made.user is not None else ""
+                    return Question(host, made.destination.port or 443, made.source.ip, user)
+    except OSError as error:
+        raise MisconfiguredError(f"the decryption log {log} cannot be read: {error.strerror}") from error
+    raise MisconfiguredError(
+        f"{log} has no connection with the id {id_}, as far back as was read; one that is open has no record yet"
+    )
 
 
 def _read(file: BinaryIO, log: Path, question: Question) -> PastPart:

@@ -66,7 +66,8 @@ class PastPart(Struct, frozen=True):
 
 
 class ServerPart(Struct, frozen=True):
-    """The server as it is seen from here, now. `outcome` is what the policy makes of it: trust, untrust or block."""
+    """The server as it is seen from here, now. `outcome` is what the policy makes of it: trust, untrust or block. The
+    proxy may know more (`note`): it fetches certificates that a server leaves out, and asks whether one is revoked."""
 
     address: str = ""
     version: str = ""
@@ -78,6 +79,7 @@ class ServerPart(Struct, frozen=True):
     wrong: tuple[str, ...] = ()
     outcome: str = ""
     kind: str = ""
+    note: str = ""
     problem: str = ""
 
 

@@ -70,7 +70,7 @@ def _server(part: ServerPart) -> Iterator[str]:
     yield f"from {part.not_before[:10]} to {part.not_after[:10]}; {part.version}"
     for one in part.wrong:
         yield f"WRONG: {one}"
-    yield f"{_OUTCOMES[part.outcome]}" if part.wrong else "nothing is wrong with it"
+    yield (part.note or _OUTCOMES[part.outcome]) if part.wrong else "nothing is wrong with it"
 
 
 def _past(part: PastPart) -> Iterator[str]:

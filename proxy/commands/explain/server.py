@@ -14,13 +14,17 @@ from hsm.errors import TryLaterError
 from proxy.commands.explain.report import Question, ServerPart
 from proxy.config.worker import WorkerConfig
 
+_FETCHES = "the proxy fetches what it leaves out, where the certificate says from where, and judges the whole"
 VISIT_S = 5.0
 """So long a server may take for all of it."""
 
 
 def server(config: WorkerConfig, question: Question, profile: Profile, at: dt.datetime) -> ServerPart:
     """Look at it. What it says is judged by `profile`, and by what is accepted of this host."""
-    roots = Roots(file=str(config.upstream_ca) if config.upstream_ca else None)
+    roots = Roots(
+        directory=config.mitmproxy.options.get("ssl_verify_upstream_trusted_confdir"),
+        file=str(config.upstream_ca) if config.upstream_ca else None,
+    )
     try:
         seen = visit(question.host, question.port, roots, profile=profile, within_s=VISIT_S)
     except TryLaterError as error:
@@ -39,4 +43,5 @@ def server(config: WorkerConfig, question: Question, profile: Profile, at: dt.da
         wrong=seen.wrong,
         outcome=judgement.outcome,
         kind=judgement.kind or "",
+        note=_FETCHES if judgement.kind == "server-incomplete-chain" and profile.incomplete_chain == "fetch" else "",
     )

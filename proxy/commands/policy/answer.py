@@ -49,7 +49,8 @@ def answer(facts: Facts, config: WorkerConfig) -> Answer:
     problem, policy = "", config.policy
     decision, misses = explained(facts, policy)
     if "addresses" in decision.missing and facts.addresses is None:
-        facts.addresses, problem = resolved(facts.host or facts.sni)
+        # Where another proxy looks the name up, a worker does not either.
+        facts.addresses, problem = ((), "") if facts.mode == "upstream" else resolved(facts.host or facts.sni)
         decision, misses = explained(facts, policy)
     proved = None
     if "proof" in decision.missing:

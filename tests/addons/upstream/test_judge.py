@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import structs
 from OpenSSL import SSL, crypto
 
 from addons.policy.settings import Accept, Profile
-from addons.records.facts import ErrorClass
+from addons.records.facts import ErrorClass, Verification
 from addons.revocation.answers import Answer, Status
 from addons.upstream.connection import Demand, ServerConnection
 from addons.upstream.judge import GOOD, Judgement, Outcome, judge, spki_sha256
@@ -165,6 +168,29 @@ def test_a_revocation_status_is_a_fault_as_others_are(status: Status, word: str)
     found = judge([], shown("", HOST).chain, said, (), NOW, host=HOST, status=Answer(status, "words"))
     kind = "server-revoked" if status == "revoked" else f"status-{status}"
     assert (found.outcome, found.kind) == (_WORDS[word], kind)
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_a_certificate_that_we_cannot_read_is_no_trouble() -> None:
+    """OpenSSL reads more than we do: what it has said is judged, whatever a hostile server has written."""
+    chance = random.Random(7)
+    bases = [shown(fault, HOST).chain[0].public_bytes(Encoding.DER) for fault in ("", "incomplete chain", "RSA-1024")]
+    accepts = [accepting(shown("", HOST))]
+    read = 0
+    for number in range(1500):
+        spoilt = bytearray(bases[number % 3])
+        for _ in range(chance.randint(1, 3)):
+            spoilt[chance.randrange(len(spoilt))] = chance.randrange(256)
+        try:
+            certificate = x509.load_der_x509_certificate(bytes(spoilt))
+        except (ValueError, x509.InvalidVersion):
+            continue
+        read += 1
+        for code in (7, 9, 10, 20, 66):
+            said = [Verification(code, 0, "so it is")]
+            found = judge(said, [certificate], all_of("block"), accepts if code == 7 else (), NOW, host=HOST)
+            assert found.outcome in ("block", "trust")
+    assert read > 500
 
 
 # [[upstream.accept]]

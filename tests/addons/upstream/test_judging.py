@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from mitmproxy import connection, tls
 from mitmproxy.proxy import commands, events, mode_specs
 from mitmproxy.proxy.layers.tls import TlsEstablishedServerHook, TlsFailedServerHook
 from mitmproxy.test import taddons
 from msgspec import structs
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from addons.edge.connecting.errands import OUTSIDE
 from addons.edge.refusal import EdgeRefusedHook
@@ -39,6 +40,17 @@ from tests.addons.upstream.test_judge import accepting as accepted
 _HYBRID = (0x11EC, 29)
 
 
+def _show_strange(settings: SSL.Context, place: int, der: bytes) -> None:
+    """Have a server show what `cryptography` does not read, in place of its own certificate or behind it."""
+    lib = SSL._lib  # type: ignore[attr-defined]
+    loaded = crypto.load_certificate(crypto.FILETYPE_ASN1, der)
+    if place == 0:
+        assert lib.SSL_CTX_use_certificate(settings._context, loaded._x509) == 1  # type: ignore[attr-defined]
+    else:
+        lib.X509_up_ref(loaded._x509)  # type: ignore[attr-defined]
+        assert lib.SSL_CTX_add_extra_chain_cert(settings._context, loaded._x509) == 1  # type: ignore[attr-defined]
+
+
 class Proxy(Driver):
     """Our layer, opposite a server that shows something. `leaf` is still to be chosen, or was shown for this server, or
     for another one."""
@@ -47,7 +59,7 @@ class Proxy(Driver):
         self, server: Shown, profile: Profile, roots: Path, *, leaf: str = "to come", known: Sequence[object] = (),
         upstream: UpstreamTls | None = None, accepts: Sequence[Accept] = (), settings: SSL.Context | None = None,
         certificates: Sequence[ClientCertificate] = (), groups: Sequence[int] = (), mode: str = "regular",
-        **options: object,
+        strange: tuple[int, bytes] | None = None, **options: object,
     ) -> None:  # fmt: skip
         settings = settings or SSL.Context(SSL.TLS_SERVER_METHOD)
         settings.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
@@ -55,6 +67,8 @@ class Proxy(Driver):
         settings.use_certificate(server.chain[0])
         for one in server.chain[1:]:
             settings.add_extra_chain_cert(one)
+        if strange is not None:
+            _show_strange(settings, *strange)
         self.server = accepting(settings)
         tctx = taddons.context(upstream or UpstreamTls(), *known)
         tctx.options.update(ssl_verify_upstream_trusted_ca=str(roots), **options)
@@ -158,6 +172,22 @@ async def test_a_good_server_costs_no_second_look(roots: Path, monkeypatch: pyte
     assert proxy.goes_on
     assert proxy.facts.server_leg.verification is not None
     assert proxy.facts.server_leg.verification.code == 0
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("word", ["block", "untrusted", "allow"])
+async def test_a_certificate_that_nobody_can_read_is_refused(
+    roots: Path, word: str, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of a version that there is not, the server's own or one that it sends along: no traceback, no request."""
+    server = shown("untrusted", HOST)
+    whole = server.chain[0].public_bytes(Encoding.DER)
+    strange = whole.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x6c", 1)
+    assert strange != whole
+    proxy = Proxy(server, all_of(word), roots, strange=(place, strange))
+    assert not proxy.goes_on
+    assert proxy.failed_as == "server-untrusted"
+    assert "Traceback" not in caplog.text
 
 
 # who can be shown that a server is not trusted
@@ -338,6 +368,11 @@ async def test_a_server_that_wants_a_certificate(roots: Path, wish: str, version
         assert [one.data.kind for one in proxy.of(EdgeRefusedHook)] == ["server-wants-client-certificate"]
         made = proxy.of(TlsFailedServerHook)[0].data.ssl_conn
         assert made.judgement.proved  # type: ignore[union-attr]
+
+
+async def test_a_server_of_ours_may_ask_for_a_certificate(roots: Path) -> None:
+    """Our own sites' servers go on as ever where they ask, and do without."""
+    assert Proxy(shown("", HOST), Profile(), roots, settings=_wanting(), mode="inbound:0@127.0.0.1:1").goes_on
 
 
 @pytest.mark.parametrize("word", ["log", "block"])

@@ -179,10 +179,11 @@ def test_the_template_without_comment_signs_is_a_configuration() -> None:
 
 
 def test_the_blocks_of_readme_are_configurations() -> None:
-    """README's first block is a configuration, also with the inbound block behind it; the group's is one of [hsm],
-    and that of return codes belongs to its member."""
-    first, inbound, group, codes = _BLOCKS
+    """README's first block is a configuration, also with the rules or the inbound block behind it; the group's is one
+    of [hsm], and that of return codes belongs to its member."""
+    first, rules, inbound, group, codes = _BLOCKS
     assert _parsed(first).file.forward
+    assert [one.name for one in _parsed(first + rules).file.policy.rules] == ["banks", "nas"]
     assert _parsed(first + inbound).file.inbound
     second = first.replace('"hsm1"', '"hsm2"').partition("[forward")[0]
     both = _parsed(f"{group.partition('[[')[0]}{first}{second}")

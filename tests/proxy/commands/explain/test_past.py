@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from addons.records import record
 from addons.records.facts import Facts
 from addons.records.translation import to_record
+from hsm.errors import MisconfiguredError
 from proxy.commands.explain import past as past_module
-from proxy.commands.explain.past import MOST, lines, past
+from proxy.commands.explain.past import MOST, lines, of_page, past
 from proxy.commands.explain.report import Question
 
 HOST = Question("www.bank.example")
@@ -60,6 +61,16 @@ def test_a_line_that_is_no_record_is_passed_over(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b'{"www.bank.example": 1}\nwww.bank.example\n\xff\n' + _line(7) + b"\n\n" + _line(8)[:100])
     assert [one.id for one in past(log, HOST).connections] == ["id-7"]
+
+
+def test_the_id_on_a_page_leads_to_its_connection(tmp_path: Path) -> None:
+    """Somebody reads an id on the telephone: host, port, client and user of that connection are known."""
+    log = tmp_path / "log"
+    log.write_bytes(_line(1) + _line(2, "shop.example", "10.9.9.9", "bob") + _line(21))
+    assert of_page(log, "id-2") == Question("shop.example", 443, "10.9.9.9", "bob")
+    for id_, path in (("id-3", log), ("id-2", tmp_path / "none"), ("id-2", None)):
+        with pytest.raises(MisconfiguredError):
+            of_page(path, id_)
 
 
 def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path) -> None:

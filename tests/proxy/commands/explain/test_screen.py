@@ -71,6 +71,15 @@ def test_what_is_wrong_with_a_certificate_and_what_follows() -> None:
     assert "WRONG: it has expired\n           the client gets an error page" in text
 
 
+def test_a_chain_that_the_proxy_completes_is_no_verdict() -> None:
+    """What a server leaves out the proxy may fetch: so no client is said to be warned."""
+    text = _text(
+        server=ServerPart(subject="CN=x", wrong=("a link is missing",), outcome="untrust", note="it is fetched")
+    )
+    assert "WRONG: a link is missing\n           it is fetched" in text
+    assert "is warned" not in text
+
+
 def test_each_part_that_is_not_known_says_why() -> None:
     """While hsmitm does not run, and nobody answers, the rest is still told."""
     text = _text(

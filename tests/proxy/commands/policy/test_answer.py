@@ -56,6 +56,11 @@ def test_a_host_is_looked_up_where_a_rule_asks_for_its_address(tmp_path: Path) -
     assert (found["rule"], found["action"], found["addresses"]) == ("lab", "block", ["192.0.2.7"])
     assert told("test", "--config", config, "--host", "192.0.2.7")["rule"] == "lab"
     assert told("test", "--config", config, *HONEST)["addresses"] == []
+    through = tmp_path / "through.toml"
+    through.write_text(Path(config).read_text() + '\n[proxy]\nmode = "upstream:http://proxy.example:3128"\n')
+    assert told("test", "--config", str(through), "--host", "localhost")["addresses"] == [], (
+        "the other proxy looks it up"
+    )
 
 
 def test_a_destination_that_is_denied(tmp_path: Path) -> None:
