@@ -71,6 +71,8 @@ DIFFER: dict[str, str] = {
     "test_http3.py::test_http3_client_aborts[RST+disconnect-request-stream]": _FRAMED,
     "test_http_version_interop.py::test_h1_to_h2": "an answer of HTTP/2 without a length is in chunks, so that its end "
     "is seen and the connection goes on",
+    "test_modes.py::test_transparent_eager_connect_failure": "a redirected client without a server is heard, and "
+    "told why in its page",
     "test_mode_servers.py::test_wireguard": "needs a program that mitmproxy builds; it fails without us, too",
 }
 """The tests that fail, by the end of their names up to parameters, with the reason."""
