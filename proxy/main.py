@@ -138,7 +138,7 @@ def proxy(config: ConfigOption = CONFIG) -> None:
 
 @app.command()
 def status_page(config: ConfigOption = CONFIG) -> None:
-    """Run the status page alone, where [status] user says that it is another user's."""
+    """Run the status page alone, where `user` of the table status says that it is another user's."""
     from proxy.processes import status_page as serving  # noqa: PLC0415
 
     serving.alone(config)

@@ -77,7 +77,8 @@ def of_error(client: connection.Client, came: Came | None, event: ResponseProtoc
     if event.code.http_status_code() is None:
         return None
     facts = facts_of(client)
-    return pages.current().page(facts, kind=kind(event.message, event.code, facts), request=_asker(came))
+    found = kind(event.message, event.code, facts)
+    return pages.current().page(facts, kind=found, request=_asker(came), why=event.message)
 
 
 def of_kind(client: connection.Client, came: Came | None, kind: Kind, detail: str = "") -> http.Response:

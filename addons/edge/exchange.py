@@ -30,6 +30,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHeadersHook
 
 from addons.edge.streaming import NOTHING, Streamed
+from addons.records.connections import facts_of
 
 _CONTINUE = 100
 _SWITCHING = 101
@@ -205,6 +206,8 @@ class Exchange(HttpStream):
         """As HttpStream; a server that has answered hears, too, that the rest of the request does not come."""
         if self._answered and isinstance(event, RequestProtocolError):
             yield SendHttp(event, self.context.server)
+        if isinstance(event, ResponseProtocolError):
+            facts_of(self.context.client).fail("connect-failed", "server", event.message)
         yield from super().handle_protocol_error(event)
 
 

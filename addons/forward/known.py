@@ -13,8 +13,9 @@ from addons.tls import client_hello
 from addons.upstream.connection import ServerConnection
 from addons.upstream.judge import Judgement
 
-_BROKEN = ("connect-failed", "not-tls")
-"""Classes of whatever is no TLS server: what matters of it to a client is that it did not prove who it is."""
+_BROKEN = "connect-failed"
+"""The class of a handshake that broke for whatever reason: what matters of it to a client is that the server did not
+prove who it is."""
 
 
 class Known(Struct):
@@ -49,7 +50,7 @@ class Known(Struct):
         failure = facts_of(data.context.client).failure
         if isinstance(error, Sentence):
             text = error.within(text)
-        elif not self.answered and (failure is None or failure.kind in _BROKEN):
+        elif not self.answered and (failure is None or failure.kind == _BROKEN):
             text = Sentence("server-unproven", text)
         data.conn.error = text
 

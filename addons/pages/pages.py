@@ -98,13 +98,14 @@ class Pages:
         host: str = "",
         status: int | None = None,
         detail: str = "",
+        why: str = "",
         retry_after_s: int | None = None,
     ) -> http.Response:
         """The answer to `request`, None where it could not be read.
 
         `host` is what the page is about, where that is not what the client asked for; `status` is another than the
         kind's; `retry_after_s` goes into Retry-After (RFC 9110 section 10.2.3). `detail` is shown with requests that
-        the client itself has made badly (`sentences.EXPLAINED`), and nowhere else.
+        the client itself has made badly (`sentences.EXPLAINED`), and nowhere else; `why` is for the log alone.
         """
         status = status or SAYINGS[kind].status
         asker = Asker.of(request) if isinstance(request, http.Request) else request or NOBODY
@@ -120,7 +121,7 @@ class Pages:
         }
         made = self._made(status, values, asker)
         made.headers[ID] = facts.id
-        _tell(facts, kind, status, shown)
+        _tell(facts, kind, status, shown, why)
         if retry_after_s is not None:
             made.headers["Retry-After"] = str(retry_after_s)
         return made
@@ -163,13 +164,15 @@ def current() -> Pages:
 _PLAIN = Pages()
 
 
-def _tell(facts: Facts, kind: Kind, status: int, host: str) -> None:
+def _tell(facts: Facts, kind: Kind, status: int, host: str, why: str) -> None:
     """Have the id in the log for people, too, with what the page does not say."""
     failure = facts.failure
-    why = f": {failure.text[:_LONGEST_DETAIL]}" if failure is not None and failure.kind == kind else ""
+    if not why and failure is not None and failure.kind == kind:
+        why = failure.text
+    more = f": {why[:_LONGEST_DETAIL]}" if why else ""
     client = facts.client_ip or "a client"
     told = {"log_class": f"page-{kind}"}  # a flood of one kind hides none of another (`proxy.processes.log_rates`)
-    logger.info("page %s for %s about %s: %d, %s%s", facts.id, client, host or "-", status, kind, why, extra=told)
+    logger.info("page %s for %s about %s: %d, %s%s", facts.id, client, host or "-", status, kind, more, extra=told)
 
 
 def _for_grpc(status: int, values: dict[str, str], content_type: str) -> http.Response:

@@ -152,11 +152,6 @@ class Connections:
         if flow.error is None and flow.server_conn.timestamp_tcp_setup is not None:
             facts_of(flow.client_conn).served = True
 
-    def error(self, flow: http.HTTPFlow) -> None:
-        """No answer came of a request. A client that has gone has not waited for it."""
-        if flow.error is not None and flow.client_conn.state & connection.ConnectionState.CAN_WRITE:
-            facts_of(flow.client_conn).fail("connect-failed", "server", flow.error.msg)
-
     def tcp_start(self, flow: tcp.TCPFlow) -> None:
         """A stream that is no HTTP, in the clear unless TLS is around it."""
         facts = facts_of(flow.client_conn)
@@ -181,6 +176,8 @@ class Connections:
         """The client's handshake is complete."""
         facts = facts_of(data.context.client)
         legs.note(facts.client_leg, data.conn, data.ssl_conn)
+        if facts.client_leg.resumed:
+            facts.client_leg.certificate = None  # a client that comes back is shown none
         if not outermost(data.context):
             facts.event, facts.plain = "decrypted", False
 

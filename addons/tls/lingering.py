@@ -61,7 +61,8 @@ class LingeringTls(Lingering, TLSLayer):
     """Stands before a layer that speaks TLS with clients. Servers need no last words of ours."""
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        yield from self.drop(event) if self.drops(event) else super()._handle_event(event)
+        # No generator of its own: each event of a connection would go through one more.
+        return self.drop(event) if self._lingers is not None and self.drops(event) else super()._handle_event(event)
 
     def fail_handshake(self, err: str) -> layer.CommandGenerator[None]:
         """As TLSLayer's `on_handshake_error`: what has failed ends with an alert."""
@@ -71,8 +72,7 @@ class LingeringTls(Lingering, TLSLayer):
 
     def send_data(self, data: bytes) -> layer.CommandGenerator[None]:
         """As TLSLayer, while there is something to say."""
-        if self._lingers is None:
-            yield from super().send_data(data)
+        return super().send_data(data) if self._lingers is None else _nothing()
 
     def send_close(self, command: commands.CloseConnection) -> layer.CommandGenerator[None]:
         """As TLSLayer, once."""
@@ -80,3 +80,8 @@ class LingeringTls(Lingering, TLSLayer):
             return
         for made in super().send_close(command):
             yield from self.linger(self.conn) if isinstance(made, LastWords) else (made,)
+
+
+def _nothing() -> layer.CommandGenerator[None]:
+    """There is nothing left to say."""
+    yield from ()

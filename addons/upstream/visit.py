@@ -52,7 +52,7 @@ def visit(host: str, port: int, roots: Roots, *, profile: Profile = _BUILT_IN, w
     except SSL.Error as error:
         raise TryLaterError(f"no TLS with {host}:{port}: {reason(error)}") from error
     except OSError as error:
-        raise TryLaterError(f"no connection to {host}:{port}: {error}") from error
+        raise TryLaterError(f"no connection to {host}:{port}: {error.strerror or error}") from error
 
 
 def _begun(host: str, roots: Roots, profile: Profile) -> ServerConnection:

@@ -6,7 +6,6 @@ It logs in once for each member, as `run` would: a wrong PIN found here is remem
 from __future__ import annotations
 
 import asyncio
-import datetime
 import datetime as dt
 import functools
 from pathlib import Path
@@ -63,8 +62,6 @@ async def check(path: Path, say: Say) -> bool:
     check_records(config, findings)
     await _check_mitmproxy(config, findings)
     check_pages(config, findings)
-    for warning in config.file.compiled().warnings(datetime.datetime.now(datetime.UTC)):
-        findings.warn(warning)
     await check_sites(config, findings)
     check_times(config, findings)
     await _check_hsm(config, findings)

@@ -95,6 +95,26 @@ def _echo(server: socket.socket) -> None:
             connection.sendall(data)
 
 
+def test_a_resumed_session(running: System, origin: OriginThread, records: Records) -> None:
+    """A client that comes back resumes, and its record says so: it was shown no certificate."""
+    context = ssl.create_default_context(cafile=str(running.ca))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    session, port, resumed = None, 0, False
+    for _ in range(12):  # there are two workers
+        with (
+            tunnel(running, "resumed.test", origin.port) as connection,
+            context.wrap_socket(connection, server_hostname="resumed.test", session=session) as tls,
+        ):
+            resumed, port = bool(tls.session_reused), tls.getsockname()[1]
+            session = session or tls.session
+        if resumed:
+            break
+    assert resumed
+    told = records.of(port)
+    assert told["tls"]["resumed"] is True
+    assert "server" not in told["tls"]
+
+
 def test_a_plain_request(running: System, records: Records) -> None:
     """HTTP without TLS is inspected as it is."""
     with socket.create_server(("127.0.0.1", 0)) as server:

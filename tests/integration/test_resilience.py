@@ -132,8 +132,8 @@ def listening_port(system: System) -> str:
 def test_halves_start_in_any_order(
     softhsm_module: str, origin_ca: OriginCA, origin: OriginThread, tmp_path: Path
 ) -> None:
-    """`hsmitm proxy` before `hsmitm signer`: new hosts get a 502 that says why; with the signer there they are served,
-    without it known hosts go on, and nothing is restarted by hand."""
+    """`hsmitm proxy` before `hsmitm signer`: new hosts get a 502, and the log says why; with the signer there they are
+    served, without it known hosts go on, and nothing is restarted by hand."""
     system = System.make(tmp_path / "s", upstream_ca=origin_ca.pem, workers="1", mint_timeout_s="2.0")
     proxy_half = start_half(system, "proxy")
     halves = [proxy_half]
@@ -145,11 +145,12 @@ def test_halves_start_in_any_order(
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(b"CONNECT early.test:443 HTTP/1.1\r\nHost: early.test:443\r\n\r\n")
             answer = b""
-            while b"hsmitm signer" not in answer:
+            while b"\nAsk:" not in answer:
                 data = connection.recv(4096)
                 assert data, answer
                 answer += data
         assert b"early.test cannot be inspected now" in answer
+        system.until_logged("is 'hsmitm signer' running?")
         halves.append(start_half(system, "signer"))
         wait_until(lambda: system.try_status() is not None, "the signer serves")
         assert system.curl(f"https://known.test:{origin.port}/", proxy=proxy).ok

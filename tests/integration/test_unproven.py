@@ -56,6 +56,7 @@ FAULTS: dict[str, Fault] = {
 
 SLOW = ("half a ServerHello", "silence")
 SAID = {
+    "garbage": "{} does not speak TLS",
     "an alert": "no TLS with {}: it has no cipher suite in common",
     **dict.fromkeys(SLOW, "{} did not answer in time"),
 }

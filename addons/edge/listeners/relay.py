@@ -1,10 +1,10 @@
 """Two sockets that pass on to each other what they get, outside of mitmproxy's layers: the event loop hands the bytes
 of one transport to the other, and nobody between them looks at any.
 
-All streams of a worker are read into one buffer: what came is written on before anything else is read, and only where
-a socket does not take all of it is the buffer left to that one, and another made. A direction that carries much is left
-to the kernel (`splicing`), which copies nothing, but needs a pipe and two descriptors. Measured on two busy cores (CPU
-for each GB): 0.14 s; with a `bytes` for each read, as asyncio hands them out, 0.17 s; and by the kernel 0.09 s.
+All streams of a worker are read into one buffer: what came is written on before anything else is read, and only where a
+socket does not take all of it the buffer is left to that one, and another is made. A direction that carries much is
+left to the kernel (`splicing`), which copies nothing, but needs a pipe and two descriptors. Measured on two busy cores
+(CPU for each GB): 0.14 s, with a `bytes` for each read, as asyncio hands them out, 0.17 s, and by the kernel 0.09 s.
 """
 
 from __future__ import annotations

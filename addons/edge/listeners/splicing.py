@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import resource
 import select
 import socket
 import threading
@@ -19,6 +20,9 @@ from contextlib import suppress
 
 MOST = 64
 """Directions at a time: a pipe each, two descriptors, and what a slow peer leaves in it."""
+_ONE_OF = 64
+"""Of so many descriptors that a process may have, one direction has its two: `limits` leaves a tenth of all to others
+than clients and servers."""
 _PIPE = 262_144
 """Bytes; an unprivileged user has 64 MiB of pipes (pipe(7), pipe-user-pages-soft)."""
 _MOVES = 4
@@ -109,13 +113,13 @@ class Splicing:
         self._epoll = select.epoll()
         self._at: dict[int, list[Splice]] = {}
         self._number = 0
-        self._works = _works()
+        self._most = min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _ONE_OF) if _works() else 0
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     @property
     def full(self) -> bool:
         """Whether there is no place for another one."""
-        return not self._works or self._number >= MOST
+        return self._number >= self._most
 
     def begin(self, one: Splice) -> None:
         """Watch both of its sockets from now on; what has come already is moved."""

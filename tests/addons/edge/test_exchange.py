@@ -14,6 +14,7 @@ from addons.edge.connecting.stream import EdgeStream
 from addons.edge.http2 import nghttp2
 from addons.edge.http2.events import Ended, Head, Reset
 from addons.edge.streaming import DEFAULT, EVERYTHING, Streamed
+from addons.records.connections import facts_of
 from tests.addons.edge import wire2
 from tests.addons.edge.proxied import Peer, Proxy, body, talk
 from tests.addons.edge.talk import Talk, script
@@ -356,3 +357,19 @@ def heads_or_resets(client: Peer) -> list[Head | Reset]:
 def _killing(hook: commands.StartHook) -> None:
     if isinstance(hook, HttpRequestHook):
         hook.flow.kill()
+
+
+def test_a_request_that_comes_to_nothing_is_told_by_whose_doing_it_was() -> None:
+    """A server that leaves without an answer has failed; a client of HTTP/2 that does not wait for one has not."""
+    left = talking().client(GET)
+    left.server_ends()
+    failure = facts_of(left.context.client).failure
+    assert failure is not None
+    assert (failure.kind, failure.side) == ("connect-failed", "server")
+    proxy, client, server = met()
+    stream = client.session.request(REQUEST, ended=True)
+    talk(proxy, client, server)
+    client.session.reset(stream, nghttp2.CANCEL)
+    talk(proxy, client, server)
+    assert Reset(1, nghttp2.CANCEL, by_peer=True) in server.taken()
+    assert facts_of(proxy.client).failure is None

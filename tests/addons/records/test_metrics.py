@@ -356,6 +356,16 @@ def test_flows_in_progress_are_known() -> None:
     assert metrics.flows == 0
 
 
+def test_a_bypassed_connection_is_in_progress() -> None:
+    """A worker that drains waits for it, until its client is gone."""
+    metrics, client = Metrics(), tflow.tclient_conn()
+    metrics.client_connected(client)
+    metrics.bypass_begun(client)
+    assert metrics.flows == 1
+    metrics.client_disconnected(client)
+    assert metrics.flows == 0
+
+
 def test_every_counter_is_in_the_registry() -> None:
     """A monitor finds every series from the first scrape on, look-ups by result."""
     metrics = Metrics()
