@@ -53,7 +53,7 @@ def _decision(case: Case, policy: Compiled, matched: CompiledRule | None, missin
     if policy.no_sni == "block" and action != "block" and facts.mode != "inbound" and not facts.plain:
         if case.hello_comes:
             missing = missing | {"hello"}
-        elif not facts.sni:
+        elif not case.sni.text:  # an SNI that is no host name names nobody
             action, name, reason = "block", NO_SNI, "the client names no host (SNI), and no_sni is block"
     return Decision(
         rule=name,

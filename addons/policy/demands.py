@@ -39,11 +39,12 @@ def elsewhere(facts: Facts, name: str) -> Decision | None:
 
 def differs(facts: Facts) -> bool:
     """Whether the client asked the proxy for one name, and says another in its ClientHello. Who asked for an address
-    has named nobody."""
+    has named nobody; and an SNI that is no host name (some programs put a port into it) counts as none."""
     host = facts.host.strip("[]")
     if not host or not facts.sni or facts.mode in ("transparent", "inbound") or networks.number(host) is not None:
         return False
-    return domains.met(host) != domains.met(facts.sni)
+    said = domains.met(facts.sni)
+    return bool(said.text) and said != domains.met(host)
 
 
 def _blocked(decision: Decision, why: str, kind: ErrorClass) -> Decision:

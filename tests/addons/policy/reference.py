@@ -35,7 +35,7 @@ def decided(facts: Facts, policy: Policy) -> tuple[str, str, bool]:
     if policy.no_sni == "block" and facts.mode != "inbound" and action != "block":
         if not facts.hello:
             settled = False
-        elif facts.sni == "":
+        elif not ascii_name(facts.sni) or plain_address(facts.sni) is not None:
             rule, action = "no_sni", "block"
     return rule, action, settled
 
