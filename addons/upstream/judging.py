@@ -50,6 +50,9 @@ _SHOWN = "_hsmitm_shown"
 """An attribute of mitmproxy's object for the client, as its facts are: which leaf it was shown, for which server."""
 _OF_OPENSSL = 2048
 """Bits of an RSA key that OpenSSL demands itself at its security level 2."""
+_ON_THE_WAY = Profile(
+    untrusted="block", self_signed="block", name_mismatch="block", weak_key="block", client_certificate="without"
+)
 _HYBRID = frozenset({0x11EB, 0x11EC, 0x11ED, 0x6399, 0x639A})
 """Groups with ML-KEM or Kyber: SecP256r1MLKEM768, X25519MLKEM768, SecP384r1MLKEM1024, and two drafts (IANA)."""
 
@@ -69,9 +72,10 @@ def demand(data: tls.TlsData, profile: Profile, host: str, roots: Roots, *, stri
     return Demand(host, profile, accepts, _most(data.context, server), roots, strict)
 
 
-def profile_of(client: connection.Client) -> Profile:
-    """What is demanded of the servers of that client."""
-    return policy_of(facts_of(client))
+def profile_for(made: context.Context, server: connection.Connection) -> Profile:
+    """What is demanded of the server: by the rule of the client's connection. A proxy on the way to it is the
+    operator's own, whatever a rule allows of sites."""
+    return policy_of(facts_of(made.client)) if server is made.server else _ON_THE_WAY
 
 
 def accepts_for(facts: Facts, host: str) -> Sequence[Accept]:
@@ -211,7 +215,7 @@ def _asked_of_us(data: tls.TlsData, made: ServerConnection, judgement: Judgement
         note_wish(data.context, data.conn, wanted.profile)
         return Judgement("block", "server-wants-client-certificate", wishes(wanted.host), proved)
     facts = facts_of(data.context.client)
-    if not _HYBRID.isdisjoint(facts.groups) and not _is_hybrid(made):
+    if data.conn is data.context.server and not _HYBRID.isdisjoint(facts.groups) and not _is_hybrid(made):
         facts.pq_downgrade = True
         if wanted.profile.pq_downgrade == "block":
             sentence = f"{wanted.host} knows no key exchange that is safe from quantum computers, as the client's is"

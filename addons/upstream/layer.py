@@ -24,7 +24,7 @@ from addons.records.facts import ErrorClass
 from addons.revocation.named import STRANGE
 from addons.tls.goodbye import Goodbye
 from addons.upstream.connection import ServerConnection
-from addons.upstream.judging import cut, note_wish, profile_of, wishes
+from addons.upstream.judging import cut, note_wish, profile_for, wishes
 
 _ABOUT_CERTIFICATES = (
     "certificate required",
@@ -124,7 +124,7 @@ class ServerTls(Goodbye, layers.ServerTLSLayer):
             err = cut(made, facts, self.last_alert)
         elif self._about_certificates(err):
             err = self._wish()
-            note_wish(self.context, self.conn, profile_of(self.context.client))
+            note_wish(self.context, self.conn, profile_for(self.context, self.conn))
             yield EdgeRefusedHook(EdgeRefusal(self.context.client, "server-wants-client-certificate", err))
         elif any(one in err or one in why for one in _NO_VERSION):
             err = (

@@ -23,7 +23,7 @@ from addons.records.connections import facts_of
 from addons.tls.protocol import Suites, suites
 from addons.tls.suites import of_profile, towards_servers, unknown
 from addons.upstream.connection import ServerConnection
-from addons.upstream.judging import Judging, demand, is_vouched, profile_of
+from addons.upstream.judging import Judging, demand, is_vouched, profile_for
 from addons.upstream.own import Wanted, context
 from addons.upstream.repeated import Roots
 from addons.upstream.settings import Own
@@ -101,7 +101,7 @@ class UpstreamTls(tlsconfig.TlsConfig):
         server.sni = server.sni or client.sni or server.address[0]
         if not server.alpn_offers:
             server.alpn_offers = tuple(one for one in client.alpn_offers if ctx.options.http2 or one != b"h2")
-        profile = profile_of(client)
+        profile = profile_for(tls_start.context, server)
         minimum, maximum = self.versions(profile)
         made = ServerConnection(self._context(client, server, profile, minimum, maximum))
         ask_for(made, server.sni)

@@ -37,7 +37,7 @@ logger = logging.getLogger("hsmitm.records")
 
 MAX_WAITING = 4096
 """Records that wait, of at most PIPE_BUF bytes each."""
-_PAUSE_S = 0.025
+_PAUSE_S = 0.05
 _ONE_WRITE = 65536
 _OPEN_AGAIN_S = 5.0
 _TELL_EVERY_S = 10.0
@@ -60,7 +60,7 @@ def opened(path: Path) -> int | None:
 
 
 class RecordFile:
-    """`written` counts records, and `tally` keeps what becomes of them beyond this worker's life."""
+    """`written` counts records; `tally` keeps them, and what became of them, beyond this worker's life."""
 
     def __init__(self, opened: Opened, tally: Tally | None = None) -> None:
         self.written = 0
@@ -68,9 +68,9 @@ class RecordFile:
         self._opened = opened
         self._overflowed = 0  # on the loop
         self._failed = 0  # in the thread
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, bool]] = deque()
         self._news = threading.Condition()
-        self._hurry = threading.Event()
+        self._hurry = False
         self._idle = False
         self._busy = True
         self._reopen = False
@@ -80,6 +80,8 @@ class RecordFile:
         self._told, self._silent_until = 0, 0.0
         self._problem = ""
         self._open()
+        for line in self.tally.left:
+            self.put(line)
         self._thread = threading.Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
 
@@ -95,7 +97,7 @@ class RecordFile:
             self._problem = "whoever writes them does not keep up"
             self.tally.withhold()
             return
-        self._waiting.append(line)
+        self._waiting.append((line, self.tally.keep(line)))
         if self._idle:
             self._wake()
 
@@ -107,7 +109,7 @@ class RecordFile:
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything is written or dropped, at most so long; whether it is."""
         until = time.monotonic() + timeout_s
-        self._hurry.set()
+        self._hurry = True
         with self._news:
             self._news.notify_all()
             while self._waiting or self._busy:
@@ -134,10 +136,13 @@ class RecordFile:
             if self._reopen:
                 self._reopen = False
                 self._open()
-            while batch := self._batch():
-                self._write(batch)
+            while self._waiting:
+                lines, kept = self._batch()
+                self._write(lines)
+                self.tally.settle(len(lines), kept)
             self._tell()
-            self._hurry.wait(_PAUSE_S)
+            if not self._hurry:
+                time.sleep(_PAUSE_S)
 
     def _open(self) -> None:
         """What cannot be opened leaves the one of before in its place."""
@@ -150,14 +155,17 @@ class RecordFile:
             os.close(self._descriptor)
         self._descriptor, self._regular = found, stat.S_ISREG(os.fstat(found).st_mode)
 
-    def _batch(self) -> list[bytes]:
+    def _batch(self) -> tuple[list[bytes], int]:
+        """What goes out in one write, and how many bytes of it are kept in the tally."""
         most = _ONE_WRITE if self._regular else select.PIPE_BUF
         lines: list[bytes] = []
-        size = 0
-        while self._waiting and size + len(self._waiting[0]) <= most:
-            lines.append(self._waiting.popleft())
-            size += len(lines[-1])
-        return lines
+        size = kept = 0
+        while self._waiting and (not lines or size + len(self._waiting[0][0]) <= most):
+            line, is_kept = self._waiting.popleft()
+            lines.append(line)
+            size += len(line)
+            kept += len(line) * is_kept
+        return lines, kept
 
     def _write(self, lines: list[bytes]) -> None:
         if self._descriptor is None and time.monotonic() - self._tried >= _OPEN_AGAIN_S:
@@ -177,7 +185,6 @@ class RecordFile:
             self._problem = self._problem or os.strerror(28)
         self.written += written
         self._failed += len(lines) - written
-        self.tally.settle(len(lines))
 
     def _tell(self) -> None:
         if self.dropped > self._told and time.monotonic() >= self._silent_until:
@@ -193,12 +200,11 @@ def appended(descriptor: int, lines: list[bytes]) -> int:
     data = b"".join(lines)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        before = os.fstat(descriptor).st_size
         taken = os.write(descriptor, data)
         if taken == len(data):
             return len(lines)
         whole = data.rfind(b"\n", 0, taken) + 1
-        os.ftruncate(descriptor, before + whole)
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - taken + whole)
         return data.count(b"\n", 0, whole)
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -407,3 +407,18 @@ async def half_closed_client(end: End) -> None:
     await end.data(_BYTES)
     await end.finish()
     await end.until("closed")
+
+
+async def _send_back(end: End) -> None:
+    while end.seen[-1].what != "closed":
+        await end.until_bytes(1)
+        data = b"".join(one.value for one in end.seen if one.what == "data")
+        end.seen[:] = [one for one in end.seen if one.what != "data"]
+        await end.data(data)
+    await end.close()
+
+
+@_kind(_send_back, "not in the matrix")
+async def flood_client(end: End) -> None:
+    """A protocol of its own that says back what it hears: for who has much to say."""
+    raise NotImplementedError

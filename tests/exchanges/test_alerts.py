@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
@@ -115,6 +116,22 @@ def test_a_goaway_arrives_although_the_client_goes_on_sending(scene: Scene, way:
         while data := tls.recv(65536):
             heard += data
     assert wire2.GOAWAY in [kind for kind, *_ in wire2.frames(heard)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_refusal_arrives_although_the_client_goes_on_sending(scene: Scene, way: str) -> None:
+    """And of HTTP/1: a request that is none gets its 400, whatever comes behind it."""
+    with scene.tls(way, scene.servers.ports["http/1.1"], "http/1.1") as tls:
+        tls.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+        for _ in range(8):
+            tls.sendall(bytes(60_000))
+        heard = b""
+        while data := tls.recv(65536):
+            heard += data
+        with socket.socket(fileno=os.dup(tls.fileno())) as plain:
+            plain.settimeout(5)
+            assert plain.recv(1) == b"", "it was not reset"
+    assert heard.startswith(b"HTTP/1.1 400 ")
 
 
 def test_half_a_hello_gets_an_alert(scene: Scene) -> None:

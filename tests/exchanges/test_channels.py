@@ -1,4 +1,5 @@
-"""A gRPC channel that lasts for days: what a call costs is given back, so a million of them cost what one does."""
+"""What lasts for days: what a call of a channel costs is given back, so a million of them cost what one does; and of
+what a tunnel carries nothing is kept."""
 
 from __future__ import annotations
 
@@ -12,11 +13,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench.report.processes import memory
 from tests.exchanges.ends1 import HOST
-from tests.exchanges.scene import Scene
+from tests.exchanges.scene import FORWARD, WAYS, Scene
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.alone
 _CALLS = 12_000
+_PIECE = bytes(50_000)
+_TUNNEL_MB = 20
+"""That a tunnel carries, in both directions together."""
 _WARM_PERCENT = 50
 """Of them, until all has been done for the first time, and allocators have what they keep."""
 _BYTES_A_CALL = 64
@@ -74,3 +78,25 @@ def test_a_channel_that_lasts(scene: Scene, answering: int, way: str, tmp_path: 
     assert f"{_CALLS} done, {_CALLS} succeeded, 0 failed, 0 errored" in heard, heard
     grown = sizes[100] - sizes[_WARM_PERCENT]
     assert grown < _BYTES_A_CALL * _CALLS * (100 - _WARM_PERCENT) / 100, sizes
+
+
+@pytest.mark.parametrize(("way", "version"), [*((way, "raw") for way in FORWARD), *((way, "x-raw") for way in WAYS)])
+def test_a_tunnel_that_lasts(scene: Scene, way: str, version: str) -> None:
+    """Megabytes there and back through a protocol that is not HTTP, without TLS and within it, leave nothing."""
+    scene.through(way)
+    (pid,) = scene.systems[way].worker_pids()
+    port = scene.servers.ports[version]
+    with scene.open(way, port) if version == "raw" else scene.tls(way, port, version) as connection:
+        connection.sendall(b"/flood\n")
+
+        def exchange(times: int) -> None:
+            for _ in range(times):
+                connection.sendall(_PIECE)
+                got = 0
+                while got < len(_PIECE):
+                    got += len(connection.recv(len(_PIECE)))
+
+        exchange(40)
+        before = memory([pid]).rss_kb
+        exchange(_TUNNEL_MB * 10)
+        assert memory([pid]).rss_kb - before < 1000 * _TUNNEL_MB / 4

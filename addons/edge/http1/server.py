@@ -32,6 +32,7 @@ from addons.edge.http1.sections import EMPTY_LINES, Section
 from addons.engine import backpressure
 from addons.engine.leaving import Leaving
 from addons.pages.sentences import Kind
+from addons.tls.lingering import LastWords
 
 _IN_TURN = 16
 """Requests that are answered at once, before others have their turn."""
@@ -155,7 +156,7 @@ class Http1Server(Lingering):
         if fault.which != "malformed":
             yield from self.linger()
         else:
-            yield commands.CloseConnection(self.conn)
+            yield LastWords(self.conn)
         if self.request is not None:
             yield ReceiveHttp(RequestProtocolError(self.stream_id, str(fault), code=ErrorCode.GENERIC_CLIENT_ERROR))
         yield self.refused(kind, str(fault))

@@ -27,7 +27,8 @@ _PIPE = 262_144
 """Bytes; an unprivileged user has 64 MiB of pipes (pipe(7), pipe-user-pages-soft)."""
 _MOVES = 4
 """Of one direction in a turn of the loop."""
-_WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_ENOUGH, _REST_S = 131_072, 0.001
+"""Where less than this has come, the next is left to gather for so long: else each packet would cost a turn."""
 
 
 class Splice:
@@ -49,14 +50,26 @@ class Splice:
             fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, _PIPE)
         self._room = fcntl.fcntl(self._in, fcntl.F_GETPIPE_SZ)
         self._held = 0
-        self._ended = self.stopped = False
+        self._ended = False
+        self.stopped = self.rests = False
+        self.came = 0
+        """Bytes, in the last run."""
 
     def run(self) -> bool:
         """Move what can be moved; whether there may be more at once."""
+        self.came = 0
         for _ in range(_MOVES):
             if self.stopped or not (self._fill() | self._drain()):
                 return False
         return not self.stopped
+
+    def interest(self, descriptor: int) -> int:
+        """What it waits for at one of its sockets (epoll(7))."""
+        if self.stopped or self.rests:
+            return 0
+        if self._held:
+            return select.EPOLLOUT if descriptor == self.sink else 0
+        return select.EPOLLIN | select.EPOLLRDHUP if descriptor == self.source else 0
 
     def _fill(self) -> bool:
         if self._ended or self._held >= self._room:
@@ -70,6 +83,7 @@ class Splice:
             return False
         self._ended = size == 0
         self._held += size
+        self.came += size
         self._moved(size)
         if self._ended and not self._held:
             self._end(None, of_source=True)
@@ -128,7 +142,7 @@ class Splicing:
             there = self._at.setdefault(descriptor, [])
             there.append(one)
             if len(there) == 1:
-                self._epoll.register(descriptor, _WATCHED)
+                self._epoll.register(descriptor, select.EPOLLONESHOT)
         self._run(one)
 
     def end(self, one: Splice) -> None:
@@ -147,11 +161,31 @@ class Splicing:
     def _ready(self) -> None:
         for descriptor, _ in self._epoll.poll(0):
             for one in list(self._at.get(descriptor, ())):
-                self._run(one)
+                if not one.interest(descriptor):
+                    continue
+                if one.came >= _ENOUGH:
+                    self._run(one)
+                else:
+                    one.rests = True
+                    self.loop.call_later(_REST_S, self._run, one)
+            self._arm(descriptor)
 
     def _run(self, one: Splice) -> None:
+        one.rests = False
         if one.run():
+            one.rests = True
             self.loop.call_soon(self._run, one)
+        elif not one.stopped:
+            self._arm(one.source)
+            self._arm(one.sink)
+
+    def _arm(self, descriptor: int) -> None:
+        """Watch a socket for what those wait for that it is one of: once, until it is watched again."""
+        wanted = 0
+        for one in self._at.get(descriptor, ()):
+            wanted |= one.interest(descriptor)
+        if wanted:
+            self._epoll.modify(descriptor, wanted | select.EPOLLONESHOT)
 
 
 def _works() -> bool:

@@ -54,6 +54,11 @@ class _H2:
         self._client.send_headers(self._client.get_next_available_stream_id(), head, end_stream=True)
         return self.read()
 
+    def leave(self, stream_id: int) -> _H2:
+        """Reset a stream."""
+        self._client.reset_stream(stream_id)
+        return self.read()
+
     def read(self) -> _H2:
         """What has come since."""
         self.talk.client(self._client.data_to_send())
@@ -161,13 +166,21 @@ def test_grpc_reads_its_own_status() -> None:
     _nothing_inward(client.head["grpc-message"].encode())
 
 
+def _kept(client: _H2) -> dict[int, Any]:
+    (server,) = (one for one in client.talk.layer.connections.values() if isinstance(one, Http2Server))
+    return server._came_with
+
+
 def test_nothing_is_kept_of_requests_that_were_answered_or_reset() -> None:
-    """A connection that has served many streams holds none of their heads."""
+    """A connection that has served many streams holds none of their heads, whoever ended them."""
     client = _behind_http2()
     for _ in range(5):
         client.ask()
-    (server,) = (one for one in client.talk.layer.connections.values() if isinstance(one, Http2Server))
-    assert server._came_with == {}
+    assert _kept(client) == {}
+    waiting = _H2(Talk(alpn=b"h2", http2_ping_keepalive=0)).ask()
+    assert list(_kept(waiting)) == [1]
+    waiting.leave(1)
+    assert _kept(waiting) == {}
 
 
 @pytest.mark.parametrize(

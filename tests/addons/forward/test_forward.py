@@ -31,6 +31,7 @@ from OpenSSL import SSL, crypto
 
 from addons.forward.availability import Availability
 from addons.forward.forward import Forward
+from addons.policy.settings import Profile
 from addons.records.connections import facts_of
 from addons.records.metrics import Metrics
 from addons.tls.protocol import Suites
@@ -45,6 +46,7 @@ from hsm.schemes import certificate_scheme
 from hsm.wire.frames import Done, Ready
 from hsm.wire.worker import Authorities, Authority, Chains, Mint, Minted, Reply, Request
 from tests.addons.forward.arrivals import settled
+from tests.addons.policy.demanding import demanding
 
 _HOST = "www.example.com"
 _CACHE_ENTRIES = 4
@@ -571,6 +573,19 @@ async def test_a_server_that_does_not_verify_gets_an_untrusted_leaf(world: _Worl
     await world.serve(looking, lambda arrived: _reach_server(world, arrived, origin))
     assert looking.names == [_HOST]
     assert {mint.authority for mint in world.signer.mints} == {"untrust"}
+
+
+async def test_an_allowed_server_gives_its_names_to_no_leaf(world: _World) -> None:
+    """What is allowed of a host is allowed of that host: a certificate that nobody vouches for may name others."""
+
+    def reached(arrived: context.Context) -> None:
+        demanding(arrived.client, Profile(untrusted="allow", self_signed="allow"))
+        _reach_server(world, arrived, _origin(_ca("nobody's CA"), _HOST, "bank.example"))
+
+    client = _Client()
+    await world.serve(client, reached, proven=False)
+    assert client.names == [_HOST]
+    assert [mint.authority for mint in world.signer.mints] == ["trust"]
 
 
 async def test_a_certificate_for_another_host_does_not_verify(world: _World, tmp_path: Path) -> None:

@@ -231,6 +231,23 @@ async def test_a_server_of_our_own_sites_is_verified_as_ever(roots: Path) -> Non
     assert Proxy(shown("", HOST), all_of("untrusted"), roots, mode="inbound:0@127.0.0.1:1").goes_on
 
 
+async def test_a_proxy_on_the_way_is_verified_whatever_a_rule_allows_of_sites(roots: Path) -> None:
+    """It sees the traffic of all clients: no rule about one of their sites makes it one that need not prove itself."""
+    tctx = taddons.context(upstream := UpstreamTls())
+    tctx.options.update(ssl_verify_upstream_trusted_ca=str(roots))
+    made = arrived(tctx, port=443)
+    demanding(made.client, all_of("allow", versions="1.0-1.3"))
+    parent = connection.Server(address=("parent.example", 3128))
+    for server, careful in ((parent, True), (made.server, False)):
+        data = tls.TlsData(server, made)
+        upstream.tls_start_server(data)
+        assert isinstance(data.ssl_conn, ServerConnection)
+        wanted = data.ssl_conn.demand
+        assert wanted is not None
+        assert (wanted.profile.untrusted == "block") is careful
+        assert wanted.strict is careful
+
+
 # exceptions
 
 
