@@ -6,6 +6,7 @@ import ipaddress
 
 import pytest
 
+from addons.addresses import same_address
 from addons.edge.connecting.destinations import (
     DENIED,
     OWN_LISTENERS,
@@ -13,7 +14,6 @@ from addons.edge.connecting.destinations import (
     Exemption,
     Listener,
     check_denied,
-    same_address,
 )
 
 _OURS = ipaddress.ip_address("10.0.0.5")
