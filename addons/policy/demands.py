@@ -21,7 +21,8 @@ def demanded(facts: Facts, decision: Decision, profile: Profile) -> Decision:
     if profile.sni_mismatch == "block" and differs(facts):
         why = f"the client asked for {facts.host}, and its SNI is {facts.sni}; sni_mismatch is block"
         return _blocked(decision, why, "sni-mismatch")
-    if profile.ech == "block" and facts.ech and decision.action == "decrypt":
+    # In a bypass the name that matters would be the hidden one: another site at the same address.
+    if profile.ech == "block" and facts.ech:
         return _blocked(decision, "the client offers Encrypted Client Hello, and ech is block", "blocked-by-policy")
     return decision
 

@@ -576,7 +576,7 @@ async def test_a_server_that_does_not_verify_gets_an_untrusted_leaf(world: _Worl
 
 
 async def test_an_allowed_server_gives_its_names_to_no_leaf(world: _World) -> None:
-    """What a profile allows of a host is allowed of that host: a certificate that nobody vouches for may name others."""
+    """What is allowed of a host is allowed of that host: a certificate that nobody vouches for may name others."""
 
     def reached(arrived: context.Context) -> None:
         demanding(arrived.client, Profile(untrusted="allow", self_signed="allow"))

@@ -54,6 +54,7 @@ def test_encrypted_client_hello() -> None:
     decrypt = Decision("x", "decrypt", reason="so says the rule")
     assert demanded(facts, decrypt, Profile()) is decrypt
     assert demanded(facts, decrypt, Profile(ech="block")).action == "block"
+    assert demanded(facts, Decision("banks", "bypass"), Profile(ech="block")).action == "block", "its name is hidden"
     blocked = Decision("x", "block", reason="so says the rule")
     assert demanded(facts, blocked, Profile(ech="block", sni_mismatch="block")) is blocked
     facts.hello = False
