@@ -22,9 +22,9 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "hsm", "addons", "proxy", "bench", "tests")
 INSTALLED_ROOMS = {"report", "sign", "mint", "plan"}
-CHECKOUT_ROOMS = {"rig", "forward", "inbound", "soak", "fuzz", "edge"}
+CHECKOUT_ROOMS = {"rig", "forward", "bypass", "inbound", "soak", "fuzz", "edge"}
 INSTALLED_COMMANDS = ("sign", "mint", "plan")
-CHECKOUT_COMMANDS = ("forward", "inbound", "inbound-fuzz", "failover", "restarts", "edge")
+CHECKOUT_COMMANDS = ("forward", "bypass", "inbound", "inbound-fuzz", "failover", "restarts", "edge")
 
 
 @pytest.fixture(scope="module")

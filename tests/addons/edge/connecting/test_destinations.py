@@ -6,7 +6,6 @@ import ipaddress
 
 import pytest
 
-from addons.addresses import same_address
 from addons.edge.connecting.destinations import (
     DENIED,
     OWN_LISTENERS,
