@@ -28,7 +28,7 @@ empty lines, hops, codes of GOAWAY        x        x         x           x      
 names of leaves, words of refusals        x        x         x           x             test_tls, test_http
 who asks                                  -        -         -           x       x     test_http, test_inbound_told
 protocols that are not HTTP               x        x         x           x             matrix: talk, half_closed
-what lasts stays flat                     x                              x       x     test_flat
+what lasts stays flat                     x        x         x           x             test_channels, test_flat
 servers that go away                      x        x         x           x       x     test_http
 dead addresses                            x        x         x           x             test_dead_addresses
 wanted client certificates                x        x         x           x             test_client_certificates

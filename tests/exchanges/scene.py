@@ -167,7 +167,10 @@ class Scene:
         if isinstance(through, Explicit | Socks):
             through = replace(through, name=name)
 
+        relaying: set[asyncio.Task[None] | None] = set()
+
         async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            relaying.add(asyncio.current_task())  # the loop itself keeps none of them
             with closing(writer), suppress(ConnectionError):
                 behind = await asyncio.open_connection(sock=await through.connect(port))
                 with closing(behind[1]):
@@ -176,7 +179,7 @@ class Scene:
         listener = socket.create_server(("127.0.0.1", 0))
         server = self.place.run(asyncio.start_server(relay, sock=listener))
         yield listener.getsockname()[1]
-        self.place.call(server.close)
+        self.place.run(_ended(server, relaying))
 
     def curl(self, way: str, port: int, *options: str, path: str = "/", name: str = HOST) -> Answer:
         """A request by the real client to the server at `port`, which it knows by `name`; our site has one."""
@@ -214,6 +217,14 @@ class Answer:
     body: str
     took_s: float
     errors: str
+
+
+async def _ended(server: asyncio.Server, tasks: set[asyncio.Task[None] | None]) -> None:
+    server.close()
+    for one in tasks:
+        if one is not None:
+            one.cancel()
+    await asyncio.gather(*filter(None, tasks), return_exceptions=True)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
