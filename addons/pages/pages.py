@@ -115,7 +115,7 @@ class Pages:
             "title": f"{status} {HTTPStatus(status).phrase}",
             "sentence": said(kind, shown, _short(detail)),
             "host": shown or "-",
-            "rule": facts.decision.rule if facts.decision else "-",
+            "rule": _rule(facts),
             "id": facts.id,
             "contact": self._contact or "whoever runs this proxy",
         }
@@ -216,3 +216,11 @@ def _shown(host: str) -> str:
     with contextlib.suppress(ValueError):
         host = names.to_ascii(host)
     return _NOT_IN_HOSTS.sub("?", host[:_LONGEST_HOST])
+
+
+def _rule(facts: Facts) -> str:
+    """Whose word holds: where the policy only warns no rule's does."""
+    decision = facts.decision
+    if decision is None:
+        return "-"
+    return decision.rule if decision.enforced else "default"

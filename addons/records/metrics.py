@@ -16,6 +16,7 @@ _CLASSES = (
     ("signatures in certificates", "no-common-signature"),
     ("no suitable signature algorithm", "no-common-signature"),
     ("certificate verify failed", "certificate"),
+    ("did not prove who it is", "certificate"),
     ("unknown ca", "distrusted"),
     ("bad certificate", "distrusted"),
     ("certificate unknown", "distrusted"),

@@ -21,7 +21,8 @@ def watched(softhsm_module: str, origin_ca: OriginCA, tmp_path_factory: pytest.T
     """A system of two workers with a status page."""
     address = f"127.0.0.1:{free_port()}"
     made = System.make(tmp_path_factory.mktemp("watched") / "s", upstream_ca=origin_ca.pem, workers="2")
-    made.toml.write_text(made.toml.read_text().replace('listen = ""', f'listen = "{address}"'))
+    text = made.toml.read_text().replace('listen = ""', f'listen = "{address}"')
+    made.toml.write_text(f'{text}\n[profiles.default]\nuntrusted = "block"\n')
     with made:
         yield made
 
@@ -102,7 +103,7 @@ def test_metrics_are_summed_over_workers(watched: System, origin: OriginThread) 
 
 
 def test_handshake_failures_by_class(watched: System, origin: OriginThread) -> None:
-    """A client that does not trust our CA, and a server that does not verify, are counted apart."""
+    """A client that does not trust our CA, and a server that is blocked for its certificate, are counted apart."""
     assert watched.curl(
         f"https://distrust.test:{origin.port}/", "--capath", "/nonexistent", trust=Path("/dev/null")
     ).exit
