@@ -17,6 +17,8 @@ _MOST = 99
 _NOTHING = "0" * 12
 _REMEMBERED = 256
 """Kinds of clients: most connections are of one that was here before."""
+_USUAL = 128
+"""Suites, extensions or schemes of any client that means it."""
 
 GREASE = frozenset(0x0A0A + 0x1010 * i for i in range(16))
 """RFC 8701 section 2: values that mean nothing, and that clients sprinkle."""
@@ -25,13 +27,16 @@ GREASE = frozenset(0x0A0A + 0x1010 * i for i in range(16))
 def ja4(version: int, suites: Sequence[int], extensions: Mapping[int, bytes], alpn: bytes) -> str:
     """The fingerprint of a ClientHello over TCP: `version` is its legacy_version, `alpn` the first protocol that it
     offers, b"" where it offers none."""
-    return _text(
+    parts = (
         _version(version, extensions),
         tuple(sorted(one for one in suites if one not in GREASE)),
         tuple(sorted(one for one in extensions if one not in GREASE)),
         tuple(values(extensions.get(_SIGNATURE_ALGORITHMS, b""))),
         _ends(alpn),
     )
+    # A hello of 64 KiB is a stranger's, and a megabyte here.
+    usual = max(map(len, parts)) <= _USUAL
+    return _text(*parts) if usual else _text.__wrapped__(*parts)
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)

@@ -19,8 +19,8 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from addons.records.facts import ErrorClass, Verification
 from addons.revocation.named import STRANGE
 
-_REMEMBERED = 512
-"""Servers' certificates: each new connection shows one again."""
+_REMEMBERED = 64
+"""Servers' certificates: each new connection shows one again. A stranger's may have 100 kB."""
 
 Fault = Literal[
     "revoked",

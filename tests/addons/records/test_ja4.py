@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addons.records.ja4 import GREASE, ja4
+from addons.records.ja4 import GREASE, _text, ja4
 
 _CIPHERS = "1301,1302,1303,c02b,c02f,c02c,c030,cca9,cca8,c013,c014,009c,009d,002f,0035"
 _EXTENSIONS = "001b,0000,0033,0010,4469,0017,002d,000d,0005,0023,0012,002b,ff01,000b,000a,0015"
@@ -90,3 +90,14 @@ def test_counts_end_at_99() -> None:
 def test_any_hello_has_a_fingerprint(extensions: dict[int, bytes], alpn: bytes) -> None:
     """Vectors that are cut short, too."""
     assert len(ja4(0x0303, [0x1301], extensions, alpn)) == 36
+
+
+def test_hellos_that_fill_their_bound_are_not_remembered() -> None:
+    """A client that makes up a large hello each time takes no memory: each would be a megabyte."""
+    _text.cache_clear()
+    for number in range(8):
+        made = ja4(0x0303, range(number, 30_000), {}, b"")
+        assert made.startswith("t12i99")
+    assert _text.cache_info().currsize == 0
+    ja4(0x0303, range(20), {}, b"h2")
+    assert _text.cache_info().currsize == 1
