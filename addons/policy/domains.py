@@ -78,6 +78,8 @@ class Name(Struct, frozen=True):
     above: tuple[str, ...] = ()
 
 
+_REMEMBERED = 1024
+"""Names as they are met: one of 127 labels, as only strangers have, takes 22 kB with those above it."""
 _NONE = Name()
 
 
@@ -86,7 +88,7 @@ def met(text: str) -> Name:
     return _met(text) if text and len(text) <= _LONGEST else _NONE
 
 
-@functools.lru_cache(8192)
+@functools.lru_cache(_REMEMBERED)
 def _met(text: str) -> Name:
     try:
         name = names.to_ascii(text)

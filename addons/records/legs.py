@@ -14,6 +14,8 @@ from OpenSSL import SSL
 from addons.records.facts import CertificateFacts, Leg, Verification
 
 _MOST_CERTIFICATES = 4096
+_MOST_OF_A_NAME = 1024
+"""Characters: a stranger's certificate may have a hundred thousand, and a record's line has 4,096 bytes."""
 _known: dict[bytes, CertificateFacts] = {}
 
 
@@ -90,7 +92,7 @@ def _read(part: Callable[[], str]) -> str:
 
 
 def _named(name: x509.Name) -> str:
-    return name.rfc4514_string()
+    return name.rfc4514_string()[:_MOST_OF_A_NAME]
 
 
 def _end(seen: x509.Certificate) -> str:

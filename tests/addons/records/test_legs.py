@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from mitmproxy.connection import Connection
 from mitmproxy.test import tflow
 from OpenSSL import SSL
@@ -49,3 +55,14 @@ def test_a_certificates_facts_are_made_once(monkeypatch: pytest.MonkeyPatch) -> 
     legs._known[b"other"] = legs._known.pop(bytes.fromhex(found.sha256))
     assert legs.certificate(CERTIFICATE) == found
     assert len(legs._known) == 1
+
+
+def test_a_name_without_end_is_kept_in_part() -> None:
+    """A certificate whose subject fills it costs no more memory than a line of the log could show of it."""
+    organisations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "o" * 60) for _ in range(500)]
+    name, now = x509.Name(organisations), dt.datetime.now(dt.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now).sign(key, hashes.SHA256())
+    found = legs.certificate(made)
+    assert len(made.subject.rfc4514_string()) > 30_000
+    assert len(found.subject) == len(found.issuer) == 1024
