@@ -58,10 +58,10 @@ def _trusting(version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("version", _VERSIONS)
 def test_the_honest_one_passes(system: System, bank: Showing, version: ssl.TLSVersion) -> None:
-    """50 MB come back as they went, the client sees the bank's own certificate, and no leaf is minted for it."""
+    """100 MB come back as they went, the client sees the bank's own certificate, and no leaf is minted for it."""
     with tunnel(system, "www.bank.test", bank.port) as raw:
         raw.setblocking(False)
-        issuer, sent, got = asyncio.run(_echoed(raw, _trusting(version), 50))
+        issuer, sent, got = asyncio.run(_echoed(raw, _trusting(version), 100))
     assert issuer == ((("commonName", "a CA between"),),)
     assert got == sent
 
@@ -90,6 +90,21 @@ async def _echoed(raw: socket.socket, context: ssl.SSLContext, megabytes: int) -
     with suppress(OSError):
         await writer.wait_closed()
     return issuer, sent.digest(), got.digest()
+
+
+@pytest.mark.parametrize("version", _VERSIONS)
+def test_who_says_no_more_still_hears(system: System, bank: Showing, version: ssl.TLSVersion) -> None:
+    """A client that ends its direction gets all of the answer to what it has said."""
+    said, heard = os.urandom(1 << 18), b""
+    with (
+        tunnel(system, "www.bank.test", bank.port) as raw,
+        _trusting(version).wrap_socket(raw, server_hostname="www.bank.test") as client,
+    ):
+        client.sendall(said)
+        socket.socket.shutdown(client, socket.SHUT_WR)  # TCP's direction alone: an SSLSocket's own ends TLS as well
+        while len(heard) < len(said) and (data := client.recv(65536)):
+            heard += data
+    assert heard == said
 
 
 @pytest.mark.alone
